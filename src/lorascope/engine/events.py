@@ -1,0 +1,122 @@
+"""The one stream of events: what happens while a study runs, as typed data.
+
+Steps, the training loop and the scheduler emit events; the console, the jsonl log and every tracker only render them.
+An event is JSON: it crosses from a worker to the coordinator as one line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+Emit = Callable[["Event"], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all events. step: the id of the step it concerns (None for the study). time_s: Unix time, seconds."""
+
+    kind: ClassVar[str] = "event"
+    step: str | None = None
+    time_s: float = field(default_factory=time.time)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"event": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyStarted(Event):
+    kind: ClassVar[str] = "study-started"
+    study: str
+    num_steps: int
+    num_cached: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFinished(Event):
+    kind: ClassVar[str] = "study-finished"
+    study: str
+    num_done: int
+    num_cached: int
+    num_failed: int
+    num_blocked: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStarted(Event):
+    kind: ClassVar[str] = "step-started"
+    worker: str
+    attempt: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepProgress(Event):
+    """done / total in `unit` ("update", "example"); `rates` are current figures such as {"tokens/s": 1200.0}."""
+
+    kind: ClassVar[str] = "step-progress"
+    done: float
+    total: float | None
+    unit: str
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Event):
+    """One measured point of a curve: name ("train/loss"), value, at update `at`."""
+
+    kind: ClassVar[str] = "metric"
+    name: str
+    value: float
+    at: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    """Something a person should know: level is "info" or "warning"."""
+
+    kind: ClassVar[str] = "notice"
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFinished(Event):
+    kind: ClassVar[str] = "step-finished"
+    seconds: float
+    worker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFailed(Event):
+    """error: the class name. text: what a person reads. traceback: for the log; retry: whether it is tried again."""
+
+    kind: ClassVar[str] = "step-failed"
+    error: str
+    text: str
+    traceback: str | None = None
+    retry: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBlocked(Event):
+    """A step that cannot run because `by` failed."""
+
+    kind: ClassVar[str] = "step-blocked"
+    by: str
+
+
+EVENTS: Mapping[str, type[Event]] = {
+    event.kind: event
+    for event in (
+        StudyStarted, StudyFinished, StepStarted, StepProgress, Metric, Notice, StepFinished, StepFailed, StepBlocked,
+    )
+}  # fmt: skip
+
+
+def event_from_json(data: Mapping[str, Any]) -> Event:
+    """The event that `to_json` wrote. Raises KeyError for an unknown kind."""
+    fields = dict(data)
+    return EVENTS[fields.pop("event")](**fields)

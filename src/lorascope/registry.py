@@ -1,0 +1,52 @@
+"""What exists, by name: literal tables from a name to the place that implements it.
+
+Nothing is imported until it is used, so that reading a study or a finished result never loads torch. A new task, method
+or step kind is one new file and one line here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+STEP_KINDS: Mapping[str, str] = {
+    "data": "lorascope.data.steps:prepare_data",
+    "tokens": "lorascope.data.steps:prepare_tokens",
+    "baseline": "lorascope.evaluation.baselines:measure_baselines",
+    "sanity": "lorascope.evaluation.sanity:check_sanity",
+    "train": "lorascope.training.run:train_run",
+    "evaluate": "lorascope.evaluation.evaluate:evaluate_run",
+    "analysis": "lorascope.evaluation.analysis:analyse",
+}
+
+METHODS: Mapping[str, str] = {
+    "full": "lorascope.methods.full:FullFineTuning",
+    "lora": "lorascope.methods.lora:LoRA",
+}
+
+TASKS: Mapping[str, str] = {
+    "mrpc": "lorascope.data.glue:MRPC",
+    "sst2": "lorascope.data.glue:SST2",
+    "rte": "lorascope.data.glue:RTE",
+    "docstrings": "lorascope.data.docstrings:Docstrings",
+    "classification": "lorascope.data.files:ClassificationFiles",
+}
+
+EXECUTORS: Mapping[str, str] = {
+    "inline": "lorascope.engine.inline:InlineExecutor",
+    "local": "lorascope.engine.local:LocalExecutor",
+}
+
+
+def resolve(table: Mapping[str, str], name: str) -> Any:
+    """The object that `table` names `name`, imported now. Raises KeyError for an unknown name."""
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name closest to a misspelt one, or None if nothing is close."""
+    matches = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1, cutoff=0.6)
+    return matches[0] if matches else None

@@ -1,0 +1,126 @@
+"""The analysis of a study as data: what was estimated, how sure it is, and what it decides.
+
+`Analysis` is what the `analysis` step commits (analysis.json) and all that reports read beside the measurements table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["supported", "refuted", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """estimate with a confidence interval. confidence: 0.95 or 0.90. method: how it was made ("multi-bootstrap")."""
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One arm's score on the test set: the mean over seeds with a t interval on seed means (None below 2 seeds)."""
+
+    model: str
+    task: str
+    method: str
+    metric: str
+    mean: float
+    sd: float | None
+    interval: Interval | None
+    seeds: dict[str, float]
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Per-seed exact McNemar test. b: only the first arm right, c: only the second right."""
+
+    seed: str
+    b: int
+    c: int
+    p_value: float
+    odds_ratio: Interval | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """method v reference on one (model, task), paired by example and seed. difference = method - reference.
+
+    permutation_p is None where its floor exceeds alpha; then permutation_floor and seeds_needed say why.
+    detectable_difference: what 80% power could have seen with these seeds and examples.
+    """
+
+    model: str
+    task: str
+    method: str
+    reference: str
+    metric: str
+    difference: Interval
+    difference_90: Interval
+    p_value: float | None
+    p_holm: float | None
+    p_bonferroni: float | None
+    seed_difference: Interval | None
+    hedges_g: Interval | None
+    odds_ratio: Interval | None
+    mcnemar: list[McNemar]
+    permutation_p: float | None
+    permutation_floor: float
+    seeds_needed: int
+    detectable_difference: float | None
+    num_seeds: int
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One (model, task) of a hypothesis, or the average over them ("*")."""
+
+    model: str
+    task: str
+    verdict: Verdict
+    estimate: Interval | None
+    p_value: float | None
+    p_holm: float | None
+    p_bonferroni: float | None
+    num_seeds: int
+    num_examples: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class HypothesisResult:
+    """One hypothesis: its claim in plain words, its verdict, the parts it rests on, and what would decide it."""
+
+    name: str
+    kind: str
+    claim: str
+    verdict: Verdict
+    metric: str
+    threshold: float | None
+    average: Interval | None
+    parts: list[Part]
+    num_seeds: int
+    num_examples: int
+    reason: str
+    would_decide: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything a report states. anova: method x task on seed scores (None if not estimable)."""
+
+    alpha: float
+    family: str
+    scores: list[Score]
+    comparisons: list[Comparison]
+    hypotheses: list[HypothesisResult]
+    conclusion: dict[str, Any] | None
+    anova: list[dict[str, Any]] | None
+    notes: list[str] = field(default_factory=list)
