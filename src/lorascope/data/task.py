@@ -26,9 +26,11 @@ class Task(ABC):
 
     head: which transformers auto class carries the output ("sequence-classification").
     metric_names: the metrics it reports, the primary one first; all in 0-1 units (mcc: -1 to 1), higher is better.
+    targets: the keys of a batch that are for the loss and not for the model.
     """
 
     head: ClassVar[str]
+    targets: ClassVar[tuple[str, ...]] = ("labels",)
     metric_names: tuple[str, ...]
 
     @property

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lorascope.study.units import Duration, Fraction
+from lorascope.study.units import Fraction
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 
@@ -131,7 +131,7 @@ class TrainSpec(Spec):
 
     batch_size: examples an update. micro_batch_size: examples a forward pass (None: the whole batch); the rest is
     gradient accumulation. max_length: tokens. warmup: fraction of all updates. evaluations_per_epoch: how often the
-    validation score is taken. checkpoint_every: how much work a kill may cost.
+    validation score is taken.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 3
@@ -147,7 +147,6 @@ class TrainSpec(Spec):
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
     evaluations_per_epoch: Annotated[int, Field(ge=1)] = 1
     early_stopping: EarlyStopping | None = EarlyStopping()
-    checkpoint_every: Duration = 30.0
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> TrainSpec:

@@ -1,0 +1,266 @@
+"""The `sanity` step: what must hold before a (model, task, method) may be trained at all.
+
+Each gate catches a defect found in published work: adapters that train nothing, bases that move, runs that do not
+repeat, accumulation that changes the gradient, models that cannot learn ten examples. The first gate that fails stops
+that part of the study with a message that says what it means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lorascope.data.columns import ColumnStore
+from lorascope.data.tasks import task_from_result
+from lorascope.engine.context import StepContext
+from lorascope.engine.events import StepProgress
+from lorascope.errors import GateFailure
+from lorascope.study.spec import Seeds, TrainSpec
+from lorascope.training.loop import TrainingLoop
+from lorascope.training.predict import logits_of, predict
+from lorascope.training.run import base_for, make_deterministic, method_from_params, out_of_memory, prepared_model
+
+if TYPE_CHECKING:
+    from lorascope.data.task import Task
+    from lorascope.methods.base import Method
+    from lorascope.models.loading import BaseModel
+
+OVERFIT_EXAMPLES = 10
+OVERFIT_EPOCHS = 50
+OVERFIT_LOSS = 0.1
+_OVERFIT_RATES = (1, 3, 10, 30)
+_ACCUMULATION_TOLERANCE = 1e-4
+_DETERMINISM_UPDATES = 3
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate's outcome. value and threshold are None where there is nothing to compare."""
+
+    gate: str
+    passed: bool
+    value: float | None
+    threshold: float | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the gates share: the base, the method and some training data of one (model, task, method)."""
+
+    base: BaseModel
+    method: Method
+    task: Task
+    columns: ColumnStore
+    train: TrainSpec
+    learning_rate: float
+    device: str
+
+    def model(self, *, seed: int = 0) -> nn.Module:
+        return prepared_model(self.base, self.method, Seeds.model_validate(seed))
+
+    def loop(self, model: nn.Module, *, rows: np.ndarray, learning_rate: float | None = None, **train: Any) -> TrainingLoop:
+        """A loop over `rows` with some training settings replaced; it never evaluates by itself."""
+        return TrainingLoop(
+            model=model,
+            method=self.method,
+            task=self.task,
+            columns=self.columns.subset(rows),
+            train=self.train.model_copy(update=train),
+            learning_rate=learning_rate or self.learning_rate,
+            seeds=Seeds.model_validate(0),
+            pad_token_id=self.base.pad_token_id,
+            device=self.device,
+            validate=dict,
+        )
+
+
+def check_sanity(context: StepContext) -> dict[str, Any]:
+    """Runs every gate; raises GateFailure at the first that does not hold. params: model, method, train, learning_rate."""
+    params = context.step.params
+    make_deterministic(context.device)
+    task = task_from_result(context.deps["data"].result)
+    try:
+        bench = Bench(
+            base=base_for(context, task),
+            method=method_from_params(params["method"]),
+            task=task,
+            columns=ColumnStore.open(context.deps["tokens"].path / "train"),
+            train=TrainSpec.model_validate(params["train"]),
+            learning_rate=params["learning_rate"],
+            device=context.device,
+        )
+        gates = []
+        for gate in run_gates(bench):
+            gates.append(gate)
+            context.emit(StepProgress(step=context.step.id, done=len(gates), total=len(_GATES), unit="gate"))
+            if not gate.passed:
+                raise GateFailure(f"gate `{gate.gate}` failed: {gate.detail}", hint=_MEANING[gate.gate])
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(context, error) from error
+    return {"gates": [asdict(gate) for gate in gates]}
+
+
+def run_gates(bench: Bench) -> Iterator[Gate]:
+    """The gates one by one, cheapest first."""
+    for gate in _GATES:
+        yield gate(bench)
+
+
+def _rows(bench: Bench, count: int) -> np.ndarray:
+    count = min(count, len(bench.columns))
+    return np.sort(np.random.default_rng(0).choice(len(bench.columns), size=count, replace=False))
+
+
+# ------------------------------------------------------------------------------------------------------------- gates
+
+
+def equals_base_at_initialisation(bench: Bench) -> Gate:
+    """Before the first update the prepared model computes what the base with the same head computes."""
+    rows = _rows(bench, 16)
+    reading = {"rows": rows, "pad_token_id": bench.base.pad_token_id, "device": bench.device, "precision": "fp32"}
+    plain = bench.base.copy(torch.Generator().manual_seed(0), share_frozen=True).eval()
+    expected = logits_of(plain, bench.task, bench.columns, **reading)
+    found = logits_of(bench.model(seed=0), bench.task, bench.columns, **reading)
+    difference = float(np.abs(expected - found).max())
+    tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
+    return Gate(
+        "equals base at initialisation", difference <= tolerance, difference, tolerance,
+        f"largest difference of logits on {len(rows)} examples: {difference:.2g}",
+    )  # fmt: skip
+
+
+def gradient_census(bench: Bench) -> Gate:
+    """Exactly the declared parameters get gradients, as many as the formula says, and no other weight moves a bit."""
+    model = bench.model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    loop = bench.loop(model, rows=_rows(bench, 2 * bench.train.batch_size))
+    loop.model.train()
+    loop.meters.begin()
+    loop.advance()
+    loop.advance()
+    silent = [name for name, p in loop.trained.items() if p.grad is None or not bool(p.grad.any())]
+    leaking = [name for name, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
+    moved = [name for name, p in model.named_parameters() if name in before and not torch.equal(p, before[name])]
+    count = sum(p.numel() for p in loop.trained.values())
+    expected = bench.method.expected_parameters(bench.base.model, head=bench.base.head)
+    problems = [
+        *([f"{len(silent)} declared parameters get no gradient, such as {silent[0]}"] if silent else []),
+        *([f"{len(leaking)} frozen parameters get a gradient, such as {leaking[0]}"] if leaking else []),
+        *([f"{len(moved)} frozen parameters moved, such as {moved[0]}"] if moved else []),
+        *([f"{count:,} parameters are trained, the formula says {expected:,}"] if count != expected else []),
+    ]
+    detail = "; ".join(problems) or f"{count:,} parameters trained, as the formula says; nothing else moved"
+    return Gate("gradient census", not problems, float(count), float(expected), detail)
+
+
+def same_seed_same_losses(bench: Bench) -> Gate:
+    """Two runs from one seed have bit-identical losses."""
+    rows = _rows(bench, _DETERMINISM_UPDATES * bench.train.batch_size)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        loop = bench.loop(bench.model(), rows=rows)
+        loop.model.train()
+        loop.meters.begin()
+        losses.append([float(loop.advance()) for _ in range(loop.updates_per_epoch)])
+    difference = max(abs(a - b) for a, b in zip(*losses, strict=True))
+    return Gate(
+        "same seed, same losses", losses[0] == losses[1], difference, 0.0,
+        f"largest difference over {len(losses[0])} updates: {difference:.2g}",
+    )  # fmt: skip
+
+
+def accumulation_changes_nothing(bench: Bench) -> Gate:
+    """16 examples at once and 16 one by one give the same gradient (fp32, dropout off)."""
+    rows = _rows(bench, 16)
+    gradients = []
+    for micro in (len(rows), 1):
+        model = bench.model()
+        loop = bench.loop(model, rows=rows, batch_size=len(rows), micro_batch_size=micro, precision="fp32")
+        model.eval()
+        loop.accumulate_gradients(np.arange(len(rows)))
+        gradients.append(torch.cat([p.grad.flatten().double() for p in loop.trained.values() if p.grad is not None]))
+    whole, pieces = gradients
+    difference = float((whole - pieces).norm() / whole.norm())
+    return Gate(
+        "gradient accumulation", difference <= _ACCUMULATION_TOLERANCE, difference, _ACCUMULATION_TOLERANCE,
+        f"relative difference of the gradient, {len(rows)} x 1 v 1 x {len(rows)}: {difference:.2g}",
+    )  # fmt: skip
+
+
+def overfits_ten(bench: Bench) -> Gate:
+    """Ten examples are learnt by heart within 50 epochs (dropout off; at the run's learning rate, or up to 30 times it)."""
+    rows = _rows(bench, OVERFIT_EXAMPLES)
+    best = (math.inf, 0.0)
+    for factor in _OVERFIT_RATES:
+        model = bench.model()
+        silence_dropout(model)
+        loop = bench.loop(
+            model, rows=rows, learning_rate=bench.learning_rate * factor, epochs=OVERFIT_EPOCHS, batch_size=5,
+            micro_batch_size=None, schedule="constant", warmup=0.0, weight_decay=0.0,
+        )  # fmt: skip
+        model.train()
+        loop.meters.begin()
+        for _ in range(OVERFIT_EPOCHS):
+            mean = sum(float(loop.advance()) for _ in range(loop.updates_per_epoch)) / loop.updates_per_epoch
+            if not mean < OVERFIT_LOSS:
+                continue
+            loss, score = _fit(bench, model, rows)
+            best = min(best, (loss, score))
+            if loss < OVERFIT_LOSS and score == 1.0:
+                epochs = loop.progress.update // loop.updates_per_epoch
+                return Gate(
+                    "overfit-10", True, loss, OVERFIT_LOSS,
+                    f"{len(rows)} examples learnt in {epochs} epochs at learning rate {loop.learning_rate:g}",
+                )  # fmt: skip
+        best = min(best, _fit(bench, model, rows))
+    tried = ", ".join(f"{bench.learning_rate * factor:g}" for factor in _OVERFIT_RATES)
+    return Gate(
+        "overfit-10", False, best[0], OVERFIT_LOSS,
+        f"after {OVERFIT_EPOCHS} epochs on {len(rows)} examples the loss is {best[0]:.3f} and {best[1]:.0%} are right "
+        f"(learning rates tried: {tried})",
+    )  # fmt: skip
+
+
+def _fit(bench: Bench, model: nn.Module, rows: np.ndarray) -> tuple[float, float]:
+    frame = predict(
+        model, bench.task, bench.columns.subset(rows), pad_token_id=bench.base.pad_token_id, device=bench.device,
+        precision=bench.train.precision,
+    )  # fmt: skip
+    return float(frame["loss"].mean()), float(bench.task.example_scores(frame)["correct"].mean())
+
+
+def silence_dropout(model: nn.Module) -> None:
+    """Sets every dropout probability of the model to 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+
+
+_GATES = (
+    equals_base_at_initialisation,
+    gradient_census,
+    same_seed_same_losses,
+    accumulation_changes_nothing,
+    overfits_ten,
+)
+_MEANING = {
+    "equals base at initialisation": "the method changes the model before it has learnt anything, so drift and accuracy "
+    "would be measured from the wrong place; check its initialisation (LoRA's B must be zero)",
+    "gradient census": "what is trained is not what the study says; check `sites` and the method's `prepare`",
+    "same seed, same losses": "runs do not repeat, so seeds mean nothing; look for unseeded randomness or "
+    "non-deterministic kernels",
+    "gradient accumulation": "batch_size would mean something else when split into micro-batches; look at padding "
+    "(attention mask) and at how the loss is averaged",
+    "overfit-10": "a model that cannot learn ten examples by heart cannot learn the task: raise the method's "
+    "learning_rate or rank, or check labels, pooling and frozen parts",
+}

@@ -1,0 +1,137 @@
+"""LoRA (Hu et al. 2021): low-rank updates at the chosen sites, the base frozen, the task head trained.
+
+Its layers are stacked over runs (methods/stacked.py). What it exports is PEFT's adapter format, head included, and it
+is read back by peft itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorascope.errors import StudyError
+from lorascope.methods.base import Method
+from lorascope.models.sites import resolve_sites
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from lorascope.models.loading import BaseModel
+    from lorascope.study.spec import LoraSpec
+
+
+class LoRA(Method):
+    shares_base = True
+    flops_per_parameter = 4
+    spec: LoraSpec
+
+    def prepare(self, model: nn.Module, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
+        from lorascope.methods.stacked import StackedLinear, StackedLoRALinear, replace_module
+
+        sites = self._sites(model, head)
+        model.requires_grad_(False)
+        for name in sites:
+            layer = StackedLoRALinear(
+                model.get_submodule(name),
+                rank=self.spec.rank,
+                alphas=[self.spec.alpha] * len(generators),
+                dropout=self.spec.dropout,
+                generators=generators,
+            )
+            replace_module(model, name, layer)
+        std = getattr(model.config, "initializer_range", 0.02)
+        for name in _head_linears(model, head):
+            replace_module(model, name, StackedLinear(model.get_submodule(name), generators=generators, std=std))
+
+    def expected_parameters(self, model: nn.Module, *, head: Sequence[str]) -> int:
+        """rank * (in + out) summed over the sites, plus the head."""
+        layers = [model.get_submodule(name) for name in self._sites(model, head)]
+        adapters = sum(self.spec.rank * (layer.in_features + layer.out_features) for layer in layers)
+        return adapters + sum(p.numel() for name in head for p in model.get_submodule(name).parameters())
+
+    def export(self, model: nn.Module, directory: Path, *, base: BaseModel, run: int = 0) -> None:
+        from peft import LoraConfig
+        from safetensors.torch import save_file
+
+        sites = self._sites(base.model, base.head)
+        state = {f"base_model.model.{name}": t for name, t in self._run_state(model, base.head, sites, run).items()}
+        config = LoraConfig(
+            task_type="SEQ_CLS",
+            base_model_name_or_path=base.checkpoint.name,
+            r=self.spec.rank,
+            lora_alpha=self.spec.alpha,
+            lora_dropout=self.spec.dropout,
+            target_modules=_shortest_targets(sites, base),
+            modules_to_save=list(base.head),
+            inference_mode=True,
+        )
+        directory.mkdir(parents=True, exist_ok=True)
+        config.save_pretrained(str(directory))
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, directory / "adapter_model.safetensors")
+
+    def _run_state(self, model: nn.Module, head: Sequence[str], sites: Sequence[str], run: int) -> dict[str, Tensor]:
+        state = {}
+        for name in sites:
+            layer = model.get_submodule(name)
+            state[f"{name}.lora_A.weight"] = layer.lora_A[run]
+            state[f"{name}.lora_B.weight"] = layer.lora_B[run]
+        for name in _stacked_heads(model, head):
+            state |= {f"{name}.{part}": tensor for part, tensor in model.get_submodule(name).linear(run).items()}
+        return state
+
+    def reload(self, directory: Path, *, base: BaseModel) -> nn.Module:
+        import torch
+        from peft import PeftModel
+
+        pristine = base.copy(torch.Generator().manual_seed(0), share_frozen=False)
+        return PeftModel.from_pretrained(pristine, str(directory)).eval()
+
+    def merge(self, reloaded: nn.Module) -> nn.Module:
+        return reloaded.merge_and_unload(safe_merge=True)
+
+    def _sites(self, model: nn.Module, head: Sequence[str]) -> list[str]:
+        sites = resolve_sites(model, self.spec.sites, head=head)
+        for name in sites:
+            layer = model.get_submodule(name)
+            widest = min(layer.in_features, layer.out_features)
+            if self.spec.rank > widest:
+                raise StudyError(
+                    f"rank {self.spec.rank} is larger than the layer {name} ({layer.out_features} x {layer.in_features})",
+                    where=f"methods.{self.spec.name}.rank",
+                    hint=f"use a rank of at most {widest}, or leave this site out of `sites`",
+                )
+        return sites
+
+
+def _head_linears(model: nn.Module, head: Sequence[str]) -> list[str]:
+    from torch import nn
+
+    inside = [
+        f"{root}.{name}".rstrip(".") for root in head for name, m in model.get_submodule(root).named_modules()
+        if isinstance(m, nn.Linear)
+    ]  # fmt: skip
+    trained = sum(p.numel() for name in inside for p in model.get_submodule(name).parameters())
+    if trained != sum(p.numel() for root in head for p in model.get_submodule(root).parameters()):
+        raise StudyError(
+            f"the head of {type(model).__name__} ({', '.join(head)}) is not made of linear layers alone",
+            hint="LoRA can stack linear heads only; use full fine-tuning, or another architecture",
+        )
+    return inside
+
+
+def _stacked_heads(model: nn.Module, head: Sequence[str]) -> list[str]:
+    from lorascope.methods.stacked import StackedLinear
+
+    return [
+        f"{root}.{name}".rstrip(".") for root in head for name, m in model.get_submodule(root).named_modules()
+        if isinstance(m, StackedLinear)
+    ]  # fmt: skip
+
+
+def _shortest_targets(sites: Sequence[str], base: BaseModel) -> list[str]:
+    """The last parts of the sites' names ("q_proj"), or the full names where those would also match other modules."""
+    endings = sorted({name.rpartition(".")[2] for name in sites})
+    matched = [n for n, _ in base.model.named_modules() if n.rpartition(".")[2] in endings]
+    return endings if set(matched) == set(sites) else list(sites)

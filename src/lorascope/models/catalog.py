@@ -1,0 +1,100 @@
+"""Which model a study means: its identity as literals, and where its files lie on this machine.
+
+Identity never holds a path: a hub model is its id and commit, a package's checkpoint its version and checksum, a local
+directory the checksums of its files. Importing this module loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.registry import MODELS, nearest
+from lorascope.study.spec import HubSource, ModelSource, ModelSpec, PackageSource, PathSource
+
+MODEL_LOCATION = "model"
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+_CHECKPOINT_FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "spiece.model")
+
+
+def source_of(spec: ModelSpec) -> ModelSource:
+    """The source a study names, or the registered one. Raises StudyError for a name that is neither."""
+    if spec.source is not None:
+        return spec.source
+    if spec.name not in MODELS:
+        match = nearest(spec.name, MODELS)
+        meant = f"did you mean `{match}`? " if match else ""
+        raise StudyError(
+            f"unknown model `{spec.name}`",
+            hint=f"{meant}registered models: {', '.join(MODELS)}; for any other, give a source: "
+            "{name: mine, source: {hub: owner/name, revision: COMMIT}} or {name: mine, source: {path: DIR}}",
+        )
+    literal = MODELS[spec.name]
+    return HubSource(**literal) if "hub" in literal else PackageSource(**literal)
+
+
+def describe_model(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, str]]:
+    """(identity literals, locations): what goes into step params, and where the files are on this machine.
+
+    Raises EnvironmentProblem if a package or a directory is missing; a hub model is looked for only when it is loaded.
+    """
+    source = source_of(spec)
+    if isinstance(source, HubSource):
+        return {"hub": source.hub, "revision": source.revision}, {}
+    if isinstance(source, PackageSource):
+        return _describe_package(source)
+    return _describe_directory(source)
+
+
+def _describe_package(source: PackageSource) -> tuple[dict[str, Any], dict[str, str]]:
+    try:
+        distribution = importlib.metadata.distribution(source.package)
+    except importlib.metadata.PackageNotFoundError:
+        raise EnvironmentProblem(
+            f"the model's package `{source.package}` is not installed",
+            hint=f"pip install {source.package}{' gguf' if source.file.endswith('.gguf') else ''}",
+        ) from None
+    location = Path(str(distribution.locate_file(f"{source.module}/{source.file}")))
+    if not location.exists():
+        raise EnvironmentProblem(
+            f"package `{source.package}` {distribution.version} has no {source.module}/{source.file}",
+            hint=f"reinstall it: pip install --force-reinstall {source.package}",
+        )
+    prefix = f"{source.module}/{source.file}"
+    checksums = {
+        str(file): base64.urlsafe_b64decode(file.hash.value + "=").hex()
+        for file in distribution.files or ()
+        if file.hash is not None and str(file).startswith(prefix) and file.name != "README.md"
+    }
+    digest = hashlib.sha256(repr(sorted(checksums.items())).encode()).hexdigest()
+    identity = {"package": source.package, "version": distribution.version, "file": source.file, "sha256": digest}
+    return identity, {MODEL_LOCATION: str(location)}
+
+
+def _describe_directory(source: PathSource) -> tuple[dict[str, Any], dict[str, str]]:
+    directory = Path(source.path).expanduser()
+    if not (directory / "config.json").is_file():
+        raise EnvironmentProblem(
+            f"{directory} is not a model checkpoint: it has no config.json",
+            hint="give the directory that `save_pretrained` wrote (config.json, *.safetensors, tokenizer files)",
+        )
+    patterns = (*_CHECKPOINT_FILES, *_WEIGHTS)
+    files = sorted({file for pattern in patterns for file in directory.glob(pattern)})
+    if not any(file.match(pattern) for file in files for pattern in _WEIGHTS):
+        raise EnvironmentProblem(
+            f"{directory} holds no weights", hint=f"expected one of {', '.join(_WEIGHTS)} beside config.json"
+        )
+    digests = {file.name: file_sha256(file) for file in files}
+    digest = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
+    return {"checkpoint_sha256": digest}, {MODEL_LOCATION: str(directory.resolve())}
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,119 @@
+"""Base models with a task's head, loaded once a worker and handed out as cheap copies.
+
+The pristine model stays in the worker. A run that trains adapters gets a new module tree over the same frozen tensors;
+a run that trains everything gets tensors of its own. The head is new in either case and drawn from the run's
+initialisation seed, so base, full fine-tuning and LoRA differ in nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorascope.errors import EnvironmentProblem
+from lorascope.models.checkpoint import checkpoint_directory
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_AUTO_CLASS = {"sequence-classification": "AutoModelForSequenceClassification"}
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A pristine model on its device. head: names of the modules that are new for the task ("score", "classifier")."""
+
+    model: nn.Module
+    head: tuple[str, ...]
+    pad_token_id: int
+    checkpoint: Path
+
+    def copy(self, generator: torch.Generator, *, share_frozen: bool) -> nn.Module:
+        """A model of one run's own, with a freshly drawn head. generator: a CPU generator.
+
+        share_frozen: keep the base's tensors (they must stay frozen) and copy only the head's.
+        """
+        head_ids = {id(p) for name in self.head for p in self.model.get_submodule(name).parameters()}
+        shared = {id(p): p for p in self.model.parameters() if share_frozen and id(p) not in head_ids}
+        model = copy.deepcopy(self.model, memo=dict(shared))
+        initialise_head(model, self.head, generator)
+        return model
+
+
+def initialise_head(model: nn.Module, head: tuple[str, ...], generator: torch.Generator) -> None:
+    """Draws every weight of the head from N(0, initializer_range) and zeroes its biases, in order of name."""
+    import torch
+
+    std = getattr(model.config, "initializer_range", 0.02)
+    with torch.no_grad():
+        for module_name in sorted(head):
+            for name, parameter in sorted(model.get_submodule(module_name).named_parameters()):
+                if name.endswith("bias"):
+                    parameter.zero_()
+                else:
+                    parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+
+
+def load_base(
+    model: Mapping[str, Any],
+    *,
+    head: str,
+    head_config: Mapping[str, Any],
+    pad_token_id: int,
+    device: str,
+    locations: Mapping[str, str],
+    cache_dir: Path,
+    warm: dict[str, Any],
+) -> BaseModel:
+    """The base model in fp32 with an untrained head, from the worker's memory if the last step used the same one.
+
+    head: a task's `head` ("sequence-classification"). Raises EnvironmentProblem if the checkpoint does not load.
+    """
+    key = repr((sorted(model.items()), head, sorted(head_config.items(), key=str), pad_token_id, device))
+    if warm.get("base_key") != key:
+        warm.pop("base", None)
+        warm["base"] = _load(model, head, dict(head_config), pad_token_id, device, locations, cache_dir)
+        warm["base_key"] = key
+    return warm["base"]
+
+
+def _load(model, head, head_config, pad_token_id, device, locations, cache_dir) -> BaseModel:
+    import torch
+    import transformers
+
+    directory = checkpoint_directory(model, locations=locations, cache_dir=cache_dir)
+    auto_class = getattr(transformers, _AUTO_CLASS[head])
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # a head that is missing from the checkpoint is what is wanted here
+    try:
+        loaded, info = auto_class.from_pretrained(
+            directory, **head_config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EnvironmentProblem(
+            f"the model in {directory} cannot be loaded: {str(error).splitlines()[0]}",
+            hint="the checkpoint must hold config.json and weights of an architecture transformers knows",
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    loaded.config.pad_token_id = pad_token_id
+    loaded.config.use_cache = False
+    loaded.requires_grad_(False)
+    return BaseModel(loaded.to(device).eval(), head_modules(loaded, info["missing_keys"]), pad_token_id, directory)
+
+
+def head_modules(model: nn.Module, missing: set[str]) -> tuple[str, ...]:
+    """The modules whose weights the checkpoint does not have: what the task adds and every method trains.
+
+    A task head that came with the checkpoint ("classifier", "score") counts too: it belongs to another task.
+    """
+    backbone = model.base_model_prefix
+    outside = {name for name, _ in model.named_children() if name != backbone and list(model.get_submodule(name).parameters())}
+    inside = {key.rpartition(".")[0] for key in missing if key.split(".")[0] == backbone}
+    for name in sorted(inside, key=len):
+        inside = {other for other in inside if other == name or not other.startswith(f"{name}.")}
+    return tuple(sorted(outside | inside))

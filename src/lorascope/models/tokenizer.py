@@ -1,0 +1,40 @@
+"""The tokenizer of a model, with a pad token that cannot be mistaken for text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.models.checkpoint import checkpoint_directory
+
+
+def load_tokenizer(model: Mapping[str, Any], *, locations: Mapping[str, str], cache_dir: Path) -> Any:
+    """A right-padding tokenizer with a pad token.
+
+    A tokenizer without one takes its unknown token, which ordinary text does not end in, or else its end-of-text token.
+    Raises StudyError if it has none of the three; EnvironmentProblem if its files cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    directory = checkpoint_directory(model, locations=locations, cache_dir=cache_dir)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise EnvironmentProblem(
+            f"the tokenizer in {directory} cannot be loaded: {str(error).splitlines()[0]}",
+            hint="the checkpoint needs its tokenizer files (tokenizer.json, or vocab and merges) beside config.json",
+        ) from None
+    tokenizer.padding_side = "right"
+    tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        replacement = tokenizer.unk_token or tokenizer.eos_token
+        if replacement is None:
+            raise StudyError(
+                "the model's tokenizer has no pad token, and neither an unknown nor an end-of-text token to stand in",
+                hint="add one to the checkpoint: tokenizer.add_special_tokens({'pad_token': '<pad>'}), resize the "
+                "model's embeddings, and save both",
+            )
+        tokenizer.pad_token = replacement
+    return tokenizer
