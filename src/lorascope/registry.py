@@ -34,6 +34,8 @@ TASKS: Mapping[str, str] = {
     "classification": "lorascope.data.files:ClassificationFiles",
 }
 
+TOKENIZER = "lorascope.models.tokenizer:load_tokenizer"
+
 EXECUTORS: Mapping[str, str] = {
     "inline": "lorascope.engine.inline:InlineExecutor",
     "local": "lorascope.engine.local:LocalExecutor",
