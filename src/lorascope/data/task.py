@@ -77,6 +77,17 @@ class Task(ABC):
     ) -> pd.DataFrame:
         """The stratified-random baseline's rows: classes drawn with the training frequencies."""
 
+    def linear_probe(
+        self, features: Mapping[str, np.ndarray], frames: Mapping[str, pd.DataFrame]
+    ) -> pd.DataFrame | None:
+        """The linear probe's prediction rows for the test examples, or None for a task that has no such baseline.
+
+        features: split -> float32 [examples, hidden], the frozen base's; frames: split -> the prepared examples. Chosen
+        on validation, fitted on train.
+        """
+        del features, frames
+        return None
+
     def published(self) -> list[dict[str, Any]]:
         """Figures from the literature: {"model", "method", "metric", "value", "citation", "setting"}; may be empty."""
         return []

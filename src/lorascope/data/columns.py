@@ -1,0 +1,96 @@
+"""Tokenised examples on disk: one memory-mapped array a column, so that any process opens 100,000 examples at once.
+
+A column of equal-shaped values is one `.npy`; a ragged one is its values end to end beside their offsets. Nothing is
+padded and nothing is copied until `gather`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lorascope.data.task import Columns
+
+LENGTH_COLUMN = "input_ids"
+
+
+class ColumnStore:
+    """Opened columns. ids: str [examples]. lengths: int64 [examples], tokens of each example."""
+
+    def __init__(self, ids: np.ndarray, values: Mapping[str, np.ndarray], offsets: Mapping[str, np.ndarray]) -> None:
+        self.ids = ids
+        self._values = values
+        self._offsets = offsets
+        self.lengths = np.diff(offsets[LENGTH_COLUMN])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self._values)
+
+    @classmethod
+    def write(cls, directory: Path, columns: Columns, ids: Sequence[str]) -> None:
+        """Write one array an example and column. Every column needs as many rows as there are ids."""
+        directory.mkdir(parents=True)
+        layout = {}
+        for name, rows in columns.items():
+            assert len(rows) == len(ids), f"column {name} has {len(rows)} rows for {len(ids)} examples"
+            ragged = rows[0].ndim > 0
+            np.save(directory / f"{name}.npy", np.concatenate(rows) if ragged else np.stack(rows))
+            if ragged:
+                offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+                np.cumsum([len(row) for row in rows], out=offsets[1:])
+                np.save(directory / f"{name}.offsets.npy", offsets)
+            layout[name] = {"ragged": ragged}
+        np.save(directory / "ids.npy", np.array(ids, dtype=np.str_))
+        (directory / "columns.json").write_text(json.dumps(layout))
+
+    @classmethod
+    def open(cls, directory: Path) -> ColumnStore:
+        """Memory-map the columns that `write` wrote. Raises FileNotFoundError if there are none."""
+        layout = json.loads((directory / "columns.json").read_text())
+        values = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in layout}
+        offsets = {
+            name: np.load(directory / f"{name}.offsets.npy") for name, column in layout.items() if column["ragged"]
+        }
+        return cls(np.load(directory / "ids.npy"), values, offsets)
+
+    def column(self, name: str) -> np.ndarray:
+        """A whole column: scalars [examples], or the ragged values end to end."""
+        return self._values[name]
+
+    def gather(self, rows: Sequence[int] | np.ndarray) -> dict[str, list[np.ndarray]]:
+        """The examples at `rows`, in that order, as `Task.collate` takes them. Views, not copies."""
+        gathered = {}
+        for name, values in self._values.items():
+            offsets = self._offsets.get(name)
+            if offsets is None:
+                gathered[name] = [values[row] for row in rows]
+            else:
+                gathered[name] = [values[offsets[row] : offsets[row + 1]] for row in rows]
+        return gathered
+
+    def subset(self, rows: np.ndarray) -> ColumnSubset:
+        """These rows alone, under the same interface."""
+        return ColumnSubset(self, rows)
+
+
+class ColumnSubset:
+    """Some rows of a `ColumnStore`, in the order given: what a gate or a probe trains or scores on."""
+
+    def __init__(self, store: ColumnStore, rows: np.ndarray) -> None:
+        self._store, self._rows = store, np.asarray(rows)
+        self.ids = store.ids[self._rows]
+        self.lengths = store.lengths[self._rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def gather(self, rows: Sequence[int] | np.ndarray) -> dict[str, list[np.ndarray]]:
+        """The examples at `rows` of the subset, as `Task.collate` takes them."""
+        return self._store.gather(self._rows[np.asarray(rows)])

@@ -1,0 +1,98 @@
+"""Where a task's examples come from, as literals: what a `data` step's identity is made of.
+
+A source has a fingerprint (checksums, a pinned revision, package versions: identity) and locations (paths: no part of
+it), so a file may be moved without anything being computed again, and a changed file can never pass for the old one.
+Importing this module loads neither pandas nor torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorascope.errors import DataError, EnvironmentProblem, StudyError
+from lorascope.registry import TASKS, nearest, resolve
+from lorascope.study.spec import FileTask, NamedTask
+
+
+@dataclass(frozen=True)
+class SourceDescription:
+    """fingerprint: JSON literals that change whenever the examples could. locations: role -> path, not identity."""
+
+    fingerprint: Mapping[str, Any]
+    locations: Mapping[str, str] = field(default_factory=dict)
+
+
+def task_key(spec: FileTask | NamedTask) -> str:
+    """The key of `registry.TASKS` that implements `spec`. Raises StudyError for a name that is not registered."""
+    if isinstance(spec, FileTask):
+        return spec.kind
+    named = [key for key in TASKS if not resolve(TASKS, key).needs_files]
+    if spec.name in named:
+        return spec.name
+    close = nearest(spec.name, named)
+    guess = f" Did you mean `{close}`?" if close else ""
+    raise StudyError(
+        f"unknown task `{spec.name}`.{guess}",
+        hint=f"Tasks: {', '.join(named)}; or `kind: classification` with your own files (docs/writing-a-study.md).",
+        where="tasks",
+    )
+
+
+def task_spec(data: Mapping[str, Any]) -> FileTask | NamedTask:
+    """The spec that a step's params hold as a dump."""
+    return FileTask.model_validate(data) if "kind" in data else NamedTask.model_validate(data)
+
+
+def describe_source(spec: FileTask | NamedTask, *, data_dir: Path | None, protocol: str) -> SourceDescription:
+    """What identifies the examples of `spec`, and where they lie. Reads files only to take their checksums.
+
+    Raises StudyError (unknown task), DataError (a named file is absent), EnvironmentProblem (no such data directory,
+    a package that is not installed).
+    """
+    if data_dir is not None and not data_dir.is_dir():
+        raise EnvironmentProblem(
+            f"the data directory {data_dir} does not exist", hint="Check --data (or LORASCOPE_DATA)."
+        )
+    return resolve(TASKS, task_key(spec)).describe(spec, data_dir=data_dir, protocol=protocol)
+
+
+def file_checksum(path: Path) -> str:
+    """sha256 of a file's bytes, hexadecimal. Raises DataError if it is absent or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise DataError(f"the file {path} does not exist", hint=_hint_for_absent(path)) from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a directory, not a file", hint="Name a csv, jsonl or parquet file.") from None
+    except OSError as error:
+        raise DataError(f"the file {path} cannot be read: {error.strerror}", hint="Check its permissions.") from None
+
+
+def _hint_for_absent(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"There is no directory {path.parent} either; paths in a study are relative to the study's file."
+    close = nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+    return f"Did you mean {close}?" if close else "Paths in a study are relative to the study's file."
+
+
+def describe_files(paths: Mapping[str, Path]) -> SourceDescription:
+    """The source made of these files, role -> path. The format is identity too: it decides how bytes are read."""
+    files = {role: {"sha256": file_checksum(path), "format": path.suffix.lower()} for role, path in paths.items()}
+    return SourceDescription({"files": files}, {role: str(path) for role, path in paths.items()})
+
+
+def verify_files(source: SourceDescription) -> None:
+    """Raises DataError unless every file still has the checksum it had when the study was planned."""
+    for role, known in source.fingerprint.get("files", {}).items():
+        path = Path(source.locations[role])
+        if file_checksum(path) != known["sha256"]:
+            raise DataError(
+                f"the {role} file has changed since this step was planned",
+                hint="Start the same command again: the changed file gives new steps, the old results stay.",
+                where=str(path),
+            )

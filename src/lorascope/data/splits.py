@@ -1,0 +1,147 @@
+"""Train, validation and test: carved once from a fixed seed, disjoint, stratified, and checked.
+
+The one idea: whatever could leak from a later split into an earlier one is taken out of the earlier one, counted, and
+recorded; a user's own files that overlap are refused instead, because only their owner knows which side is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from lorascope.data.classification import RawExamples
+from lorascope.data.tables import name_rows
+from lorascope.errors import DataError
+from lorascope.study.spec import DataSpec
+
+SPLITS = ("train", "validation", "test")
+PAIRS = (("train", "test"), ("validation", "test"), ("train", "validation"))
+
+
+@dataclass
+class Splits:
+    """frames: the three splits. duplicates: rows of the first split whose texts also stand in the second, as found.
+    dropped: how many of them were taken out of the first."""
+
+    frames: dict[str, pd.DataFrame]
+    duplicates: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def make_splits(raw: RawExamples, data: DataSpec, *, task: str) -> Splits:
+    """The three splits of a source, each with a fresh index, in the order of the source.
+
+    Raises DataError when a split is empty, has one class only, lacks a class in training, or overlaps another one in
+    a user's own files.
+    """
+    frames = {name: frame.reset_index(drop=True) for name, frame in raw.splits.items()}
+    splits = Splits(frames)
+    if raw.duplicates_are_errors:
+        _refuse_overlap(frames, raw, task=task)
+    _check_classes(frames, raw, task=task)
+    for name in ("test", "validation"):
+        if name in frames:
+            _separate(splits, raw)
+        else:
+            size = max(round(len(frames["train"]) * data.validation_fraction), len(raw.label_names))
+            frames["train"], frames[name] = _carve(frames["train"], size, data=data, raw=raw, task=task, name=name)
+    _separate(splits, raw)
+    caps = dict(zip(SPLITS, (data.train_examples, data.validation_examples, data.test_examples), strict=True))
+    for name, cap in caps.items():
+        if cap is not None and cap < len(frames[name]):
+            frames[name] = frames[name].loc[stratified_sample(frames[name]["label"], cap, seed=data.split_seed)]
+    _check_classes(frames, raw, task=task)
+    splits.frames = {name: frames[name].reset_index(drop=True) for name in SPLITS}
+    return splits
+
+
+def stratified_sample(labels: Sequence[int] | pd.Series, size: int, *, seed: int) -> np.ndarray:
+    """Positions of `size` examples without repetition, classes in proportion, ascending."""
+    from sklearn.utils import resample
+
+    positions = np.arange(len(labels))
+    chosen = resample(positions, replace=False, n_samples=size, stratify=np.asarray(labels), random_state=seed)
+    return np.sort(np.asarray(chosen))
+
+
+def _carve(
+    train: pd.DataFrame, size: int, *, data: DataSpec, raw: RawExamples, task: str, name: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(what stays in train, the carved split)"""
+    counts = np.bincount(train["label"], minlength=len(raw.label_names))
+    rare = raw.label_names[int(counts.argmin())]
+    if counts.min() < 2 or size > len(train) - len(raw.label_names):
+        raise DataError(
+            f"task `{task}`: a {name} set of {size} cannot be carved out of {len(train)} training examples "
+            f"(the rarest class, `{rare}`, has {counts.min()})",
+            hint=f"Name a {name} file, add examples, or change data.validation_fraction ({data.validation_fraction:g}).",
+        )
+    carved = stratified_sample(train["label"], size, seed=data.split_seed)
+    stays = np.setdiff1d(np.arange(len(train)), carved)
+    return train.iloc[stays].reset_index(drop=True), train.iloc[carved].reset_index(drop=True)
+
+
+def text_keys(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """One string an example: its texts without the white space around them. Equal keys are duplicates."""
+    stripped = ([text.strip() for text in frame[column]] for column in columns)
+    return pd.Series(["\x1f".join(texts) for texts in zip(*stripped, strict=True)], dtype=object)
+
+
+def _separate(splits: Splits, raw: RawExamples) -> None:
+    """Count duplicates between the splits that exist by now and drop them from the earlier split.
+
+    A drop that would cost train or validation a whole class is not made; the counts then show what remained.
+    """
+    frames = splits.frames
+    for first, second in PAIRS:
+        if first not in frames or second not in frames:
+            continue
+        pair = f"{first}~{second}"
+        shared = text_keys(frames[first], raw.text_columns).isin(set(text_keys(frames[second], raw.text_columns)))
+        splits.duplicates[pair] = splits.duplicates.get(pair, 0) + int(shared.sum()) - _left(splits, pair)
+        splits.dropped.setdefault(pair, 0)
+        kept = frames[first][~shared]
+        if raw.disjoint and shared.any() and kept["label"].nunique() == frames[first]["label"].nunique():
+            frames[first] = kept.reset_index(drop=True)
+            splits.dropped[pair] += int(shared.sum())
+
+
+def _left(splits: Splits, pair: str) -> int:
+    """Duplicates that an earlier pass found and could not drop: they are found again now."""
+    return splits.duplicates.get(pair, 0) - splits.dropped.get(pair, 0)
+
+
+def _refuse_overlap(frames: Mapping[str, pd.DataFrame], raw: RawExamples, *, task: str) -> None:
+    for first, second in PAIRS:
+        if first not in frames or second not in frames:
+            continue
+        keys = text_keys(frames[first], raw.text_columns)
+        shared = np.flatnonzero(keys.isin(set(text_keys(frames[second], raw.text_columns)))).tolist()
+        if shared:
+            twin = text_keys(frames[second], raw.text_columns).tolist().index(keys.iloc[shared[0]])
+            raise DataError(
+                f"task `{task}`: {len(shared)} of the {first} examples also stand in the {second} file "
+                f"({name_rows(shared)} of {first}; the first is row {twin + 1} of {second})",
+                hint=f"Remove these rows from the {first} file: a score on examples seen before means nothing.",
+            )
+
+
+def _check_classes(frames: Mapping[str, pd.DataFrame], raw: RawExamples, *, task: str) -> None:
+    for name, frame in frames.items():
+        if frame.empty:
+            raise DataError(f"task `{task}`: the {name} split is empty", hint="Every split needs examples.")
+        present = sorted(set(frame["label"]))
+        if len(present) == 1:
+            raise DataError(
+                f"task `{task}`: every {name} example has the same class, `{raw.label_names[present[0]]}`",
+                hint="A classifier needs examples of at least two classes in every split.",
+            )
+        if name == "train" and len(present) < len(raw.label_names):
+            absent = [label for index, label in enumerate(raw.label_names) if index not in present]
+            raise DataError(
+                f"task `{task}`: no training example has the class {', '.join(f'`{label}`' for label in absent)}",
+                hint="Add such examples to train, raise data.train_examples, or take the class out of `labels`.",
+            )
