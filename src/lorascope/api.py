@@ -1,0 +1,225 @@
+"""The Python interface: load a study, run it, read its results. The command line calls nothing else.
+
+    study = lorascope.load("study.yaml")
+    lorascope.run(study)
+    results = lorascope.results(study)
+    results.measurements            # a pandas DataFrame, one row a measurement
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lorascope.engine.artifact import Artifact
+from lorascope.engine.events import Emit, StudyFinished, StudyStarted
+from lorascope.engine.failure import Failure
+from lorascope.engine.step import Step
+from lorascope.errors import StudyError
+from lorascope.plan.analysis_step import analysis_step
+from lorascope.plan.graph import Graph, build_graph
+from lorascope.registry import EXECUTORS, nearest, resolve
+from lorascope.study.load import load_study
+from lorascope.study.spec import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lorascope.engine.store import Store
+    from lorascope.stats.analysis import Analysis, HypothesisResult
+
+DEFAULT_STORE = Path("store")
+DEFAULT_RESULTS = Path("results")
+StepState = Literal["done", "running", "failed", "blocked", "missing"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run` did. done: computed now; cached: found in the store; failed: id -> failure; blocked: id -> id of the
+    failed step it waits for. report: the page to open, None if no run was scored. seconds: wall-clock time."""
+
+    done: Sequence[str]
+    cached: Sequence[str]
+    failed: Mapping[str, Failure]
+    blocked: Mapping[str, str]
+    seconds: float
+    report: Path | None
+    verdicts: Sequence[HypothesisResult]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished study: its analysis artifact, read on demand."""
+
+    artifact: Artifact
+
+    @cached_property
+    def measurements(self) -> pd.DataFrame:
+        """The long table: run, model, task, method, seed, split, example_id, site, layer, metric, value, unit."""
+        import pandas as pd
+
+        return pd.read_parquet(self.artifact.file("measurements.parquet"))
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """Scores, comparisons, hypotheses with their verdicts."""
+        import json
+
+        from lorascope.stats.analysis import Analysis
+
+        return Analysis.from_json(json.loads(self.artifact.file("analysis.json").read_text()))
+
+
+def load(path: str | Path, *, overrides: Sequence[str] = ()) -> Study:
+    """The study in a YAML file, with overrides such as "methods.lora.rank=16". Raises StudyError with file and line."""
+    return load_study(path, overrides=overrides)
+
+
+def graph(study: Study, *, data_dir: Path | None = None) -> Graph:
+    """Every step the study consists of (but its analysis, which depends on what gets finished). Computes nothing."""
+    return build_graph(study, data_dir=data_dir)
+
+
+def run(
+    study: Study,
+    *,
+    store: Path = DEFAULT_STORE,
+    results: Path = DEFAULT_RESULTS,
+    data_dir: Path | None = None,
+    executor: str = "local",
+    only: str | None = None,
+    emit: Emit | None = None,
+) -> Outcome:
+    """Computes what the store lacks, analyses what is finished and writes the report to `results`/<study name>/.
+
+    executor: a key of `registry.EXECUTORS`. only: a glob on step ids and labels ("*mrpc*"); what they need is run too.
+    emit: receives every event. May be killed at any time and called again.
+    """
+    from lorascope.engine.scheduler import execute
+    from lorascope.engine.store import Store
+
+    if executor not in EXECUTORS:
+        raise StudyError(
+            f"unknown executor `{executor}`", hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}"
+        )
+    started, emit = time.monotonic(), emit or (lambda event: None)
+    planned, opened = build_graph(study, data_dir=data_dir), Store(store)
+    steps = _chosen(planned, only)
+    num_cached = sum(opened.has(step.id) for step in steps)
+    emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
+    worker = resolve(EXECUTORS, executor)(opened, data_dir=data_dir)
+    try:
+        outcome = execute(steps, store=opened, executor=worker, emit=emit)
+        finished = [step.id for step in planned.steps if opened.has(step.id)]
+        last = analysis_step(planned, finished=finished, failures=outcome.failed)
+        after = execute([last], store=opened, executor=worker, emit=emit) if last else None
+    finally:
+        worker.close()
+    failed = {**outcome.failed, **(after.failed if after else {})}
+    report_path, verdicts = None, ()
+    if last is not None and opened.has(last.id):
+        report_path = _write_report(opened.artifact(last.id), results / study.name)
+        verdicts = Results(opened.artifact(last.id)).analysis.hypotheses
+    seconds = time.monotonic() - started
+    done = [*outcome.done, *(after.done if after else [])]
+    emit(
+        StudyFinished(
+            study=study.name, num_done=len(done), num_cached=len(outcome.cached), num_failed=len(failed),
+            num_blocked=len(outcome.blocked), seconds=seconds,
+        )
+    )  # fmt: skip
+    cached = [*outcome.cached, *(after.cached if after else [])]
+    return Outcome(done, cached, failed, outcome.blocked, seconds, report_path, verdicts)
+
+
+def _chosen(graph: Graph, only: str | None) -> list[Step]:
+    if only is None:
+        return graph.steps
+    names = {step.id: (step.id, f"{step.kind}: {graph.labels[step.id]}") for step in graph.steps}
+    wanted = {step_id for step_id, spellings in names.items() if any(fnmatch(s, only) for s in spellings)}
+    if not wanted:
+        raise StudyError(f"no step matches --only {only}", hint="`lorascope plan STUDY` lists the steps; globs as in a shell")
+    for step in reversed(graph.steps):
+        if step.id in wanted:
+            wanted |= set(step.deps.values())
+    return [step for step in graph.steps if step.id in wanted]
+
+
+def _write_report(artifact: Artifact, directory: Path) -> Path:
+    """The report of this analysis; rendered only if the one there is of another analysis or another lorascope."""
+    from lorascope import __version__
+
+    stamp, page = directory / ".analysis", directory / "report.html"
+    identity = f"{artifact.id} {__version__}"
+    if page.exists() and stamp.exists() and stamp.read_text() == identity:
+        return page
+    from lorascope.report.render import render_report
+
+    page = render_report(artifact.path, directory)
+    stamp.write_text(identity)
+    return page
+
+
+def _finished_analysis(study: Study, store: Store, data_dir: Path | None) -> Artifact:
+    planned = build_graph(study, data_dir=data_dir)
+    finished = [step.id for step in planned.steps if store.has(step.id)]
+    failures = {step.id: failure for step in planned.steps if (failure := store.failure(step.id))}
+    last = analysis_step(planned, finished=finished, failures=failures)
+    if last is None or not store.has(last.id):
+        raise StudyError(
+            f"study {study.name} has no finished analysis in {store.root}",
+            hint="run it first: `lorascope run STUDY`, with the same --store, --data and --set",
+        )
+    return store.artifact(last.id)
+
+
+def results(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> Results:
+    """The results of a study that has been run. Raises StudyError if the store has none."""
+    from lorascope.engine.store import Store
+
+    return Results(_finished_analysis(study, Store(store), data_dir))
+
+
+def report(
+    study: Study, *, store: Path = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
+) -> Path:
+    """Renders the report of a study that has been run, again, and returns the path of its page."""
+    from lorascope.engine.store import Store
+    from lorascope.report.render import render_report
+
+    return render_report(_finished_analysis(study, Store(store), data_dir).path, results / study.name)
+
+
+def status(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> list[tuple[Step, StepState]]:
+    """Every step with its state. "blocked": something it depends on failed."""
+    from lorascope.engine.store import Store
+
+    opened = Store(store)
+    states: dict[str, StepState] = {}
+    planned = build_graph(study, data_dir=data_dir)
+    for step in planned.steps:
+        if opened.has(step.id):
+            states[step.id] = "done"
+        elif opened.lock(step.id).is_held():
+            states[step.id] = "running"
+        elif opened.failure(step.id):
+            states[step.id] = "failed"
+        elif any(states.get(dep) in ("failed", "blocked") for dep in step.deps.values()):
+            states[step.id] = "blocked"
+        else:
+            states[step.id] = "missing"
+    return [(step, states[step.id]) for step in planned.steps]
+
+
+def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> list[str]:
+    """What is wrong with the study's artifacts on disk (changed or missing files); [] if every checksum holds."""
+    from lorascope.engine.store import Store
+
+    opened = Store(store)
+    planned = build_graph(study, data_dir=data_dir)
+    return [f"{step.id}: {problem}" for step in planned.steps if opened.has(step.id) for problem in opened.verify(step.id)]

@@ -1,0 +1,269 @@
+"""The `analysis` step: from finished artifacts to the measurements table, the curves, the facts and the verdicts.
+
+What it commits is all a report reads: measurements.parquet (the long table), curves.parquet, analysis.json (statistics)
+and facts.json (data, runs, gates, baselines, provenance). It neither trains nor loads a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lorascope.data.task import Task
+from lorascope.data.tasks import task_from_result
+from lorascope.engine.artifact import Artifact
+from lorascope.engine.context import StepContext
+from lorascope.engine.step import JSON
+from lorascope.errors import GateFailure
+from lorascope.stats.analyse import analyse_study
+from lorascope.study.spec import Study
+
+COSTS = {
+    "training_seconds": "s",
+    "peak_memory_bytes": "byte",
+    "trainable_parameters": "1",
+    "energy_joules": "J",
+    "export_bytes": "byte",
+    "tokens_per_second": "1/s",
+    "mfu": "fraction",
+}
+_COLUMNS = ("run", "model", "task", "method", "seed", "split", "example_id", "site", "layer", "metric", "value", "unit")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The artifacts of a study by what they are: (label, artifact) of each kind."""
+
+    parts: list[tuple[str, Mapping[str, str | None], Artifact]]
+
+    def of(self, kind: str, **label: str | None) -> list[tuple[Mapping[str, str | None], Artifact]]:
+        """Those of one kind whose label agrees with what is given."""
+        return [
+            (found, artifact)
+            for role, found, artifact in self.parts
+            if role.partition(":")[0] == kind and all(found[key] == value for key, value in label.items())
+        ]
+
+    def task(self, name: str | None) -> Task:
+        return task_from_result(self.of("data", task=name)[0][1].result)
+
+
+def analyse(context: StepContext) -> JSON:
+    """params: study, steps (role -> label), failures, missing_runs; deps: role -> artifact."""
+    params = context.step.params
+    finished = Finished([(role, label, context.deps[role]) for role, label in params["steps"].items()])
+    check_same_examples(finished)
+    study = Study.model_validate(_with_any_source(params["study"]))
+    measurements = pd.concat(list(_measurements(finished)), ignore_index=True)
+    measurements.to_parquet(context.out / "measurements.parquet", index=False, compression="zstd")
+    _curves(finished).to_parquet(context.out / "curves.parquet", index=False, compression="zstd")
+    primary = {task.name: finished.task(task.name).primary_metric for task in study.tasks if finished.of("data", task=task.name)}
+    gates = [*_gates(finished), *arm_gates(finished, primary)]
+    analysis = analyse_study(study, measurements, primary=primary, broken_arms=_broken(gates))
+    (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))
+    facts = {
+        "study": params["study"],
+        "data": _data_facts(finished),
+        "runs": list(_run_facts(finished, study)),
+        "gates": gates,
+        "baselines": list(_baseline_facts(finished)),
+        "published": [
+            {"task": label["task"], **figure}
+            for label, artifact in finished.of("data")
+            for figure in task_from_result(artifact.result).published()
+        ],
+        "failures": params["failures"],
+        "missing_runs": params["missing_runs"],
+        "provenance": _provenance(finished),
+        "protocol_gap": None,
+    }
+    (context.out / "facts.json").write_text(json.dumps(facts, indent=1, allow_nan=False))
+    return {
+        "verdicts": {result.name: result.verdict for result in analysis.hypotheses},
+        "num_runs": len(facts["runs"]),
+        "gates_failed": [gate["gate"] for gate in gates if not gate["passed"]],
+    }
+
+
+def _with_any_source(study: JSON) -> JSON:
+    """The study's models are known here by name only; what they are is in the steps."""
+    return {**study, "models": [model["name"] for model in study["models"]]}
+
+
+def check_same_examples(finished: Finished) -> None:
+    """Every arm and baseline of a task was scored on the identical examples, or nothing is compared."""
+    hashes: dict[str | None, dict[str, str]] = {}
+    for kind in ("evaluate", "baseline"):
+        for label, artifact in finished.of(kind):
+            hashes.setdefault(label["task"], {})[artifact.id] = artifact.result["example_ids_sha256"]
+    for task, found in hashes.items():
+        if len(set(found.values())) > 1:
+            raise GateFailure(
+                f"the arms of {task} were scored on different test examples: {', '.join(sorted(found))}",
+                hint="run `lorascope verify STUDY`; a store must not mix data of different origin",
+            )
+
+
+# ---------------------------------------------------------------------------------------------------- measurements
+
+
+def _measurements(finished: Finished) -> Iterator[pd.DataFrame]:
+    for label, artifact in finished.of("evaluate"):
+        task = finished.task(label["task"])
+        predictions = pd.read_parquet(artifact.file("predictions.parquet"))
+        run = {**label, "run": artifact.step.deps["train"]}
+        yield _per_example(task, predictions, run)
+        yield _summary(run, "test", artifact.result["test"])
+    for label, artifact in finished.of("train"):
+        run = {**label, "run": artifact.id}
+        yield _summary(run, "validation", artifact.result["validation"])
+        costs = {name: artifact.result[name] for name in COSTS if artifact.result.get(name) is not None}
+        yield _rows(run, split=None, metric=list(costs), value=list(costs.values()), unit=[COSTS[c] for c in costs])
+    for label, artifact in finished.of("baseline"):
+        task = finished.task(label["task"])
+        frame = pd.read_parquet(artifact.file("predictions.parquet"))
+        for (name, seed), predictions in frame.groupby(["baseline", "seed"], sort=False):
+            run = {**label, "run": artifact.id, "method": f"baseline:{name}", "seed": seed}
+            yield _per_example(task, predictions, run)
+            yield _summary(run, "test", task.metrics(predictions))
+
+
+def _per_example(task: Task, predictions: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
+    columns = {
+        **task.example_scores(predictions),
+        "label": predictions["label"].to_numpy(dtype=np.float64),
+        "prediction": predictions["prediction"].to_numpy(dtype=np.float64),
+    }
+    ids = predictions["example_id"].to_numpy()
+    return _rows(
+        run,
+        split="test",
+        example_id=np.tile(ids, len(columns)),
+        metric=np.repeat(list(columns), len(ids)),
+        value=np.concatenate(list(columns.values())),
+        unit=np.repeat(["nat" if name == "loss" else "1" for name in columns], len(ids)),
+    )
+
+
+def _summary(run: Mapping[str, Any], split: str, scores: Mapping[str, float]) -> pd.DataFrame:
+    units = ["nat" if name == "loss" else "1" for name in scores]
+    return _rows(run, split=split, metric=list(scores), value=list(scores.values()), unit=units)
+
+
+def _rows(run: Mapping[str, Any], **columns: Any) -> pd.DataFrame:
+    frame = pd.DataFrame(columns)
+    for name in _COLUMNS:
+        if name not in frame:
+            frame[name] = run.get(name)
+    return frame.astype({name: "float64" if name == "value" else "string" for name in _COLUMNS})[list(_COLUMNS)]
+
+
+def _curves(finished: Finished) -> pd.DataFrame:
+    frames = [
+        pd.read_parquet(artifact.file("curves.parquet")).assign(run=artifact.id, **label)
+        for label, artifact in finished.of("train")
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- facts
+
+
+def _data_facts(finished: Finished) -> JSON:
+    facts = {}
+    for label, artifact in finished.of("data"):
+        tokens = finished.of("tokens", task=label["task"])
+        result = artifact.result
+        facts[label["task"]] = {
+            **{key: result[key] for key in ("num_examples", "label_counts", "duplicates", "sha256", "source")},
+            "example_ids_sha256": result["example_ids_sha256"],
+            "dropped_duplicates": sum(result["duplicates_dropped"].values()),
+            "label_names": result["task"]["label_names"],
+            "truncated_fraction": {token["model"]: art.result["truncated_fraction"] for token, art in tokens},
+        }
+    return facts
+
+
+def _run_facts(finished: Finished, study: Study) -> Iterator[JSON]:
+    for label, artifact in finished.of("train"):
+        params = artifact.step.params
+        yield {
+            "run": artifact.id,
+            **label,
+            **artifact.result,
+            "precision": params["train"]["precision"],
+            "learning_rate": params["learning_rate"],
+            "batch_size": params["train"]["batch_size"],
+        }
+
+
+def _gates(finished: Finished) -> list[JSON]:
+    return [
+        {**gate, **label}
+        for kind in ("sanity", "evaluate")
+        for label, artifact in finished.of(kind)
+        for gate in artifact.result["gates"]
+    ]
+
+
+def arm_gates(finished: Finished, primary: Mapping[str, str]) -> list[JSON]:
+    """Every arm beats the majority class and the linear probe on the test set, in the mean over its seeds.
+
+    An arm that does not is broken (Kornblith et al. 2019 call frozen features the least one may expect): its other
+    numbers are shown, but no hypothesis rests on them.
+    """
+    gates = []
+    for label, artifact in finished.of("baseline"):
+        metric = primary[str(label["task"])]
+        floors = {s["name"]: s["metrics"][metric] for s in artifact.result["scores"] if s["name"] != "random"}
+        runs = finished.of("evaluate", model=label["model"], task=label["task"])
+        for method in dict.fromkeys(found["method"] for found, _ in runs):
+            mean = float(np.mean([art.result["test"][metric] for found, art in runs if found["method"] == method]))
+            for name, floor in floors.items():
+                gates.append(
+                    {
+                        "gate": f"beats {name}", **label, "method": method, "seed": None, "passed": mean > floor,
+                        "value": mean, "threshold": floor,
+                        "detail": f"mean test {metric} {mean:.3f}, {name} {floor:.3f}",
+                    }
+                )  # fmt: skip
+    return gates
+
+
+def _broken(gates: list[JSON]) -> dict[tuple[str, str, str], str]:
+    """(model, task, method) -> why no hypothesis may rest on it."""
+    return {
+        (gate["model"], gate["task"], gate["method"]): f"it fails the gate `{gate['gate']}` ({gate['detail']})"
+        for gate in gates
+        if not gate["passed"]
+    }
+
+
+def _baseline_facts(finished: Finished) -> Iterator[JSON]:
+    for label, artifact in finished.of("baseline"):
+        scores = artifact.result["scores"]
+        for name in dict.fromkeys(score["name"] for score in scores):
+            for metric in scores[0]["metrics"]:
+                values = [score["metrics"][metric] for score in scores if score["name"] == name]
+                yield {
+                    "model": label["model"], "task": label["task"], "name": name, "metric": metric,
+                    "mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                    "values": values, "num_examples": artifact.result["num_examples"],
+                }  # fmt: skip
+
+
+def _provenance(finished: Finished) -> JSON:
+    """What the steps recorded of versions and machines: one value where all agree, else every value with its count."""
+    records = [artifact.provenance for role, _, artifact in finished.parts]
+    merged: JSON = {}
+    for key in sorted({key for record in records for key in record if key not in ("started", "finished", "seconds")}):
+        spelled = [json.dumps(record.get(key), sort_keys=True) for record in records]
+        kinds = dict.fromkeys(spelled)
+        values = [json.loads(spelling) for spelling in kinds]
+        merged[key] = values[0] if len(values) == 1 else [v for v in values if v is not None]
+    return merged

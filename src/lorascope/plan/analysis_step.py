@@ -1,0 +1,49 @@
+"""The last step of a study: an analysis of whatever was finished.
+
+It is made after the others have run, because what it depends on is what exists: a study with failed parts still gets
+its report, which says what is missing, and the complete one has an identity of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lorascope.engine.failure import Failure
+from lorascope.engine.step import Step
+from lorascope.plan.graph import VERSIONS, Graph, without_paths
+
+
+def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[str, Failure]) -> Step | None:
+    """The analysis over the finished steps, or None if no run was scored.
+
+    params["steps"]: role -> label, for every dependency. Names are in it, as they are what the report speaks of.
+    """
+    finished = set(finished)
+    kept = [step for step in graph.steps if step.id in finished]
+    if not any(step.kind == "evaluate" for step in kept):
+        return None
+    roles = {f"{step.kind}:{index}": step for index, step in enumerate(kept)}
+    study = graph.study.model_dump(mode="json")
+    study["tasks"] = [without_paths(task) for task in study["tasks"]]
+    study["models"] = [{"name": model["name"]} for model in study["models"]]
+    missing = sum(step.kind == "evaluate" and step.id not in finished for step in graph.steps)
+    return Step(
+        kind="analysis",
+        version=VERSIONS["analysis"],
+        params={
+            "study": study,
+            "steps": {role: asdict(graph.labels[step.id]) for role, step in roles.items()},
+            "failures": [_failure_literal(graph, step_id, failure) for step_id, failure in sorted(failures.items())],
+            "missing_runs": missing,
+        },
+        deps={role: step.id for role, step in roles.items()},
+        slug=graph.study.name,
+    )
+
+
+def _failure_literal(graph: Graph, step_id: str, failure: Failure) -> dict[str, Any]:
+    kind = next(step.kind for step in graph.steps if step.id == step_id)
+    label = asdict(graph.labels[step_id])
+    return {"step": step_id, "kind": kind, **label, "error": failure.error_name, "text": failure.text}

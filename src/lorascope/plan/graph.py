@@ -1,0 +1,183 @@
+"""From a study to its graph of steps: the whole computation as data, before anything runs.
+
+    data -> tokens -> baseline
+                   -> sanity -> train -> evaluate        (one a run)
+    everything -> analysis
+
+Runs that share a model and a task stand next to each other, so a worker keeps the base and the tokens loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorascope.data.sources import describe_source
+from lorascope.engine.step import Resources, Step
+from lorascope.models.catalog import describe_model
+from lorascope.study.spec import FullSpec, LoraSpec, ModelSpec, Study, TaskSpec, TrainSpec
+
+VERSIONS: Mapping[str, int] = {
+    "data": 1, "tokens": 1, "baseline": 1, "sanity": 1, "train": 1, "evaluate": 1, "analysis": 1,
+}  # fmt: skip
+_ACCELERATED = Resources(device="accelerator")
+
+
+@dataclass(frozen=True)
+class RunLabel:
+    """What a step is called in this study: names a person chose, no part of any identity. None: not specific to one."""
+
+    model: str | None = None
+    task: str | None = None
+    method: str | None = None
+    seed: str | None = None
+
+    def __str__(self) -> str:
+        return " / ".join(part for part in (self.model, self.task, self.method, self.seed) if part)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """steps: in dependency order, the analysis not among them. labels: step id -> what it is in this study."""
+
+    study: Study
+    steps: list[Step]
+    labels: Mapping[str, RunLabel]
+
+    def of_kind(self, kind: str) -> list[Step]:
+        return [step for step in self.steps if step.kind == kind]
+
+
+@dataclass(frozen=True)
+class _Model:
+    name: str
+    identity: dict[str, Any]
+    locations: dict[str, str]
+
+
+def build_graph(study: Study, *, data_dir: Path | None) -> Graph:
+    """Every step of the study but the analysis. Looks at the sources it names (checksums, versions), computes nothing.
+
+    Raises StudyError, DataError or EnvironmentProblem for a model or task that is not there.
+    """
+    steps: dict[str, Step] = {}
+    labels: dict[str, RunLabel] = {}
+
+    def add(step: Step, label: RunLabel) -> Step:
+        steps.setdefault(step.id, step)
+        labels.setdefault(step.id, label)
+        return step
+
+    models = [_described(spec) for spec in study.models]
+    data = {task.name: add(_data_step(study, task, data_dir), RunLabel(task=task.name)) for task in study.tasks}
+    for model in models:
+        for task in study.tasks:
+            _add_arms(study, model, task.name, data[task.name], add)
+    return Graph(study, list(steps.values()), labels)
+
+
+def _described(spec: ModelSpec) -> _Model:
+    identity, locations = describe_model(spec)
+    return _Model(spec.name, identity, locations)
+
+
+def _data_step(study: Study, task: TaskSpec, data_dir: Path | None) -> Step:
+    source = describe_source(task, data_dir=data_dir, protocol=study.protocol)
+    return Step(
+        kind="data",
+        version=VERSIONS["data"],
+        params={
+            "task": without_paths(task.model_dump(mode="json")),
+            "source": dict(source.fingerprint),
+            "protocol": study.protocol,
+            "data": study.data.model_dump(mode="json"),
+        },
+        slug=task.name,
+        locations=dict(source.locations),
+    )
+
+
+def without_paths(task: dict[str, Any]) -> dict[str, Any]:
+    """A file task's spec with each path replaced by its role: where a file lies is no part of what is computed."""
+    return {key: (key if key in ("train", "validation", "test") and value else value) for key, value in task.items()}
+
+
+def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> None:
+    tokens = add(
+        Step(
+            kind="tokens",
+            version=VERSIONS["tokens"],
+            params={"model": model.identity, "max_length": study.train.max_length},
+            deps={"data": data.id},
+            slug=f"{model.name}-{task}",
+            locations=model.locations,
+        ),
+        RunLabel(model.name, task),
+    )
+    inputs = {"data": data.id, "tokens": tokens.id}
+    add(_baseline_step(study, model, task, inputs), RunLabel(model.name, task))
+    for method in study.methods:
+        sanity = add(_sanity_step(study, model, task, method, inputs), RunLabel(model.name, task, method.name))
+        for seeds in study.seeds:
+            label = RunLabel(model.name, task, method.name, seeds.label)
+            params = {**sanity.params, "seeds": seeds.model_dump(), "protocol": study.protocol}
+            slug = f"{model.name}-{task}-{method.name}-{seeds.label}"
+            train = add(
+                Step(
+                    kind="train", version=VERSIONS["train"], params=params, deps={**inputs, "sanity": sanity.id},
+                    slug=slug, locations=model.locations, resources=_ACCELERATED,
+                ),
+                label,
+            )  # fmt: skip
+            add(
+                Step(
+                    kind="evaluate",
+                    version=VERSIONS["evaluate"],
+                    params={key: sanity.params[key] for key in ("model", "method")}
+                    | {"precision": study.train.precision},
+                    deps={**inputs, "train": train.id},
+                    slug=slug,
+                    locations=model.locations,
+                    resources=_ACCELERATED,
+                ),
+                label,
+            )
+
+
+def _baseline_step(study: Study, model: _Model, task: str, inputs: dict[str, str]) -> Step:
+    return Step(
+        kind="baseline",
+        version=VERSIONS["baseline"],
+        params={"model": model.identity, "precision": study.train.precision},
+        deps=inputs,
+        slug=f"{model.name}-{task}",
+        locations=model.locations,
+        resources=_ACCELERATED,
+    )
+
+
+def _sanity_step(
+    study: Study, model: _Model, task: str, method: FullSpec | LoraSpec, inputs: dict[str, str]
+) -> Step:
+    return Step(
+        kind="sanity",
+        version=VERSIONS["sanity"],
+        params={
+            "model": model.identity,
+            "method": method.model_dump(mode="json", exclude={"name", "train", "learning_rate"}),
+            "learning_rate": method.learning_rate,
+            "train": resolved_training(study, method).model_dump(mode="json"),
+        },
+        deps=inputs,
+        slug=f"{model.name}-{task}-{method.name}",
+        locations=model.locations,
+        resources=_ACCELERATED,
+    )
+
+
+def resolved_training(study: Study, method: FullSpec | LoraSpec) -> TrainSpec:
+    """The study's training settings with the method's own in their place."""
+    overrides = {key: value for key, value in method.train.model_dump().items() if value is not None}
+    return TrainSpec.model_validate({**study.train.model_dump(), **overrides})
