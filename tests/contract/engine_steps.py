@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -75,4 +76,25 @@ def warm(context: StepContext) -> dict[str, Any]:
     """Returns the process id and how many steps with the same model this worker ran before."""
     seen = context.warm.get(context.step.params["model"], 0)
     context.warm[context.step.params["model"]] = seen + 1
+    time.sleep(context.step.params.get("sleep_s", 0.0))
     return {"pid": os.getpid(), "seen": seen}
+
+
+def fill(context: StepContext) -> dict[str, Any]:
+    """Writes params["megabytes"] of output."""
+    (context.out / "large.bin").write_bytes(bytes(context.step.params["megabytes"] << 20))
+    return {}
+
+
+def exhaust(context: StepContext) -> dict[str, Any]:
+    raise MemoryError
+
+
+def disk_full(context: StepContext) -> dict[str, Any]:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def spoil(context: StepContext) -> dict[str, Any]:
+    """Changes what is warm, then fails."""
+    context.warm[context.step.params["model"]] = -1000
+    raise ValueError("halfway")

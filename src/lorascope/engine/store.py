@@ -264,9 +264,10 @@ def _assert_canonical(step_id: str, **values: Mapping[str, Any]) -> None:
 def _seal_files(directory: Path) -> tuple[dict[str, int], dict[str, str]]:
     """Flush every file under `directory` to the disk; their sizes in bytes and SHA-256 checksums by name."""
     sizes, checksums = {}, {}
+    links = [file for file in directory.rglob("*") if file.is_symlink()]
+    assert not links, f"an artifact holds files, not links: {', '.join(_name_in(directory, link) for link in links)}"
     for file in _files_under(directory):
         name = _name_in(directory, file)
-        assert not file.is_symlink(), f"{name}: an artifact holds files, not links"
         assert name != RECORD, f"{RECORD} is written by the store alone"
         checksums[name] = _sha256(file)
         sizes[name] = file.stat().st_size
