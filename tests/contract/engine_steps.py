@@ -38,6 +38,8 @@ def checkpointed(context: StepContext) -> dict[str, Any]:
     for part in range(done, context.step.params["num_parts"]):
         time.sleep(context.step.params["part_s"])
         total += (part + 1) * context.step.params["value"]
+        with Path(os.environ["ENGINE_TALLY"]).open("a") as tally:
+            tally.write(f"{context.step.id}:{part}\n")
         draft = context.work / "draft"
         draft.write_text(f"{part + 1} {total}")
         os.replace(draft, checkpoint)

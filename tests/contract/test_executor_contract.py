@@ -202,7 +202,7 @@ def test_a_missing_dependency_is_named(store, executor):
 def test_a_circle_is_named(store, executor):
     one, two = make("count", value=1, deps={"x": "two"}), make("count", value=2, deps={"x": "one"})
     one.__dict__["id"], two.__dict__["id"] = "one", "two"
-    with pytest.raises(AssertionError, match="one -> two -> one|two -> one -> two"):
+    with pytest.raises(AssertionError, match=r"one -> two -> one|two -> one -> two"):
         run([one, two], store, executor)
 
 
@@ -248,7 +248,7 @@ def test_a_failure_elsewhere_is_taken_over_and_not_repeated(store, executor, tmp
 @pytest.mark.parametrize("kind", sorted(registry.EXECUTORS))
 def test_two_coordinators_share_the_work_and_compute_nothing_twice(store, tmp_path, kind):
     tally = tmp_path / "tally"
-    steps = [make("count", value=value, sleep_s=0.05, tally=str(tally)) for value in range(20)]
+    steps = [make("count", value=value, sleep_s=0.15, tally=str(tally)) for value in range(20)]
     both = [start_coordinator(store, steps, kind) for _ in range(2)]
     outcomes = [json.loads(coordinator.communicate(timeout=60)[0]) for coordinator in both]
     assert Counter(tally.read_text().split()) == {step.id: 1 for step in steps}
@@ -339,7 +339,7 @@ def test_a_worker_that_died_idle_costs_no_attempt(store, local):
 
 def test_a_worker_that_cannot_start_says_why_and_is_not_tried_for_ever(store, local, monkeypatch):
     monkeypatch.setattr(sys, "path", ["/nowhere"])
-    with pytest.raises(EnvironmentProblem, match="could not start .exit code 1.: .*No module named"):
+    with pytest.raises(EnvironmentProblem, match=r"could not start .exit code 1.: .*No module named"):
         run([make("count", value=1)], store, local("cpu"))
 
 
