@@ -6,6 +6,7 @@ An event is JSON: it crosses from a worker to the coordinator as one line.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -114,6 +115,28 @@ EVENTS: Mapping[str, type[Event]] = {
         StudyStarted, StudyFinished, StepStarted, StepProgress, Metric, Notice, StepFinished, StepFailed, StepBlocked,
     )
 }  # fmt: skip
+
+
+def fan_out(*sinks: Emit) -> Emit:
+    """One Emit that passes every event to every sink. A sink that raises is dropped, and the others are told once: a
+    tracker's trouble must not stop a study.
+    """
+    live = list(sinks)
+
+    def emit(event: Event) -> None:
+        for sink in list(live):
+            try:
+                sink(event)
+            except Exception as error:
+                live.remove(sink)
+                name = getattr(sink, "__name__", type(sink).__name__)
+                text = f"events no longer reach {name}: {type(error).__name__}: {error}"
+                if live:
+                    emit(Notice(level="warning", text=text))
+                else:
+                    logging.getLogger("lorascope").warning(text)
+
+    return emit
 
 
 def event_from_json(data: Mapping[str, Any]) -> Event:

@@ -1,0 +1,52 @@
+"""What every executor can do: take a step, and later say what became of it.
+
+The scheduler decides what may run; an executor decides where. Results travel through the store, so a completion is only
+news, and an executor on other machines needs nothing more than this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from lorascope.engine.events import Emit
+from lorascope.engine.failure import Failure
+from lorascope.engine.step import Step, canonical_json
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What became of a submitted step. found: another process had committed it. busy: another process holds its lock.
+    failure: set if and only if `outcome` is "failed".
+    """
+
+    step_id: str
+    outcome: Literal["done", "found", "busy", "failed"]
+    failure: Failure | None = None
+
+
+class Executor(Protocol):
+    """Runs steps whose dependencies are committed. Used by one scheduler, from one thread."""
+
+    def warmth(self, step: Step) -> int | None:
+        """How much of what `step` needs the best free worker has loaded; None if no worker can take it now."""
+        ...
+
+    def submit(self, step: Step) -> None:
+        """Start `step`; only after `warmth` was not None."""
+        ...
+
+    def poll(self, emit: Emit, *, timeout_s: float) -> list[Completion]:
+        """Wait up to `timeout_s` for news; relay the events of running steps; the completions since the last call."""
+        ...
+
+    def close(self) -> None:
+        """Stop whatever runs, release its locks, end the workers. Harmless a second time."""
+        ...
+
+
+def needs(step: Step) -> frozenset[str]:
+    """What a worker keeps loaded for `step`: its model and its dependencies. Steps that share these go together."""
+    model = step.params.get("model")
+    shared = {f"model {canonical_json(model)}"} if model is not None else set()
+    return frozenset(shared | set(step.deps.values()))

@@ -1,0 +1,197 @@
+"""Runs a graph of steps: only what is missing, nothing twice, and a failure stops no more than what depends on it.
+
+The scheduler holds no state that matters: what is done is in the store, who works on what is in its locks. So it can be
+killed at any time and started again, and several coordinators on one store share the work.
+"""
+
+from __future__ import annotations
+
+import graphlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lorascope.engine.events import Emit, StepBlocked, StepFailed
+from lorascope.engine.executor import Completion, Executor
+from lorascope.engine.failure import Failure
+from lorascope.engine.lock import StepLock
+from lorascope.engine.step import Step
+from lorascope.engine.store import Store, StoreProblem
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of every step. done: computed by this call. cached: there before, or computed by another process.
+    failed: id -> failure. blocked: id -> id of the failed step it waits for. seconds: wall-clock time.
+    """
+
+    done: list[str]
+    cached: list[str]
+    failed: dict[str, Failure]
+    blocked: dict[str, str]
+    seconds: float
+
+
+def execute(steps: Sequence[Step], *, store: Store, executor: Executor, emit: Emit, poll_s: float = 0.5) -> Outcome:
+    """Compute the missing ones of `steps` in dependency order, in the order given where that leaves a choice.
+
+    poll_s: how often to look at steps that other processes work on. Closes the executor and raises on when interrupted,
+    and for a StoreProblem, after which no step could succeed. Raises AssertionError for a graph that is none.
+    """
+    started = time.monotonic()
+    graph = {step.id: step for step in steps}
+    _assert_complete(graph, store)
+    try:
+        state = _Scheduling(graph, store, executor, emit)
+        while state.is_under_way():
+            state.submit_ready()
+            for completion in executor.poll(emit, timeout_s=poll_s):
+                state.settle(completion)
+            state.look_at_others(poll_s)
+    except BaseException:
+        executor.close()
+        raise
+    seconds = time.monotonic() - started
+    return Outcome(state.done, state.cached, state.failed, state.blocked, seconds)
+
+
+def _assert_complete(graph: dict[str, Step], store: Store) -> None:
+    for step in graph.values():
+        for role, dep in step.deps.items():
+            assert dep in graph or store.has(dep), f"{step.id} needs {dep} as {role}, which is neither given nor stored"
+    try:
+        graphlib.TopologicalSorter({step.id: step.deps.values() for step in graph.values()}).prepare()
+    except graphlib.CycleError as error:
+        raise AssertionError(f"the steps need each other in a circle: {' -> '.join(error.args[1])}") from None
+
+
+@dataclass
+class _Elsewhere:
+    """A step that another process works on. before: its failure on record when we found it busy."""
+
+    lock: StepLock
+    before: Failure | None
+
+
+@dataclass
+class _Scheduling:
+    """The state of one `execute`: each step is waiting, ready, running, elsewhere, or settled (one of the outcomes)."""
+
+    graph: dict[str, Step]
+    store: Store
+    executor: Executor
+    emit: Emit
+    done: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    blocked: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._order = {step_id: place for place, step_id in enumerate(self.graph)}
+        self._ready: list[str] = []
+        self._running: set[str] = set()
+        self._elsewhere: dict[str, _Elsewhere] = {}
+        self._looked_at = 0.0
+        self.cached = [step_id for step_id in self.graph if self.store.has(step_id)]
+        present = set(self.cached)
+        missing = [step for step in self.graph.values() if step.id not in present]
+        if missing:
+            self.store.sweep()
+        self._missing_deps: dict[str, set[str]] = {}
+        self._dependents: dict[str, list[str]] = {}
+        for step in missing:
+            self.store.save_step(step)
+            self._missing_deps[step.id] = {
+                dep for dep in step.deps.values() if dep in self.graph and dep not in present
+            }
+            for dep in self._missing_deps[step.id]:
+                self._dependents.setdefault(dep, []).append(step.id)
+            if not self._missing_deps[step.id]:
+                self._ready.append(step.id)
+
+    def is_under_way(self) -> bool:
+        return bool(self._ready or self._running or self._elsewhere)
+
+    def submit_ready(self) -> None:
+        """Give every free worker the ready step it is warmest for."""
+        while (step := self._warmest()) is not None:
+            self._ready.remove(step.id)
+            if self.store.has(step.id):
+                self._settle_success(step.id, self.cached)
+            elif self.store.lock(step.id).holder() is not None:
+                self._leave_to_others(step.id)
+            else:
+                self._running.add(step.id)
+                self.executor.submit(step)
+
+    def settle(self, completion: Completion) -> None:
+        step_id = completion.step_id
+        self._running.discard(step_id)
+        if completion.outcome == "busy":
+            self._leave_to_others(step_id)
+        elif completion.outcome == "failed":
+            assert completion.failure is not None
+            self._settle_failure(completion.failure)
+        else:
+            self._settle_success(step_id, self.done if completion.outcome == "done" else self.cached)
+
+    def look_at_others(self, poll_s: float) -> None:
+        """See which steps of other processes are committed, failed, or free again because their process is gone."""
+        if not self._elsewhere:
+            return
+        if not self._running and not self._ready:
+            time.sleep(poll_s)  # the executor had nothing to wait for
+        elif time.monotonic() - self._looked_at < poll_s:
+            return
+        self._looked_at = time.monotonic()
+        for step_id, other in list(self._elsewhere.items()):
+            with self.store.writing():
+                is_free = other.lock.reap()  # asked before `has`: a commit comes before its release
+            if self.store.has(step_id):
+                del self._elsewhere[step_id]
+                self._settle_success(step_id, self.cached)
+            elif is_free:
+                del self._elsewhere[step_id]
+                failure = self.store.failure(step_id)
+                if failure is not None and failure != other.before:
+                    self._settle_failure(failure)
+                else:
+                    self._make_ready(step_id)
+
+    def _warmest(self) -> Step | None:
+        best: tuple[int, Step] | None = None
+        for step_id in self._ready:
+            warmth = self.executor.warmth(self.graph[step_id])
+            if warmth is not None and (best is None or warmth > best[0]):
+                best = warmth, self.graph[step_id]
+        return best[1] if best else None
+
+    def _leave_to_others(self, step_id: str) -> None:
+        self._elsewhere[step_id] = _Elsewhere(self.store.lock(step_id), self.store.failure(step_id))
+
+    def _make_ready(self, step_id: str) -> None:
+        self._ready.append(step_id)
+        self._ready.sort(key=self._order.__getitem__)
+
+    def _settle_success(self, step_id: str, outcome: list[str]) -> None:
+        outcome.append(step_id)
+        for dependent in self._dependents.get(step_id, ()):
+            self._missing_deps[dependent].discard(step_id)
+            if not self._missing_deps[dependent] and dependent not in self.blocked:
+                self._make_ready(dependent)
+
+    def _settle_failure(self, failure: Failure) -> None:
+        error = failure.to_error()
+        if isinstance(error, StoreProblem):
+            raise error
+        self.failed[failure.step_id] = failure
+        self.emit(
+            StepFailed(step=failure.step_id, error=failure.error_name, text=failure.text, traceback=failure.traceback)
+        )
+        waiting = list(self._dependents.get(failure.step_id, ()))
+        while waiting:
+            step_id = waiting.pop(0)
+            if step_id not in self.blocked:
+                self.blocked[step_id] = failure.step_id
+                self.emit(StepBlocked(step=step_id, by=failure.step_id))
+                waiting += self._dependents.get(step_id, ())

@@ -1,0 +1,102 @@
+"""Small steps for the engine's tests, named "engine_steps:..." as step kinds. Each leaves traces to count."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from lorascope.engine.context import StepContext
+from lorascope.engine.events import Metric, Notice
+from lorascope.engine.step import Step
+from lorascope.errors import DataError
+
+
+def make(function: str, *, deps: dict[str, str] | None = None, slug: str = "", **params: Any) -> Step:
+    return Step(kind=f"engine_steps:{function}", version=1, params=params, deps=deps or {}, slug=slug)
+
+
+def count(context: StepContext) -> dict[str, Any]:
+    """Appends a line to params["tally"], sleeps, and returns the sum of its dependencies' values plus its own."""
+    params = context.step.params
+    if "tally" in params:
+        with Path(params["tally"]).open("a") as tally:
+            tally.write(f"{context.step.id}\n")
+    time.sleep(params.get("sleep_s", 0.0))
+    (context.out / "value.txt").write_text(str(params["value"]))
+    context.emit(Metric(step=context.step.id, name="value", value=params["value"], at=1))
+    return {"value": params["value"] + sum(dep.result["value"] for dep in context.deps.values())}
+
+
+def checkpointed(context: StepContext) -> dict[str, Any]:
+    """Sums params["num_parts"] parts with a checkpoint after each, so that a kill loses one part at most."""
+    checkpoint = context.work / "checkpoint"
+    done, total = (int(part) for part in checkpoint.read_text().split()) if checkpoint.exists() else (0, 0)
+    for part in range(done, context.step.params["num_parts"]):
+        time.sleep(context.step.params["part_s"])
+        total += (part + 1) * context.step.params["value"]
+        with Path(os.environ["ENGINE_TALLY"]).open("a") as tally:
+            tally.write(f"{context.step.id}:{part}\n")
+        draft = context.work / "draft"
+        draft.write_text(f"{part + 1} {total}")
+        os.replace(draft, checkpoint)
+    total += sum(dep.result["total"] for dep in context.deps.values())
+    (context.out / "total.bin").write_bytes(total.to_bytes(8, "little") * 2000)
+    return {"total": total}
+
+
+def wrong(context: StepContext) -> dict[str, Any]:
+    raise ValueError("the step is wrong")
+
+
+def mistaken(context: StepContext) -> dict[str, Any]:
+    raise DataError("column 'labl' is missing", hint="did you mean 'label'?", where="study.yaml:7")
+
+
+def die(context: StepContext) -> dict[str, Any]:
+    """Kills its own process, the first params["times"] times."""
+    deaths = context.work / "deaths"
+    so_far = len(deaths.read_text()) if deaths.exists() else 0
+    if so_far < context.step.params["times"]:
+        deaths.write_text("x" * (so_far + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"deaths": so_far}
+
+
+def chatty(context: StepContext) -> dict[str, Any]:
+    """Prints on stdout by every road, which must not disturb the protocol."""
+    print('{"completion": "nonsense"}', flush=True)
+    os.write(1, b"raw bytes\n")
+    context.emit(Notice(step=context.step.id, level="info", text="heard"))
+    return {}
+
+
+def warm(context: StepContext) -> dict[str, Any]:
+    """Returns the process id and how many steps with the same model this worker ran before."""
+    seen = context.warm.get(context.step.params["model"], 0)
+    context.warm[context.step.params["model"]] = seen + 1
+    time.sleep(context.step.params.get("sleep_s", 0.0))
+    return {"pid": os.getpid(), "seen": seen}
+
+
+def fill(context: StepContext) -> dict[str, Any]:
+    """Writes params["megabytes"] of output."""
+    (context.out / "large.bin").write_bytes(bytes(context.step.params["megabytes"] << 20))
+    return {}
+
+
+def exhaust(context: StepContext) -> dict[str, Any]:
+    raise MemoryError
+
+
+def disk_full(context: StepContext) -> dict[str, Any]:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def spoil(context: StepContext) -> dict[str, Any]:
+    """Changes what is warm, then fails."""
+    context.warm[context.step.params["model"]] = -1000
+    raise ValueError("halfway")

@@ -1,0 +1,393 @@
+"""What every executor promises, whichever machines it uses: run against each entry of `registry.EXECUTORS`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import engine_steps
+import pytest
+from engine_steps import make
+
+from lorascope import registry
+from lorascope.engine.events import Event, Metric, Notice, StepBlocked, StepFailed, StepFinished, StepStarted
+from lorascope.engine.executor import Executor
+from lorascope.engine.inline import InlineExecutor
+from lorascope.engine.local import LocalExecutor
+from lorascope.engine.scheduler import Outcome, execute
+from lorascope.engine.step import Resources, Step
+from lorascope.engine.store import Store
+from lorascope.errors import DataError, EnvironmentProblem, StepFailure
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture(params=sorted(registry.EXECUTORS))
+def executor(request: pytest.FixtureRequest, store: Store) -> Iterator[Executor]:
+    made = registry.resolve(registry.EXECUTORS, request.param)(store, devices=["cpu"])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def local(store: Store) -> Iterator[Callable[..., LocalExecutor]]:
+    made: list[LocalExecutor] = []
+
+    def make_local(*devices: str) -> LocalExecutor:
+        made.append(LocalExecutor(store, devices=devices))
+        return made[-1]
+
+    yield make_local
+    for executor in made:
+        executor.close()
+
+
+def run(steps: list[Step], store: Store, executor: Executor) -> tuple[Outcome, list[Event]]:
+    events: list[Event] = []
+    return execute(steps, store=store, executor=executor, emit=events.append, poll_s=0.05), events
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def start_coordinator(store: Store, steps: list[Step], executor: str) -> subprocess.Popen[str]:
+    store.root.mkdir(parents=True, exist_ok=True)
+    graph = store.root / "graph.json"
+    graph.write_text(json.dumps([step.to_json() for step in steps]))
+    command = [sys.executable, str(HERE / "engine_coordinator.py"), str(store.root), str(graph), executor]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+
+
+def wait_for(condition: Callable[[], object], *, timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+# ------------------------------------------------------------------------------------------------- every executor
+
+
+def test_a_chain_is_computed_in_order_and_a_second_time_is_all_cached(store, executor):
+    first = make("count", value=1)
+    second = make("count", value=10, deps={"before": first.id})
+    third = make("count", value=100, deps={"a": first.id, "b": second.id})
+    outcome, events = run([third, second, first], store, executor)
+    assert outcome.done == [first.id, second.id, third.id] and not outcome.cached
+    assert store.artifact(third.id).result == {"value": 112}
+    kinds = [type(event) for event in events if event.step == second.id]
+    assert kinds == [StepStarted, Metric, StepFinished]
+    again, events = run([third, second, first], store, executor)
+    assert not again.done and set(again.cached) == {first.id, second.id, third.id} and events == []
+
+
+def test_only_what_is_missing_is_computed(store, executor, tmp_path):
+    first = make("count", value=1, tally=str(tmp_path / "tally"))
+    second = make("count", value=2, tally=str(tmp_path / "tally"), deps={"before": first.id})
+    run([first], store, executor)
+    outcome, _ = run([first, second], store, executor)
+    assert outcome.cached == [first.id] and outcome.done == [second.id]
+    assert (tmp_path / "tally").read_text().split() == [first.id, second.id]
+
+
+def test_a_dependency_in_the_store_need_not_be_given(store, executor):
+    first = make("count", value=1)
+    second = make("count", value=2, deps={"before": first.id})
+    run([first], store, executor)
+    outcome, _ = run([second], store, executor)
+    assert outcome.done == [second.id]
+
+
+def test_a_failure_blocks_its_dependents_and_nothing_else(store, executor):
+    bad = make("wrong")
+    blocked = make("count", value=1, deps={"x": bad.id})
+    also_blocked = make("count", value=2, deps={"x": blocked.id})
+    fine = make("count", value=3)
+    outcome, events = run([bad, blocked, also_blocked, fine], store, executor)
+    assert outcome.done == [fine.id]
+    assert list(outcome.failed) == [bad.id]
+    assert outcome.blocked == {blocked.id: bad.id, also_blocked.id: bad.id}
+    failed = [event for event in events if isinstance(event, StepFailed)]
+    assert [(event.step, event.error) for event in failed] == [(bad.id, "ValueError")]
+    assert "ValueError: the step is wrong" in failed[0].text and "in wrong" in (failed[0].traceback or "")
+    assert [(event.step, event.by) for event in events if isinstance(event, StepBlocked)] == [
+        (blocked.id, bad.id),
+        (also_blocked.id, bad.id),
+    ]
+    recorded = store.failure(bad.id)
+    assert recorded is not None and recorded.message == "ValueError: the step is wrong"
+
+
+def test_a_failed_step_is_tried_again_by_the_next_run(store, executor):
+    bad = make("wrong")
+    for _ in range(2):
+        outcome, events = run([bad], store, executor)
+        assert list(outcome.failed) == [bad.id]
+        assert [type(event) for event in events] == [StepStarted, StepFailed]
+
+
+def test_a_mistake_keeps_its_class_hint_place_and_exit_code(store, executor):
+    step = make("mistaken")
+    outcome, _ = run([step], store, executor)
+    failure = outcome.failed[step.id]
+    error = failure.to_error()
+    assert type(error) is DataError and error.exit_code == failure.exit_code == 2
+    assert (error.message, error.hint, error.where) == (
+        "column 'labl' is missing",
+        "did you mean 'label'?",
+        "study.yaml:7",
+    )
+    assert failure.traceback is None
+    assert failure.text == "study.yaml:7: column 'labl' is missing\n  hint: did you mean 'label'?"
+    recorded = store.failure(step.id)
+    assert recorded is not None and recorded.to_error().args == error.args
+
+
+def test_an_unknown_exception_becomes_a_step_failure_with_its_traceback(store, executor):
+    step = make("wrong")
+    outcome, _ = run([step], store, executor)
+    failure = outcome.failed[step.id]
+    assert type(failure.to_error()) is StepFailure and failure.exit_code == 1
+    assert 'raise ValueError("the step is wrong")' in (failure.traceback or "")
+
+
+def test_running_out_of_memory_names_the_setting_to_lower(store, executor):
+    step = make("exhaust")
+    outcome, _ = run([step], store, executor)
+    error = outcome.failed[step.id].to_error()
+    assert "ran out of memory on cpu" in error.message and "train.micro_batch_size" in (error.hint or "")
+
+
+def test_stray_prints_do_not_reach_the_events(store, executor):
+    step = make("chatty")
+    outcome, events = run([step], store, executor)
+    assert outcome.done == [step.id]
+    assert [event.text for event in events if isinstance(event, Notice)] == ["heard"]
+
+
+def test_steps_that_share_a_model_run_one_after_another_on_what_is_warm(store, executor):
+    steps = [make("warm", model=model, seed=seed) for seed in range(3) for model in ("a", "b")]
+    outcome, _ = run(steps, store, executor)
+    models = [store.artifact(step_id).step.params["model"] for step_id in outcome.done]
+    assert models == ["a", "a", "a", "b", "b", "b"]
+    assert [store.artifact(step_id).result["seen"] for step_id in outcome.done] == [0, 1, 2, 0, 1, 2]
+
+
+def test_the_order_is_that_given_when_nothing_is_shared(store, executor):
+    steps = [make("count", value=value) for value in (5, 3, 9, 1)]
+    outcome, _ = run(steps, store, executor)
+    assert outcome.done == [step.id for step in steps]
+
+
+def test_a_missing_dependency_is_named(store, executor):
+    lost = make("count", value=1)
+    step = make("count", value=2, deps={"before": lost.id})
+    with pytest.raises(AssertionError, match=rf"{step.id} needs {lost.id} as before"):
+        run([step], store, executor)
+
+
+def test_a_circle_is_named(store, executor):
+    one, two = make("count", value=1, deps={"x": "two"}), make("count", value=2, deps={"x": "one"})
+    one.__dict__["id"], two.__dict__["id"] = "one", "two"
+    with pytest.raises(AssertionError, match=r"one -> two -> one|two -> one -> two"):
+        run([one, two], store, executor)
+
+
+def test_a_full_disk_stops_the_study_instead_of_failing_every_step(store, executor):
+    steps = [make("disk_full", n=n) for n in range(3)]
+    with pytest.raises(EnvironmentProblem, match="no space is left"):
+        run(steps, store, executor)
+    assert not any(store.failure(step.id) for step in steps)
+
+
+def test_a_step_under_way_elsewhere_is_waited_for_and_not_computed_twice(store, executor, tmp_path):
+    tally = tmp_path / "tally"
+    slow = make("count", value=1, sleep_s=1.0, tally=str(tally))
+    after = make("count", value=2, deps={"before": slow.id})
+    other = start_coordinator(store, [slow], "inline")
+    wait_for(tally.exists)
+    outcome, _ = run([slow, after, make("count", value=7)], store, executor)
+    assert slow.id in outcome.cached and outcome.done == [make("count", value=7).id, after.id]
+    assert other.wait() == 0 and tally.read_text().split() == [slow.id]
+
+
+def test_a_step_whose_process_is_killed_elsewhere_is_computed_here(store, executor, tmp_path):
+    tally = tmp_path / "tally"
+    slow = make("count", value=1, sleep_s=1.0, tally=str(tally))
+    other = start_coordinator(store, [slow], "inline")
+    wait_for(tally.exists)
+    other.kill()
+    outcome, _ = run([slow], store, executor)
+    assert outcome.done == [slow.id]
+    other.wait()
+
+
+def test_a_failure_elsewhere_is_taken_over_and_not_repeated(store, executor, tmp_path):
+    tally = tmp_path / "tally"
+    bad = make("count", value="not a number", sleep_s=1.0, tally=str(tally))
+    other = start_coordinator(store, [bad], "inline")
+    wait_for(tally.exists)
+    outcome, _ = run([bad], store, executor)
+    assert list(outcome.failed) == [bad.id]
+    assert other.wait() == 1 and tally.read_text().split() == [bad.id]
+
+
+@pytest.mark.parametrize("kind", sorted(registry.EXECUTORS))
+def test_two_coordinators_share_the_work_and_compute_nothing_twice(store, tmp_path, kind):
+    tally = tmp_path / "tally"
+    steps = [make("count", value=value, sleep_s=0.15, tally=str(tally)) for value in range(20)]
+    both = [start_coordinator(store, steps, kind) for _ in range(2)]
+    outcomes = [json.loads(coordinator.communicate(timeout=60)[0]) for coordinator in both]
+    assert Counter(tally.read_text().split()) == {step.id: 1 for step in steps}
+    assert sorted(outcomes[0]["done"] + outcomes[1]["done"]) == sorted(step.id for step in steps)
+    for outcome in outcomes:
+        assert sorted(outcome["done"] + outcome["cached"]) == sorted(step.id for step in steps)
+    assert all(outcome["done"] for outcome in outcomes), "one of the two did all the work"
+
+
+@pytest.mark.parametrize("kind", sorted(registry.EXECUTORS))
+def test_an_interrupt_stops_at_once_and_releases_the_locks(store, tmp_path, kind):
+    tally = tmp_path / "tally"
+    slow = make("count", value=1, sleep_s=30.0, tally=str(tally))
+    coordinator = start_coordinator(store, [slow], kind)
+    wait_for(tally.exists)
+    started = time.monotonic()
+    coordinator.send_signal(signal.SIGINT)
+    assert coordinator.wait(timeout=20) == 130
+    assert time.monotonic() - started < 5
+    assert store.lock(slow.id).holder() is None
+    assert b"released" in next((store.root / "locks" / slow.id).iterdir()).read_bytes()
+    assert list((store.root / "staging").iterdir()) == []
+
+
+# -------------------------------------------------------------------------------------------------- local workers
+
+
+def test_a_killed_worker_is_replaced_and_its_step_tried_again(store, local):
+    step, after = make("die", times=2), make("count", value=1)
+    outcome, events = run([step, after], store, local("cpu"))
+    assert outcome.done == [step.id, after.id]
+    assert store.artifact(step.id).result == {"deaths": 2}
+    notices = [event for event in events if isinstance(event, Notice)]
+    assert len(notices) == 2 and all("SIGKILL" in notice.text and notice.level == "warning" for notice in notices)
+    assert [event.attempt for event in events if isinstance(event, StepStarted)] == [1, 2, 3, 1]
+
+
+def test_a_step_that_keeps_killing_its_worker_fails_and_the_others_go_on(store, local):
+    step, after = make("die", times=99), make("count", value=1)
+    outcome, _ = run([step, after], store, local("cpu"))
+    assert outcome.done == [after.id]
+    failure = outcome.failed[step.id]
+    assert "lost its worker 3 times, last by SIGKILL" in failure.message
+    assert "short of memory" in (failure.hint or "") and failure.log is not None and Path(failure.log).exists()
+    recorded = store.failure(step.id)
+    assert recorded is not None and recorded.message == failure.message
+
+
+def test_a_worker_stays_warm_and_each_device_has_its_own(store, local):
+    steps = [make("warm", model="m", seed=seed, sleep_s=0.1) for seed in range(8)]
+    run(steps, store, local("cpu", "cpu"))
+    seen: dict[int, list[int]] = {}
+    for step in steps:
+        result = store.artifact(step.id).result
+        seen.setdefault(result["pid"], []).append(result["seen"])
+    assert len(seen) == 2 and os.getpid() not in seen
+    for counts in seen.values():
+        assert sorted(counts) == list(range(len(counts)))
+
+
+def test_a_failed_step_leaves_nothing_warm_behind(store, local):
+    one, bad, two = make("warm", model="m", seed=1), make("spoil", model="m"), make("warm", model="m", seed=2)
+    run([one, bad, two], store, local("cpu"))
+    assert store.artifact(two.id).result["seen"] == 0
+
+
+def test_nothing_starts_when_everything_is_cached(store, local):
+    step = make("count", value=1)
+    run([step], store, InlineExecutor(store, devices=["cpu"]))
+    run([step], store, local("cpu"))
+    assert not (store.root / "logs").exists()
+
+
+def test_what_a_worker_prints_is_kept_in_its_log(store, local):
+    run([make("chatty"), make("wrong")], store, local("cpu"))
+    log = next((store.root / "logs").iterdir()).read_text()
+    assert "raw bytes" in log and "ValueError: the step is wrong" in log
+
+
+def test_a_worker_that_died_idle_costs_no_attempt(store, local):
+    executor = local("cpu")
+    run([make("warm", model="m", seed=1)], store, executor)
+    os.kill(store.artifact(make("warm", model="m", seed=1).id).result["pid"], signal.SIGKILL)
+    time.sleep(0.1)
+    outcome, events = run([make("warm", model="m", seed=2)], store, executor)
+    assert len(outcome.done) == 1 and not any(isinstance(event, Notice) for event in events)
+
+
+def test_a_worker_that_cannot_start_says_why_and_is_not_tried_for_ever(store, local, monkeypatch):
+    monkeypatch.setattr(sys, "path", ["/nowhere"])
+    with pytest.raises(EnvironmentProblem, match=r"could not start .exit code 1.: .*No module named"):
+        run([make("count", value=1)], store, local("cpu"))
+
+
+def test_a_step_that_needs_an_accelerator_fails_with_the_remedy_where_there_is_none(store, local):
+    base = make("count", value=1)
+    picky = Step(kind=base.kind, version=1, params={"value": 2}, resources=Resources(device="accelerator"))
+    outcome, _ = run([picky, base], store, local("cpu"))
+    assert outcome.done == [base.id]
+    assert type(outcome.failed[picky.id].to_error()) is EnvironmentProblem
+    assert "this machine has cpu" in outcome.failed[picky.id].message
+
+
+def test_workers_end_when_their_coordinator_is_killed(store, tmp_path):
+    tally = tmp_path / "tally"
+    slow = make("count", value=1, sleep_s=30.0, tally=str(tally))
+    coordinator = start_coordinator(store, [slow], "local")
+    wait_for(tally.exists)
+    owner = store.lock(slow.id).holder()
+    assert owner is not None and owner.pid != coordinator.pid
+    coordinator.kill()
+    coordinator.wait()
+    wait_for(owner.is_gone, timeout_s=3)
+    assert store.lock(slow.id).holder() is None
+
+
+def by_hand(store: Store, step_id: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lorascope.engine.worker", "--store", str(store.root), "--device", "cpu"]
+    return subprocess.run([*command, "--step", step_id], capture_output=True, text=True, env=environment())
+
+
+def test_any_step_runs_by_hand_from_its_id(store):
+    good, bad, mistaken = make("count", value=1), make("wrong"), make("mistaken")
+    late = make("count", value=2, deps={"x": bad.id})
+    for step in (good, bad, mistaken, late):
+        store.save_step(step)
+    shown = by_hand(store, good.id)
+    assert shown.returncode == 0 and Path(shown.stdout.strip()) == store.artifact(good.id).path
+    assert "already done" in by_hand(store, good.id).stderr
+    shown = by_hand(store, bad.id)
+    assert shown.returncode == 1 and "Traceback" in shown.stderr
+    shown = by_hand(store, mistaken.id)
+    assert shown.returncode == 2 and "Traceback" not in shown.stderr
+    assert shown.stderr == "error: study.yaml:7: column 'labl' is missing\n  hint: did you mean 'label'?\n"
+    shown = by_hand(store, "train-unknown")
+    assert shown.returncode == 2 and "knows no step 'train-unknown'" in shown.stderr
+    shown = by_hand(store, late.id)
+    assert shown.returncode == 3 and f"needs {bad.id}, not done yet" in shown.stderr
+
+
+def test_the_kinds_used_here_are_found_by_workers():
+    assert Path(engine_steps.__file__).parent == HERE

@@ -1,0 +1,322 @@
+"""What a store promises: complete or absent, first commit wins, nothing lost when the disk misbehaves."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from engine_steps import make
+
+from lorascope.engine.failure import Failure
+from lorascope.engine.run import run_step
+from lorascope.engine.step import Step
+from lorascope.engine.store import Store, StoreProblem
+from lorascope.errors import DataError, GateFailure
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def commit(store: Store, step: Step, *, text: str = "content", result: dict | None = None):
+    staging = store.stage(step.id)
+    (staging / "nested").mkdir()
+    (staging / "nested" / "file.txt").write_text(text)
+    return store.commit(step, staging, result=result or {"value": 1}, provenance={"python": "3"})
+
+
+def run(step: Step, store: Store):
+    return run_step(step, store, device="cpu", data_dir=None, emit=lambda event: None, warm={}, worker="test")
+
+
+def staged(store: Store) -> list[Path]:
+    return list((store.root / "staging").glob("*"))
+
+
+def test_a_committed_artifact_is_found_again_as_it_was(store):
+    step = make("count", value=3, slug="Three!")
+    assert not store.has(step.id)
+    with pytest.raises(KeyError):
+        store.artifact(step.id)
+    commit(store, step, result={"value": 0.1, "list": [1, None, True], "text": "ü"})
+    found = Store(store.root).artifact(step.id)
+    assert found.id == step.id and found.step == step
+    assert found.result == {"value": 0.1, "list": [1, None, True], "text": "ü"}
+    assert found.record["files"] == {"nested/file.txt": 7}
+    assert found.file("nested/file.txt").read_text() == "content"
+    assert staged(store) == []
+
+
+def test_an_absent_store_is_empty_and_reading_does_not_create_it(store):
+    assert store.artifacts() == [] and not store.has("train-x") and store.failure("train-x") is None
+    assert store.verify("train-x") == ["train-x: there is no such artifact"]
+    assert not store.root.exists()
+
+
+def test_artifacts_are_listed_by_kind_in_order_of_their_ids(store):
+    steps = [Step(kind=kind, version=1, params={"n": n}) for kind in ("train", "data") for n in range(3)]
+    for step in steps:
+        commit(store, step)
+    assert [artifact.id for artifact in store.artifacts()] == sorted(step.id for step in steps)
+    assert [artifact.id for artifact in store.artifacts("data")] == sorted(step.id for step in steps[3:])
+
+
+def test_the_first_commit_wins_and_the_second_is_discarded(store):
+    step = make("count", value=1)
+    first = commit(store, step, text="first")
+    second = commit(store, step, text="second")
+    assert second.path == first.path
+    assert second.file("nested/file.txt").read_text() == "first"
+    assert store.verify(step.id) == [] and staged(store) == []
+
+
+def test_a_directory_without_a_record_gives_way(store):
+    step = make("count", value=1)
+    (commit(store, step).path / "record.json").unlink()
+    assert not store.has(step.id)
+    commit(store, step, text="again")
+    assert store.artifact(step.id).file("nested/file.txt").read_text() == "again"
+    assert store.verify(step.id) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), Path("x"), {1, 2}, {3: "key"}])
+def test_a_result_without_canonical_bytes_is_refused_by_name(store, value):
+    step = make("count", value=1)
+    with pytest.raises(AssertionError, match=r"result\.scores\.loss"):
+        commit(store, step, result={"scores": {"loss": value}})
+    assert not store.has(step.id)
+
+
+def test_a_link_is_no_file_of_an_artifact(store, tmp_path):
+    step = make("count", value=1)
+    staging = store.stage(step.id)
+    (staging / "link").symlink_to(tmp_path)
+    with pytest.raises(AssertionError, match="link"):
+        store.commit(step, staging, result={}, provenance={})
+
+
+def test_verify_names_every_kind_of_damage(store):
+    step = make("count", value=1)
+    path = commit(store, step).path
+    assert store.verify(step.id) == []
+    (path / "nested" / "file.txt").write_text("CONTENT")
+    assert store.verify(step.id) == [
+        f"{step.id}: nested/file.txt is not the file that was committed (its checksum differs)"
+    ]
+    (path / "nested" / "file.txt").write_text("longer than it was")
+    assert store.verify(step.id) == [f"{step.id}: nested/file.txt has 18 bytes, 7 were committed"]
+    (path / "nested" / "file.txt").rename(path / "other.txt")
+    assert store.verify(step.id) == [
+        f"{step.id}: nested/file.txt is missing",
+        f"{step.id}: other.txt was added after the commit",
+    ]
+    record = json.loads((path / "record.json").read_text())
+    record["step"]["params"]["value"] = 2
+    (path / "record.json").write_text(json.dumps(record))
+    assert store.verify(step.id)[0].startswith(f"{step.id}: the record is that of ")
+    (path / "record.json").write_text("{")
+    assert "record.json cannot be read" in store.verify(step.id)[0]
+
+
+def test_a_step_can_be_loaded_by_id_before_and_after_its_commit(store):
+    step = make("count", value=1)
+    with pytest.raises(KeyError):
+        store.load_step(step.id)
+    store.save_step(step)
+    assert store.load_step(step.id) == step
+    commit(store, step)
+    shutil.rmtree(store.root / "steps")
+    assert store.load_step(step.id) == step
+
+
+def test_the_work_directory_lives_until_the_commit(store):
+    step = make("count", value=1)
+    (store.work_dir(step.id) / "checkpoint").write_text("half")
+    assert (Store(store.root).work_dir(step.id) / "checkpoint").read_text() == "half"
+    commit(store, step)
+    assert not (store.root / "work" / step.id).exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("bad column", hint="rename it", where="study.yaml:3"),
+        GateFailure("gate", hint=None),
+        ZeroDivisionError("division"),
+    ],
+)
+def test_a_failure_is_remembered_until_it_is_cleared(store, error):
+    failure = Failure.of("train-x", error)
+    store.record_failure("train-x", failure)
+    assert store.failure("train-x") == failure
+    store.clear_failure("train-x")
+    store.clear_failure("train-x")
+    assert store.failure("train-x") is None
+
+
+def test_a_commit_clears_the_failure(store):
+    step = make("count", value=1)
+    store.record_failure(step.id, Failure.of(step.id, ValueError("once")))
+    commit(store, step)
+    assert store.failure(step.id) is None
+
+
+def test_sweep_removes_what_the_dead_left_and_nothing_of_the_living(store):
+    dead, alive, done = (make("count", value=value) for value in range(3))
+    left, kept = store.stage(dead.id), store.stage(alive.id)
+    lock = store.lock(alive.id)
+    assert lock.try_acquire()
+    checkpoint = store.work_dir(dead.id) / "checkpoint"
+    checkpoint.write_text("for later")
+    commit(store, done)
+    store.work_dir(done.id)  # as if killed between commit and removal
+    store.sweep()
+    assert kept.exists() and not left.exists()
+    assert checkpoint.exists()
+    assert not (store.root / "work" / done.id).exists()
+    lock.release()
+
+
+def test_a_thousand_cached_steps_are_recognised_in_a_moment(store):
+    steps = [Step(kind="train", version=1, params={"n": n}) for n in range(1000)]
+    for step in steps:
+        path = store.root / "artifacts" / "train" / step.id
+        path.mkdir(parents=True)
+        (path / "record.json").write_text("{}")
+    started = time.perf_counter()
+    assert all(store.has(step.id) for step in steps)
+    assert time.perf_counter() - started < 0.5
+
+
+# ---------------------------------------------------------------------------------------------- disks that misbehave
+
+
+def test_a_kill_at_any_system_call_of_a_commit_leaves_all_or_nothing(store):
+    """Cuts a commit short at each flush, rename or directory call in turn, as a kill would."""
+    step = make("count", value=1)
+    script = """
+import os, sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from lorascope.engine.store import Store
+from engine_steps import make
+calls, limit = 0, int(sys.argv[2])
+def dying(real):
+    def call(*args, **kwargs):
+        global calls
+        if calls == limit:
+            os._exit(9)
+        calls += 1
+        return real(*args, **kwargs)
+    return call
+store, step = Store(Path(sys.argv[1])), make("count", value=1)
+staging = store.stage(step.id)
+(staging / "a").write_text("a" * 10000)
+for name in ("fsync", "rename", "open", "unlink", "mkdir"):
+    setattr(os, name, dying(getattr(os, name)))
+store.commit(step, staging, result=dict(value=1), provenance=dict())
+"""
+    script = script.format(path=[path for path in sys.path if path])
+    codes = []
+    for limit in range(40):
+        shutil.rmtree(store.root, ignore_errors=True)
+        code = subprocess.run([sys.executable, "-c", script, str(store.root), str(limit)]).returncode
+        codes.append(code)
+        assert store.verify(step.id) == ([] if store.has(step.id) else [f"{step.id}: there is no such artifact"])
+        store.sweep()
+        assert staged(store) == []
+        if code == 0:
+            break
+    assert codes[-1] == 0 and codes[:-1] == [9] * (len(codes) - 1) and len(codes) > 5
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_during_commit_says_what_to_do_and_loses_nothing(store, monkeypatch, code):
+    before, step = make("count", value=1), make("count", value=2)
+    commit(store, before)
+
+    def full(handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreProblem) as caught:
+        run(step, store)
+    assert caught.value.exit_code == 3
+    assert "no space is left" in caught.value.message
+    assert "Nothing finished is lost" in (caught.value.hint or "") and "--store" in (caught.value.hint or "")
+    monkeypatch.undo()
+    assert not store.has(step.id) and store.verify(before.id) == [] and staged(store) == []
+    assert run(step, store).result == {"value": 2}, "the lock was released and the same step goes through later"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A real file system of 1 MiB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("mounting a file system needs root")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def test_a_really_full_disk_stops_with_the_remedy_and_the_study_goes_on_when_there_is_room(small_disk):
+    store, step = Store(small_disk / "store"), make("count", value=1)
+    commit(store, make("count", value=0))
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    with pytest.raises(StoreProblem, match="no space is left"):
+        run(step, store)
+    ballast.unlink()
+    assert run(step, store).result == {"value": 1}
+    assert [problem for artifact in store.artifacts() for problem in store.verify(artifact.id)] == []
+
+
+def test_a_step_that_fills_the_disk_itself_gets_the_same_answer(small_disk):
+    store = Store(small_disk / "store")
+    with pytest.raises(StoreProblem, match="no space is left"):
+        run(make("fill", megabytes=4), store)
+    assert staged(store) == []
+    assert run(make("count", value=1), store).result == {"value": 1}
+
+
+def test_a_read_only_store_still_reads_and_says_how_to_write(tmp_path):
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(mount)], capture_output=True).returncode
+    ):
+        pytest.skip("mounting a file system needs root")
+    try:
+        store, done = Store(mount / "store"), make("count", value=1)
+        commit(store, done)
+        subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
+        assert run(done, store).result == {"value": 1}
+        with pytest.raises(StoreProblem, match="Read-only file system") as caught:
+            run(make("count", value=2), store)
+        assert "--store" in (caught.value.hint or "") and caught.value.exit_code == 3
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_store_of_somebody_else_is_named(tmp_path):
+    (tmp_path / "store").mkdir(mode=0o555)
+    with pytest.raises(StoreProblem, match="Permission denied"):
+        run(make("count", value=1), Store(tmp_path / "store"))
