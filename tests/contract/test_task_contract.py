@@ -20,7 +20,7 @@ from lorascope.engine.step import Step, canonical_json
 from lorascope.registry import TASKS, resolve
 from lorascope.study.spec import DataSpec, FileTask, NamedTask
 
-WORDS = "lake stone river field cloud horse apple bridge candle mirror".split()
+WORDS = ["lake", "stone", "river", "field", "cloud", "horse", "apple", "bridge", "candle", "mirror"]
 
 
 def write_glue(directory: Path, kind: type[GLUE]) -> None:

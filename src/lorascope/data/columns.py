@@ -71,7 +71,7 @@ class ColumnStore:
         for name, values in self._values.items():
             offsets = self._offsets.get(name)
             if offsets is None:
-                gathered[name] = list(values[np.asarray(rows)])
+                gathered[name] = list(values[np.asarray(rows, dtype=np.int64)])
             else:
                 gathered[name] = [values[offsets[row] : offsets[row + 1]] for row in rows]
         return gathered
