@@ -155,14 +155,13 @@ class Classification(Task):
         from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
         label, predicted = predictions["label"], predictions["prediction"]
-        every = range(self.num_labels)
+        averaging = (
+            {"pos_label": 1} if self.num_labels == 2 else {"labels": list(range(self.num_labels)), "average": "macro"}
+        )
+        options: dict[str, Any] = {"zero_division": 0, **averaging}
         compute = {
             "accuracy": lambda: accuracy_score(label, predicted),
-            "f1": lambda: (
-                f1_score(label, predicted, pos_label=1, zero_division=0)
-                if self.num_labels == 2
-                else f1_score(label, predicted, labels=list(every), average="macro", zero_division=0)
-            ),
+            "f1": lambda: f1_score(label, predicted, **options),
             "mcc": lambda: matthews_corrcoef(label, predicted),
         }
         return {name: float(compute[name]()) for name in self.metric_names}

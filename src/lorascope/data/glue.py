@@ -128,6 +128,7 @@ def _load_from_hub(fingerprint: Any, split: str) -> pd.DataFrame:
     )
     try:
         import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError:
         raise EnvironmentProblem(
             "the package `datasets` is not installed, and the examples are on the hub",
@@ -137,7 +138,7 @@ def _load_from_hub(fingerprint: Any, split: str) -> pd.DataFrame:
         loaded = datasets.load_dataset(
             fingerprint["hub"], fingerprint["config"], revision=fingerprint["revision"], split=split
         )
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # offline, unknown, broken cache
+    except (OSError, ValueError, DatasetsError) as error:  # offline, unknown, broken cache
         raise EnvironmentProblem(
             f"{fingerprint['hub']} ({fingerprint['config']}) could not be loaded from the hub: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",

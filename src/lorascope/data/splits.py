@@ -43,51 +43,58 @@ def make_splits(raw: RawExamples, data: DataSpec, *, task: str) -> Splits:
         _refuse_overlap(frames, raw, task=task)
     _check_classes(frames, raw, task=task)
     for name in ("test", "validation"):
-        if name in frames:
-            _separate(splits, raw)
-        else:
-            size = max(round(len(frames["train"]) * data.validation_fraction), len(raw.label_names))
-            frames["train"], frames[name] = _carve(frames["train"], size, data=data, raw=raw, task=task, name=name)
-    _separate(splits, raw)
+        if name not in frames:
+            frames["train"], frames[name] = _carve(frames["train"], data=data, raw=raw, task=task, name=name)
+        _separate(splits, raw)
     caps = dict(zip(SPLITS, (data.train_examples, data.validation_examples, data.test_examples), strict=True))
     for name, cap in caps.items():
         if cap is not None and cap < len(frames[name]):
-            frames[name] = frames[name].loc[stratified_sample(frames[name]["label"], cap, seed=data.split_seed)]
+            frames[name] = frames[name].loc[
+                stratified_sample(frames[name]["label"].to_numpy(), cap, seed=data.split_seed)
+            ]
     _check_classes(frames, raw, task=task)
     splits.frames = {name: frames[name].reset_index(drop=True) for name in SPLITS}
     return splits
 
 
-def stratified_sample(labels: Sequence[int] | pd.Series, size: int, *, seed: int) -> np.ndarray:
+def stratified_sample(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
     """Positions of `size` examples without repetition, classes in proportion, ascending."""
     from sklearn.utils import resample
 
     positions = np.arange(len(labels))
-    chosen = resample(positions, replace=False, n_samples=size, stratify=np.asarray(labels), random_state=seed)
+    chosen = resample(positions, replace=False, n_samples=size, stratify=labels, random_state=seed)
     return np.sort(np.asarray(chosen))
 
 
 def _carve(
-    train: pd.DataFrame, size: int, *, data: DataSpec, raw: RawExamples, task: str, name: str
+    train: pd.DataFrame, *, data: DataSpec, raw: RawExamples, task: str, name: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(what stays in train, the carved split)"""
+    size = round(len(train) * data.validation_fraction)
     counts = np.bincount(train["label"], minlength=len(raw.label_names))
     rare = raw.label_names[int(counts.argmin())]
-    if counts.min() < 2 or size > len(train) - len(raw.label_names):
+    if counts.min() < 2 or not len(raw.label_names) <= size <= len(train) - len(raw.label_names):
         raise DataError(
             f"task `{task}`: a {name} set of {size} cannot be carved out of {len(train)} training examples "
             f"(the rarest class, `{rare}`, has {counts.min()})",
-            hint=f"Name a {name} file, add examples, or change data.validation_fraction ({data.validation_fraction:g}).",
+            hint=f"Name a {name} file, add examples, or change data.validation_fraction "
+            f"({data.validation_fraction:g}).",
         )
-    carved = stratified_sample(train["label"], size, seed=data.split_seed)
+    carved = stratified_sample(train["label"].to_numpy(), size, seed=data.split_seed)
     stays = np.setdiff1d(np.arange(len(train)), carved)
     return train.iloc[stays].reset_index(drop=True), train.iloc[carved].reset_index(drop=True)
 
 
-def text_keys(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+def text_keys(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     """One string an example: its texts without the white space around them. Equal keys are duplicates."""
     stripped = ([text.strip() for text in frame[column]] for column in columns)
-    return pd.Series(["\x1f".join(texts) for texts in zip(*stripped, strict=True)], dtype=object)
+    return ["\x1f".join(texts) for texts in zip(*stripped, strict=True)]
+
+
+def _shared_rows(first: pd.DataFrame, second: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """bool [examples of first]: whose texts also stand in `second`."""
+    known = set(text_keys(second, columns))
+    return np.array([key in known for key in text_keys(first, columns)], dtype=bool)
 
 
 def _separate(splits: Splits, raw: RawExamples) -> None:
@@ -100,11 +107,11 @@ def _separate(splits: Splits, raw: RawExamples) -> None:
         if first not in frames or second not in frames:
             continue
         pair = f"{first}~{second}"
-        shared = text_keys(frames[first], raw.text_columns).isin(set(text_keys(frames[second], raw.text_columns)))
+        shared = _shared_rows(frames[first], frames[second], raw.text_columns)
         splits.duplicates[pair] = splits.duplicates.get(pair, 0) + int(shared.sum()) - _left(splits, pair)
         splits.dropped.setdefault(pair, 0)
-        kept = frames[first][~shared]
-        if raw.disjoint and shared.any() and kept["label"].nunique() == frames[first]["label"].nunique():
+        kept = frames[first].loc[~shared]
+        if raw.disjoint and shared.any() and set(kept["label"]) == set(frames[first]["label"]):
             frames[first] = kept.reset_index(drop=True)
             splits.dropped[pair] += int(shared.sum())
 
@@ -118,10 +125,10 @@ def _refuse_overlap(frames: Mapping[str, pd.DataFrame], raw: RawExamples, *, tas
     for first, second in PAIRS:
         if first not in frames or second not in frames:
             continue
-        keys = text_keys(frames[first], raw.text_columns)
-        shared = np.flatnonzero(keys.isin(set(text_keys(frames[second], raw.text_columns)))).tolist()
+        shared = np.flatnonzero(_shared_rows(frames[first], frames[second], raw.text_columns)).tolist()
         if shared:
-            twin = text_keys(frames[second], raw.text_columns).tolist().index(keys.iloc[shared[0]])
+            key = text_keys(frames[first], raw.text_columns)[shared[0]]
+            twin = text_keys(frames[second], raw.text_columns).index(key)
             raise DataError(
                 f"task `{task}`: {len(shared)} of the {first} examples also stand in the {second} file "
                 f"({name_rows(shared)} of {first}; the first is row {twin + 1} of {second})",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,17 +67,19 @@ def _describe_splits(splits: Splits, raw: RawExamples) -> dict[str, Any]:
     return {
         "num_examples": {name: len(frame) for name, frame in frames.items()},
         "label_counts": {
-            name: {label: int((frame["label"] == index).sum()) for index, label in enumerate(raw.label_names)}
+            name: {
+                label: int(np.sum(frame["label"].to_numpy() == index)) for index, label in enumerate(raw.label_names)
+            }
             for name, frame in frames.items()
         },
         "duplicates": splits.duplicates,
         "duplicates_dropped": splits.dropped,
-        "example_ids_sha256": {name: ids_checksum(frame["example_id"]) for name, frame in frames.items()},
+        "example_ids_sha256": {name: ids_checksum(frame["example_id"].tolist()) for name, frame in frames.items()},
         "sha256": {name: content_checksum(frame) for name, frame in frames.items()},
     }
 
 
-def ids_checksum(ids: Sequence[str] | pd.Series | np.ndarray) -> str:
+def ids_checksum(ids: Iterable[str]) -> str:
     """sha256 of the example ids in their order: two arms scored on the same examples have the same."""
     return hashlib.sha256("\n".join(str(example_id) for example_id in ids).encode()).hexdigest()
 

@@ -67,7 +67,7 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"line {number} is not JSON: {error.msg} at column {error.colno}",
+                f"line {number} is not JSON: {error.msg.removesuffix(' at')} at column {error.colno}",
                 hint="Every line holds one JSON object; the file may have been cut short.",
                 where=f"{path}:{number}",
             ) from None
@@ -100,6 +100,8 @@ def select_examples(table: pd.DataFrame, *, path: Path, text: Sequence[str], lab
 
     Raises DataError for a missing column, no rows, missing or non-text cells, and labels that are not classes.
     """
+    if len(table) == 0:
+        raise DataError(f"{path.name} has no rows", hint="Every split needs examples.", where=str(path))
     _require_columns(table, path=path, columns=[*text, label])
     if label in text:
         raise DataError(f"`{label}` is both text and label", hint="Name different columns.", where=str(path))
@@ -109,10 +111,8 @@ def select_examples(table: pd.DataFrame, *, path: Path, text: Sequence[str], lab
             hint="lorascope uses that name itself: rename the column in the file.",
             where=str(path),
         )
-    if table.empty:
-        raise DataError(f"{path.name} has no rows", hint="Every split needs examples.", where=str(path))
-    examples = pd.DataFrame({column: _text_cells(table[column], path=path, column=column) for column in text})
-    examples["label"] = _label_spellings(table[label], path=path, column=label)
+    examples = pd.DataFrame({column: _text_cells(table[column].tolist(), path=path, column=column) for column in text})
+    examples["label"] = _label_spellings(table[label].tolist(), path=path, column=label)
     return examples
 
 
@@ -129,8 +129,7 @@ def _require_columns(table: pd.DataFrame, *, path: Path, columns: Iterable[str])
             )
 
 
-def _text_cells(cells: pd.Series, *, path: Path, column: str) -> list[str]:
-    values = cells.tolist()
+def _text_cells(values: list[Any], *, path: Path, column: str) -> list[str]:
     missing = [row for row, value in enumerate(values) if _is_missing(value) or value == "" or str(value).isspace()]
     if missing:
         raise DataError(
@@ -148,8 +147,7 @@ def _text_cells(cells: pd.Series, *, path: Path, column: str) -> list[str]:
     return values
 
 
-def _label_spellings(cells: pd.Series, *, path: Path, column: str) -> list[str]:
-    values = cells.tolist()
+def _label_spellings(values: list[Any], *, path: Path, column: str) -> list[str]:
     if missing := [row for row, value in enumerate(values) if _is_missing(value)]:
         raise DataError(
             f"column `{column}` has no label in {name_rows(missing)}",
