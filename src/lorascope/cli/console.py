@@ -6,6 +6,7 @@ output stays clean.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +32,14 @@ from lorascope.engine.events import (
 )
 
 PLAIN_INTERVAL_S = 15.0
+PIPED_WIDTH = 200
 _BAR_WIDTH = 30
 _MOST_RUNNING_SHOWN = 12
+
+
+def output() -> Console:
+    """Standard output. In a pipe or a file lines are not broken at the width of some terminal."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 @contextmanager

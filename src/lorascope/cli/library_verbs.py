@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from lorascope.cli.console import output
 from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreDir
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.registry import EXECUTORS, METHODS, MODELS, TASKS, nearest
-from lorascope.study.templates import template_text, templates
 
 
 def init(
@@ -24,6 +23,8 @@ def init(
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Default: ./TEMPLATE.yaml.")] = None,
 ) -> None:
     """Write a study to start from."""
+    from lorascope.study.templates import template_text
+
     text = template_text(template)
     target = to or Path(f"{template}.yaml")
     try:
@@ -65,13 +66,15 @@ def ls(
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console(soft_wrap=True).print(table)
+    output().print(table)
 
 
 def _rows(kind: Listed, store: Path) -> list[dict[str, Any]]:
     if kind == Listed.models:
         return [{"name": name, **_model_source(source)} for name, source in MODELS.items()]
     if kind == Listed.templates:
+        from lorascope.study.templates import templates
+
         return [{"name": name, "question": question} for name, question in templates().items()]
     if kind == Listed.steps:
         from lorascope.engine.store import Store
@@ -115,7 +118,7 @@ def show(
     if as_json:
         print(json.dumps(description, indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = output()
     console.print(f"[bold]{description['id']}[/]  {description['state']}")
     for key, value in description.items():
         if key in ("id", "state") or value in (None, {}, []):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lorascope.errors import EnvironmentProblem
-from lorascope.study.load import load_study
-from lorascope.study.spec import Study
+
+if TYPE_CHECKING:
+    from lorascope.study.spec import Study
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -41,6 +42,8 @@ DEFAULT_RESULTS = Path("results")
 
 def load(study_file: Path, overrides: list[str] | None) -> Study:
     """The study as the command line states it. Raises StudyError."""
+    from lorascope.study.load import load_study  # pydantic's models take a while to build: not for --help
+
     return load_study(study_file, overrides=overrides or [])
 
 

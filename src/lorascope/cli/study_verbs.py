@@ -1,4 +1,4 @@
-"""Verbs about a study: `validate`, `plan`, `run`, `status`, `report`, `verify`. Each is a thin skin over `lorascope.api`.
+"""Verbs about a study: `validate`, `plan`, `run`, `status`, `report`, `verify`; each a thin skin over `lorascope.api`.
 
 The API is imported inside the verbs: `--help` and `validate` must answer at once.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from fnmatch import fnmatch
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from lorascope.cli.console import output, rendering
 from lorascope.cli.options import (
     DEFAULT_RESULTS,
     DEFAULT_STORE,
@@ -28,9 +28,12 @@ from lorascope.cli.options import (
     checked_data_dir,
     load,
 )
+from lorascope.cli.outcome import outcome_as_json, print_outcome, states_by_kind
 from lorascope.errors import StudyError
 from lorascope.registry import EXECUTORS, nearest
-from lorascope.study.spec import Study
+
+if TYPE_CHECKING:
+    from lorascope.study.spec import Study
 
 
 def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -77,8 +80,6 @@ def run(
 ) -> None:
     """Run what is missing of a study and write its report. Interrupt it at any time; the same command goes on."""
     from lorascope import api
-    from lorascope.cli.console import rendering
-    from lorascope.cli.outcome import outcome_as_json, print_outcome
 
     study = load(study_file, overrides)
     _check_executor(executor)
@@ -95,7 +96,7 @@ def run(
     if as_json:
         print(json.dumps(outcome_as_json(outcome), indent=2))
     else:
-        print_outcome(outcome, Console())
+        print_outcome(outcome, output())
     if outcome.failed or outcome.blocked:
         raise typer.Exit(1)
 
@@ -201,18 +202,15 @@ def _matching(states: list[tuple[Any, str]], only: str | None) -> list[tuple[Any
 
 
 def _print_kinds(states: list[tuple[Any, str]], *, title: str) -> None:
-    from lorascope.cli.outcome import states_by_kind
-
     rows = states_by_kind(states)
-    columns = [
-        state for state in ("done", "running", "failed", "blocked", "missing") if any(state in r for r in rows.values())
-    ]
+    known = ("done", "running", "failed", "blocked", "missing")
+    columns = [state for state in known if any(state in row for row in rows.values())]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("steps")
     for column in columns:
         table.add_column(column, justify="right")
     for kind, row in rows.items():
         table.add_row(kind, *(str(row.get(column, "")) for column in columns))
-    console = Console()
-    console.print(title, highlight=False, soft_wrap=True)
+    console = output()
+    console.print(title, markup=False, soft_wrap=True)
     console.print(table)

@@ -38,9 +38,7 @@ def check_study(study: Study) -> Iterator[Mistake]:
     yield from _doubles("models", [model.name for model in study.models], "give one of them another `name`")
     yield from _doubles("tasks", [task.name for task in study.tasks], "give one of them another `name`")
     yield from _doubles("methods", [method.name for method in study.methods], "give each its own `name`")
-    yield from _doubles(
-        "seeds", [seed.label for seed in study.seeds], "the same seed twice is one observation, not two"
-    )
+    yield from _doubles("seeds", [seed.label for seed in study.seeds], "the same seed twice is one observation")
     for index, task in enumerate(study.tasks):
         if isinstance(task, FileTask) and task.name in TASKS:
             text = f"tasks[{index}]: `{task.name}` is the name of a task that lorascope knows"
@@ -64,9 +62,7 @@ def _micro_batches(study: Study, method: MethodBase, index: int) -> Iterator[Mis
     micro = method.train.micro_batch_size or study.train.micro_batch_size
     if micro and batch % micro:
         text = f"methods[{index}]: batch_size {batch} is not a multiple of micro_batch_size {micro}"
-        yield Mistake(
-            ("methods", index, "train"), text, "the two come from `train` here and `train` of the study together"
-        )
+        yield Mistake(("methods", index, "train"), text, "`train` here overrides `train` of the study, field by field")
 
 
 def _hypotheses(study: Study) -> Iterator[Mistake]:

@@ -82,10 +82,11 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        candidates = {str(p): p for folder in {path.parent, Path("studies")} for p in sorted(folder.glob("[!.]*.y*ml"))}
-        match = nearest(path.name, [p.name for p in candidates.values()])
-        meant = next((shown for shown, p in candidates.items() if p.name == match), None)
-        listed = f"studies here: {', '.join(candidates)}" if candidates else "`lorascope init` writes one"
+        folders = dict.fromkeys([path.parent, Path("studies")])
+        candidates = [file for folder in folders for file in sorted(folder.glob("[!.]*.y*ml"))]
+        match = nearest(path.name, [file.name for file in candidates])
+        meant = next((file for file in candidates if file.name == match), None)
+        listed = f"studies here: {', '.join(map(str, candidates))}" if candidates else "`lorascope init` writes one"
         hint = f"did you mean {meant}?" if meant else listed
         raise StudyError(f"there is no file {path}", hint=hint) from None
     except IsADirectoryError:
@@ -123,12 +124,12 @@ def _explain_syntax(problem: str, text: str, mark: Any) -> tuple[str, str]:
     line = lines[mark.line] if mark and mark.line < len(lines) else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return "YAML syntax: the line is indented with a tab", "indent with spaces"
-    if "single document" in problem:
+    if "another document" in problem:
         return "the file holds more than one YAML document", "one study a file: remove the second `---`"
     shown = f" in `{line.strip()[:60]}`" if line.strip() else ""
     return (
         f"YAML syntax: {problem}{shown}",
-        "check quotes, brackets, colons and indentation on this line and the one above",
+        "check quotes, brackets, colons and indentation, here and on the line above",
     )
 
 

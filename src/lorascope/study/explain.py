@@ -84,7 +84,7 @@ def _explain(error: Any, path: KeyPath) -> Mistake:
         limit, words = _LIMITS[kind]
         fraction = limit == "le" and context["le"] == 1 and isinstance(found, int | float) and found > 1
         hint = f"a fraction: {found / 100:g} or {found:g}%" if fraction else None
-        return Mistake(path, f"{here}: must be {words} {context[limit]}; found {found}", hint)
+        return Mistake(path, f"{here}: must be {words} {context[limit]:g}; found {found}", hint)
     if kind in ("too_short", "too_long"):
         bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
         return Mistake(path, f"{here}: needs {bound} of them; found {describe(found)}")

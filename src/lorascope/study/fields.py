@@ -20,9 +20,7 @@ _HUB: Fields = {
     "hub": "Repository id on the Hugging Face hub, OWNER/NAME.",
     "revision": "Commit hash. A branch name would let the model change under the study.",
 }
-_PATH: Fields = {
-    "path": "Checkpoint directory, relative to the study file. The checksums of its files are its identity."
-}
+_PATH: Fields = {"path": "Checkpoint directory, relative to the study file. Its files' checksums are its identity."}
 _PACKAGE: Fields = {
     "package": "Name of an installed distribution that carries a checkpoint.",
     "module": "The importable module inside it.",
@@ -44,8 +42,8 @@ _DATA: Fields = {
     "train_examples": "At most so many training examples a task, balance of classes kept. Default: all of them.",
     "validation_examples": "The same for validation.",
     "test_examples": "The same for the test set. Fewer examples widen every interval.",
-    "validation_fraction": "Share of train that is carved out for selection where a task has no validation set. 10%: on "
-    "GLUE's small tasks some 250 to 370 examples, enough to choose an epoch by.",
+    "validation_fraction": "Share of train that is carved out for selection where a task has no validation set. "
+    "10%: on GLUE's small tasks some 250 to 370 examples, enough to choose an epoch by.",
     "split_seed": "Seed of the carving and of the caps. Apart from the runs' seeds: all runs share one split.",
 }
 _EARLY_STOPPING: Fields = {
@@ -54,8 +52,8 @@ _EARLY_STOPPING: Fields = {
 _TRAIN: Fields = {
     "epochs": "Passes over the training set; may be a fraction. 3 is the habit since BERT (Devlin et al. 2019).",
     "batch_size": "Examples an update. 16 or 32 are what GLUE results are usually trained with.",
-    "micro_batch_size": "Examples a forward pass; the rest of a batch is accumulated. Lower it when memory runs out: the "
-    "result is the same. Default: the whole batch at once.",
+    "micro_batch_size": "Examples a forward pass; the rest of a batch is accumulated. Lower it when memory runs out: "
+    "the result is the same. Default: the whole batch at once.",
     "max_length": "Tokens; longer examples are cut, and the share cut is reported. Batches are padded to their longest "
     "example only, so a generous limit costs nothing.",
     "precision": "`fp32` (default: the reference) or `bf16` (faster on accelerators that have it).",
@@ -65,7 +63,7 @@ _TRAIN: Fields = {
     "adam_betas": "AdamW's two averaging factors.",
     "adam_epsilon": "AdamW's epsilon.",
     "gradient_clip": "Largest norm of the gradient of an update; `null` turns clipping off.",
-    "evaluations_per_epoch": "How often the validation score is taken; the best of these checkpoints is the run's result.",
+    "evaluations_per_epoch": "How often the validation score is taken; the best of these checkpoints is the result.",
     "early_stopping": "`{patience: 3}` by default; `null` runs every epoch.",
     "checkpoint_every": "How much work a kill may cost, as a duration with a unit: `30 s`, `5 min`.",
 }
@@ -86,8 +84,8 @@ _LORA: Fields = {
     "rank": "Width of the two matrices.",
     "alpha": "Numerator of the scale alpha/rank.",
     "dropout": "On the adapter's input.",
-    "sites": "By meaning (`query`, `value`, `attention`, `mlp`, `all-linear`) or by module name. Default: query and value, "
-    "the paper's choice.",
+    "sites": "By meaning (`query`, `value`, `attention`, `mlp`, `all-linear`) or by module name. Default: query and "
+    "value, the paper's choice.",
 }
 _SEEDS: Fields = {
     "initialisation": "Of the adapter and the classification head.",
@@ -130,8 +128,8 @@ _STUDY: Fields = {
     "models": "Base models.",
     "tasks": "What they are trained and scored on.",
     "methods": "How they are trained.",
-    "seeds": "One run of every (model, task, method) for each. A whole number sets all three sources of chance. Five by "
-    "default: the fewest with which a permutation test can reach p < 0.05.",
+    "seeds": "One run of every (model, task, method) for each. A whole number sets all three sources of chance. Five "
+    "by default: with three against three no permutation test gets below p = 0.1, with five it reaches 0.008.",
     "protocol": "`strict` (default): selection never sees the test set. `paper`: the literature's habit, only to "
     "reproduce its tables.",
     "data": "Caps and carving, the same for every task.",

@@ -25,7 +25,7 @@ class Spec(BaseModel):
 
 
 def _branch_by_key(**branches: type[Spec]) -> Callable[[Any], str | None]:
-    """Which branch of a union a mapping means: the one whose key it has, or nearly has. Errors then speak of it alone."""
+    """Which branch of a union a mapping means: the one whose key it has, or nearly has; errors speak of it alone."""
 
     def branch(value: Any) -> str | None:
         if isinstance(value, Spec):
@@ -230,7 +230,7 @@ class FullSpec(MethodBase):
 class LoraSpec(MethodBase):
     """LoRA (Hu et al. 2021): W + alpha/rank * B A at the chosen sites, the base frozen, the head trained.
 
-    sites: by meaning ("attention", "mlp", "all-linear") or by module name ("q_proj"); None: attention's query and value.
+    sites: by meaning ("query", "value", "attention", "mlp", "all-linear") or by module name ("q_proj").
     """
 
     kind: Literal["lora"]

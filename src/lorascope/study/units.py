@@ -26,10 +26,10 @@ def parse_duration(value: object) -> object:
     raise ValueError(f"a duration needs a unit, such as '30 s' or '5 min'; found {value!r}")
 
 
-Fraction = Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(parse_fraction)]
 Duration = Annotated[
     float,
-    BeforeValidator(parse_duration),
     Field(gt=0),
+    BeforeValidator(parse_duration),
     PlainSerializer(lambda seconds: f"{seconds} s", return_type=str, when_used="json"),
 ]
