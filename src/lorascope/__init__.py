@@ -1,0 +1,26 @@
+"""lorascope: a laboratory that compares parameter-efficient fine-tuning methods.
+
+    study = lorascope.load("study.yaml")
+    outcome = lorascope.run(study)
+
+The names come from `lorascope.api`, which is imported at first use, so that `import lorascope` costs nothing. Names of
+subpackages (report, plan) cannot be among them: importing the subpackage would replace the function.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorascope.api import load, run, status, verify
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load", "run", "status", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from lorascope import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

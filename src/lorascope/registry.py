@@ -57,6 +57,9 @@ EXECUTORS: Mapping[str, str] = {
 }
 
 
+CONCLUSION_PARSER = "lorascope.stats.conclusion:parse_conclusion"
+
+
 def resolve(table: Mapping[str, str], name: str) -> Any:
     """The object that `table` names `name`, imported now. Raises KeyError for an unknown name."""
     module, _, attribute = table[name].partition(":")

@@ -7,10 +7,12 @@ shape. Importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from lorascope.registry import nearest
 from lorascope.study.units import Fraction
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
@@ -20,6 +22,21 @@ class Spec(BaseModel):
     """Base of every part of a study: immutable, and a key it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _branch_by_key(**branches: type[Spec]) -> Callable[[Any], str | None]:
+    """Which branch of a union a mapping means: the one whose key it has, or nearly has; errors speak of it alone."""
+
+    def branch(value: Any) -> str | None:
+        if isinstance(value, Spec):
+            return f"<{type(value).__name__}>"
+        if not isinstance(value, Mapping):
+            return None
+        present = [key for key in branches if key in value]
+        present += [match for key in value if (match := nearest(key, branches))]
+        return f"<{branches[present[0]].__name__}>" if present else None
+
+    return branch
 
 
 # ---------------------------------------------------------------------------------------------------------- models
@@ -46,7 +63,16 @@ class PackageSource(Spec):
     file: str
 
 
-ModelSource = HubSource | PathSource | PackageSource
+ModelSource = Annotated[
+    Annotated[HubSource, Tag("<HubSource>")]
+    | Annotated[PathSource, Tag("<PathSource>")]
+    | Annotated[PackageSource, Tag("<PackageSource>")],
+    Discriminator(
+        _branch_by_key(hub=HubSource, path=PathSource, package=PackageSource),
+        custom_error_type="no_branch",
+        custom_error_message="a source is one of {hub, revision}, {path}, {package, module, file}",
+    ),
+]
 
 
 class ModelSpec(Spec):
@@ -100,7 +126,18 @@ class FileTask(Spec):
         return value
 
 
-TaskSpec = FileTask | NamedTask
+def _branch_of_task(value: Any) -> str:
+    """A name alone is a registered task; anything that looks like a field of a file task is one."""
+    if isinstance(value, Spec):
+        return f"<{type(value).__name__}>"
+    fields = set(FileTask.model_fields) - {"name"}
+    is_file = isinstance(value, Mapping) and any(nearest(key, fields) for key in value)
+    return "<FileTask>" if is_file else "<NamedTask>"
+
+
+TaskSpec = Annotated[
+    Annotated[FileTask, Tag("<FileTask>")] | Annotated[NamedTask, Tag("<NamedTask>")], Discriminator(_branch_of_task)
+]
 
 
 class DataSpec(Spec):
@@ -192,7 +229,7 @@ class FullSpec(MethodBase):
 class LoraSpec(MethodBase):
     """LoRA (Hu et al. 2021): W + alpha/rank * B A at the chosen sites, the base frozen, the head trained.
 
-    sites: by meaning ("attention", "mlp", "all-linear") or by module name ("q_proj"); None: attention's query and value.
+    sites: by meaning ("query", "value", "attention", "mlp", "all-linear") or by module name ("q_proj").
     """
 
     kind: Literal["lora"]
@@ -276,7 +313,20 @@ class Lower(Spec):
     over: Literal["every", "average"] = "every"
 
 
-Hypothesis = NonInferior | Equivalent | Superior | Lower
+Hypothesis = Annotated[
+    Annotated[NonInferior, Tag("<NonInferior>")]
+    | Annotated[Equivalent, Tag("<Equivalent>")]
+    | Annotated[Superior, Tag("<Superior>")]
+    | Annotated[Lower, Tag("<Lower>")],
+    Discriminator(
+        _branch_by_key(non_inferior=NonInferior, equivalent=Equivalent, superior=Superior, lower=Lower),
+        custom_error_type="no_branch",
+        custom_error_message=(
+            "a hypothesis is one of {non_inferior, to, margin}, {equivalent, to, margin}, {superior, to}, "
+            "{lower, than, on, by}"
+        ),
+    ),
+]
 
 
 # ----------------------------------------------------------------------------------------------------------- study

@@ -8,10 +8,12 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 def parse_fraction(value: object) -> object:
-    """ "6%" -> 0.06; numbers pass through. Anything else is left for pydantic to refuse."""
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*([0-9.]+)\s*%\s*", value)):
+    """ "6%" -> 0.06; numbers pass through. Other text is refused."""
+    if not isinstance(value, str):
+        return value
+    if match := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*", value):
         return float(match.group(1)) / 100
-    return value
+    raise ValueError(f"a fraction is a number from 0 to 1 or a percentage such as '6%'; found {value!r}")
 
 
-Fraction = Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(parse_fraction)]

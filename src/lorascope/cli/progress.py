@@ -1,0 +1,138 @@
+"""How far a study has come, folded from its events: what both renderers read.
+
+The estimate of the time left says what it rests on: the mean time of the finished steps of the kinds that are running
+now, or, before one has finished, how fast the running ones advance.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import mean
+
+from lorascope.engine.events import (
+    Event,
+    StepBlocked,
+    StepFailed,
+    StepFinished,
+    StepProgress,
+    StepStarted,
+    StudyStarted,
+)
+
+
+@dataclass
+class RunningStep:
+    """A step under way. since: seconds on the clock of the `Progress` it belongs to."""
+
+    id: str
+    worker: str
+    since: float
+    done: float = 0.0
+    total: float | None = None
+    unit: str = ""
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """ "120/300 updates, 1,200 tokens/s"."""
+        if not self.unit:
+            return ""
+        amount = f"{self.done:,.0f}/{self.total:,.0f}" if self.total else f"{self.done:,.0f}"
+        rates = [f"{value:,.0f} {name}" if value >= 10 else f"{value:.2f} {name}" for name, value in self.rates.items()]
+        return ", ".join([f"{amount} {self.unit}s", *rates])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """seconds left, and what that rests on, for people."""
+
+    seconds: float
+    basis: str
+
+
+class Progress:
+    """The state of one study. clock: seconds, monotonic."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.started = clock()
+        self.study = ""
+        self.total = 0
+        self.cached = 0
+        self.finished = 0
+        self.failed: dict[str, str] = {}
+        self.blocked: dict[str, str] = {}
+        self.running: dict[str, RunningStep] = {}
+        self._seconds: dict[str, list[float]] = {}
+        self._workers: set[str] = set()
+
+    @property
+    def settled(self) -> int:
+        """Steps that need no more work: cached, finished, failed or blocked."""
+        return self.cached + self.finished + len(self.failed) + len(self.blocked)
+
+    @property
+    def elapsed(self) -> float:
+        return self.clock() - self.started
+
+    def apply(self, event: Event) -> None:
+        if isinstance(event, StudyStarted):
+            self.study, self.total, self.cached = event.study, event.num_steps, event.num_cached
+        elif isinstance(event, StepStarted) and event.step:
+            self._workers.add(event.worker)
+            self.failed.pop(event.step, None)
+            self.running[event.step] = RunningStep(event.step, event.worker, self.clock())
+        elif isinstance(event, StepProgress) and event.step in self.running:
+            step = self.running[event.step]
+            step.done, step.total, step.unit, step.rates = event.done, event.total, event.unit, event.rates
+        elif isinstance(event, StepFinished) and event.step:
+            self.running.pop(event.step, None)
+            self._seconds.setdefault(kind_of(event.step), []).append(event.seconds)
+            self.finished += 1
+        elif isinstance(event, StepFailed) and event.step:
+            self.running.pop(event.step, None)
+            if not event.retry:
+                self.failed[event.step] = event.text
+        elif isinstance(event, StepBlocked) and event.step:
+            self.blocked[event.step] = event.by
+
+    def remaining(self) -> Estimate | None:
+        """The time left, or None while nothing supports an estimate."""
+        pending = self.total - self.settled
+        if pending <= 0:
+            return None
+        kinds = {kind_of(step_id) for step_id in self.running}
+        measured = [seconds for kind in kinds for seconds in self._seconds.get(kind, [])]
+        of = " and ".join(sorted(kinds))
+        if measured:
+            pace, basis = mean(measured), f"{len(measured)} finished {of} step{'s' if len(measured) > 1 else ''}"
+        else:
+            advancing = [
+                (self.clock() - step.since) * step.total / step.done
+                for step in self.running.values()
+                if step.total and step.done
+            ]
+            if not advancing:
+                return None
+            pace, basis = mean(advancing), f"the pace of the running {of} step{'s' if len(advancing) > 1 else ''}"
+        spent = sum(min(self.clock() - step.since, pace) for step in self.running.values())
+        workers = max(1, len(self._workers))
+        return Estimate(max(0.0, pending * pace - spent) / workers, basis)
+
+
+def kind_of(step_id: str) -> str:
+    """A step's id begins with its kind."""
+    return step_id.partition("-")[0]
+
+
+def in_words(seconds: float) -> str:
+    """ "0.4 s", "12 s", "3 min 20 s", "2 h 05 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

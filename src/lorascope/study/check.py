@@ -1,0 +1,117 @@
+"""What must hold of a study beyond the shape of its file: names that exist, no doubles, nothing without effect."""
+
+from __future__ import annotations
+
+import importlib
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from lorascope.errors import StudyError
+from lorascope.registry import CONCLUSION_PARSER, MODELS, TASKS, nearest
+from lorascope.study.document import Mistake
+from lorascope.study.overrides import item_name
+from lorascope.study.spec import FileTask, MethodBase, NamedTask, Study
+
+_OWN_TASK = "for your own data give {name, kind: classification, train: FILE, text: COLUMN, label: COLUMN}"
+_OWN_MODEL = "for any other give {name, source: {hub: OWNER/NAME, revision: COMMIT}} or {name, source: {path: DIR}}"
+_FILE_METRICS = typing.get_args(typing.get_args(FileTask.model_fields["metrics"].annotation)[0])
+
+
+def check_names(data: dict[str, Any]) -> Iterator[Mistake]:
+    """Models and tasks given by name alone that nobody has registered. data: the study before validation."""
+    tasks = [name for name in TASKS if name != "classification"]
+    for key, known, own in (("models", list(MODELS), _OWN_MODEL), ("tasks", tasks, _OWN_TASK)):
+        items = data.get(key)
+        for index, item in enumerate(items if isinstance(items, list) else ()):
+            name_alone = isinstance(item, str) or (isinstance(item, dict) and set(item) == {"name"})
+            name = item_name(item)
+            if name_alone and name is not None and name not in known:
+                match = nearest(name, known)
+                meant = f": did you mean `{match}`?" if match else ""
+                hint = f"registered: {', '.join(known)}; {own}"
+                yield Mistake((key, index), f"{key}[{index}]: unknown {key[:-1]} `{name}`{meant}", hint)
+
+
+def check_study(study: Study) -> Iterator[Mistake]:
+    """Every mistake that can be seen without data or a model."""
+    yield from _doubles("models", [model.name for model in study.models], "give one of them another `name`")
+    yield from _doubles("tasks", [task.name for task in study.tasks], "give one of them another `name`")
+    yield from _doubles("methods", [method.name for method in study.methods], "give each its own `name`")
+    yield from _doubles("seeds", [seed.label for seed in study.seeds], "the same seed twice is one observation")
+    for index, task in enumerate(study.tasks):
+        if isinstance(task, FileTask) and task.name in TASKS:
+            text = f"tasks[{index}]: `{task.name}` is the name of a task that lorascope knows"
+            yield Mistake(("tasks", index, "name"), text, "give your own data another `name`")
+    for index, method in enumerate(study.methods):
+        yield from _micro_batches(study, method, index)
+    yield from _hypotheses(study)
+    yield from _conclusion(study)
+    yield from _without_effect(study)
+
+
+def _doubles(key: str, names: Sequence[str], hint: str) -> Iterator[Mistake]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Mistake((key, index), f"{key}[{index}]: `{name}` is there twice", hint)
+
+
+def _micro_batches(study: Study, method: MethodBase, index: int) -> Iterator[Mistake]:
+    """The batch a method ends up with: its own sizes over those of the study."""
+    batch = method.train.batch_size or study.train.batch_size
+    micro = method.train.micro_batch_size or study.train.micro_batch_size
+    if micro and batch % micro:
+        text = f"methods[{index}]: batch_size {batch} is not a multiple of micro_batch_size {micro}"
+        yield Mistake(("methods", index, "train"), text, "`train` here overrides `train` of the study, field by field")
+
+
+def _hypotheses(study: Study) -> Iterator[Mistake]:
+    methods = [method.name for method in study.methods]
+    for name, hypothesis in study.hypotheses.items():
+        verb, other = tuple(type(hypothesis).model_fields)[:2]
+        compared = {key: getattr(hypothesis, key) for key in (verb, other)}
+        for key, method in compared.items():
+            if method not in methods:
+                match = nearest(method, methods)
+                meant = f": did you mean `{match}`?" if match else ""
+                text = f"hypotheses.{name}: the study has no method `{method}`{meant}"
+                yield Mistake(("hypotheses", name, key), text, f"its methods: {', '.join(methods)}")
+        if compared[verb] == compared[other]:
+            text = f"hypotheses.{name}: `{compared[verb]}` is compared with itself"
+            yield Mistake(("hypotheses", name, other), text, "name two different methods")
+        if verb != "lower" and hypothesis.on not in ("primary", *_FILE_METRICS):
+            match = nearest(hypothesis.on, _FILE_METRICS)
+            meant = f": did you mean `{match}`?" if match else ""
+            text = f"hypotheses.{name}: `{hypothesis.on}` is no quality metric{meant}"
+            yield Mistake(("hypotheses", name, "on"), text, f"allowed: primary, {', '.join(_FILE_METRICS)}")
+        if verb == "equivalent" and hypothesis.margin == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            text = f"hypotheses.{name}: no data can show equivalence within a margin of 0"
+            yield Mistake(("hypotheses", name, "margin"), text, "declare the largest difference that would not matter")
+
+
+def _conclusion(study: Study) -> Iterator[Mistake]:
+    if study.conclusion is None:
+        return
+    module, _, attribute = CONCLUSION_PARSER.partition(":")
+    parse: Callable[[str, list[str]], Any] = getattr(importlib.import_module(module), attribute)
+    try:
+        parse(study.conclusion, list(study.hypotheses))
+    except StudyError as error:
+        yield Mistake(("conclusion",), f"conclusion: {error.message}", error.hint)
+
+
+def _without_effect(study: Study) -> Iterator[Mistake]:
+    """Settings written in the file that would change nothing: their author believes otherwise."""
+    train, written = study.train, study.train.model_fields_set
+    if "early_stopping" in written and train.early_stopping and train.epochs * train.evaluations_per_epoch <= 1:
+        text = "train.early_stopping has no effect: there is one evaluation, so nothing to stop early"
+        yield Mistake(("train", "early_stopping"), text, "raise `evaluations_per_epoch` or `epochs`, or remove it")
+    fraction = study.data.validation_fraction
+    carving = any(isinstance(task, FileTask) and task.validation is None for task in study.tasks)
+    glue_only = all(isinstance(task, NamedTask) and task.name != "docstrings" for task in study.tasks)
+    if "validation_fraction" in study.data.model_fields_set and study.protocol == "paper" and glue_only:
+        text = "data.validation_fraction has no effect under `protocol: paper`: GLUE's own validation set is used"
+        yield Mistake(("data", "validation_fraction"), text, "remove it, or use `protocol: strict`")
+    elif not 0 < fraction < 1 and (study.protocol == "strict" or carving):
+        text = f"data.validation_fraction must lie between 0 and 1, both excluded; found {fraction:g}"
+        yield Mistake(("data", "validation_fraction"), text, "selection needs examples, and so does training")

@@ -1,0 +1,181 @@
+"""A YAML file as plain data that still knows the line of every key.
+
+YAML is read as version 1.2 (`1e-5` is a float, `no` is text, a key given twice is an error). Mistakes are collected as
+paths into the data and leave as one `StudyError` that names file and line of each.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorascope.errors import StudyError
+from lorascope.registry import nearest
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """path: where in the data. text: what was found and what is allowed. hint: the remedy."""
+
+    path: KeyPath
+    text: str
+    hint: str | None = None
+
+
+@dataclass
+class Document:
+    """data: dicts, lists and scalars. places: path -> "file:line", or "--set a.b=c" for what an override put there."""
+
+    source: str
+    data: dict[str, Any]
+    places: dict[KeyPath, str] = field(default_factory=dict)
+
+    def place(self, path: KeyPath) -> str:
+        """Where `path` was written; for what is not there, where the nearest thing around it was."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return self.source
+
+    def error(self, mistakes: Sequence[Mistake]) -> StudyError:
+        """All mistakes as one error, in the order of the file."""
+        unique = sorted(dict.fromkeys(mistakes), key=lambda mistake: _line_of(self.place(mistake.path)))
+        if len(unique) == 1:
+            return StudyError(unique[0].text, hint=unique[0].hint, where=self.place(unique[0].path))
+        listed = [str(StudyError(m.text, hint=m.hint, where=self.place(m.path))) for m in unique]
+        return StudyError("\n".join([f"{len(unique)} mistakes", *listed]), where=self.source)
+
+
+def dotted(path: KeyPath) -> str:
+    """("methods", 1, "rank") -> "methods[1].rank"."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def _line_of(place: str) -> tuple[bool, int, str]:
+    line = place.rpartition(":")[2]
+    return (not line.isdigit(), int(line) if line.isdigit() else 0, place)
+
+
+def read_document(path: Path) -> Document:
+    """The mapping in a YAML file. Raises StudyError for a file that is absent, empty, not YAML or not a mapping."""
+    text = _read_text(path)
+    document = Document(source=str(path), data={})
+    document.data = parse_yaml(text, source=str(path), places=document.places)
+    if document.data is None:
+        raise StudyError("the file is empty", hint="`lorascope init` writes a study to start from", where=str(path))
+    if not isinstance(document.data, dict):
+        found = describe(document.data)
+        raise StudyError(
+            f"a study is a mapping of keys to values; found {found}",
+            hint="start with `name: my-study` on a line of its own",
+            where=f"{path}:1",
+        )
+    return document
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        folders = dict.fromkeys([path.parent, Path("studies")])
+        candidates = [file for folder in folders for file in sorted(folder.glob("[!.]*.y*ml"))]
+        match = nearest(path.name, [file.name for file in candidates])
+        meant = next((file for file in candidates if file.name == match), None)
+        listed = f"studies here: {', '.join(map(str, candidates))}" if candidates else "`lorascope init` writes one"
+        hint = f"did you mean {meant}?" if meant else listed
+        raise StudyError(f"there is no file {path}", hint=hint) from None
+    except IsADirectoryError:
+        raise StudyError(f"{path} is a directory", hint="give the study's YAML file") from None
+    except UnicodeDecodeError as error:
+        raise StudyError(
+            f"the file is not UTF-8 text (byte {error.start})", hint="save it as UTF-8", where=str(path)
+        ) from None
+    except PermissionError:
+        raise StudyError(f"{path} may not be read", hint="check its permissions") from None
+
+
+def parse_yaml(text: str, *, source: str, places: dict[KeyPath, str] | None = None) -> Any:
+    """The plain data of one YAML 1.2 document; with `places`, the line of every key and item is noted there."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        loaded = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}:{mark.line + 1}" if mark and places is not None else source
+        problem, hint = _explain_syntax(error.problem or str(error), text, mark)
+        raise StudyError(problem, hint=hint, where=where) from None
+    except YAMLError as error:
+        raise StudyError(f"this is not YAML: {str(error).splitlines()[0]}", where=source) from None
+    return _plain(loaded, (), source=source, places=places if places is not None else {})
+
+
+def _explain_syntax(problem: str, text: str, mark: Any) -> tuple[str, str]:
+    if problem.startswith("found duplicate key"):
+        key = problem.removeprefix("found duplicate key ").split(" with value", 1)[0].strip("\"'")
+        return f"the key `{key}` is given twice", "keep one of the two"
+    lines = text.splitlines()
+    line = lines[mark.line] if mark and mark.line < len(lines) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return "YAML syntax: the line is indented with a tab", "indent with spaces"
+    if "another document" in problem:
+        return "the file holds more than one YAML document", "one study a file: remove the second `---`"
+    shown = f" in `{line.strip()[:60]}`" if line.strip() else ""
+    return (
+        f"YAML syntax: {problem}{shown}",
+        "check quotes, brackets, colons and indentation, here and on the line above",
+    )
+
+
+def _plain(node: Any, path: KeyPath, *, source: str, places: dict[KeyPath, str]) -> Any:
+    if isinstance(node, Mapping):
+        return _plain_mapping(node, path, source=source, places=places)
+    if isinstance(node, list):
+        for index in range(len(node)):
+            places[(*path, index)] = f"{source}:{node.lc.item(index)[0] + 1}"  # pyright: ignore[reportAttributeAccessIssue]
+        return [_plain(item, (*path, index), source=source, places=places) for index, item in enumerate(node)]
+    if node is None or isinstance(node, bool):
+        return node
+    for kind in (int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    if isinstance(node, datetime.date):
+        return str(node)
+    raise StudyError(
+        f"{dotted(path)}: a {type(node).__name__} has no meaning in a study", hint="use plain YAML values, without tags"
+    )
+
+
+def _plain_mapping(node: Any, path: KeyPath, *, source: str, places: dict[KeyPath, str]) -> dict[str, Any]:
+    result = {}
+    for key, value in node.items():
+        inner = (*path, str(key))
+        if key in node.lc.data:  # keys merged from an anchor have no line of their own
+            places[inner] = f"{source}:{node.lc.key(key)[0] + 1}"
+        if not isinstance(key, str):
+            raise StudyError(
+                f"{dotted(path) or 'the study'}: the key {key!r} is not text", hint="quote it", where=places.get(inner)
+            )
+        result[str(key)] = _plain(value, inner, source=source, places=places)
+    return result
+
+
+def describe(value: Any) -> str:
+    """What was found, for people: "the text 'eight'", "the number 3", "a list", "nothing"."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, str):
+        return f"the text {value[:60]!r}"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, Mapping):
+        return "a mapping" if value else "an empty mapping"
+    return "a list" if value else "an empty list"

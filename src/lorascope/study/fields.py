@@ -1,0 +1,160 @@
+"""Every field of a study in a sentence: what it is, and why its default is what it is.
+
+The one source of the JSON schema's descriptions and of the tables in docs/writing-a-study.md. Kept apart from `spec`
+so that reading a study does not pay for its documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lorascope.study import spec
+
+Fields = Mapping[str, str]
+
+_MODEL: Fields = {
+    "name": "A registered name (`lorascope ls models`), or a name of your own together with `source`.",
+    "source": "Where the checkpoint comes from; absent for a registered name.",
+}
+_HUB: Fields = {
+    "hub": "Repository id on the Hugging Face hub, OWNER/NAME.",
+    "revision": "Commit hash. A branch name would let the model change under the study.",
+}
+_PATH: Fields = {"path": "Checkpoint directory, relative to the study file. Its files' checksums are its identity."}
+_PACKAGE: Fields = {
+    "package": "Name of an installed distribution that carries a checkpoint.",
+    "module": "The importable module inside it.",
+    "file": "A GGUF file or a checkpoint directory, relative to the module.",
+}
+_NAMED_TASK: Fields = {"name": "A registered task (`lorascope ls tasks`)."}
+_FILE_TASK: Fields = {
+    "name": "How the study and its report call the task; not the name of a registered one.",
+    "kind": "`classification`.",
+    "train": "csv, jsonl or parquet file, relative to the study file.",
+    "validation": "As `train`. Default: carved out of `train`, stratified.",
+    "test": "As `train`. Default: carved out of `train`, stratified.",
+    "text": "The column that holds the text, or a list of the two columns of a pair.",
+    "label": "The column that holds the class, as a whole number or as text.",
+    "labels": "The classes in order. Default: those found in `train`, sorted.",
+    "metrics": "What is reported; the first is the primary one, on which hypotheses rest. Default: accuracy.",
+}
+_DATA: Fields = {
+    "train_examples": "At most so many training examples a task, balance of classes kept. Default: all of them.",
+    "validation_examples": "The same for validation.",
+    "test_examples": "The same for the test set. Fewer examples widen every interval.",
+    "validation_fraction": "Share of train that is carved out for selection where a task has no validation set. "
+    "10%: on GLUE's small tasks some 250 to 370 examples, enough to choose an epoch by.",
+    "split_seed": "Seed of the carving and of the caps. Apart from the runs' seeds: all runs share one split.",
+}
+_EARLY_STOPPING: Fields = {
+    "patience": "Stop after so many evaluations in a row without a better validation score.",
+}
+_TRAIN: Fields = {
+    "epochs": "Passes over the training set; may be a fraction. 3 is the habit since BERT (Devlin et al. 2019).",
+    "batch_size": "Examples an update. 16 or 32 are what GLUE results are usually trained with.",
+    "micro_batch_size": "Examples a forward pass; the rest of a batch is accumulated. Lower it when memory runs out: "
+    "the result is the same. Default: the whole batch at once.",
+    "max_length": "Tokens; longer examples are cut, and the share cut is reported. Batches are padded to their longest "
+    "example only, so a generous limit costs nothing.",
+    "precision": "`fp32` (default: the reference) or `bf16` (faster on accelerators that have it).",
+    "schedule": "Of the learning rate after warm-up: `linear` to zero (default), `cosine` to zero, or `constant`.",
+    "warmup": "Fraction of all updates over which the rate rises from zero. 6% as in RoBERTa and LoRA.",
+    "weight_decay": "AdamW's decoupled decay (Loshchilov and Hutter 2019).",
+    "adam_betas": "AdamW's two averaging factors.",
+    "adam_epsilon": "AdamW's epsilon.",
+    "gradient_clip": "Largest norm of the gradient of an update; `null` turns clipping off.",
+    "evaluations_per_epoch": "How often the validation score is taken; the best of these checkpoints is the result.",
+    "early_stopping": "`{patience: 3}` by default; `null` runs every epoch.",
+    "checkpoint_every": "How much work a kill may cost, as a duration with a unit: `30 s`, `5 min`.",
+}
+_METHOD: Fields = {
+    "name": "How hypotheses and report call it. Default: its kind; needed where two methods are of one kind.",
+    "train": "Fields of the study's `train` that this method sets for itself.",
+}
+_FULL: Fields = {
+    **_METHOD,
+    "kind": "`full`: every weight is trained.",
+    "learning_rate": "Peak rate. 5e-5 is the upper end of what full fine-tuning of encoders is usually given.",
+}
+_LORA: Fields = {
+    **_METHOD,
+    "kind": "`lora`: W + alpha/rank * B A at the chosen sites (Hu et al. 2021); base frozen, head trained.",
+    "learning_rate": "Peak rate. Ten times that of full fine-tuning, where LoRA's optimum lies; the two methods never "
+    "share one.",
+    "rank": "Width of the two matrices.",
+    "alpha": "Numerator of the scale alpha/rank.",
+    "dropout": "On the adapter's input.",
+    "sites": "By meaning (`query`, `value`, `attention`, `mlp`, `all-linear`) or by module name. Default: query and "
+    "value, the paper's choice.",
+}
+_SEEDS: Fields = {
+    "initialisation": "Of the adapter and the classification head.",
+    "order": "Of the training examples.",
+    "dropout": "Of every dropout layer.",
+}
+_ON = "`primary` (the task's first metric), `accuracy`, `f1` or `mcc`."
+_OVER = "`every`: the claim must hold on each (model, task); `average`: on their mean."
+_MARGIN = "In the metric's own units: 3% is three points of accuracy. Declared before the results are seen."
+_NON_INFERIOR: Fields = {
+    "non_inferior": "The method claimed to lose at most `margin`.",
+    "to": "The method it is compared with.",
+    "on": _ON,
+    "margin": _MARGIN,
+    "over": _OVER,
+}
+_EQUIVALENT: Fields = {
+    "equivalent": "The method claimed to differ by less than `margin` either way (two one-sided tests).",
+    "to": "The method it is compared with.",
+    "on": _ON,
+    "margin": _MARGIN,
+    "over": _OVER,
+}
+_SUPERIOR: Fields = {
+    "superior": "The method claimed to score more.",
+    "to": "The method it is compared with.",
+    "on": _ON,
+    "over": _OVER,
+}
+_LOWER: Fields = {
+    "lower": "The method claimed to need less.",
+    "than": "The method it is compared with.",
+    "on": "The cost: `training_seconds`, `peak_memory_bytes`, `trainable_parameters`, `energy_joules`, `export_bytes`.",
+    "by": "By at least this fraction.",
+    "over": _OVER,
+}
+_STUDY: Fields = {
+    "name": "Names the folder of the results.",
+    "question": "What the study asks, in one sentence; it heads the report.",
+    "models": "Base models.",
+    "tasks": "What they are trained and scored on.",
+    "methods": "How they are trained.",
+    "seeds": "One run of every (model, task, method) for each. A whole number sets all three sources of chance. Five "
+    "by default: with three against three no permutation test gets below p = 0.1, with five it reaches 0.008.",
+    "protocol": "`strict` (default): selection never sees the test set. `paper`: the literature's habit, only to "
+    "reproduce its tables.",
+    "data": "Caps and carving, the same for every task.",
+    "train": "How every run is trained.",
+    "hypotheses": "Claims by name, each decided as supported, refuted or inconclusive.",
+    "conclusion": "A formula over the hypotheses' names: `H1a and (H2 or H3)`.",
+}
+
+FIELDS: Mapping[type[spec.Spec], Fields] = {
+    spec.Study: _STUDY,
+    spec.ModelSpec: _MODEL,
+    spec.HubSource: _HUB,
+    spec.PathSource: _PATH,
+    spec.PackageSource: _PACKAGE,
+    spec.NamedTask: _NAMED_TASK,
+    spec.FileTask: _FILE_TASK,
+    spec.DataSpec: _DATA,
+    spec.TrainSpec: _TRAIN,
+    spec.EarlyStopping: _EARLY_STOPPING,
+    spec.FullSpec: _FULL,
+    spec.LoraSpec: _LORA,
+    spec.TrainOverrides: {name: _TRAIN[name] for name in spec.TrainOverrides.model_fields},
+    spec.Seeds: _SEEDS,
+    spec.NonInferior: _NON_INFERIOR,
+    spec.Equivalent: _EQUIVALENT,
+    spec.Superior: _SUPERIOR,
+    spec.Lower: _LOWER,
+}

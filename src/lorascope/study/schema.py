@@ -1,0 +1,54 @@
+"""The JSON schema of a study, for editors: what `load_study` accepts, shorthands included, each field described."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lorascope.registry import METHODS, MODELS, TASKS
+from lorascope.study.fields import FIELDS
+from lorascope.study.spec import Study
+
+_PERCENTAGE = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$"}
+_DURATION = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(s|sec|min|h)\s*$"}
+_FRACTIONS = ("validation_fraction", "warmup", "margin", "by")
+
+
+def study_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of a study file."""
+    schema = Study.model_json_schema()
+    definitions = schema["$defs"]
+    for model, fields in FIELDS.items():
+        target = schema if model is Study else definitions[model.__name__]
+        for name, description in fields.items():
+            target["properties"][name]["description"] = description
+        for name in _FRACTIONS:
+            if name in target["properties"]:
+                target["properties"][name] = _or_text(target["properties"][name], _PERCENTAGE)
+        if "checkpoint_every" in target["properties"]:
+            described = target["properties"]["checkpoint_every"]["description"]
+            target["properties"]["checkpoint_every"] = {**_DURATION, "default": "30 s", "description": described}
+    for name in ("FullSpec", "LoraSpec"):
+        definitions[name]["required"].remove("name")  # the loader fills it in from `kind`
+    _allow_shorthands(schema["properties"])
+    text = definitions["FileTask"]["properties"]["text"]
+    definitions["FileTask"]["properties"]["text"] = _or_text(text, {"type": "string"})
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _allow_shorthands(properties: dict[str, Any]) -> None:
+    """Lists whose items may be a bare name or number."""
+    registered = {
+        "models": list(MODELS),
+        "tasks": [t for t in TASKS if t != "classification"],
+        "methods": list(METHODS),
+    }
+    for key, names in registered.items():
+        properties[key]["items"] = {"anyOf": [{"enum": names}, properties[key]["items"]]}
+    properties["seeds"]["items"] = {"anyOf": [{"type": "integer"}, properties["seeds"]["items"]]}
+
+
+def _or_text(schema: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """A property that may also be written as text; what describes the property stays outside the choice."""
+    outside = {key: schema[key] for key in ("default", "description", "title") if key in schema}
+    inside = {key: value for key, value in schema.items() if key not in outside}
+    return {**outside, "anyOf": [*inside.get("anyOf", [inside]), text]}
