@@ -48,15 +48,15 @@ def render_report(analysis_dir: Path, directory: Path) -> Path:
 
 def _draw(illustration: Illustration) -> dict[str, Any]:
     """The wide drawing as files and SVG, and the narrow one as SVG for phones."""
+    label = illustration.title
     wide = illustration.draw(canvas.WIDE)
     narrow = illustration.draw(canvas.NARROW)
-    label = illustration.title
-    return {
-        "png": svg.figure_bytes(wide, "png"),
-        "pdf": svg.figure_bytes(wide, "pdf"),
+    inlined = {
         "wide": svg.inline_svg(wide, prefix=f"{illustration.name}-w", label=label),
         "narrow": svg.inline_svg(narrow, prefix=f"{illustration.name}-n", label=label),
     }
+    alone = canvas.with_caption(wide, title=label, caption=illustration.caption)
+    return {**inlined, "png": svg.figure_bytes(alone, "png"), "pdf": svg.figure_bytes(alone, "pdf")}
 
 
 def _write(path: Path, content: bytes) -> None:

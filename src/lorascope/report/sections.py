@@ -51,7 +51,7 @@ def _results(facts: Facts) -> list[Block | None]:
     if not facts.analysis.scores:
         return [Paragraph("No arm has a test score: no run finished."), tables.published_table(facts)]
     several = any(len(score.seeds) > 1 for score in facts.analysis.scores)
-    bars = "Bars: 95% t interval over seed means; ticks below: single seeds. " if several else "One seed, so no interval. "
+    bars = "Bars: 95% t interval over seed means; dots below: single seeds. " if several else "One seed, so no interval. "
     return [
         Illustration(
             name="results",
@@ -67,7 +67,7 @@ def _results(facts: Facts) -> list[Block | None]:
 
 def _learning(facts: Facts) -> list[Block | None]:
     logged = set(facts.curves["name"])
-    band = "Line: mean over seeds as far as all have a value; band: lowest to highest seed; thin lines: single seeds."
+    band = "Line: mean over seeds as far as all have a value; band: lowest to highest seed; thin lines beyond: single seeds."
     seeds = wording.plural(facts.curves["seed"].nunique(), "seed")
     blocks: list[Block | None] = [
         Illustration(
@@ -83,7 +83,7 @@ def _learning(facts: Facts) -> list[Block | None]:
             blocks.append(
                 Illustration(
                     name=f"learning_{name.replace('/', '_')}",
-                    title=f"{title} during training",
+                    title=title,
                     caption=f"{band} Up to {seeds} an arm.",
                     draw=partial(curves.draw_loss, facts, name=name),
                 )
@@ -99,7 +99,7 @@ def _differences(facts: Facts) -> list[Block | None]:
             name="forest",
             title="Differences from the reference",
             caption="Thin bar: 95% interval; thick bar: 90% interval, which a margin is tested with (one-sided 5%). Paired "
-            f"by example, seeds as a random effect. Dashed: a margin declared by the study. {_n(facts)}.",
+            f"by example, seeds as a random effect. {_margin_note(facts)}n = seeds × test examples.",
             draw=partial(forest.draw_forest, facts),
         ),
         Bullets(tuple(comparison_sentence(facts, row) for row in facts.analysis.comparisons)),
@@ -108,6 +108,11 @@ def _differences(facts: Facts) -> list[Block | None]:
         tables.mcnemar_table(facts),
         tables.anova_table(facts),
     ]
+
+
+def _margin_note(facts: Facts) -> str:
+    margins = any(hypothesis.get("margin") for hypothesis in (facts.study.get("hypotheses") or {}).values())
+    return "Dashed: a margin declared by the study. " if margins else ""
 
 
 def _cost(facts: Facts) -> list[Block | None]:

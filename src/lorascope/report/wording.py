@@ -166,7 +166,7 @@ COSTS = {
 def metric_style(metric: str) -> MetricStyle:
     """Known metrics by name; costs as a ratio (a hypothesis compares them so); any other in its own unit."""
     if metric in COSTS:
-        return MetricStyle(f"{COSTS[metric]}, ratio", 1, 3, "×", "×")
+        return MetricStyle(f"{COSTS[metric]}, ratio", 1, 2, "×", "×")
     return _METRICS.get(metric, MetricStyle(metric.replace("_", " "), 1, 3, "", ""))
 
 
@@ -175,7 +175,7 @@ def score(metric: str, value: float | None) -> str:
     number = as_float(value)
     if number is None:
         return ABSENT
-    text = significant(number, 3) if metric in COSTS else decimal(number * style.scale, style.digits)
+    text = decimal(number, 2) if metric in COSTS else decimal(number * style.scale, style.digits)
     return text + ("" if not style.unit else style.unit if style.unit in "%×" else f" {style.unit}")
 
 
@@ -226,7 +226,9 @@ def confidence(interval: Interval) -> str:
 
 
 def sample(num_seeds: int, num_examples: int) -> str:
-    """ "5 seeds × 277 examples"."""
+    """ "5 seeds × 277 examples"; a cost has no examples."""
+    if not num_examples:
+        return plural(num_seeds, "seed")
     return f"{plural(num_seeds, 'seed')} × {plural(num_examples, 'example')}"
 
 

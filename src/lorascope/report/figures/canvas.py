@@ -18,8 +18,8 @@ WIDE = 7.0
 NARROW = 3.7
 """Inches: a page's text block, and a phone held upright at about 1:1."""
 
-INK, MUTED, GRID = "#1b2026", "#667080", "#dfe3e8"
-NEUTRALS = {"ink": INK, "muted": MUTED, "grid": GRID}
+INK, MUTED, GRID, PAGE = "#1b2026", "#667080", "#dfe3e8", "#ffffff"
+NEUTRALS = {"ink": INK, "muted": MUTED, "grid": GRID, "page": PAGE}
 FONT = 8.5
 
 # Okabe and Ito (2008), ordered for the most distant neighbours first, darkened where contrast on white is below 3:1.
@@ -118,6 +118,24 @@ def panel_title(axes: Axes, text: str, *, offset_inches: float = 0.0, left: floa
 
 def axis_label(axes: Axes, text: str) -> None:
     axes.set_xlabel(text, fontsize=FONT - 1, color=MUTED, labelpad=3)
+
+
+def with_caption(figure: Figure, *, title: str, caption: str) -> Figure:
+    """The figure with title above and caption below, so that a file taken out of the report still explains itself."""
+    import textwrap
+
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(caption, round(width * 15.5))
+    head, foot = 0.36, 0.16 * len(lines) + 0.16
+    total = height + head + foot
+    figure.set_size_inches(width, total)
+    for axes in figure.axes:
+        box = axes.get_position()
+        axes.set_position((box.x0, (box.y0 * height + foot) / total, box.width, box.height * height / total))
+    left = 0.05 / width
+    figure.text(left, 1 - 0.1 / total, title, fontsize=FONT + 2, fontweight="bold", color=INK, va="top")
+    figure.text(left, (foot - 0.06) / total, "\n".join(lines), fontsize=FONT - 1, color=MUTED, va="top", linespacing=1.35)
+    return figure
 
 
 def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -17,27 +16,30 @@ if TYPE_CHECKING:
 
 _ROW = 0.25
 _LEFT = 1.2
-_RIGHT = 0.75
+_RIGHT = 0.55
 
 
 @dataclass(frozen=True)
 class CostMeasure:
-    """key: field of a run. scale and unit: of the axis. write: how one value is written."""
+    """key: field of a run. units: (name, size in the field's own unit), the smallest first."""
 
     key: str
     label: str
-    unit: str
-    scale: float
-    write: Callable[[float], str]
+    units: tuple[tuple[str, float], ...]
+
+    def unit_for(self, largest: float) -> tuple[str, float]:
+        """The largest unit of which the panel's largest value holds at least one and a half."""
+        return next((unit for unit in reversed(self.units) if largest >= 1.5 * unit[1]), self.units[0])
 
 
+_BYTES = (("KiB", 2.0**10), ("MiB", 2.0**20), ("GiB", 2.0**30))
 MEASURES = (
-    CostMeasure("training_seconds", "training time of a run", "s", 1.0, wording.duration),
-    CostMeasure("tokens_per_second", "throughput (without padding)", "tokens/s", 1.0, wording.count),
-    CostMeasure("peak_memory_bytes", "peak memory", "GiB", 2.0**-30, wording.bytes_text),
-    CostMeasure("trainable_parameters", "trainable parameters", "millions", 1e-6, wording.magnitude),
-    CostMeasure("export_bytes", "exported checkpoint", "MiB", 2.0**-20, wording.bytes_text),
-    CostMeasure("energy_joules", "energy of a run", "kJ", 1e-3, lambda joules: f"{wording.significant(joules / 1e3)} kJ"),
+    CostMeasure("training_seconds", "training time of a run", (("s", 1.0), ("min", 60.0), ("h", 3600.0))),
+    CostMeasure("tokens_per_second", "throughput without padding", (("tokens/s", 1.0), ("thousand tokens/s", 1e3))),
+    CostMeasure("peak_memory_bytes", "peak memory", _BYTES),
+    CostMeasure("trainable_parameters", "trainable parameters", (("thousands", 1e3), ("millions", 1e6), ("billions", 1e9))),
+    CostMeasure("export_bytes", "exported checkpoint", _BYTES),
+    CostMeasure("energy_joules", "energy of a run", (("J", 1.0), ("kJ", 1e3), ("MJ", 1e6))),
 )
 
 
@@ -65,15 +67,17 @@ def values(facts: Facts, model: str, method: str, key: str, *, task: str | None 
 
 def _panel(axes: Axes, facts: Facts, measure: CostMeasure, *, model: str) -> None:
     methods = [method for method in facts.methods if values(facts, model, method, measure.key)]
+    largest = max(max(values(facts, model, method, measure.key)) for method in methods)
+    unit, size = measure.unit_for(largest)
     axes.set_ylim(-0.6, len(methods) - 0.4)
     for place, method in enumerate(methods):
         y = len(methods) - 1 - place
-        numbers = values(facts, model, method, measure.key)
+        numbers = [value / size for value in values(facts, model, method, measure.key)]
         middle = median(numbers)
         tint = canvas.colour(facts.methods, method)
-        axes.barh([y], [middle * measure.scale], height=0.56, color=tint, alpha=0.28, linewidth=0)
-        axes.plot([v * measure.scale for v in numbers], [y] * len(numbers), "o", color=tint, markersize=2.8, alpha=0.8)
-        for text, x, side, offset in ((wording.name(method), 0, "right", -7), (measure.write(middle), 1, "left", 6)):
+        axes.barh([y], [middle], height=0.56, color=tint, alpha=0.28, linewidth=0)
+        axes.plot(numbers, [y] * len(numbers), "o", color=tint, markersize=2.8, markeredgewidth=0, alpha=0.8)
+        for text, x, side, offset in ((wording.name(method), 0, "right", -7), (wording.significant(middle, 3), 1, "left", 6)):
             axes.annotate(
                 text,
                 (x, y),
@@ -89,6 +93,6 @@ def _panel(axes: Axes, facts: Facts, measure: CostMeasure, *, model: str) -> Non
     axes.margins(x=0.04)
     axes.set_yticks([])
     axes.locator_params(axis="x", nbins=4)
-    canvas.axis_label(axes, measure.unit)
+    canvas.axis_label(axes, unit)
     owner = f" · {model}" if len(facts.models) > 1 else ""
     canvas.panel_title(axes, measure.label + owner, left=_LEFT - 0.05)

@@ -96,18 +96,21 @@ def _smooth(seeds: pd.DataFrame) -> pd.DataFrame:
 def _lines(axes: Axes, facts: Facts, seeds: pd.DataFrame, *, method: str, best: dict[str, int]) -> float:
     """Draw one method; returns the y where its label belongs."""
     tint = canvas.colour(facts.methods, method)
+    common = seeds.dropna()
+    shared = common.index.max() if len(common) else 0
     for run in seeds.columns:
         line = seeds[run].dropna()
-        axes.plot(line.index, line, color=tint, linewidth=0.6, alpha=0.45, zorder=2)
+        alone = line[line.index >= shared]
+        if len(alone) > 1:
+            axes.plot(alone.index, alone, color=tint, linewidth=0.7, alpha=0.6, zorder=2)
         if best.get(run) in line.index:
-            axes.plot([best[run]], [line[best[run]]], "o", color=tint, markersize=2.6, zorder=4)
-    common = seeds.dropna()
+            axes.plot([best[run]], [line[best[run]]], "o", color=tint, markersize=2.8, markeredgewidth=0, zorder=4)
     if common.empty:
         return float(seeds.ffill().iloc[-1].mean())
     mean = common.mean(axis=1)
     if common.shape[1] > 1:
         low, high = common.min(axis=1), common.max(axis=1)
-        axes.fill_between(common.index, low, high, color=tint, alpha=0.16, linewidth=0, zorder=1)
+        axes.fill_between(common.index, low, high, color=tint, alpha=0.2 if len(facts.methods) <= 3 else 0.1, linewidth=0, zorder=1)
     shape = canvas.marker(facts.methods, method) if len(common) == 1 else None
     axes.plot(common.index, mean, color=tint, linewidth=1.9, marker=shape, markersize=4, zorder=3)
     return float(mean.iloc[-1])

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ROW = 0.36
+_ROW = 0.34
+_HEADING = 0.3
 
 
 def forest_metrics(facts: Facts) -> list[str]:
@@ -22,14 +23,32 @@ def forest_metrics(facts: Facts) -> list[str]:
 
 
 def draw_forest(facts: Facts, width: float) -> Figure:
-    """One row a comparison, label and numbers written above its interval, one panel a metric."""
+    """One row a comparison, label and numbers written above its interval, one panel a metric.
+
+    Where a (model, task) has several comparisons it gets a heading of its own, which shortens their labels.
+    """
     metrics = forest_metrics(facts)
-    groups = [_ordered(facts, metric) for metric in metrics]
-    heights = [len(group) * _ROW + 0.1 for group in groups]
+    groups = [_lines(facts, metric) for metric in metrics]
+    heights = [sum(_HEADING if isinstance(line, str) else _ROW for line in group) + 0.1 for group in groups]
     figure, axes = canvas.panels(width, heights, columns=1, left=0.15, right=0.15, head=0.42)
-    for axis, metric, group in zip(axes, metrics, groups, strict=True):
-        _panel(axis, facts, group, metric=metric)
+    for axis, metric, group, height in zip(axes, metrics, groups, heights, strict=True):
+        _panel(axis, facts, group, metric=metric, height=height)
     return figure
+
+
+def _lines(facts: Facts, metric: str) -> list[str | Comparison]:
+    """Comparisons in the study's order, with headings between them where they need any."""
+    rows = _ordered(facts, metric)
+    places = [facts.place(row.model, row.task) for row in rows]
+    if len(set(places)) == len(places):
+        return list(rows)
+    lines: list[str | Comparison] = []
+    for row, place in zip(rows, places, strict=True):
+        heading = f"{place}, n = {row.num_seeds} × {wording.count(row.num_examples)}"
+        if heading not in lines:
+            lines.append(heading)
+        lines.append(row)
+    return lines
 
 
 def _ordered(facts: Facts, metric: str) -> list[Comparison]:
@@ -40,28 +59,27 @@ def _ordered(facts: Facts, metric: str) -> list[Comparison]:
     return sorted((row for row in facts.analysis.comparisons if row.metric == metric), key=place)
 
 
-def _panel(axes: Axes, facts: Facts, group: list[Comparison], *, metric: str) -> None:
+def _panel(axes: Axes, facts: Facts, lines: list[str | Comparison], *, metric: str, height: float) -> None:
+    """y is in inches from the bottom of the panel."""
     style = wording.metric_style(metric)
-    top = len(group) - 0.35
-    axes.set_ylim(-0.45, top)
+    axes.set_ylim(0, height)
     axes.axvline(0, color=canvas.INK, linewidth=1.0, zorder=1)
-    for place, comparison in enumerate(group):
-        y = len(group) - 1 - place
-        _interval(axes, facts, comparison, y=y)
-        label = f"{wording.name(comparison.method)} v {wording.name(comparison.reference)} · "
-        label += facts.place(comparison.model, comparison.task)
-        numbers = wording.gap(metric, comparison.difference.estimate, unit=False)
-        numbers += f"  ({wording.gap_range(metric, comparison.difference)})"
-        for text, x, side in ((label, 0, "left"), (numbers, 1, "right")):
-            axes.annotate(
-                text,
-                (x, y + 0.17),
-                xycoords=("axes fraction", "data"),
-                ha=side,
-                va="bottom",
-                fontsize=canvas.FONT - 0.7,
-                color=canvas.INK,
-            )
+    headed = any(isinstance(line, str) for line in lines)
+    y = height
+    for line in lines:
+        if isinstance(line, str):
+            y -= _HEADING
+            _write(axes, line, x=0, y=y, bold=True)
+            continue
+        y -= _ROW
+        _interval(axes, facts, line, y=y + 0.07)
+        label = f"{wording.name(line.method)} v {wording.name(line.reference)}"
+        if not headed:
+            n = f", n = {line.num_seeds} × {wording.count(line.num_examples)}"
+            label = f"{facts.place(line.model, line.task)}: {label}{n}"
+        numbers = wording.gap(metric, line.difference.estimate, unit=False)
+        _write(axes, label, x=0, y=y + 0.13)
+        _write(axes, f"{numbers} ({wording.gap_range(metric, line.difference)})", x=1, y=y + 0.13)
     for margin, hypotheses in _margins(facts, metric).items():
         x = margin * style.scale
         axes.axvline(x, color=canvas.MUTED, linewidth=1.1, linestyle=(0, (4, 2)), zorder=1)
@@ -70,7 +88,22 @@ def _panel(axes: Axes, facts: Facts, group: list[Comparison], *, metric: str) ->
     reach = max((abs(end) for end in axes.get_xlim()), default=1.0) or 1.0
     axes.set_xlim(-reach * 1.04, reach * 1.04)
     axes.set_yticks([])
-    canvas.axis_label(axes, f"← reference better      {style.gap_axis}      method better →")
+    canvas.axis_label(axes, f"← reference better    {style.gap_axis}    method better →")
+
+
+def _write(axes: Axes, text: str, *, x: int, y: float, bold: bool = False) -> None:
+    """Text at the left (x = 0) or right (x = 1) edge, on a patch of page so that no line runs through it."""
+    axes.annotate(
+        text,
+        (x, y),
+        xycoords=("axes fraction", "data"),
+        ha="right" if x else "left",
+        va="bottom",
+        fontsize=canvas.FONT - 0.7,
+        fontweight="bold" if bold else "normal",
+        color=canvas.INK,
+        bbox={"facecolor": canvas.PAGE, "edgecolor": "none", "pad": 0.8},
+    )
 
 
 def _interval(axes: Axes, facts: Facts, comparison: Comparison, *, y: float) -> None:
@@ -86,7 +119,7 @@ def _interval(axes: Axes, facts: Facts, comparison: Comparison, *, y: float) -> 
         shape,
         markersize=6,
         color=tint,
-        markeredgecolor="white",
+        markeredgecolor=canvas.PAGE,
         markeredgewidth=0.7,
         zorder=4,
     )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ROW = 0.25
+_ROW = 0.27
 _LEFT = 1.2
 _RIGHT = 0.55
 
@@ -53,11 +53,11 @@ def _arm(facts: Facts, score) -> Painter:
     def paint(axes: Axes, y: float) -> None:
         if score.interval is not None:
             ends = [score.interval.low * scale, score.interval.high * scale]
-            axes.plot(ends, [y, y], color=tint, linewidth=2.2, solid_capstyle="butt", zorder=3)
+            axes.plot(ends, [y, y], color=tint, linewidth=1.8, solid_capstyle="butt", zorder=3)
         seeds = [value * scale for value in score.seeds.values()]
         if len(seeds) > 1:
-            axes.plot(seeds, [y - 0.24] * len(seeds), "|", color=tint, markersize=5, markeredgewidth=1.1, zorder=3)
-        axes.plot([score.mean * scale], [y], shape, color=tint, markersize=5.5, zorder=4)
+            axes.plot(seeds, [y - 0.31] * len(seeds), "o", color=tint, markersize=2.3, markeredgewidth=0, zorder=3)
+        axes.plot([score.mean * scale], [y], shape, color=tint, markersize=4.6, zorder=4, markeredgecolor=canvas.PAGE, markeredgewidth=0.5)
 
     return paint
 
