@@ -1,0 +1,173 @@
+"""The analysis artifact as a report reads it: the analysis, the facts of the study, the curves.
+
+The one idea: order and naming are decided once, here, from the study (its methods, models and tasks in the order they
+were written), so that every figure and table lists the same things in the same order and colour.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorascope.report import wording
+from lorascope.stats.analysis import (
+    Analysis,
+    Comparison,
+    HypothesisResult,
+    Interval,
+    McNemar,
+    Part,
+    Score,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Facts:
+    """directory: the analysis artifact. raw: facts.json. curves: one row a logged value (columns run, model, task,
+    method, seed, update, epoch, name, value)."""
+
+    directory: Path
+    analysis: Analysis
+    raw: dict[str, Any]
+    curves: pd.DataFrame
+
+    @property
+    def study(self) -> dict[str, Any]:
+        return self.raw["study"]
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        return self.raw.get("runs") or []
+
+    @property
+    def gates(self) -> list[dict[str, Any]]:
+        return self.raw.get("gates") or []
+
+    @property
+    def baselines(self) -> list[dict[str, Any]]:
+        return self.raw.get("baselines") or []
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        return self.raw.get("failures") or []
+
+    @property
+    def data(self) -> dict[str, dict[str, Any]]:
+        return self.raw.get("data") or {}
+
+    @cached_property
+    def models(self) -> list[str]:
+        return [model["name"] for model in self.study["models"]]
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        return [task["name"] for task in self.study["tasks"]]
+
+    @cached_property
+    def methods(self) -> list[str]:
+        return [method["name"] for method in self.study["methods"]]
+
+    @cached_property
+    def seeds(self) -> list[str]:
+        """Labels of the seeds that have a score, in the order of first appearance."""
+        labels = [seed for score in self.analysis.scores for seed in score.seeds]
+        return list(dict.fromkeys(labels)) or list(dict.fromkeys(str(run["seed"]) for run in self.runs))
+
+    @cached_property
+    def cells(self) -> list[tuple[str, str]]:
+        """(model, task) pairs in the study's order."""
+        return [(model, task) for model in self.models for task in self.tasks]
+
+    def place(self, model: str, task: str) -> str:
+        """The shortest name of a (model, task): the model is named only where there is more than one. "*": the average."""
+        if (model, task) == ("*", "*"):
+            return "average"
+        if len(self.models) == 1 or model == "*":
+            return wording.name(task) if task != "*" else "all tasks"
+        return f"{wording.name(task) if task != '*' else 'all tasks'} · {model}"
+
+    def primary_metric(self, task: str) -> str:
+        """The metric the comparisons of a task are made on, else the first that was scored."""
+        for row in (*self.analysis.comparisons, *self.analysis.scores):
+            if row.task == task:
+                return row.metric
+        return "accuracy"
+
+    def score(self, model: str, task: str, method: str, *, metric: str) -> Score | None:
+        for row in self.analysis.scores:
+            if (row.model, row.task, row.method, row.metric) == (model, task, method, metric):
+                return row
+        return None
+
+    def cell_baselines(self, model: str, task: str, *, metric: str) -> list[dict[str, Any]]:
+        """Baselines of a (model, task); one that needs no model (majority) is stored with the model it ran beside."""
+        return [
+            row
+            for row in self.baselines
+            if row["task"] == task and row["metric"] == metric and row["model"] in (model, None, "*")
+        ]
+
+    def cell_runs(self, model: str, task: str | None, method: str) -> list[dict[str, Any]]:
+        return [
+            run
+            for run in self.runs
+            if run["model"] == model and run["method"] == method and (task is None or run["task"] == task)
+        ]
+
+    def learning_rate(self, method: str) -> float | None:
+        spec = next((spec for spec in self.study["methods"] if spec["name"] == method), {})
+        return spec.get("learning_rate")
+
+
+def read_facts(directory: Path) -> Facts:
+    """Read one analysis artifact. Raises FileNotFoundError naming the file that is missing."""
+    import pandas as pd
+
+    return Facts(
+        directory=directory,
+        analysis=_analysis(json.loads((directory / "analysis.json").read_text(encoding="utf-8"))),
+        raw=json.loads((directory / "facts.json").read_text(encoding="utf-8")),
+        curves=pd.read_parquet(directory / "curves.parquet"),
+    )
+
+
+def _interval(value: dict[str, Any] | None) -> Interval | None:
+    return Interval(**value) if value else None
+
+
+def _analysis(value: dict[str, Any]) -> Analysis:
+    intervals = ("difference", "difference_90", "seed_difference", "hedges_g", "odds_ratio")
+    return Analysis(
+        **{
+            **value,
+            "scores": [Score(**{**row, "interval": _interval(row["interval"])}) for row in value["scores"]],
+            "comparisons": [
+                Comparison(
+                    **{
+                        **row,
+                        **{key: _interval(row[key]) for key in intervals},
+                        "mcnemar": [
+                            McNemar(**{**test, "odds_ratio": _interval(test["odds_ratio"])}) for test in row["mcnemar"]
+                        ],
+                    }
+                )
+                for row in value["comparisons"]
+            ],
+            "hypotheses": [
+                HypothesisResult(
+                    **{
+                        **row,
+                        "average": _interval(row["average"]),
+                        "parts": [Part(**{**part, "estimate": _interval(part["estimate"])}) for part in row["parts"]],
+                    }
+                )
+                for row in value["hypotheses"]
+            ],
+        }
+    )

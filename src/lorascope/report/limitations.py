@@ -1,0 +1,227 @@
+"""What the study cannot say, computed from its own facts: a limitation that does not apply is not printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from lorascope.report import wording
+from lorascope.report.facts import Facts
+
+_SMALL_MODEL = 1_000_000_000
+_TRUNCATION_WORTH_NAMING = 0.01
+
+
+def limitations(facts: Facts) -> tuple[str, ...]:
+    """Sentences, the gravest first."""
+    return tuple(sentence for rule in _RULES for sentence in rule(facts))
+
+
+def _missing_runs(facts: Facts) -> Iterator[str]:
+    missing = facts.raw.get("missing_runs") or 0
+    if missing:
+        planned = missing + len(facts.runs)
+        yield (
+            f"{wording.plural(missing, 'run')} of {planned} planned {'is' if missing == 1 else 'are'} missing: every mean "
+            "and test here rests on the runs that finished, and a method that fails more often looks better than it is."
+        )
+
+
+def _failed_gates(facts: Facts) -> Iterator[str]:
+    failed = [gate for gate in facts.gates if not gate["passed"]]
+    if failed:
+        kinds = wording.listing(dict.fromkeys(gate["gate"] for gate in failed))
+        yield f"{wording.plural(len(failed), 'validity gate')} failed ({kinds}): the parts of the study behind them prove nothing."
+
+
+def _weak_arms(facts: Facts) -> Iterator[str]:
+    weak = []
+    for score in facts.analysis.scores:
+        if score.metric != facts.primary_metric(score.task):
+            continue
+        rivals = [
+            row["name"]
+            for row in facts.cell_baselines(score.model, score.task, metric=score.metric)
+            if row["mean"] >= score.mean
+        ]
+        if rivals:
+            where = facts.place(score.model, score.task)
+            weak.append(f"{wording.name(score.method)} on {where} (not above {wording.listing(rivals)})")
+    if weak:
+        yield f"Some arms learned nothing useful: {wording.listing(weak)}. A difference between such arms is no evidence."
+
+
+def _seeds(facts: Facts) -> Iterator[str]:
+    num_seeds = min((len(score.seeds) for score in facts.analysis.scores), default=0)
+    if num_seeds == 1:
+        yield "One seed: the chance of initialisation and data order cannot be told from the methods; intervals hold test sampling only."
+    elif 1 < num_seeds < 5:
+        floors = [row for row in facts.analysis.comparisons if row.permutation_p is None]
+        permutation = (
+            f"; a permutation test over seeds could not go below p = {wording.p_value(floors[0].permutation_floor)} "
+            f"and would need {wording.plural(floors[0].seeds_needed, 'seed')}"
+            if floors
+            else ""
+        )
+        yield f"{num_seeds} seeds an arm: the spread between seeds is itself poorly known{permutation}."
+
+
+def _power(facts: Facts) -> Iterator[str]:
+    for row in facts.analysis.comparisons:
+        if row.detectable_difference is None:
+            continue
+        margin = _margin(facts, row.method, row.reference)
+        where = facts.place(row.model, row.task)
+        visible = wording.margin_text(row.metric, row.detectable_difference)
+        pair = f"{wording.name(row.method)} v {wording.name(row.reference)} on {where}"
+        if margin is not None and row.detectable_difference > margin:
+            yield (
+                f"{pair}: {wording.sample(row.num_seeds, row.num_examples)} show a difference of {visible} (80% power), "
+                f"which is more than the margin of {wording.margin_text(row.metric, margin)}: the question was hard to decide here."
+            )
+    rest = [row for row in facts.analysis.comparisons if row.detectable_difference is not None]
+    for metric in dict.fromkeys(row.metric for row in rest):
+        sizes = [row.detectable_difference or 0.0 for row in rest if row.metric == metric]
+        texts = dict.fromkeys(wording.margin_text(metric, size) for size in (min(sizes), max(sizes)))
+        yield (
+            f"Differences in {wording.metric_style(metric).label} smaller than {' to '.join(texts)} (by comparison) stay "
+            "invisible with these seeds and examples (80% power)."
+        )
+
+
+def _margin(facts: Facts, method: str, reference: str) -> float | None:
+    for hypothesis in (facts.study.get("hypotheses") or {}).values():
+        first = hypothesis.get("non_inferior") or hypothesis.get("equivalent")
+        if (first, hypothesis.get("to")) == (method, reference):
+            return hypothesis.get("margin")
+    return None
+
+
+def _learning_rates(facts: Facts) -> Iterator[str]:
+    if facts.study.get("search"):
+        return
+    rates = [f"{wording.name(method)} {wording.rate(facts.learning_rate(method))}" for method in facts.methods]
+    yield (
+        f"Learning rates were set by the study, not searched ({', '.join(rates)}): a method whose rate suits it less well "
+        "looks worse than it is."
+    )
+
+
+def _unfinished_learning(facts: Facts) -> Iterator[str]:
+    texts = []
+    for method in facts.methods:
+        runs = [run for run in facts.runs if run["method"] == method]
+        last = [run for run in runs if not run["stopped_early"] and run["best_update"] >= run["updates"]]
+        if last:
+            texts.append(f"{len(last)} of {len(runs)} runs of {wording.name(method)}")
+    if texts:
+        yield f"The last evaluation was the best one in {wording.listing(texts)}: longer training might have gained more."
+
+
+def _protocol(facts: Facts) -> Iterator[str]:
+    if facts.study.get("protocol") == "paper":
+        yield (
+            "Protocol `paper`: the checkpoint was chosen on the same examples that are reported, so scores are optimistic. "
+            "They serve to reproduce published tables, not to compare methods."
+        )
+
+
+def _data_caps(facts: Facts) -> Iterator[str]:
+    caps = facts.study.get("data") or {}
+    named = [
+        f"{key.removesuffix('_examples')} at most {wording.count(caps[key])}"
+        for key in ("train_examples", "validation_examples", "test_examples")
+        if caps.get(key)
+    ]
+    if named:
+        yield f"The data were capped ({', '.join(named)} examples a task): scores are not comparable with those on whole data sets."
+
+
+def _truncation(facts: Facts) -> Iterator[str]:
+    cut = [
+        f"{wording.fraction(share)} of {wording.name(task)} {split} ({model})"
+        for task, data in facts.data.items()
+        for model, splits in (data.get("truncated_fraction") or {}).items()
+        for split, share in splits.items()
+        if share > _TRUNCATION_WORTH_NAMING
+    ]
+    if cut:
+        length = (facts.study.get("train") or {}).get("max_length")
+        yield f"Texts were cut at {length} tokens: {wording.listing(cut)}."
+
+
+def _duplicates(facts: Facts) -> Iterator[str]:
+    left = [
+        f"{wording.plural(number, 'text')} of {wording.name(task)} in both {wording.listing(pair.split('~'))}"
+        for task, data in facts.data.items()
+        for pair, number in (data.get("duplicates") or {}).items()
+        if number
+    ]
+    if left:
+        yield f"Duplicates across splits: {wording.listing(left)}."
+
+
+def _scope(facts: Facts) -> Iterator[str]:
+    sizes = {run["model"]: run["total_parameters"] for run in facts.runs}
+    if sizes and max(sizes.values()) < _SMALL_MODEL:
+        models = wording.listing(f"{model}, {wording.magnitude(size)}" for model, size in sizes.items())
+        subject = "The only model is small" if len(sizes) == 1 else "All models are small"
+        yield f"{subject} ({models} parameters): the answer need not hold for models of billions."
+    if len(facts.tasks) == 1:
+        yield f"One task ({wording.name(facts.tasks[0])}): nothing here speaks of others."
+
+
+def _measurement(facts: Facts) -> Iterator[str]:
+    if not facts.runs:
+        return
+    absent = [
+        label
+        for key, label in (("energy_joules", "energy"), ("mfu", "MFU"), ("peak_memory_bytes", "peak memory"))
+        if all(wording.as_float(run.get(key)) is None for run in facts.runs)
+    ]
+    devices = sorted({run["device"] for run in facts.runs})
+    if absent:
+        yield f"Not measured on {wording.listing(devices)}: {wording.listing(absent)}."
+    if len(devices) > 1:
+        yield f"Runs were made on different devices ({wording.listing(devices)}): their times are not comparable one by one."
+    resumed = sum(bool(run["resumed"]) for run in facts.runs)
+    if resumed:
+        yield f"{wording.plural(resumed, 'run')} went on after an interruption; results are unaffected, times are summed over the pieces."
+
+
+def _multiplicity(facts: Facts) -> Iterator[str]:
+    uncorrected = len(facts.analysis.comparisons)
+    if not facts.analysis.hypotheses and uncorrected:
+        yield (
+            f"No hypothesis was declared: the {wording.plural(uncorrected, 'comparison')} "
+            f"{'is' if uncorrected == 1 else 'are'} exploratory and decide nothing."
+        )
+
+
+def _dirty_tree(facts: Facts) -> Iterator[str]:
+    git = (facts.raw.get("provenance") or {}).get("git") or {}
+    if git.get("dirty"):
+        yield "The code had uncommitted changes: the recorded commit alone does not reproduce these numbers."
+
+
+def _notes(facts: Facts) -> Iterator[str]:
+    yield from facts.analysis.notes
+
+
+_RULES: tuple[Callable[[Facts], Iterator[str]], ...] = (
+    _missing_runs,
+    _failed_gates,
+    _weak_arms,
+    _protocol,
+    _seeds,
+    _power,
+    _learning_rates,
+    _unfinished_learning,
+    _data_caps,
+    _truncation,
+    _duplicates,
+    _multiplicity,
+    _scope,
+    _measurement,
+    _dirty_tree,
+    _notes,
+)

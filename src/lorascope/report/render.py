@@ -1,0 +1,117 @@
+"""Write the report of one analysis artifact. The one entry point of this package.
+
+Files are written beside their target and renamed, so a reader never sees half a file, and the same artifact always
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorascope.report import latex, svg
+from lorascope.report.document import Document, Illustration
+from lorascope.report.facts import read_facts
+from lorascope.report.figures import canvas
+from lorascope.report.markdown import markdown_table
+from lorascope.report.sections import build_document
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+def render_report(analysis_dir: Path, directory: Path) -> Path:
+    """Render `analysis_dir` into `directory` (results/<study>/, made if absent) and return the path of report.html.
+
+    analysis_dir holds analysis.json, facts.json, curves.parquet and measurements.parquet. Writes ANALYSIS_REPORT.md,
+    report.html, figures/*.png and *.pdf, tables/*.tex, and copies measurements.parquet and analysis.json. Files of
+    other names are left alone. Raises FileNotFoundError for a missing input, before anything is written.
+    """
+    copies = {name: (analysis_dir / name).read_bytes() for name in ("measurements.parquet", "analysis.json")}
+    document = build_document(read_facts(analysis_dir))
+    drawn = {illustration.name: _draw(illustration) for illustration in document.illustrations}
+    for name, forms in drawn.items():
+        for ending in ("png", "pdf"):
+            _write(directory / "figures" / f"{name}.{ending}", forms[ending])
+    for table in document.tables:
+        _write(directory / "tables" / f"{table.name}.tex", latex.latex_table(table).encode())
+    for name, content in copies.items():
+        _write(directory / name, content)
+    _write(directory / "ANALYSIS_REPORT.md", _markdown(document).encode())
+    page = directory / "report.html"
+    _write(page, _html(document, drawn).encode())
+    return page
+
+
+def _draw(illustration: Illustration) -> dict[str, Any]:
+    """The wide drawing as files and SVG, and the narrow one as SVG for phones."""
+    label = illustration.title
+    wide = illustration.draw(canvas.WIDE)
+    narrow = illustration.draw(canvas.NARROW)
+    inlined = {
+        "wide": svg.inline_svg(wide, prefix=f"{illustration.name}-w", label=label),
+        "narrow": svg.inline_svg(narrow, prefix=f"{illustration.name}-n", label=label),
+    }
+    alone = canvas.with_caption(wide, title=label, caption=illustration.caption)
+    return {**inlined, "png": svg.figure_bytes(alone, "png"), "pdf": svg.figure_bytes(alone, "pdf")}
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _environment(*, autoescape: bool):
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("lorascope.report", "templates"),
+        autoescape=autoescape,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+
+
+def _markdown(document: Document) -> str:
+    environment = _environment(autoescape=False)
+    environment.filters["table"] = markdown_table
+    text = environment.get_template("report.md.j2").render(document=document)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _html(document: Document, drawn: dict[str, dict[str, Any]]) -> str:
+    environment = _environment(autoescape=True)
+    environment.filters["inline"] = _inline
+    return environment.get_template("report.html.j2").render(document=document, drawn=drawn, css=_style())
+
+
+def _style() -> Markup:
+    """The style sheet with the figures' method colours filled in."""
+    from importlib.resources import files
+
+    from markupsafe import Markup
+
+    css = (files("lorascope.report") / "templates" / "report.css").read_text(encoding="utf-8")
+    css = css.replace("LIGHT_METHODS", svg.colour_variables(canvas.METHOD_COLOURS))
+    return Markup(css.replace("DARK_METHODS", svg.colour_variables(canvas.METHOD_COLOURS_DARK)))
+
+
+def _inline(text: str) -> Markup:
+    """The two marks that our own sentences use, `code` and **strong**, as HTML; everything else is escaped."""
+    from markupsafe import Markup, escape
+
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", marked))

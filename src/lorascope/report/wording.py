@@ -1,0 +1,255 @@
+"""How numbers and names are written for people: percent with one decimal, signs on differences, units always.
+
+The one idea: every number of a report passes through here, so that a missing value is a dash (never "nan"), and
+a difference in accuracy is always "points", never an ambiguous "%".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lorascope.stats.analysis import Comparison, Interval
+
+ABSENT = "–"
+MINUS = "−"
+
+_NAMES = {
+    "full": "full fine-tuning",
+    "lora": "LoRA",
+    "adalora": "AdaLoRA",
+    "dora": "DoRA",
+    "qlora": "QLoRA",
+    "mrpc": "MRPC",
+    "sst2": "SST-2",
+    "rte": "RTE",
+}
+
+
+def name(identifier: str) -> str:
+    """The literature's spelling of a method or task; a name the study made up stays as it is."""
+    return _NAMES.get(identifier, identifier)
+
+
+def as_float(value: float | int | None) -> float | None:
+    """None for what is absent or not a number; infinities stay (an odds ratio may be unbounded)."""
+    return None if value is None or math.isnan(float(value)) else float(value)
+
+
+def decimal(value: float | int | None, digits: int = 1, *, signed: bool = False) -> str:
+    """Fixed digits, thousands separated, a true minus sign, and no sign on what rounds to zero."""
+    number = as_float(value)
+    if number is None:
+        return ABSENT
+    if math.isinf(number):
+        return "∞" if number > 0 else MINUS + "∞"
+    rounded = round(number, digits)
+    sign = MINUS if rounded < 0 else "+" if signed and rounded > 0 else ""
+    return f"{sign}{abs(rounded):,.{digits}f}"
+
+
+def significant(value: float | int | None, digits: int = 2) -> str:
+    """`digits` significant digits without an exponent: 0.42, 1.3, 12, 1,240."""
+    number = as_float(value)
+    if number is None or math.isinf(number) or number == 0:
+        return decimal(number, 0)
+    return decimal(number, max(0, digits - 1 - math.floor(math.log10(abs(number)))))
+
+
+def fraction(value: float | None, digits: int = 1) -> str:
+    """A 0-1 fraction as a percentage."""
+    number = as_float(value)
+    return ABSENT if number is None else f"{decimal(number * 100, digits)}%"
+
+
+def count(value: float | int | None) -> str:
+    return decimal(value, 0)
+
+
+def plural(number: int, noun: str) -> str:
+    """ "1 seed", "277 examples"."""
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "x", "ch")) else "s"
+    return f"{number:,} {noun}{ending}"
+
+
+def listing(items: Iterable[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    words = list(items)
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+
+
+def duration(seconds: float | None) -> str:
+    number = as_float(seconds)
+    if number is None:
+        return ABSENT
+    for limit, unit, size in ((1, "ms", 1e-3), (120, "s", 1.0), (7200, "min", 60.0), (math.inf, "h", 3600.0)):
+        if number < limit:
+            return f"{significant(number / size, 3)} {unit}"
+    return ABSENT
+
+
+def bytes_text(value: float | int | None) -> str:
+    number = as_float(value)
+    if number is None:
+        return ABSENT
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{significant(number, 3)} {unit}"
+        number /= 1024
+    return f"{significant(number, 3)} TiB"
+
+
+def magnitude(value: float | int | None) -> str:
+    """Parameter counts: 294,912 -> "295 k"; 22,713,728 -> "22.7 M"."""
+    number = as_float(value)
+    if number is None:
+        return ABSENT
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{significant(number / size, 3)} {unit}"
+    return count(number)
+
+
+def p_value(p: float | None) -> str:
+    number = as_float(p)
+    return ABSENT if number is None else "<0.001" if number < 0.001 else f"{number:.3f}"
+
+
+def rate(value: float | None) -> str:
+    """A learning rate as people write it: 5e-5."""
+    number = as_float(value)
+    if number is None:
+        return ABSENT
+    mantissa, exponent = f"{number:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+# ------------------------------------------------------------------------------------------------------------ metrics
+
+
+@dataclass(frozen=True)
+class MetricStyle:
+    """How a metric is written. scale: factor from its own unit; unit follows a value, gap_unit follows a difference."""
+
+    label: str
+    scale: float
+    digits: int
+    unit: str
+    gap_unit: str
+
+    @property
+    def axis(self) -> str:
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    @property
+    def gap_axis(self) -> str:
+        return f"difference in {self.label} ({self.gap_unit})" if self.gap_unit else f"difference in {self.label}"
+
+
+_METRICS = {
+    "accuracy": MetricStyle("accuracy", 100, 1, "%", "points"),
+    "f1": MetricStyle("F1", 100, 1, "%", "points"),
+    "mcc": MetricStyle("Matthews correlation", 1, 3, "", ""),
+    "loss": MetricStyle("loss", 1, 3, "nats", "nats"),
+}
+
+COSTS = {
+    "training_seconds": "training time",
+    "peak_memory_bytes": "peak memory",
+    "trainable_parameters": "trainable parameters",
+    "energy_joules": "energy",
+    "export_bytes": "export size",
+}
+
+
+def metric_style(metric: str) -> MetricStyle:
+    """Known metrics by name; costs as a ratio (a hypothesis compares them so); any other in its own unit."""
+    if metric in COSTS:
+        return MetricStyle(f"{COSTS[metric]}, ratio", 1, 2, "×", "×")
+    return _METRICS.get(metric, MetricStyle(metric.replace("_", " "), 1, 3, "", ""))
+
+
+def score(metric: str, value: float | None) -> str:
+    style = metric_style(metric)
+    number = as_float(value)
+    if number is None:
+        return ABSENT
+    text = decimal(number, 2) if metric in COSTS else decimal(number * style.scale, style.digits)
+    return text + ("" if not style.unit else style.unit if style.unit in "%×" else f" {style.unit}")
+
+
+def gap(metric: str, value: float | None, *, unit: bool = True) -> str:
+    """A signed difference: "−0.4 points". For a cost the ratio itself: "0.42×"."""
+    if metric in COSTS:
+        return score(metric, value)
+    style = metric_style(metric)
+    number = as_float(value)
+    if number is None:
+        return ABSENT
+    text = decimal(number * style.scale, style.digits, signed=True)
+    return f"{text} {style.gap_unit}" if unit and style.gap_unit else text
+
+
+def margin_text(metric: str, margin: float) -> str:
+    """An unsigned amount of difference: "3.0 points"."""
+    style = metric_style(metric)
+    text = decimal(abs(margin) * style.scale, style.digits)
+    return f"{text} {style.gap_unit}" if style.gap_unit else text
+
+
+def score_range(metric: str, interval: Interval | None) -> str:
+    if interval is None:
+        return ABSENT
+    style = metric_style(metric)
+    low, high = (decimal(end * style.scale, style.digits) for end in (interval.low, interval.high))
+    return f"{low} to {high}"
+
+
+def gap_range(metric: str, interval: Interval | None) -> str:
+    """ "−2.1 to +1.3"."""
+    if interval is None:
+        return ABSENT
+    return f"{gap(metric, interval.low, unit=False)} to {gap(metric, interval.high, unit=False)}"
+
+
+def plain_range(interval: Interval | None, *, signed: bool = False) -> str:
+    """estimate (low to high) of a unitless effect, such as Hedges g or an odds ratio."""
+    if interval is None:
+        return ABSENT
+    estimate, low, high = (decimal(v, 2, signed=signed) for v in (interval.estimate, interval.low, interval.high))
+    return f"{estimate} ({low} to {high})"
+
+
+def confidence(interval: Interval) -> str:
+    return f"{decimal(interval.confidence * 100, 0)}% interval"
+
+
+def sample(num_seeds: int, num_examples: int) -> str:
+    """ "5 seeds × 277 examples"; a cost has no examples."""
+    if not num_examples:
+        return plural(num_seeds, "seed")
+    return f"{plural(num_seeds, 'seed')} × {plural(num_examples, 'example')}"
+
+
+def gap_sentence(comparison: Comparison, *, place: str) -> str:
+    """ "LoRA loses 0.4 points of accuracy against full fine-tuning on RTE (95% interval −2.1 to +1.3; ...)"."""
+    style = metric_style(comparison.metric)
+    estimate = comparison.difference.estimate
+    size = decimal(abs(estimate) * style.scale, style.digits)
+    verb = "loses" if estimate < 0 else "gains"
+    if float(size.replace(",", "")) == 0:
+        change = f"scores the same {style.label} as"
+    else:
+        amount = f"{size} {style.gap_unit} of" if style.gap_unit else f"{size} of"
+        change = f"{verb} {amount} {style.label} against"
+    interval = f"{confidence(comparison.difference)} {gap_range(comparison.metric, comparison.difference)}"
+    n = sample(comparison.num_seeds, comparison.num_examples)
+    subject = name(comparison.method)
+    return f"{subject} {change} {name(comparison.reference)} on {place} ({interval}; {n})."
+
+
+def range_text(values: Sequence[float], digits: int = 0) -> str:
+    """ "277" or "277 to 1,821"."""
+    low, high = decimal(min(values), digits), decimal(max(values), digits)
+    return low if low == high else f"{low} to {high}"
