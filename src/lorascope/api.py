@@ -1,9 +1,9 @@
 """The Python interface: load a study, run it, read its results. The command line calls nothing else.
 
-    study = lorascope.load("study.yaml")
-    lorascope.run(study)
-    results = lorascope.results(study)
-    results.measurements            # a pandas DataFrame, one row a measurement
+study = lorascope.load("study.yaml")
+lorascope.run(study)
+results = lorascope.results(study)
+results.measurements            # a pandas DataFrame, one row a measurement
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def run(
 
     if executor not in EXECUTORS:
         raise StudyError(
-            f"unknown executor `{executor}`", hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}"
+            f"unknown executor `{executor}`",
+            hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}",
         )
     started, emit = time.monotonic(), emit or (lambda event: None)
     planned, opened = build_graph(study, data_dir=data_dir), Store(store)
@@ -143,7 +144,9 @@ def _chosen(graph: Graph, only: str | None) -> list[Step]:
     names = {step.id: (step.id, f"{step.kind}: {graph.labels[step.id]}") for step in graph.steps}
     wanted = {step_id for step_id, spellings in names.items() if any(fnmatch(s, only) for s in spellings)}
     if not wanted:
-        raise StudyError(f"no step matches --only {only}", hint="`lorascope plan STUDY` lists the steps; globs as in a shell")
+        raise StudyError(
+            f"no step matches --only {only}", hint="`lorascope plan STUDY` lists the steps; globs as in a shell"
+        )
     for step in reversed(graph.steps):
         if step.id in wanted:
             wanted |= set(step.deps.values())
@@ -205,7 +208,7 @@ def status(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
     for step in planned.steps:
         if opened.has(step.id):
             states[step.id] = "done"
-        elif opened.lock(step.id).is_held():
+        elif opened.lock(step.id).holder() is not None:
             states[step.id] = "running"
         elif opened.failure(step.id):
             states[step.id] = "failed"
@@ -222,4 +225,6 @@ def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
 
     opened = Store(store)
     planned = build_graph(study, data_dir=data_dir)
-    return [f"{step.id}: {problem}" for step in planned.steps if opened.has(step.id) for problem in opened.verify(step.id)]
+    return [
+        f"{step.id}: {problem}" for step in planned.steps if opened.has(step.id) for problem in opened.verify(step.id)
+    ]

@@ -183,9 +183,7 @@ class Classification(Task):
         drawn = generator.choice(self.num_labels, size=len(test), p=frequencies)
         return self._prediction_rows(drawn, test, np.tile(frequencies, (len(test), 1)))
 
-    def linear_probe(
-        self, features: Mapping[str, np.ndarray], frames: Mapping[str, pd.DataFrame]
-    ) -> pd.DataFrame:
+    def linear_probe(self, features: Mapping[str, np.ndarray], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         """Logistic regression on standardised features; its penalty is chosen by validation accuracy."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline

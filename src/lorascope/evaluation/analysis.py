@@ -62,7 +62,11 @@ def analyse(context: StepContext) -> JSON:
     measurements = pd.concat(list(_measurements(finished)), ignore_index=True)
     measurements.to_parquet(context.out / "measurements.parquet", index=False, compression="zstd")
     _curves(finished).to_parquet(context.out / "curves.parquet", index=False, compression="zstd")
-    primary = {task.name: finished.task(task.name).primary_metric for task in study.tasks if finished.of("data", task=task.name)}
+    primary = {
+        task.name: finished.task(task.name).primary_metric
+        for task in study.tasks
+        if finished.of("data", task=task.name)
+    }
     gates = [*_gates(finished), *arm_gates(finished, primary)]
     analysis = analyse_study(study, measurements, primary=primary, broken_arms=_broken(gates))
     (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))

@@ -65,7 +65,9 @@ class Bench:
     def model(self, *, seed: int = 0) -> nn.Module:
         return prepared_model(self.base, self.method, Seeds.model_validate(seed))
 
-    def loop(self, model: nn.Module, *, rows: np.ndarray, learning_rate: float | None = None, **train: Any) -> TrainingLoop:
+    def loop(
+        self, model: nn.Module, *, rows: np.ndarray, learning_rate: float | None = None, **train: Any
+    ) -> TrainingLoop:
         """A loop over `rows` with some training settings replaced; it never evaluates by itself."""
         return TrainingLoop(
             model=model,

@@ -112,7 +112,9 @@ def head_modules(model: nn.Module, missing: set[str]) -> tuple[str, ...]:
     A task head that came with the checkpoint ("classifier", "score") counts too: it belongs to another task.
     """
     backbone = model.base_model_prefix
-    outside = {name for name, _ in model.named_children() if name != backbone and list(model.get_submodule(name).parameters())}
+    outside = {
+        name for name, _ in model.named_children() if name != backbone and list(model.get_submodule(name).parameters())
+    }
     inside = {key.rpartition(".")[0] for key in missing if key.split(".")[0] == backbone}
     for name in sorted(inside, key=len):
         inside = {other for other in inside if other == name or not other.startswith(f"{name}.")}

@@ -158,9 +158,7 @@ def _baseline_step(study: Study, model: _Model, task: str, inputs: dict[str, str
     )
 
 
-def _sanity_step(
-    study: Study, model: _Model, task: str, method: FullSpec | LoraSpec, inputs: dict[str, str]
-) -> Step:
+def _sanity_step(study: Study, model: _Model, task: str, method: FullSpec | LoraSpec, inputs: dict[str, str]) -> Step:
     return Step(
         kind="sanity",
         version=VERSIONS["sanity"],

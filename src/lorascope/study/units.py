@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+
 def parse_fraction(value: object) -> object:
     """ "6%" -> 0.06; numbers pass through. Other text is refused."""
     if not isinstance(value, str):

@@ -76,7 +76,14 @@ def predict(
 
 @torch.no_grad()
 def logits_of(
-    model: nn.Module, task: Task, columns: ColumnStore, *, rows: np.ndarray, pad_token_id: int, device: str, precision: str
+    model: nn.Module,
+    task: Task,
+    columns: ColumnStore,
+    *,
+    rows: np.ndarray,
+    pad_token_id: int,
+    device: str,
+    precision: str,
 ) -> np.ndarray:
     """float32 logits [len(rows), ...] in the order of `rows`, the model in evaluation mode."""
     was_training = model.training
