@@ -22,6 +22,7 @@ class Checkpointer:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "checkpoint.pt"
+        self._largest_share = _LARGEST_SHARE
         self._interval_s = float(os.environ.get(INTERVAL_VARIABLE, _DEFAULT_INTERVAL_S))
         self._next = time.monotonic() + self._interval_s
 
@@ -38,7 +39,7 @@ class Checkpointer:
             os.fsync(stream.fileno())
         os.replace(staging, self.path)
         spent = time.monotonic() - start
-        self._next = time.monotonic() + max(self._interval_s, spent / _LARGEST_SHARE)
+        self._next = time.monotonic() + max(self._interval_s, spent / self._largest_share)
 
     def load(self, device: str) -> dict[str, Any] | None:
         """The last state, its tensors on `device`, or None if there is none."""

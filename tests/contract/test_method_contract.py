@@ -1,0 +1,32 @@
+"""Every registered method against the contract."""
+
+from __future__ import annotations
+
+from method_contract import MethodContract
+
+from lorascope.registry import METHODS
+from lorascope.study.spec import FullSpec, LoraSpec
+
+
+class TestFull(MethodContract):
+    spec = FullSpec(name="full", kind="full")
+
+
+class TestLora(MethodContract):
+    spec = LoraSpec(name="lora", kind="lora", rank=4, alpha=8, dropout=0.1)
+    learning_rate = 2e-2
+
+
+class TestLoraOnAllLinearLayers(MethodContract):
+    spec = LoraSpec(name="lora", kind="lora", rank=2, alpha=2, sites=("all-linear",))
+    learning_rate = 2e-2
+
+
+class TestLoraOnMlp(MethodContract):
+    spec = LoraSpec(name="lora", kind="lora", rank=2, alpha=4, sites=("mlp",))
+    learning_rate = 2e-2
+
+
+def test_every_registered_method_is_under_contract() -> None:
+    tested = {case.spec.kind for case in (TestFull, TestLora)}
+    assert tested == set(METHODS)

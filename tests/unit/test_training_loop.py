@@ -1,0 +1,166 @@
+"""The loop's parts: schedules, evaluation points, early stopping, the NaN gate, checkpoints, memory errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import step_context, tiny_base, tiny_columns, tiny_examples, tiny_task
+from transformers import AutoTokenizer
+
+from lorascope.engine.step import Step
+from lorascope.errors import GateFailure
+from lorascope.methods.full import FullFineTuning
+from lorascope.study.spec import EarlyStopping, FullSpec, Seeds, TrainSpec
+from lorascope.training.checkpoint import Checkpointer
+from lorascope.training.loop import TrainingLoop, evaluation_points
+from lorascope.training.run import frozen_fingerprint, out_of_memory, prepared_model
+from lorascope.training.schedule import learning_rate_factor
+
+
+def factors(total: int, **settings: Any) -> list[float]:
+    return [learning_rate_factor(update, total=total, **settings) for update in range(total)]
+
+
+def test_linear_schedule_rises_then_falls_to_zero() -> None:
+    rates = factors(10, warmup_fraction=0.2, schedule="linear")
+    np.testing.assert_allclose(rates[:3], [1 / 3, 2 / 3, 1])
+    np.testing.assert_allclose(np.diff(rates[2:]), -1 / 8)
+    assert rates[-1] > 0
+
+
+def test_schedule_without_warmup_starts_at_the_peak() -> None:
+    for schedule in ("linear", "cosine", "constant"):
+        assert factors(5, warmup_fraction=0.0, schedule=schedule)[0] == 1.0
+    assert set(factors(5, warmup_fraction=0.0, schedule="constant")) == {1.0}
+
+
+def test_cosine_schedule_is_half_way_at_the_middle() -> None:
+    assert factors(11, warmup_fraction=0.0, schedule="cosine")[5] == pytest.approx(0.5, abs=0.08)
+
+
+def test_schedule_agrees_with_transformers_after_warmup() -> None:
+    from transformers import get_linear_schedule_with_warmup
+
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_linear_schedule_with_warmup(optimiser, 0, 20)
+    expected = []
+    for _ in range(20):
+        expected.append(theirs.get_last_lr()[0])
+        optimiser.step()
+        theirs.step()
+    np.testing.assert_allclose(factors(20, warmup_fraction=0.0, schedule="linear"), expected)
+
+
+@pytest.mark.parametrize(
+    ("total", "per_epoch", "times", "expected"),
+    [(30, 10, 1, {10, 20, 30}), (25, 10, 1, {10, 20, 25}), (10, 10, 2, {5, 10}), (1, 1, 4, {1}), (5, 10, 1, {5})],
+)
+def test_validation_is_scored_per_epoch_and_at_the_end(
+    total: int, per_epoch: int, times: int, expected: set[int]
+) -> None:
+    assert evaluation_points(total, per_epoch, times) == expected
+
+
+def make_loop(checkpoint: Path, directory: Path, validate: Any, **train: Any) -> TrainingLoop:
+    base, method = tiny_base(checkpoint), FullFineTuning(FullSpec(name="full", kind="full"))
+    columns = tiny_columns(directory, tiny_examples(32), AutoTokenizer.from_pretrained(checkpoint))
+    return TrainingLoop(
+        model=prepared_model(base, method, Seeds.model_validate(0)), method=method, task=tiny_task(), columns=columns,
+        train=TrainSpec(batch_size=8, **train), learning_rate=1e-3, seeds=Seeds.model_validate(0), pad_token_id=0,
+        device="cpu", validate=validate,
+    )  # fmt: skip
+
+
+def scripted(*scores: float) -> Any:
+    """A validation that returns these scores in turn."""
+    remaining = iter(scores)
+    return lambda: {"accuracy": next(remaining), "loss": 1.0}
+
+
+def test_early_stopping_waits_for_patience_and_keeps_the_best(
+    tiny_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    stopping = EarlyStopping(patience=2)
+    loop = make_loop(
+        tiny_checkpoints["bert"], tmp_path / "c", scripted(0.5, 0.7, 0.6, 0.7, 0.9), epochs=5, early_stopping=stopping
+    )
+    progress = loop.run()
+    assert (progress.stopped_early, progress.best_update, progress.update) == (True, 8, 16)
+    assert all(torch.equal(p, loop.best_weights[name]) for name, p in loop.trained.items())
+
+
+def test_ties_go_to_the_lower_loss(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    evaluations = iter([{"accuracy": 0.5, "loss": 0.9}, {"accuracy": 0.5, "loss": 0.8}])
+    loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", lambda: next(evaluations), epochs=2)
+    assert loop.run().best_update == 8
+
+
+def test_nan_loss_stops_the_run_and_names_the_update(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", scripted(*[0.5] * 9), epochs=3)
+    with torch.no_grad():
+        next(iter(loop.trained.values())).fill_(float("nan"))
+    with pytest.raises(GateFailure, match=r"the training loss became nan at update 1 of 12") as caught:
+        loop.run()
+    assert "lower the learning rate (0.001)" in str(caught.value.hint)
+
+
+def test_each_epoch_sees_every_example_once_in_another_order(
+    tiny_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", scripted(), epochs=2)
+    epochs = [np.concatenate([loop._batch(4 * epoch + i) for i in range(4)]) for epoch in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(32))
+    assert list(epochs[0]) != list(epochs[1])
+
+
+def test_order_depends_on_the_order_seed_alone(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", scripted(), epochs=2)
+    late = list(loop._batch(6))
+    loop._batch(1)
+    assert list(loop._batch(6)) == late
+
+
+def test_checkpoint_writing_is_bounded_by_its_share_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORASCOPE_CHECKPOINT_SECONDS", "0")
+    checkpointer = Checkpointer(tmp_path)
+    assert checkpointer.due()
+    checkpointer.save({"weights": {"w": torch.ones(3)}})
+    assert not checkpointer.due()
+    loaded = checkpointer.load("cpu")
+    assert loaded is not None
+    assert torch.equal(loaded["weights"]["w"], torch.ones(3))
+
+
+def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save({"update": 1})
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save({"update": 2})
+    assert checkpointer.load("cpu") == {"update": 1}
+
+
+def test_a_moved_frozen_weight_is_noticed() -> None:
+    model = torch.nn.Linear(4, 4)
+    model.requires_grad_(False)
+    before = frozen_fingerprint(model)
+    model.weight[0, 0] += 1e-3
+    assert frozen_fingerprint(model) != before
+
+
+def test_out_of_memory_says_which_settings_to_lower(tmp_path: Path) -> None:
+    step = Step(kind="train", version=1, params={"train": TrainSpec(batch_size=16).model_dump(mode="json")})
+    error = out_of_memory(step_context(tmp_path, step, {}, device="cuda:0"), torch.OutOfMemoryError("tried 2 GiB"))
+    assert str(error) == (
+        "cuda:0 ran out of memory (tried 2 GiB)\n"
+        "  hint: lower train.micro_batch_size (now 16; gradients are accumulated to batch_size 16, so the run stays the "
+        "same experiment), then train.max_length (now 384), or set train.precision: bf16 (now fp32)"
+    )
