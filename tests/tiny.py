@@ -33,7 +33,7 @@ from lorascope.study.spec import ModelSpec
 WORDS = ["good", "bad", "fine", "poor", "the", "a", "film", "book", "is", "was", "very", "not"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 ARCHITECTURES = ("bert", "roberta", "llama")
-_SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+_SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "initializer_range": 0.2}
 
 
 def save_tiny_checkpoint(directory: Path, architecture: str) -> Path:
