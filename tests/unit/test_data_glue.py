@@ -108,6 +108,31 @@ def test_hidden_test_labels_are_refused(data_dir: Path) -> None:
         prepare("rte", data_dir, data_dir)
 
 
+def test_an_index_that_names_two_rows_is_refused(data_dir: Path) -> None:
+    table = rte_table("train", 100)
+    table.loc[9, "idx"] = 6
+    table.to_parquet(data_dir / "rte_train.parquet")
+    with pytest.raises(DataError) as error:
+        prepare("rte", data_dir, data_dir)
+    assert str(error.value) == (
+        "task `rte`: the example id rte-train-6 stands for rows 3 and 10 of train\n"
+        "  hint: Results are paired by example, so every example needs an id of its own (`idx` in GLUE's files)."
+    )
+
+
+def test_caps_keep_the_example_ids_of_the_whole_splits(data_dir: Path) -> None:
+    _, whole = prepare("rte", data_dir, data_dir)
+    result, capped = prepare("rte", data_dir, data_dir, train_examples=20, validation_examples=4, test_examples=10)
+    assert result["num_examples"] == {"train": 20, "validation": 4, "test": 10}
+    assert result["label_counts"]["train"] == {"entailment": 10, "not_entailment": 10}
+    for split, frame in capped.items():
+        assert set(frame["example_id"]) <= set(whole[split]["example_id"])
+
+
+def test_preparing_twice_gives_the_same_record(data_dir: Path) -> None:
+    assert prepare("rte", data_dir, data_dir)[0] == prepare("rte", data_dir, data_dir)[0]
+
+
 def test_absent_data_directory(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem) as error:
         describe_source(NamedTask(name="rte"), data_dir=tmp_path / "none", protocol="strict")
