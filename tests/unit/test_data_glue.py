@@ -84,6 +84,15 @@ def test_training_rows_that_stand_in_the_glue_test_set_are_dropped(data_dir: Pat
     assert "rte-train-15" not in {*frames["train"]["example_id"], *frames["validation"]["example_id"]}
 
 
+def test_paper_keeps_training_rows_that_stand_in_its_test_set_and_counts_them(data_dir: Path) -> None:
+    train = rte_table("train", 100)
+    train.loc[5, ["sentence1", "sentence2"]] = ["validation premise 7", "validation claim 7"]
+    train.to_parquet(data_dir / "rte_train.parquet")
+    result, _ = prepare("rte", data_dir, data_dir, protocol="paper")
+    assert result["num_examples"]["train"] == 100
+    assert (result["duplicates"]["train~test"], result["duplicates_dropped"]["train~test"]) == (1, 0)
+
+
 def test_a_file_in_the_data_directory_comes_before_the_hub(data_dir: Path) -> None:
     from_files = describe_source(NamedTask(name="rte"), data_dir=data_dir, protocol="strict")
     assert set(from_files.fingerprint["files"]) == {"train", "validation"}
