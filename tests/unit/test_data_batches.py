@@ -40,6 +40,20 @@ def test_the_next_epoch_of_one_generator_has_another_order() -> None:
     assert [batch.tolist() for batch in first] != [batch.tolist() for batch in second]
 
 
+@pytest.mark.parametrize("grouped", [True, False])
+def test_which_rows_share_a_batch_changes_from_epoch_to_epoch(grouped: bool) -> None:
+    generator = np.random.default_rng(0)
+    lengths = np.random.default_rng(1).integers(5, 60, size=4000)
+    first, second = (
+        {
+            frozenset(batch.tolist())
+            for batch in epoch_batches(lengths, batch_size=8, generator=generator, group_by_length=grouped)
+        }
+        for _ in range(2)
+    )
+    assert not first & second
+
+
 def test_grouped_batches_do_not_go_from_short_to_long() -> None:
     lengths = np.arange(1, 1601)
     batches = epoch_batches(lengths, batch_size=16, generator=np.random.default_rng(0))

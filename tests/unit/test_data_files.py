@@ -166,6 +166,16 @@ def test_corrupt_csv(tmp_path: Path) -> None:
     )
 
 
+def test_csv_whose_rows_are_longer_than_its_header(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label\nfine, really,1\nnot, so fine,0\n")
+    with pytest.raises(DataError) as error:
+        prepare(tmp_path, train=str(tmp_path / "t.csv"))
+    assert message_of(error, tmp_path) == (
+        "DIR/t.csv: t.csv is not a well-formed csv file: rows have more fields than the header line\n"
+        "  hint: Quote every field that holds a comma, a quote or a line break; double the quotes inside it."
+    )
+
+
 def test_csv_cut_inside_a_quoted_field(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('text,label\n"fine",1\n"cut her')
     with pytest.raises(DataError) as error:
@@ -242,6 +252,16 @@ def test_numbers_where_texts_should_be(tmp_path: Path) -> None:
     assert message_of(error, tmp_path) == (
         "DIR/t.parquet: column `text` holds a int in row 1 (0), not text\n"
         "  hint: Name the column of texts, or write the value as a string."
+    )
+
+
+def test_text_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"text": "half \\ud83d", "label": 0}\n')
+    with pytest.raises(DataError) as error:
+        prepare(tmp_path, train=str(tmp_path / "t.jsonl"))
+    assert message_of(error, tmp_path) == (
+        "DIR/t.jsonl: column `text` holds half a surrogate pair in row 1, which is not a character\n"
+        "  hint: Write the file again as UTF-8 text."
     )
 
 

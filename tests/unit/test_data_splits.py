@@ -30,7 +30,9 @@ def raw_examples(splits: dict[str, pd.DataFrame], **fields: Any) -> RawExamples:
 
 def test_carved_splits_are_disjoint_complete_and_stratified() -> None:
     train = examples(400, prefix="a")
-    frames = make_splits(raw_examples({"train": train}), DataSpec(), task="t").frames
+    splits = make_splits(raw_examples({"train": train}), DataSpec(), task="t")
+    frames = splits.frames
+    assert splits.duplicates == {"train~test": 0, "validation~test": 0, "train~validation": 0}
     ids = [example_id for name in SPLITS for example_id in frames[name]["example_id"]]
     assert sorted(ids) == sorted(train["example_id"])
     assert {name: len(frame) for name, frame in frames.items()} == {"train": 324, "validation": 36, "test": 40}

@@ -24,7 +24,6 @@ PACKAGES = {
     "scikit-learn": "sklearn",
     "statsmodels": "statsmodels",
     "matplotlib": "matplotlib",
-    "transformers": "transformers",
 }
 SIZES = {"test": 800, "validation": 400, "train": 2400}
 # Raised when the way pairs are made changes: part of the task's identity.

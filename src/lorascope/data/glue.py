@@ -32,7 +32,7 @@ class GLUE(Classification):
     columns: ClassVar[tuple[str, ...]]
     classes: ClassVar[tuple[str, ...]]
     reported: ClassVar[tuple[str, ...]] = ("accuracy",)
-    figures: ClassVar[tuple[tuple[str, str, float, str, str], ...]]
+    figures: ClassVar[tuple[tuple[str, str, float, str, str], ...]] = ()
 
     @classmethod
     def describe(cls, spec: Any, *, data_dir: Path | None, protocol: str) -> SourceDescription:
@@ -79,7 +79,7 @@ class GLUE(Classification):
 
     def published(self) -> list[dict[str, Any]]:
         fields = ("model", "method", "value", "citation", "setting")
-        return [{**dict(zip(fields, figure, strict=True)), "metric": "accuracy"} for figure in self.figures]
+        return [{**dict(zip(fields, figure, strict=True)), "metric": self.primary_metric} for figure in self.figures]
 
 
 class MRPC(GLUE):

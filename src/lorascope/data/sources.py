@@ -83,7 +83,7 @@ def _hint_for_absent(path: Path) -> str:
 def describe_files(paths: Mapping[str, Path]) -> SourceDescription:
     """The source made of these files, role -> path. The format is identity too: it decides how bytes are read."""
     files = {role: {"sha256": file_checksum(path), "format": path.suffix.lower()} for role, path in paths.items()}
-    return SourceDescription({"files": files}, {role: str(path) for role, path in paths.items()})
+    return SourceDescription({"files": files}, {role: str(path.absolute()) for role, path in paths.items()})
 
 
 def verify_files(source: SourceDescription) -> None:

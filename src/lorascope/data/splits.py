@@ -39,6 +39,7 @@ def make_splits(raw: RawExamples, data: DataSpec, *, task: str) -> Splits:
     """
     frames = {name: frame.reset_index(drop=True) for name, frame in raw.splits.items()}
     splits = Splits(frames)
+    _check_ids(frames, task=task)
     if raw.duplicates_are_errors:
         _refuse_overlap(frames, raw, task=task)
     _check_classes(frames, raw, task=task)
@@ -133,6 +134,17 @@ def _refuse_overlap(frames: Mapping[str, pd.DataFrame], raw: RawExamples, *, tas
                 f"task `{task}`: {len(shared)} of the {first} examples also stand in the {second} file "
                 f"({name_rows(shared)} of {first}; the first is row {twin + 1} of {second})",
                 hint=f"Remove these rows from the {first} file: a score on examples seen before means nothing.",
+            )
+
+
+def _check_ids(frames: Mapping[str, pd.DataFrame], *, task: str) -> None:
+    for name, frame in frames.items():
+        ids = frame["example_id"]
+        if not ids.is_unique:
+            twice = np.flatnonzero(ids.duplicated(keep=False)).tolist()
+            raise DataError(
+                f"task `{task}`: the example id {ids[twice[0]]} stands for {name_rows(twice)} of {name}",
+                hint="Results are paired by example, so every example needs an id of its own (`idx` in GLUE's files).",
             )
 
 

@@ -111,6 +111,7 @@ def prepare_tokens(context: StepContext) -> dict[str, Any]:
     task = task_from_result(data.result)
     load_tokenizer = resolve({"tokenizer": TOKENIZER}, "tokenizer")
     tokenizer = load_tokenizer(params["model"], locations=context.step.locations, cache_dir=context.cache_dir)
+    assert tokenizer.pad_token_id is not None, "load_tokenizer gives every tokenizer a padding token"
     total = sum(data.result["num_examples"].values())
     result: dict[str, Any] = {
         "max_length": params["max_length"], "num_tokens": {}, "truncated_fraction": {}, "mean_length": {},

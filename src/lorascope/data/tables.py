@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lorascope.registry import nearest
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 RESERVED = ("example_id", "label")
+CSV_REMEDY = "Quote every field that holds a comma, a quote or a line break; double the quotes inside it."
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -46,14 +48,25 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+        with warnings.catch_warnings():
+            # A row longer than the header would only be cut, with a warning.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                path, dtype=str, index_col=False, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
+            )
+    except pd.errors.ParserWarning:
+        raise DataError(
+            f"{path.name} is not a well-formed csv file: rows have more fields than the header line",
+            hint=CSV_REMEDY,
+            where=str(path),
+        ) from None
     except pd.errors.EmptyDataError:
         raise DataError(f"{path.name} is empty", hint="It needs a header line and rows.", where=str(path)) from None
     except pd.errors.ParserError as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
         raise DataError(
             f"{path.name} is not a well-formed csv file: {reason}",
-            hint="Quote every field that holds a comma, a quote or a line break; double the quotes inside it.",
+            hint=CSV_REMEDY,
             where=str(path),
         ) from None
 
@@ -130,7 +143,7 @@ def _require_columns(table: pd.DataFrame, *, path: Path, columns: Iterable[str])
 
 
 def _text_cells(values: list[Any], *, path: Path, column: str) -> list[str]:
-    missing = [row for row, value in enumerate(values) if _is_missing(value) or value == "" or str(value).isspace()]
+    missing = [row for row, value in enumerate(values) if _is_missing(value)]
     if missing:
         raise DataError(
             f"column `{column}` has no text in {name_rows(missing)}",
@@ -142,6 +155,12 @@ def _text_cells(values: list[Any], *, path: Path, column: str) -> list[str]:
             raise DataError(
                 f"column `{column}` holds a {type(value).__name__} in row {row + 1} ({value!r}), not text",
                 hint="Name the column of texts, or write the value as a string.",
+                where=str(path),
+            )
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise DataError(
+                f"column `{column}` holds half a surrogate pair in row {row + 1}, which is not a character",
+                hint="Write the file again as UTF-8 text.",
                 where=str(path),
             )
     return values
@@ -165,6 +184,8 @@ def _label_spellings(values: list[Any], *, path: Path, column: str) -> list[str]
 
 
 def _is_missing(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
     return value is None or value is pd.NA or (isinstance(value, float) and bool(np.isnan(value)))
 
 
