@@ -262,7 +262,7 @@ def _assert_canonical(step_id: str, **values: Mapping[str, Any]) -> None:
 
 
 def _seal_files(directory: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Flush every file under `directory` to the disk; their sizes in bytes and SHA-256 checksums by name."""
+    """Flush all that is under `directory` to the disk; the files' sizes in bytes and SHA-256 checksums by name."""
     sizes, checksums = {}, {}
     links = [file for file in directory.rglob("*") if file.is_symlink()]
     assert not links, f"an artifact holds files, not links: {', '.join(_name_in(directory, link) for link in links)}"
@@ -272,8 +272,9 @@ def _seal_files(directory: Path) -> tuple[dict[str, int], dict[str, str]]:
         checksums[name] = _sha256(file)
         sizes[name] = file.stat().st_size
         _sync(file)
-    for parent, _, _ in os.walk(directory):
-        _sync_directory(Path(parent))
+    for parent, names, _ in os.walk(directory):
+        for name in names:
+            _sync_directory(Path(parent, name))
     return sizes, checksums
 
 
