@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from engine_steps import make
 
+from lorascope.engine.events import Notice
 from lorascope.engine.failure import Failure
-from lorascope.engine.run import run_step
+from lorascope.engine.lock import StepLock
+from lorascope.engine.run import StepBusy, run_step
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store, StoreProblem
 from lorascope.errors import DataError, GateFailure
@@ -320,3 +322,51 @@ def test_a_store_of_somebody_else_is_named(tmp_path):
     (tmp_path / "store").mkdir(mode=0o555)
     with pytest.raises(StoreProblem, match="Permission denied"):
         run(make("count", value=1), Store(tmp_path / "store"))
+
+
+def test_a_file_in_the_place_of_the_store_is_named(tmp_path):
+    (tmp_path / "store").write_text("not a directory")
+    with pytest.raises(StoreProblem, match="the store is no directory") as caught:
+        run(make("count", value=1), Store(tmp_path / "store"))
+    assert "--store" in (caught.value.hint or "")
+
+
+# ------------------------------------------------------------------------------------------- locks lost on the way
+
+
+def take_over(store: Store, step: Step) -> None:
+    """What another process does that calls our lock stale."""
+    lock = store.lock(step.id)
+    lock._stale_after_s = 0.0
+    assert lock.try_acquire()
+
+
+def test_a_step_whose_lock_was_taken_over_returns_what_the_other_process_committed(store, monkeypatch):
+    step = make("count", value=1)
+
+    def overtaken(context):
+        take_over(store, step)
+        commit(store, step, text="theirs", result={"value": 1})
+        raise FileNotFoundError("the work directory is gone")
+
+    monkeypatch.setattr("engine_steps.count", overtaken)
+    assert run(step, store).file("nested/file.txt").read_text() == "theirs"
+    assert store.failure(step.id) is None and store.verify(step.id) == []
+
+
+def test_a_step_whose_lock_was_taken_over_stops_at_its_next_event_and_is_no_failure(store, monkeypatch):
+    step = make("count", value=1)
+    reached = []
+
+    def overtaken(context):
+        take_over(store, step)
+        monkeypatch.setattr(StepLock, "was_taken_over", property(lambda lock: lock.is_lost))  # the next heartbeat
+        context.emit(Notice(level="info", text="going on"))
+        reached.append("after the event")
+        return {}
+
+    monkeypatch.setattr("engine_steps.count", overtaken)
+    with pytest.raises(StepBusy):
+        run(step, store)
+    assert reached == [] and store.failure(step.id) is None and not store.has(step.id)
+    assert store.lock(step.id).holder() is not None, "the new holder keeps its lock"

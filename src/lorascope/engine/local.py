@@ -133,7 +133,7 @@ class LocalExecutor:
         command += ["--device", slot.device, "--parent", str(os.getpid()), "--name", name, "--log", str(log)]
         if self._data_dir is not None:
             command += ["--data", str(self._data_dir)]
-        with self._store.writing():
+        with self._store.guard():
             return _Process(command, log, self._environment())
 
     def _environment(self) -> Mapping[str, str]:

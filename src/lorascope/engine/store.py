@@ -68,7 +68,7 @@ class Store:
         """
         _assert_canonical(step.id, result=result, provenance=provenance)
         target = self._artifact_path(step.id)
-        with self.writing():
+        with self.guard():
             files, checksums = _seal_files(staging)
             record = {
                 "id": step.id,
@@ -78,7 +78,7 @@ class Store:
                 "files": files,
                 "sha256": checksums,
             }
-            _write_through(staging / RECORD, json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
+            _write(staging / RECORD, json.dumps(record, indent=1, sort_keys=True, allow_nan=False), flush=True)
             _sync_directory(staging)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._rename_into_place(staging, target)
@@ -120,7 +120,7 @@ class Store:
         assert "-" not in step.kind and "/" not in step.kind, f"a step kind is one word; found {step.kind!r}"
         path = self.root / "steps" / f"{step.id}.json"
         if not path.exists() or path.read_text() != text:
-            self._replace(path, text)
+            self._replace(path, text, flush=False)  # a step torn by a power cut is written again by the next run
 
     def load_step(self, step_id: str) -> Step:
         """A saved or committed step. Raises KeyError if the store knows neither."""
@@ -135,14 +135,14 @@ class Store:
     def stage(self, step_id: str) -> Path:
         """A new empty directory for the files of a step; only the holder of its lock asks for one."""
         path = self.root / "staging" / f"{step_id}.{uuid.uuid4().hex[:12]}"
-        with self.writing():
+        with self.guard():
             path.mkdir(parents=True)
         return path
 
     def work_dir(self, step_id: str) -> Path:
         """The step's directory for checkpoints: outlives a kill, is removed at commit."""
         path = self._work_path(step_id)
-        with self.writing():
+        with self.guard():
             path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -166,7 +166,7 @@ class Store:
     # -- failures
 
     def record_failure(self, step_id: str, failure: Failure) -> None:
-        self._replace(self._failure_path(step_id), json.dumps(failure.to_json(), indent=1))
+        self._replace(self._failure_path(step_id), json.dumps(failure.to_json(), indent=1), flush=True)
 
     def failure(self, step_id: str) -> Failure | None:
         """How the step last failed, None if it did not."""
@@ -176,14 +176,14 @@ class Store:
             return None
 
     def clear_failure(self, step_id: str) -> None:
-        with self.writing():
+        with self.guard():
             self._failure_path(step_id).unlink(missing_ok=True)
 
     # -- writing
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turns the misfortunes of a disk into a StoreProblem that names the remedy."""
+    def guard(self) -> Iterator[None]:
+        """Around what reads or writes the store: a disk's misfortunes become a StoreProblem that says what to do."""
         try:
             yield
         except OSError as error:
@@ -208,21 +208,27 @@ class Store:
                 hint="Make the directory writable, or name another one with --store.",
                 where=where,
             )
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            return StoreProblem(
+                f"the store is no directory ({os.strerror(error.errno)}: {error.filename or where})",
+                hint="Name a directory with --store; it is made if it does not exist.",
+                where=where,
+            )
         return None
 
     def _directory(self, name: str) -> Path:
         path = self.root / name
-        with self.writing():
+        with self.guard():
             path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _replace(self, path: Path, text: str) -> None:
+    def _replace(self, path: Path, text: str, *, flush: bool) -> None:
         """Write a small file so that readers see all of it or nothing."""
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-        with self.writing():
+        with self.guard():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                draft.write_text(text)
+                _write(draft, text, flush=flush)
                 os.replace(draft, path)
             except OSError:
                 draft.unlink(missing_ok=True)
@@ -291,11 +297,13 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _write_through(path: Path, text: str) -> None:
-    with path.open("w") as stream:
+def _write(path: Path, text: str, *, flush: bool) -> None:
+    """flush: also to the disk, so that a power cut cannot empty the file."""
+    with path.open("w", encoding="utf-8") as stream:
         stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+        if flush:
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def _sync(path: Path) -> None:
