@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import signal
@@ -17,10 +19,12 @@ import pytest
 from engine_steps import make
 
 from lorascope import registry
+from lorascope.engine import lock as lock_module
 from lorascope.engine.events import Event, Metric, Notice, StepBlocked, StepFailed, StepFinished, StepStarted
 from lorascope.engine.executor import Executor
 from lorascope.engine.inline import InlineExecutor
 from lorascope.engine.local import LocalExecutor
+from lorascope.engine.lock import StepLock
 from lorascope.engine.scheduler import Outcome, execute
 from lorascope.engine.step import Resources, Step
 from lorascope.engine.store import Store
@@ -233,6 +237,18 @@ def test_a_step_whose_process_is_killed_elsewhere_is_computed_here(store, execut
     outcome, _ = run([slow], store, executor)
     assert outcome.done == [slow.id]
     other.wait()
+
+
+def test_a_step_whose_machine_is_gone_is_computed_here_once_its_lock_is_stale(store, executor, monkeypatch):
+    step, other = make("count", value=1), make("count", value=2)
+    me = lock_module._this_process()
+    foreign = lock_module._spell(dataclasses.replace(me, host="elsewhere", machine="another machine"), 12)
+    (store.root / "locks" / step.id).mkdir(parents=True)
+    (store.root / "locks" / step.id / "00000004").write_bytes(foreign)
+    soon_stale = functools.partial(StepLock, stale_after_s=0.3)
+    monkeypatch.setattr(store, "lock", lambda step_id: soon_stale(store.root / "locks" / step_id))
+    outcome, _ = run([step, other], store, executor)
+    assert outcome.done == [other.id, step.id], "what is free goes first, then what became free"
 
 
 def test_a_failure_elsewhere_is_taken_over_and_not_repeated(store, executor, tmp_path):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lorascope.engine.artifact import Artifact
+from lorascope.engine.durable import files_under, name_in, seal_files, sha256_of, sync_directory, write_file
 from lorascope.engine.failure import Failure
 from lorascope.engine.lock import StepLock
 from lorascope.engine.step import Step, canonical_json
@@ -69,7 +69,8 @@ class Store:
         _assert_canonical(step.id, result=result, provenance=provenance)
         target = self._artifact_path(step.id)
         with self.guard():
-            files, checksums = _seal_files(staging)
+            files, checksums = seal_files(staging)
+            assert RECORD not in files, f"{step.id}: {RECORD} is written by the store alone"
             record = {
                 "id": step.id,
                 "step": step.to_json(),
@@ -78,11 +79,11 @@ class Store:
                 "files": files,
                 "sha256": checksums,
             }
-            _write(staging / RECORD, json.dumps(record, indent=1, sort_keys=True, allow_nan=False), flush=True)
-            _sync_directory(staging)
+            write_file(staging / RECORD, json.dumps(record, indent=1, sort_keys=True, allow_nan=False), flush=True)
+            sync_directory(staging)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._rename_into_place(staging, target)
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
         self.clear_failure(step.id)
         shutil.rmtree(self._work_path(step.id), ignore_errors=True)
         return Artifact(target)
@@ -101,14 +102,14 @@ class Store:
         problems = []
         if recorded_id != step_id:
             problems.append(f"{step_id}: the record is that of {recorded_id}")
-        found = {_name_in(path, file) for file in _files_under(path)} - {RECORD}
+        found = {name_in(path, file) for file in files_under(path)} - {RECORD}
         problems += [f"{step_id}: {name} is missing" for name in sorted(set(sizes) - found)]
         problems += [f"{step_id}: {name} was added after the commit" for name in sorted(found - set(sizes))]
         for name in sorted(found & set(sizes)):
             size = (path / name).stat().st_size
             if size != sizes[name]:
                 problems.append(f"{step_id}: {name} has {size} bytes, {sizes[name]} were committed")
-            elif _sha256(path / name) != checksums[name]:
+            elif sha256_of(path / name) != checksums[name]:
                 problems.append(f"{step_id}: {name} is not the file that was committed (its checksum differs)")
         return problems
 
@@ -228,7 +229,7 @@ class Store:
         with self.guard():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _write(draft, text, flush=flush)
+                write_file(draft, text, flush=flush)
                 os.replace(draft, path)
             except OSError:
                 draft.unlink(missing_ok=True)
@@ -265,59 +266,3 @@ def _assert_canonical(step_id: str, **values: Mapping[str, Any]) -> None:
             canonical_json(value, place=place)
         except TypeError as error:
             raise AssertionError(f"{step_id}: {error}") from None
-
-
-def _seal_files(directory: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Flush all that is under `directory` to the disk; the files' sizes in bytes and SHA-256 checksums by name."""
-    sizes, checksums = {}, {}
-    links = [file for file in directory.rglob("*") if file.is_symlink()]
-    assert not links, f"an artifact holds files, not links: {', '.join(_name_in(directory, link) for link in links)}"
-    for file in _files_under(directory):
-        name = _name_in(directory, file)
-        assert name != RECORD, f"{RECORD} is written by the store alone"
-        checksums[name] = _sha256(file)
-        sizes[name] = file.stat().st_size
-        _sync(file)
-    for parent, names, _ in os.walk(directory):
-        for name in names:
-            _sync_directory(Path(parent, name))
-    return sizes, checksums
-
-
-def _files_under(directory: Path) -> list[Path]:
-    return sorted(Path(parent, name) for parent, _, names in os.walk(directory) for name in names)
-
-
-def _name_in(directory: Path, file: Path) -> str:
-    return file.relative_to(directory).as_posix()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write(path: Path, text: str, *, flush: bool) -> None:
-    """flush: also to the disk, so that a power cut cannot empty the file."""
-    with path.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        if flush:
-            stream.flush()
-            os.fsync(stream.fileno())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_directory(path: Path) -> None:
-    """Flush a directory's entries. Some network file systems refuse this for directories and flush on their own."""
-    try:
-        _sync(path)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
-            raise
