@@ -206,43 +206,50 @@ def test_a_thousand_cached_steps_are_recognised_in_a_moment(store):
 # ---------------------------------------------------------------------------------------------- disks that misbehave
 
 
-def test_a_kill_at_any_system_call_of_a_commit_leaves_all_or_nothing(store):
-    """Cuts a commit short at each flush, rename or directory call in turn, as a kill would."""
-    step = make("count", value=1)
-    script = """
+CUT_COMMIT_SHORT = """
 import os, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from lorascope.engine.store import Store
 from engine_steps import make
-calls, limit = 0, int(sys.argv[2])
-def dying(real):
-    def call(*args, **kwargs):
-        global calls
-        if calls == limit:
-            os._exit(9)
-        calls += 1
-        return real(*args, **kwargs)
-    return call
-store, step = Store(Path(sys.argv[1])), make("count", value=1)
+store, step, limit, lines = Store(Path(sys.argv[1])), make("count", value=1), int(sys.argv[2]), 0
 staging = store.stage(step.id)
-(staging / "a").write_text("a" * 10000)
-for name in ("fsync", "rename", "open", "unlink", "mkdir"):
-    setattr(os, name, dying(getattr(os, name)))
+for name in ("a", "b", "z"):
+    (staging / name).write_text(name * 10000)
+def trace(frame, event, argument):
+    global lines
+    if event == "line":
+        if lines == limit:
+            os._exit(9)
+        lines += 1
+    return trace
+sys.settrace(trace)
 store.commit(step, staging, result=dict(value=1), provenance=dict())
+sys.settrace(None)
+print(lines)
 """
-    script = script.format(path=[path for path in sys.path if path])
-    codes = []
-    for limit in range(40):
+
+
+def test_a_kill_at_any_line_of_a_commit_leaves_all_or_nothing(store):
+    """Cuts a commit short at 40 points spread over every line that Python runs for it."""
+    step = make("count", value=1)
+    script = CUT_COMMIT_SHORT.format(path=[path for path in sys.path if path])
+
+    def commit_up_to(limit: int) -> subprocess.CompletedProcess[str]:
         shutil.rmtree(store.root, ignore_errors=True)
-        code = subprocess.run([sys.executable, "-c", script, str(store.root), str(limit)]).returncode
-        codes.append(code)
+        command = [sys.executable, "-c", script, str(store.root), str(limit)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    num_lines = int(commit_up_to(10**9).stdout)
+    seen = set()
+    for point in range(40):
+        assert commit_up_to(point * num_lines // 40).returncode == 9
+        seen.add(store.has(step.id))
         assert store.verify(step.id) == ([] if store.has(step.id) else [f"{step.id}: there is no such artifact"])
         store.sweep()
         assert staged(store) == []
-        if code == 0:
-            break
-    assert codes[-1] == 0 and codes[:-1] == [9] * (len(codes) - 1) and len(codes) > 5
+        assert not store.has(step.id) or store.artifact(step.id).record["files"] == {name: 10000 for name in "abz"}
+    assert seen == {True, False}, "the points lie on one side of the commit only"
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -344,6 +351,21 @@ def take_over(store: Store, step: Step) -> None:
     lock = store.lock(step.id)
     lock._stale_after_s = 0.0
     assert lock.try_acquire()
+
+
+def test_a_step_committed_between_our_look_and_our_lock_is_not_computed_again(store, monkeypatch):
+    step, acquire = make("count", value=1), StepLock.try_acquire
+
+    def acquire_late(lock):
+        commit(store, step, text="theirs")
+        return acquire(lock)
+
+    monkeypatch.setattr(StepLock, "try_acquire", acquire_late)
+    computed = []
+    monkeypatch.setattr("engine_steps.count", computed.append)
+    assert run(step, store).file("nested/file.txt").read_text() == "theirs"
+    assert computed == []
+    assert not (store.root / "locks" / step.id).exists()
 
 
 def test_a_step_whose_lock_was_taken_over_returns_what_the_other_process_committed(store, monkeypatch):
