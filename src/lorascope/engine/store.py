@@ -118,7 +118,7 @@ class Store:
     def save_step(self, step: Step) -> None:
         """Remember a step, so that it can be run by its id alone."""
         text = json.dumps(step.to_json(), indent=1, sort_keys=True)
-        assert "-" not in step.kind and "/" not in step.kind, f"a step kind is one word; found {step.kind!r}"
+        assert not {"-", "/"} & set(step.kind), f"a step kind is one word; found {step.kind!r}"
         path = self.root / "steps" / f"{step.id}.json"
         if not path.exists() or path.read_text() != text:
             self._replace(path, text, flush=False)  # a step torn by a power cut is written again by the next run
