@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import signal
@@ -17,10 +19,12 @@ import pytest
 from engine_steps import make
 
 from lorascope import registry
+from lorascope.engine import lock as lock_module
 from lorascope.engine.events import Event, Metric, Notice, StepBlocked, StepFailed, StepFinished, StepStarted
 from lorascope.engine.executor import Executor
 from lorascope.engine.inline import InlineExecutor
 from lorascope.engine.local import LocalExecutor
+from lorascope.engine.lock import StepLock
 from lorascope.engine.scheduler import Outcome, execute
 from lorascope.engine.step import Resources, Step
 from lorascope.engine.store import Store
@@ -86,12 +90,15 @@ def test_a_chain_is_computed_in_order_and_a_second_time_is_all_cached(store, exe
     second = make("count", value=10, deps={"before": first.id})
     third = make("count", value=100, deps={"a": first.id, "b": second.id})
     outcome, events = run([third, second, first], store, executor)
-    assert outcome.done == [first.id, second.id, third.id] and not outcome.cached
+    assert outcome.done == [first.id, second.id, third.id]
+    assert not outcome.cached
     assert store.artifact(third.id).result == {"value": 112}
     kinds = [type(event) for event in events if event.step == second.id]
     assert kinds == [StepStarted, Metric, StepFinished]
     again, events = run([third, second, first], store, executor)
-    assert not again.done and set(again.cached) == {first.id, second.id, third.id} and events == []
+    assert not again.done
+    assert set(again.cached) == {first.id, second.id, third.id}
+    assert events == []
 
 
 def test_only_what_is_missing_is_computed(store, executor, tmp_path):
@@ -99,7 +106,8 @@ def test_only_what_is_missing_is_computed(store, executor, tmp_path):
     second = make("count", value=2, tally=str(tmp_path / "tally"), deps={"before": first.id})
     run([first], store, executor)
     outcome, _ = run([first, second], store, executor)
-    assert outcome.cached == [first.id] and outcome.done == [second.id]
+    assert outcome.cached == [first.id]
+    assert outcome.done == [second.id]
     assert (tmp_path / "tally").read_text().split() == [first.id, second.id]
 
 
@@ -122,13 +130,15 @@ def test_a_failure_blocks_its_dependents_and_nothing_else(store, executor):
     assert outcome.blocked == {blocked.id: bad.id, also_blocked.id: bad.id}
     failed = [event for event in events if isinstance(event, StepFailed)]
     assert [(event.step, event.error) for event in failed] == [(bad.id, "ValueError")]
-    assert "ValueError: the step is wrong" in failed[0].text and "in wrong" in (failed[0].traceback or "")
+    assert "ValueError: the step is wrong" in failed[0].text
+    assert "in wrong" in (failed[0].traceback or "")
     assert [(event.step, event.by) for event in events if isinstance(event, StepBlocked)] == [
         (blocked.id, bad.id),
         (also_blocked.id, bad.id),
     ]
     recorded = store.failure(bad.id)
-    assert recorded is not None and recorded.message == "ValueError: the step is wrong"
+    assert recorded is not None
+    assert recorded.message == "ValueError: the step is wrong"
 
 
 def test_a_failed_step_is_tried_again_by_the_next_run(store, executor):
@@ -144,7 +154,8 @@ def test_a_mistake_keeps_its_class_hint_place_and_exit_code(store, executor):
     outcome, _ = run([step], store, executor)
     failure = outcome.failed[step.id]
     error = failure.to_error()
-    assert type(error) is DataError and error.exit_code == failure.exit_code == 2
+    assert type(error) is DataError
+    assert error.exit_code == failure.exit_code == 2
     assert (error.message, error.hint, error.where) == (
         "column 'labl' is missing",
         "did you mean 'label'?",
@@ -153,14 +164,16 @@ def test_a_mistake_keeps_its_class_hint_place_and_exit_code(store, executor):
     assert failure.traceback is None
     assert failure.text == "study.yaml:7: column 'labl' is missing\n  hint: did you mean 'label'?"
     recorded = store.failure(step.id)
-    assert recorded is not None and recorded.to_error().args == error.args
+    assert recorded is not None
+    assert recorded.to_error().args == error.args
 
 
 def test_an_unknown_exception_becomes_a_step_failure_with_its_traceback(store, executor):
     step = make("wrong")
     outcome, _ = run([step], store, executor)
     failure = outcome.failed[step.id]
-    assert type(failure.to_error()) is StepFailure and failure.exit_code == 1
+    assert type(failure.to_error()) is StepFailure
+    assert failure.exit_code == 1
     assert 'raise ValueError("the step is wrong")' in (failure.traceback or "")
 
 
@@ -168,7 +181,8 @@ def test_running_out_of_memory_names_the_setting_to_lower(store, executor):
     step = make("exhaust")
     outcome, _ = run([step], store, executor)
     error = outcome.failed[step.id].to_error()
-    assert "ran out of memory on cpu" in error.message and "train.micro_batch_size" in (error.hint or "")
+    assert "ran out of memory on cpu" in error.message
+    assert "train.micro_batch_size" in (error.hint or "")
 
 
 def test_stray_prints_do_not_reach_the_events(store, executor):
@@ -220,8 +234,10 @@ def test_a_step_under_way_elsewhere_is_waited_for_and_not_computed_twice(store, 
     other = start_coordinator(store, [slow], "inline")
     wait_for(tally.exists)
     outcome, _ = run([slow, after, make("count", value=7)], store, executor)
-    assert slow.id in outcome.cached and outcome.done == [make("count", value=7).id, after.id]
-    assert other.wait() == 0 and tally.read_text().split() == [slow.id]
+    assert slow.id in outcome.cached
+    assert outcome.done == [make("count", value=7).id, after.id]
+    assert other.wait() == 0
+    assert tally.read_text().split() == [slow.id]
 
 
 def test_a_step_whose_process_is_killed_elsewhere_is_computed_here(store, executor, tmp_path):
@@ -235,6 +251,18 @@ def test_a_step_whose_process_is_killed_elsewhere_is_computed_here(store, execut
     other.wait()
 
 
+def test_a_step_whose_machine_is_gone_is_computed_here_once_its_lock_is_stale(store, executor, monkeypatch):
+    step, other = make("count", value=1), make("count", value=2)
+    me = lock_module._this_process()
+    foreign = lock_module._spell(dataclasses.replace(me, host="elsewhere", machine="another machine"), 12)
+    (store.root / "locks" / step.id).mkdir(parents=True)
+    (store.root / "locks" / step.id / "00000004").write_bytes(foreign)
+    soon_stale = functools.partial(StepLock, stale_after_s=0.3)
+    monkeypatch.setattr(store, "lock", lambda step_id: soon_stale(store.root / "locks" / step_id))
+    outcome, _ = run([step, other], store, executor)
+    assert outcome.done == [other.id, step.id], "what is free goes first, then what became free"
+
+
 def test_a_failure_elsewhere_is_taken_over_and_not_repeated(store, executor, tmp_path):
     tally = tmp_path / "tally"
     bad = make("count", value="not a number", sleep_s=1.0, tally=str(tally))
@@ -242,7 +270,8 @@ def test_a_failure_elsewhere_is_taken_over_and_not_repeated(store, executor, tmp
     wait_for(tally.exists)
     outcome, _ = run([bad], store, executor)
     assert list(outcome.failed) == [bad.id]
-    assert other.wait() == 1 and tally.read_text().split() == [bad.id]
+    assert other.wait() == 1
+    assert tally.read_text().split() == [bad.id]
 
 
 @pytest.mark.parametrize("kind", sorted(registry.EXECUTORS))
@@ -282,7 +311,8 @@ def test_a_killed_worker_is_replaced_and_its_step_tried_again(store, local):
     assert outcome.done == [step.id, after.id]
     assert store.artifact(step.id).result == {"deaths": 2}
     notices = [event for event in events if isinstance(event, Notice)]
-    assert len(notices) == 2 and all("SIGKILL" in notice.text and notice.level == "warning" for notice in notices)
+    assert len(notices) == 2
+    assert all("SIGKILL" in notice.text and notice.level == "warning" for notice in notices)
     assert [event.attempt for event in events if isinstance(event, StepStarted)] == [1, 2, 3, 1]
 
 
@@ -292,9 +322,12 @@ def test_a_step_that_keeps_killing_its_worker_fails_and_the_others_go_on(store, 
     assert outcome.done == [after.id]
     failure = outcome.failed[step.id]
     assert "lost its worker 3 times, last by SIGKILL" in failure.message
-    assert "short of memory" in (failure.hint or "") and failure.log is not None and Path(failure.log).exists()
+    assert "short of memory" in (failure.hint or "")
+    assert failure.log is not None
+    assert Path(failure.log).exists()
     recorded = store.failure(step.id)
-    assert recorded is not None and recorded.message == failure.message
+    assert recorded is not None
+    assert recorded.message == failure.message
 
 
 def test_a_worker_stays_warm_and_each_device_has_its_own(store, local):
@@ -304,7 +337,8 @@ def test_a_worker_stays_warm_and_each_device_has_its_own(store, local):
     for step in steps:
         result = store.artifact(step.id).result
         seen.setdefault(result["pid"], []).append(result["seen"])
-    assert len(seen) == 2 and os.getpid() not in seen
+    assert len(seen) == 2
+    assert os.getpid() not in seen
     for counts in seen.values():
         assert sorted(counts) == list(range(len(counts)))
 
@@ -325,7 +359,8 @@ def test_nothing_starts_when_everything_is_cached(store, local):
 def test_what_a_worker_prints_is_kept_in_its_log(store, local):
     run([make("chatty"), make("wrong")], store, local("cpu"))
     log = next((store.root / "logs").iterdir()).read_text()
-    assert "raw bytes" in log and "ValueError: the step is wrong" in log
+    assert "raw bytes" in log
+    assert "ValueError: the step is wrong" in log
 
 
 def test_a_worker_that_died_idle_costs_no_attempt(store, local):
@@ -334,7 +369,8 @@ def test_a_worker_that_died_idle_costs_no_attempt(store, local):
     os.kill(store.artifact(make("warm", model="m", seed=1).id).result["pid"], signal.SIGKILL)
     time.sleep(0.1)
     outcome, events = run([make("warm", model="m", seed=2)], store, executor)
-    assert len(outcome.done) == 1 and not any(isinstance(event, Notice) for event in events)
+    assert len(outcome.done) == 1
+    assert not any(isinstance(event, Notice) for event in events)
 
 
 def test_a_worker_that_cannot_start_says_why_and_is_not_tried_for_ever(store, local, monkeypatch):
@@ -358,7 +394,8 @@ def test_workers_end_when_their_coordinator_is_killed(store, tmp_path):
     coordinator = start_coordinator(store, [slow], "local")
     wait_for(tally.exists)
     owner = store.lock(slow.id).holder()
-    assert owner is not None and owner.pid != coordinator.pid
+    assert owner is not None
+    assert owner.pid != coordinator.pid
     coordinator.kill()
     coordinator.wait()
     wait_for(owner.is_gone, timeout_s=3)
@@ -376,17 +413,22 @@ def test_any_step_runs_by_hand_from_its_id(store):
     for step in (good, bad, mistaken, late):
         store.save_step(step)
     shown = by_hand(store, good.id)
-    assert shown.returncode == 0 and Path(shown.stdout.strip()) == store.artifact(good.id).path
+    assert shown.returncode == 0
+    assert Path(shown.stdout.strip()) == store.artifact(good.id).path
     assert "already done" in by_hand(store, good.id).stderr
     shown = by_hand(store, bad.id)
-    assert shown.returncode == 1 and "Traceback" in shown.stderr
+    assert shown.returncode == 1
+    assert "Traceback" in shown.stderr
     shown = by_hand(store, mistaken.id)
-    assert shown.returncode == 2 and "Traceback" not in shown.stderr
+    assert shown.returncode == 2
+    assert "Traceback" not in shown.stderr
     assert shown.stderr == "error: study.yaml:7: column 'labl' is missing\n  hint: did you mean 'label'?\n"
     shown = by_hand(store, "train-unknown")
-    assert shown.returncode == 2 and "knows no step 'train-unknown'" in shown.stderr
+    assert shown.returncode == 2
+    assert "knows no step 'train-unknown'" in shown.stderr
     shown = by_hand(store, late.id)
-    assert shown.returncode == 3 and f"needs {bad.id}, not done yet" in shown.stderr
+    assert shown.returncode == 3
+    assert f"needs {bad.id}, not done yet" in shown.stderr
 
 
 def test_the_kinds_used_here_are_found_by_workers():

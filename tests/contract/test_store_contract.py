@@ -14,8 +14,12 @@ from pathlib import Path
 import pytest
 from engine_steps import make
 
+from lorascope.engine.events import Notice
 from lorascope.engine.failure import Failure
-from lorascope.engine.run import run_step
+from lorascope.engine.inline import InlineExecutor
+from lorascope.engine.lock import StepLock
+from lorascope.engine.run import StepBusy, run_step
+from lorascope.engine.scheduler import execute
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store, StoreProblem
 from lorascope.errors import DataError, GateFailure
@@ -48,7 +52,8 @@ def test_a_committed_artifact_is_found_again_as_it_was(store):
         store.artifact(step.id)
     commit(store, step, result={"value": 0.1, "list": [1, None, True], "text": "ü"})
     found = Store(store.root).artifact(step.id)
-    assert found.id == step.id and found.step == step
+    assert found.id == step.id
+    assert found.step == step
     assert found.result == {"value": 0.1, "list": [1, None, True], "text": "ü"}
     assert found.record["files"] == {"nested/file.txt": 7}
     assert found.file("nested/file.txt").read_text() == "content"
@@ -56,7 +61,9 @@ def test_a_committed_artifact_is_found_again_as_it_was(store):
 
 
 def test_an_absent_store_is_empty_and_reading_does_not_create_it(store):
-    assert store.artifacts() == [] and not store.has("train-x") and store.failure("train-x") is None
+    assert store.artifacts() == []
+    assert not store.has("train-x")
+    assert store.failure("train-x") is None
     assert store.verify("train-x") == ["train-x: there is no such artifact"]
     assert not store.root.exists()
 
@@ -75,7 +82,8 @@ def test_the_first_commit_wins_and_the_second_is_discarded(store):
     second = commit(store, step, text="second")
     assert second.path == first.path
     assert second.file("nested/file.txt").read_text() == "first"
-    assert store.verify(step.id) == [] and staged(store) == []
+    assert store.verify(step.id) == []
+    assert staged(store) == []
 
 
 def test_a_directory_without_a_record_gives_way(store):
@@ -179,63 +187,74 @@ def test_sweep_removes_what_the_dead_left_and_nothing_of_the_living(store):
     commit(store, done)
     store.work_dir(done.id)  # as if killed between commit and removal
     store.sweep()
-    assert kept.exists() and not left.exists()
+    assert kept.exists()
+    assert not left.exists()
     assert checkpoint.exists()
     assert not (store.root / "work" / done.id).exists()
     lock.release()
 
 
 def test_a_thousand_cached_steps_are_recognised_in_a_moment(store):
-    steps = [Step(kind="train", version=1, params={"n": n}) for n in range(1000)]
+    data = Step(kind="train", version=1, params={"n": -1})
+    steps = [data, *(Step(kind="train", version=1, params={"n": n}, deps={"data": data.id}) for n in range(999))]
     for step in steps:
         path = store.root / "artifacts" / "train" / step.id
         path.mkdir(parents=True)
         (path / "record.json").write_text("{}")
+    executor = InlineExecutor(store, devices=["cpu"])
     started = time.perf_counter()
-    assert all(store.has(step.id) for step in steps)
+    outcome = execute(steps, store=store, executor=executor, emit=lambda event: None)
     assert time.perf_counter() - started < 0.5
+    assert len(outcome.cached) == 1000
 
 
 # ---------------------------------------------------------------------------------------------- disks that misbehave
 
 
-def test_a_kill_at_any_system_call_of_a_commit_leaves_all_or_nothing(store):
-    """Cuts a commit short at each flush, rename or directory call in turn, as a kill would."""
-    step = make("count", value=1)
-    script = """
+CUT_COMMIT_SHORT = """
 import os, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from lorascope.engine.store import Store
 from engine_steps import make
-calls, limit = 0, int(sys.argv[2])
-def dying(real):
-    def call(*args, **kwargs):
-        global calls
-        if calls == limit:
-            os._exit(9)
-        calls += 1
-        return real(*args, **kwargs)
-    return call
-store, step = Store(Path(sys.argv[1])), make("count", value=1)
+store, step, limit, lines = Store(Path(sys.argv[1])), make("count", value=1), int(sys.argv[2]), 0
 staging = store.stage(step.id)
-(staging / "a").write_text("a" * 10000)
-for name in ("fsync", "rename", "open", "unlink", "mkdir"):
-    setattr(os, name, dying(getattr(os, name)))
+for name in ("a", "b", "z"):
+    (staging / name).write_text(name * 10000)
+def trace(frame, event, argument):
+    global lines
+    if event == "line":
+        if lines == limit:
+            os._exit(9)
+        lines += 1
+    return trace
+sys.settrace(trace)
 store.commit(step, staging, result=dict(value=1), provenance=dict())
+sys.settrace(None)
+print(lines)
 """
-    script = script.format(path=[path for path in sys.path if path])
-    codes = []
-    for limit in range(40):
+
+
+def test_a_kill_at_any_line_of_a_commit_leaves_all_or_nothing(store):
+    """Cuts a commit short at 40 points spread over every line that Python runs for it."""
+    step = make("count", value=1)
+    script = CUT_COMMIT_SHORT.format(path=[path for path in sys.path if path])
+
+    def commit_up_to(limit: int) -> subprocess.CompletedProcess[str]:
         shutil.rmtree(store.root, ignore_errors=True)
-        code = subprocess.run([sys.executable, "-c", script, str(store.root), str(limit)]).returncode
-        codes.append(code)
+        command = [sys.executable, "-c", script, str(store.root), str(limit)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    num_lines = int(commit_up_to(10**9).stdout)
+    seen = set()
+    for point in range(40):
+        assert commit_up_to(point * num_lines // 40).returncode == 9
+        seen.add(store.has(step.id))
         assert store.verify(step.id) == ([] if store.has(step.id) else [f"{step.id}: there is no such artifact"])
         store.sweep()
         assert staged(store) == []
-        if code == 0:
-            break
-    assert codes[-1] == 0 and codes[:-1] == [9] * (len(codes) - 1) and len(codes) > 5
+        assert not store.has(step.id) or store.artifact(step.id).record["files"] == dict.fromkeys("abz", 10000)
+    assert seen == {True, False}, "the points lie on one side of the commit only"
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -251,9 +270,12 @@ def test_a_full_disk_during_commit_says_what_to_do_and_loses_nothing(store, monk
         run(step, store)
     assert caught.value.exit_code == 3
     assert "no space is left" in caught.value.message
-    assert "Nothing finished is lost" in (caught.value.hint or "") and "--store" in (caught.value.hint or "")
+    assert "Nothing finished is lost" in (caught.value.hint or "")
+    assert "--store" in (caught.value.hint or "")
     monkeypatch.undo()
-    assert not store.has(step.id) and store.verify(before.id) == [] and staged(store) == []
+    assert not store.has(step.id)
+    assert store.verify(before.id) == []
+    assert staged(store) == []
     assert run(step, store).result == {"value": 2}, "the lock was released and the same step goes through later"
 
 
@@ -277,9 +299,8 @@ def test_a_really_full_disk_stops_with_the_remedy_and_the_study_goes_on_when_the
     store, step = Store(small_disk / "store"), make("count", value=1)
     commit(store, make("count", value=0))
     ballast = small_disk / "ballast"
-    with pytest.raises(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 4096)
+    with pytest.raises(OSError, match="No space left"):
+        ballast.write_bytes(bytes(2 << 20))  # writes what fits
     with pytest.raises(StoreProblem, match="no space is left"):
         run(step, store)
     ballast.unlink()
@@ -310,7 +331,8 @@ def test_a_read_only_store_still_reads_and_says_how_to_write(tmp_path):
         assert run(done, store).result == {"value": 1}
         with pytest.raises(StoreProblem, match="Read-only file system") as caught:
             run(make("count", value=2), store)
-        assert "--store" in (caught.value.hint or "") and caught.value.exit_code == 3
+        assert "--store" in (caught.value.hint or "")
+        assert caught.value.exit_code == 3
     finally:
         subprocess.run(["umount", "-l", str(mount)], check=True)
 
@@ -320,3 +342,69 @@ def test_a_store_of_somebody_else_is_named(tmp_path):
     (tmp_path / "store").mkdir(mode=0o555)
     with pytest.raises(StoreProblem, match="Permission denied"):
         run(make("count", value=1), Store(tmp_path / "store"))
+
+
+def test_a_file_in_the_place_of_the_store_is_named(tmp_path):
+    (tmp_path / "store").write_text("not a directory")
+    with pytest.raises(StoreProblem, match="the store is no directory") as caught:
+        run(make("count", value=1), Store(tmp_path / "store"))
+    assert "--store" in (caught.value.hint or "")
+
+
+# ------------------------------------------------------------------------------------------- locks lost on the way
+
+
+def take_over(store: Store, step: Step) -> None:
+    """What another process does that calls our lock stale."""
+    lock = store.lock(step.id)
+    lock._stale_after_s = 0.0
+    assert lock.try_acquire()
+
+
+def test_a_step_committed_between_our_look_and_our_lock_is_not_computed_again(store, monkeypatch):
+    step, acquire = make("count", value=1), StepLock.try_acquire
+
+    def acquire_late(lock):
+        commit(store, step, text="theirs")
+        return acquire(lock)
+
+    monkeypatch.setattr(StepLock, "try_acquire", acquire_late)
+    computed = []
+    monkeypatch.setattr("engine_steps.count", computed.append)
+    assert run(step, store).file("nested/file.txt").read_text() == "theirs"
+    assert computed == []
+    assert not (store.root / "locks" / step.id).exists()
+
+
+def test_a_step_whose_lock_was_taken_over_returns_what_the_other_process_committed(store, monkeypatch):
+    step = make("count", value=1)
+
+    def overtaken(context):
+        take_over(store, step)
+        commit(store, step, text="theirs", result={"value": 1})
+        raise FileNotFoundError("the work directory is gone")
+
+    monkeypatch.setattr("engine_steps.count", overtaken)
+    assert run(step, store).file("nested/file.txt").read_text() == "theirs"
+    assert store.failure(step.id) is None
+    assert store.verify(step.id) == []
+
+
+def test_a_step_whose_lock_was_taken_over_stops_at_its_next_event_and_is_no_failure(store, monkeypatch):
+    step = make("count", value=1)
+    reached = []
+
+    def overtaken(context):
+        take_over(store, step)
+        monkeypatch.setattr(StepLock, "was_taken_over", property(lambda lock: lock.is_lost))  # the next heartbeat
+        context.emit(Notice(level="info", text="going on"))
+        reached.append("after the event")
+        return {}
+
+    monkeypatch.setattr("engine_steps.count", overtaken)
+    with pytest.raises(StepBusy):
+        run(step, store)
+    assert reached == []
+    assert store.failure(step.id) is None
+    assert not store.has(step.id)
+    assert store.lock(step.id).holder() is not None, "the new holder keeps its lock"

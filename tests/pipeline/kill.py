@@ -30,8 +30,8 @@ _WORKER_MODULE = b"lorascope.engine.worker"
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill. after_s: since the command started or the kill before. num_committed: artifacts there at that moment.
-    num_workers: worker processes found and killed. hit: whether anything was running that it could kill.
+    """One kill. after_s: since the start, the kill before, or the first worker. num_committed: artifacts there at that
+    moment. num_workers: worker processes found and killed. hit: whether anything was running that it could kill.
     """
 
     target: str
@@ -55,8 +55,9 @@ def kill_repeatedly(
 ) -> list[Kill]:
     """Kill `command` `num_kills` times after random delays, then run it to its end (exit code 0 is asserted).
 
-    Targets take turns, so each is hit. A step may fail for good when its worker is killed three times in a row, as it
-    should; the command is then run once more, as a person would. log: receives the command's output.
+    Targets take turns, so each is hit; the delay of a worker's kill counts from when there is one. A step may fail for
+    good when its worker is killed three times in a row, as it should; the command is then run once more, as a person
+    would. log: receives the command's output.
     """
     kills: list[Kill] = []
     before = committed(store)
@@ -66,6 +67,8 @@ def kill_repeatedly(
             if running.poll() is not None:
                 running = _start(command, environment, output)
             target, after_s = targets[number % len(targets)], rng.uniform(*delay_s)
+            if target == "worker":
+                _wait_for_worker(running)
             time.sleep(after_s)
             kills.append(_kill(running, target, after_s=after_s, store=store))
             now = committed(store)
@@ -125,6 +128,14 @@ def _kill(running: subprocess.Popen[bytes], target: str, *, after_s: float, stor
         _wait_until_gone(workers)
     hit = is_running and (target != "worker" or bool(workers))
     return Kill(target, after_s, num_committed, len(workers) if target != "coordinator" else 0, hit)
+
+
+def _wait_for_worker(running: subprocess.Popen[bytes], *, timeout_s: float = 60.0) -> None:
+    """Until the command has a worker, or has ended without one because all is cached."""
+    deadline = time.monotonic() + timeout_s
+    while running.poll() is None and not _workers_of(running.pid):
+        assert time.monotonic() < deadline, "the command runs without ever starting a worker"
+        time.sleep(0.02)
 
 
 def _workers_of(coordinator: int) -> list[int]:

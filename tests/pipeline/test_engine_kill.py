@@ -26,7 +26,7 @@ def layered_graph() -> list[Step]:
     """18 steps in three layers: roots, steps that need two of them, and one that needs everything before it."""
 
     def make(value: int, deps: dict[str, str]) -> Step:
-        params = {"value": value, "num_parts": NUM_PARTS, "part_s": 0.04}
+        params = {"value": value, "num_parts": NUM_PARTS, "part_s": 0.06}
         return Step(kind="engine_steps:checkpointed", version=1, params=params, deps=deps)
 
     roots = [make(value, {}) for value in range(1, 7)]
@@ -67,20 +67,22 @@ def test_twenty_kills_at_random_points_change_no_result_and_lose_no_work(tmp_pat
         store=store,
         rng=random.Random(20260101),
         num_kills=NUM_KILLS,
-        delay_s=(0.15, 0.75),
+        delay_s=(0.1, 0.5),
         environment=environment,
         log=tmp_path / "killed.log",
     )
     assert len(kills) == NUM_KILLS
     hits = Counter(kill.target for kill in kills if kill.hit and kill.num_committed < len(layered_graph()))
-    assert set(hits) == set(TARGETS) and sum(hits.values()) >= 12, f"too few kills met a study under way: {hits}"
+    assert set(hits) == set(TARGETS), f"no kill of some target met a study under way: {hits}"
+    assert sum(hits.values()) >= NUM_KILLS // 2, f"too few kills met a study under way: {hits}"
     assert results(store) == results(undisturbed)
     assert len(committed(store)) == len(layered_graph())
     parts = Counter((tmp_path / "killed.tally").read_text().split())
     repeated = sum(parts.values()) - len(parts)
     assert len(parts) == len(layered_graph()) * NUM_PARTS
     assert repeated <= NUM_KILLS, f"{repeated} parts were computed again: checkpoints did not outlive the kills"
-    assert list((store.root / "work").iterdir()) == [] and list((store.root / "staging").iterdir()) == []
+    assert list((store.root / "work").iterdir()) == []
+    assert list((store.root / "staging").iterdir()) == []
 
 
 def test_the_same_command_after_the_kills_is_all_cached(tmp_path):
@@ -100,5 +102,6 @@ def test_the_same_command_after_the_kills_is_all_cached(tmp_path):
         command, store=store, rng=random.Random(0), num_kills=0, delay_s=(0, 0), environment=environment, log=log
     )
     outcome = json.loads(log.read_text())
-    assert outcome["done"] == [] and len(outcome["cached"]) == len(layered_graph())
+    assert outcome["done"] == []
+    assert len(outcome["cached"]) == len(layered_graph())
     assert committed(store) == before

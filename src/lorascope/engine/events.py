@@ -124,17 +124,19 @@ def fan_out(*sinks: Emit) -> Emit:
     live = list(sinks)
 
     def emit(event: Event) -> None:
+        troubles = []
         for sink in list(live):
             try:
                 sink(event)
             except Exception as error:
-                live.remove(sink)
+                live[:] = [other for other in live if other is not sink]
                 name = getattr(sink, "__name__", type(sink).__name__)
-                text = f"events no longer reach {name}: {type(error).__name__}: {error}"
-                if live:
-                    emit(Notice(level="warning", text=text))
-                else:
-                    logging.getLogger("lorascope").warning(text)
+                troubles.append(f"events no longer reach {name}: {type(error).__name__}: {error}")
+        for text in troubles:
+            if live:
+                emit(Notice(level="warning", text=text))
+            else:
+                logging.getLogger("lorascope").warning(text)
 
     return emit
 

@@ -87,7 +87,9 @@ class LocalExecutor:
             process.wait(max(0.0, deadline - time.monotonic()))
         for slot in self._slots or ():
             if slot.step is not None:
-                self._store.lock(slot.step.id).reap()  # of a worker that had to be killed
+                # Of a worker that had to be killed. This machine knows its lock for stale anyway; others would wait.
+                with contextlib.suppress(OSError):
+                    self._store.lock(slot.step.id).reap()
             slot.process, slot.step, slot.warm_for = None, None, frozenset()
 
     def _fitting(self, step: Step) -> list[_Slot]:
@@ -133,7 +135,7 @@ class LocalExecutor:
         command += ["--device", slot.device, "--parent", str(os.getpid()), "--name", name, "--log", str(log)]
         if self._data_dir is not None:
             command += ["--data", str(self._data_dir)]
-        with self._store.writing():
+        with self._store.guard():
             return _Process(command, log, self._environment())
 
     def _environment(self) -> Mapping[str, str]:
@@ -147,7 +149,8 @@ class LocalExecutor:
     def _listen(self, slot: _Slot, emit: Emit) -> list[Completion]:
         """Relay what the worker said; its step's completion, if that came; a death is dealt with here."""
         process, step = slot.process, slot.step
-        assert process is not None and step is not None
+        assert process is not None
+        assert step is not None
         is_dead = process.is_dead()  # asked before reading, so that a dead worker's last words are all heard
         for message in process.messages():
             if "event" in message:

@@ -84,6 +84,11 @@ class StepLock:
             self._lost = self._top()[0] != self._generation
         return self._lost
 
+    @property
+    def was_taken_over(self) -> bool:
+        """`is_lost` as the last heartbeat saw it: costs nothing."""
+        return self._lost
+
     def holder(self) -> Owner | None:
         """Who holds the lock now (this process included), or None if it is free: never taken, released, or stale."""
         return self._judge(*self._top())
@@ -96,6 +101,9 @@ class StepLock:
             return False
         owner = _this_process()
         if not self._create(top + 1, _spell(owner, 0)):
+            return False
+        if self._generations()[-1:] != [top + 1]:  # our look was out of date, as a network file system may serve it
+            self._path(top + 1).unlink(missing_ok=True)
             return False
         self._generation, self._lost = top + 1, False
         self._remove_below(top + 1)
@@ -154,8 +162,10 @@ class StepLock:
 
     def _top(self) -> tuple[int, bytes]:
         while generations := self._generations():
-            with contextlib.suppress(FileNotFoundError):  # a later generation replaced it between listing and reading
+            try:
                 return generations[-1], self._path(generations[-1]).read_bytes()
+            except FileNotFoundError:  # a later generation replaced it between listing and reading
+                time.sleep(0.001)
         return 0, b""
 
     def _create(self, generation: int, content: bytes) -> bool:

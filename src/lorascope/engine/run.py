@@ -53,7 +53,7 @@ def run_step(
     if store.has(step.id):
         return store.artifact(step.id)
     lock = store.lock(step.id)
-    with store.writing():
+    with store.guard():
         if not lock.try_acquire():
             raise StepBusy(step.id, lock.holder())
     try:
@@ -62,12 +62,15 @@ def run_step(
         store.clear_failure(step.id)
         emit(StepStarted(step=step.id, worker=worker, attempt=attempt))
         started = time.monotonic()
-        artifact = _compute(step, store, device=device, data_dir=data_dir, emit=emit, warm=warm)
+        emit_while_ours = _refuse_once_lost(emit, step, lock)
+        artifact = _compute(step, store, device=device, data_dir=data_dir, emit=emit_while_ours, warm=warm)
         emit(StepFinished(step=step.id, seconds=time.monotonic() - started, worker=worker))
         return artifact
     except Exception as error:
+        if store.has(step.id):  # another process, which held our lock while we were suspended, was quicker
+            return store.artifact(step.id)
         if lock.is_lost:
-            return _settled_by_another(step, store, lock, error)
+            raise StepBusy(step.id, lock.holder()) from error
         explained = _explain(error, step=step, store=store, device=device)
         if not isinstance(explained, StoreProblem):
             store.record_failure(step.id, Failure.of(step.id, explained, log=log))
@@ -106,6 +109,17 @@ def step_function(kind: str) -> Callable[[StepContext], dict[str, Any]]:
     return registry.resolve(registry.STEP_KINDS, kind)
 
 
+def _refuse_once_lost(emit: Emit, step: Step, lock: StepLock) -> Emit:
+    """Stops a step at its next event once its lock was taken over, before it disturbs the new holder's checkpoints."""
+
+    def emit_while_ours(event: Event) -> None:
+        if lock.was_taken_over:
+            raise StepBusy(step.id, None)
+        emit(event)
+
+    return emit_while_ours
+
+
 def _compute(
     step: Step, store: Store, *, device: str, data_dir: Path | None, emit: Emit, warm: dict[str, Any]
 ) -> Artifact:
@@ -133,13 +147,6 @@ def _compute(
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def _settled_by_another(step: Step, store: Store, lock: StepLock, error: Exception) -> Artifact:
-    """We were suspended so long that our lock was taken over: what the other process made of the step counts."""
-    if store.has(step.id):
-        return store.artifact(step.id)
-    raise StepBusy(step.id, lock.holder()) from error
 
 
 def _explain(error: Exception, *, step: Step, store: Store, device: str) -> Exception:

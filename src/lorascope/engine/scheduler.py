@@ -92,7 +92,8 @@ class _Scheduling:
         self._running: set[str] = set()
         self._elsewhere: dict[str, _Elsewhere] = {}
         self._looked_at = 0.0
-        self.cached = [step_id for step_id in self.graph if self.store.has(step_id)]
+        with self.store.guard():
+            self.cached = [step_id for step_id in self.graph if self.store.has(step_id)]
         present = set(self.cached)
         missing = [step for step in self.graph.values() if step.id not in present]
         if missing:
@@ -118,7 +119,7 @@ class _Scheduling:
             self._ready.remove(step.id)
             if self.store.has(step.id):
                 self._settle_success(step.id, self.cached)
-            elif self.store.lock(step.id).holder() is not None:
+            elif self._is_held(step.id):
                 self._leave_to_others(step.id)
             else:
                 self._running.add(step.id)
@@ -145,7 +146,7 @@ class _Scheduling:
             return
         self._looked_at = time.monotonic()
         for step_id, other in list(self._elsewhere.items()):
-            with self.store.writing():
+            with self.store.guard():
                 is_free = other.lock.reap()  # asked before `has`: a commit comes before its release
             if self.store.has(step_id):
                 del self._elsewhere[step_id]
@@ -165,6 +166,10 @@ class _Scheduling:
             if warmth is not None and (best is None or warmth > best[0]):
                 best = warmth, self.graph[step_id]
         return best[1] if best else None
+
+    def _is_held(self, step_id: str) -> bool:
+        with self.store.guard():
+            return self.store.lock(step_id).holder() is not None
 
     def _leave_to_others(self, step_id: str) -> None:
         self._elsewhere[step_id] = _Elsewhere(self.store.lock(step_id), self.store.failure(step_id))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lorascope.engine.artifact import Artifact
+from lorascope.engine.durable import files_under, name_in, seal_files, sha256_of, sync_directory, write_file
 from lorascope.engine.failure import Failure
 from lorascope.engine.lock import StepLock
 from lorascope.engine.step import Step, canonical_json
@@ -68,8 +68,9 @@ class Store:
         """
         _assert_canonical(step.id, result=result, provenance=provenance)
         target = self._artifact_path(step.id)
-        with self.writing():
-            files, checksums = _seal_files(staging)
+        with self.guard():
+            files, checksums = seal_files(staging)
+            assert RECORD not in files, f"{step.id}: {RECORD} is written by the store alone"
             record = {
                 "id": step.id,
                 "step": step.to_json(),
@@ -78,11 +79,11 @@ class Store:
                 "files": files,
                 "sha256": checksums,
             }
-            _write_through(staging / RECORD, json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
-            _sync_directory(staging)
+            write_file(staging / RECORD, json.dumps(record, indent=1, sort_keys=True, allow_nan=False), flush=True)
+            sync_directory(staging)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._rename_into_place(staging, target)
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
         self.clear_failure(step.id)
         shutil.rmtree(self._work_path(step.id), ignore_errors=True)
         return Artifact(target)
@@ -101,14 +102,14 @@ class Store:
         problems = []
         if recorded_id != step_id:
             problems.append(f"{step_id}: the record is that of {recorded_id}")
-        found = {_name_in(path, file) for file in _files_under(path)} - {RECORD}
+        found = {name_in(path, file) for file in files_under(path)} - {RECORD}
         problems += [f"{step_id}: {name} is missing" for name in sorted(set(sizes) - found)]
         problems += [f"{step_id}: {name} was added after the commit" for name in sorted(found - set(sizes))]
         for name in sorted(found & set(sizes)):
             size = (path / name).stat().st_size
             if size != sizes[name]:
                 problems.append(f"{step_id}: {name} has {size} bytes, {sizes[name]} were committed")
-            elif _sha256(path / name) != checksums[name]:
+            elif sha256_of(path / name) != checksums[name]:
                 problems.append(f"{step_id}: {name} is not the file that was committed (its checksum differs)")
         return problems
 
@@ -117,10 +118,10 @@ class Store:
     def save_step(self, step: Step) -> None:
         """Remember a step, so that it can be run by its id alone."""
         text = json.dumps(step.to_json(), indent=1, sort_keys=True)
-        assert "-" not in step.kind and "/" not in step.kind, f"a step kind is one word; found {step.kind!r}"
+        assert not {"-", "/"} & set(step.kind), f"a step kind is one word; found {step.kind!r}"
         path = self.root / "steps" / f"{step.id}.json"
         if not path.exists() or path.read_text() != text:
-            self._replace(path, text)
+            self._replace(path, text, flush=False)  # a step torn by a power cut is written again by the next run
 
     def load_step(self, step_id: str) -> Step:
         """A saved or committed step. Raises KeyError if the store knows neither."""
@@ -135,14 +136,14 @@ class Store:
     def stage(self, step_id: str) -> Path:
         """A new empty directory for the files of a step; only the holder of its lock asks for one."""
         path = self.root / "staging" / f"{step_id}.{uuid.uuid4().hex[:12]}"
-        with self.writing():
+        with self.guard():
             path.mkdir(parents=True)
         return path
 
     def work_dir(self, step_id: str) -> Path:
         """The step's directory for checkpoints: outlives a kill, is removed at commit."""
         path = self._work_path(step_id)
-        with self.writing():
+        with self.guard():
             path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -166,7 +167,7 @@ class Store:
     # -- failures
 
     def record_failure(self, step_id: str, failure: Failure) -> None:
-        self._replace(self._failure_path(step_id), json.dumps(failure.to_json(), indent=1))
+        self._replace(self._failure_path(step_id), json.dumps(failure.to_json(), indent=1), flush=True)
 
     def failure(self, step_id: str) -> Failure | None:
         """How the step last failed, None if it did not."""
@@ -176,14 +177,14 @@ class Store:
             return None
 
     def clear_failure(self, step_id: str) -> None:
-        with self.writing():
+        with self.guard():
             self._failure_path(step_id).unlink(missing_ok=True)
 
     # -- writing
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turns the misfortunes of a disk into a StoreProblem that names the remedy."""
+    def guard(self) -> Iterator[None]:
+        """Around what reads or writes the store: a disk's misfortunes become a StoreProblem that says what to do."""
         try:
             yield
         except OSError as error:
@@ -208,21 +209,27 @@ class Store:
                 hint="Make the directory writable, or name another one with --store.",
                 where=where,
             )
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            return StoreProblem(
+                f"the store is no directory ({os.strerror(error.errno)}: {error.filename or where})",
+                hint="Name a directory with --store; it is made if it does not exist.",
+                where=where,
+            )
         return None
 
     def _directory(self, name: str) -> Path:
         path = self.root / name
-        with self.writing():
+        with self.guard():
             path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _replace(self, path: Path, text: str) -> None:
+    def _replace(self, path: Path, text: str, *, flush: bool) -> None:
         """Write a small file so that readers see all of it or nothing."""
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-        with self.writing():
+        with self.guard():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                draft.write_text(text)
+                write_file(draft, text, flush=flush)
                 os.replace(draft, path)
             except OSError:
                 draft.unlink(missing_ok=True)
@@ -259,56 +266,3 @@ def _assert_canonical(step_id: str, **values: Mapping[str, Any]) -> None:
             canonical_json(value, place=place)
         except TypeError as error:
             raise AssertionError(f"{step_id}: {error}") from None
-
-
-def _seal_files(directory: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Flush every file under `directory` to the disk; their sizes in bytes and SHA-256 checksums by name."""
-    sizes, checksums = {}, {}
-    links = [file for file in directory.rglob("*") if file.is_symlink()]
-    assert not links, f"an artifact holds files, not links: {', '.join(_name_in(directory, link) for link in links)}"
-    for file in _files_under(directory):
-        name = _name_in(directory, file)
-        assert name != RECORD, f"{RECORD} is written by the store alone"
-        checksums[name] = _sha256(file)
-        sizes[name] = file.stat().st_size
-        _sync(file)
-    for parent, _, _ in os.walk(directory):
-        _sync_directory(Path(parent))
-    return sizes, checksums
-
-
-def _files_under(directory: Path) -> list[Path]:
-    return sorted(Path(parent, name) for parent, _, names in os.walk(directory) for name in names)
-
-
-def _name_in(directory: Path, file: Path) -> str:
-    return file.relative_to(directory).as_posix()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write_through(path: Path, text: str) -> None:
-    with path.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_directory(path: Path) -> None:
-    """Flush a directory's entries. Some network file systems refuse this for directories and flush on their own."""
-    try:
-        _sync(path)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
-            raise
