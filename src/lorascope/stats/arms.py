@@ -115,10 +115,11 @@ def _require_same_examples(arms: list[Arm]) -> None:
                 f"{len(first.examples)}, {arm.method} with {arm.model} on {len(arm.examples)}, {common} in common",
                 hint="Paired statistics need identical test examples; score the runs again on the same data.",
             )
-        for name in ("label",):
-            if name in arm.rows and name in first.rows and not (arm.rows[name][0] == first.rows[name][0]).all():
+        if "label" in arm.rows and "label" in first.rows:
+            differing = int((arm.rows["label"][0] != first.rows["label"][0]).sum())
+            if differing:
                 raise DataError(
                     f"{first.method} with {first.model} and {arm.method} with {arm.model} disagree about the labels of "
-                    f"{int((arm.rows[name][0] != first.rows[name][0]).sum())} test examples of {arm.task}",
+                    f"{differing} test examples of {arm.task}",
                     hint="The test data changed between the runs; train and score them again on the same data.",
                 )

@@ -119,7 +119,9 @@ def write_measurements(measurements: pd.DataFrame, path: Path) -> None:
 
     table = validate_measurements(measurements, where=str(path))
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(pa.Table.from_pandas(table, schema=arrow_schema(), preserve_index=False), partial, compression="zstd")
+    pq.write_table(
+        pa.Table.from_pandas(table, schema=arrow_schema(), preserve_index=False), partial, compression="zstd"
+    )
     os.replace(partial, path)
 
 

@@ -92,11 +92,10 @@ def noncentrality_interval(t: float, df: int, *, confidence: float = 0.95) -> tu
     """The noncentralities for which an observed t lies on the upper and lower tail's edge."""
     from scipy import special
 
-    # nctdtrinc: the noncentrality at which P(T <= t) is the given probability.
-    return tuple(
-        _solve_decreasing(lambda nc, q=q: float(special.nctdtr(df, nc, t)) - q, centre=t)
-        for q in ((1 + confidence) / 2, (1 - confidence) / 2)
-    )
+    def edge(probability: float) -> float:
+        return _solve_decreasing(lambda nc: float(special.nctdtr(df, nc, t)) - probability, centre=t)
+
+    return edge((1 + confidence) / 2), edge((1 - confidence) / 2)
 
 
 def _solve_decreasing(function: Callable[[float], float], *, centre: float) -> float:
