@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 Verdict = Literal["supported", "refuted", "inconclusive"]
@@ -96,7 +97,10 @@ class Part:
 
 @dataclass(frozen=True)
 class HypothesisResult:
-    """One hypothesis: its claim in plain words, its verdict, the parts it rests on, and what would decide it."""
+    """One hypothesis: its claim in plain words, its verdict, the parts it rests on, and what would decide it.
+
+    p_value: of the support for the whole; p_holm, p_bonferroni: adjusted over all hypotheses of the study.
+    """
 
     name: str
     kind: str
@@ -110,6 +114,9 @@ class HypothesisResult:
     num_examples: int
     reason: str
     would_decide: str
+    p_value: float | None = None
+    p_holm: float | None = None
+    p_bonferroni: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,3 +131,31 @@ class Analysis:
     conclusion: dict[str, Any] | None
     anova: list[dict[str, Any]] | None
     notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON literals; `from_json` gives an equal object back. Numbers that do not exist are None, never NaN."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Analysis:
+        """The analysis that `to_json` wrote. Raises KeyError or TypeError for a record of another shape."""
+        return cls(
+            **{
+                **data,
+                "scores": [_rebuild(Score, score) for score in data["scores"]],
+                "comparisons": [
+                    _rebuild(Comparison, {**item, "mcnemar": [_rebuild(McNemar, test) for test in item["mcnemar"]]})
+                    for item in data["comparisons"]
+                ],
+                "hypotheses": [
+                    _rebuild(HypothesisResult, {**item, "parts": [_rebuild(Part, part) for part in item["parts"]]})
+                    for item in data["hypotheses"]
+                ],
+            }
+        )
+
+
+def _rebuild(kind: type, data: Mapping[str, Any]) -> Any:
+    """A dataclass of this module from JSON, its intervals included."""
+    intervals = [item.name for item in fields(kind) if "Interval" in str(item.type)]
+    return kind(**{**data, **{name: Interval(**data[name]) for name in intervals if data[name] is not None}})

@@ -1,0 +1,231 @@
+"""From an estimate to a verdict: supported, refuted or inconclusive, and what would decide it.
+
+Every hypothesis is one test per (model, task) part, or one on their average. "every" is an intersection-union test
+(Berger 1982): supported only if each part is, at the unadjusted level; it is refuted as soon as one part is refuted
+after Holm's correction over the parts. Supporting p-values are then Holm-adjusted over all hypotheses of the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from lorascope.stats.analysis import HypothesisResult, Interval, Part, Verdict
+from lorascope.stats.multibootstrap import Estimate
+from lorascope.stats.power import what_would_decide
+from lorascope.study.spec import Equivalent, Hypothesis, Lower, NonInferior, Superior
+
+ONE_SEED = "one seed: nothing can be said about other seeds"
+
+
+@dataclass(frozen=True)
+class Test:
+    """A claim about one number. p_support, p_refute: of an estimate. show: the interval that decides.
+
+    tail: one-sided level of the deciding bound. distance: how far an estimate is from the nearest threshold.
+    """
+
+    kind: str
+    method: str
+    reference: str
+    claim: str
+    threshold: float | None
+    tail: float
+    p_support: Callable[[Estimate], float]
+    p_refute: Callable[[Estimate], float]
+    show: Callable[[Estimate], Interval]
+    distance: Callable[[Estimate], float]
+
+
+def hypothesis_test(hypothesis: Hypothesis, metric: str) -> Test:
+    """The test a hypothesis of the study stands for. metric: its name in plain words ("accuracy")."""
+    if isinstance(hypothesis, NonInferior):
+        margin, arm, to = hypothesis.margin, hypothesis.non_inferior, hypothesis.to
+        return Test(
+            "non_inferior", arm, to, f"{arm} loses at most {margin:g} of {metric} to {to}", -margin, 0.05,
+            lambda e: e.p_above(-margin), lambda e: e.p_below(-margin),
+            lambda e: e.interval(0.90), lambda e: abs(e.mean + margin),
+        )  # fmt: skip
+    if isinstance(hypothesis, Equivalent):
+        margin, arm, to = hypothesis.margin, hypothesis.equivalent, hypothesis.to
+        return Test(
+            "equivalent", arm, to, f"{arm} and {to} differ by less than {margin:g} of {metric}", margin, 0.05,
+            lambda e: max(e.p_above(-margin), e.p_below(margin)),
+            lambda e: min(1.0, 2 * min(e.p_below(-margin), e.p_above(margin))),
+            lambda e: e.interval(0.90), lambda e: abs(margin - abs(e.mean)),
+        )  # fmt: skip
+    if isinstance(hypothesis, Superior):
+        arm, to = hypothesis.superior, hypothesis.to
+        return Test(
+            "superior", arm, to, f"{arm} has a higher {metric} than {to}", 0.0, 0.025,
+            lambda e: min(1.0, 2 * e.p_above(0.0)), lambda e: min(1.0, 2 * e.p_below(0.0)),
+            lambda e: e.interval(0.95), lambda e: abs(e.mean),
+        )  # fmt: skip
+    return _lower_test(hypothesis, metric)
+
+
+def _lower_test(hypothesis: Lower, metric: str) -> Test:
+    """Estimates are logs of the ratio of seed means; intervals and the threshold are shown as ratios."""
+    import math
+
+    arm, than, ratio = hypothesis.lower, hypothesis.than, 1 - hypothesis.by
+    edge = math.log(ratio) if ratio > 0 else -math.inf
+    claim = f"{arm} needs at least {hypothesis.by:.0%} less {metric} than {than}"
+
+    def show(estimate: Estimate) -> Interval:
+        log = estimate.interval(0.95)
+        return Interval(math.exp(log.estimate), math.exp(log.low), math.exp(log.high), 0.95, "t over seeds, log scale")
+
+    return Test(
+        "lower", arm, than, claim, ratio, 0.025,
+        lambda e: 0.0 if e.mean == edge and not e.variance else min(1.0, 2 * e.p_below(edge)),
+        lambda e: min(1.0, 2 * e.p_above(edge)),
+        show, lambda e: abs(e.mean - edge),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the measurements say on one part. estimate is None where they say nothing; why: the reason.
+
+    usable: whether the estimate may decide (False with one seed of anything that varies between seeds).
+    """
+
+    model: str
+    task: str
+    estimate: Estimate | None
+    usable: bool
+    why: str = ""
+
+
+def judge(
+    name: str, test: Test, *, metric: str, parts: Sequence[Evidence], average: Evidence, over: str, alpha: float
+) -> tuple[HypothesisResult, float]:
+    """The result before Holm over the study's hypotheses, and its supporting p-value (1.0 if it cannot be supported)."""
+    judged = _judge_parts(test, parts if over == "every" else [average], alpha)
+    basis = parts if over == "every" else [average]
+    refuted = [part for part in judged if part.verdict == "refuted"]
+    undecided = [part for part in judged if part.verdict == "inconclusive"]
+    if refuted:
+        verdict, reason = "refuted", f"{_place(refuted[0])}: {refuted[0].reason}"
+    elif undecided:
+        more = f" (and {len(undecided) - 1} more)" if len(undecided) > 1 else ""
+        verdict, reason = "inconclusive", f"{_place(undecided[0])}{more}: {undecided[0].reason}"
+    else:
+        weakest = max(judged, key=lambda part: part.p_value or 0.0)
+        verdict, reason = "supported", f"{_place(weakest)}, the weakest part: {weakest.reason}"
+        if len(judged) == 1:
+            reason = f"{_place(weakest)}: {weakest.reason}"
+    shown = judged if over == "every" else [*_judge_parts(test, parts, alpha), *judged]
+    usable = [part for part in basis if part.estimate is not None]
+    p_value = max((part.p_value if part.p_value is not None else 1.0) for part in judged)
+    if any(not part.usable for part in basis):
+        p_value = 1.0
+    result = HypothesisResult(
+        name=name,
+        kind=test.kind,
+        claim=test.claim + (" on every model and task" if over == "every" else " on average over models and tasks"),
+        verdict=verdict,
+        metric=metric,
+        threshold=test.threshold,
+        average=test.show(average.estimate) if average.estimate is not None else None,
+        parts=shown,
+        num_seeds=min((part.estimate.num_seeds for part in usable), default=0),
+        num_examples=sum(part.estimate.num_examples for part in usable),
+        reason=reason,
+        would_decide=_would_decide(test, basis, judged),
+    )
+    return result, p_value
+
+
+def _judge_parts(test: Test, parts: Sequence[Evidence], alpha: float) -> list[Part]:
+    usable = [part for part in parts if part.usable and part.estimate is not None]
+    support = {id(part): test.p_support(part.estimate) for part in usable}
+    refute = {id(part): test.p_refute(part.estimate) for part in usable}
+    holm, bonferroni = adjust(list(support.values()))
+    refute_holm, _ = adjust(list(refute.values()))
+    position = {id(part): index for index, part in enumerate(usable)}
+    judged = []
+    for part in parts:
+        interval = test.show(part.estimate) if part.estimate is not None else None
+        seeds = part.estimate.num_seeds if part.estimate else 0
+        examples = part.estimate.num_examples if part.estimate else 0
+        if id(part) not in position:
+            judged.append(
+                Part(part.model, part.task, "inconclusive", interval, None, None, None, seeds, examples, part.why)
+            )
+            continue
+        index = position[id(part)]
+        verdict: Verdict = "inconclusive"
+        if support[id(part)] <= alpha:
+            verdict = "supported"
+        elif refute_holm[index] <= alpha:
+            verdict = "refuted"
+        assert interval is not None
+        reason = _reason(test, interval, verdict)
+        judged.append(
+            Part(part.model, part.task, verdict, interval, support[id(part)], holm[index], bonferroni[index],
+                 seeds, examples, reason)
+        )  # fmt: skip
+    return judged
+
+
+def _reason(test: Test, interval: Interval, verdict: Verdict) -> str:
+    span = f"{interval.confidence:.0%} interval {interval.low:+.4f} to {interval.high:+.4f}"
+    if test.kind == "lower":
+        span = f"{interval.confidence:.0%} interval of the ratio {interval.low:.4g} to {interval.high:.4g}"
+    threshold = f"-{test.threshold:g} to {test.threshold:g}" if test.kind == "equivalent" else f"{test.threshold:g}"
+    relation = {
+        "supported": "lies on the claim's side of",
+        "refuted": "lies beyond",
+        "inconclusive": "does not clear",
+    }[verdict]
+    return f"{span} {relation} {threshold}"
+
+
+def _place(part: Part) -> str:
+    return "average" if part.task == "*" else f"{part.model} on {part.task}"
+
+
+def _would_decide(test: Test, basis: Sequence[Evidence], judged: Sequence[Part]) -> str:
+    needs = []
+    for evidence, part in zip(basis, judged, strict=True):
+        if part.verdict != "inconclusive":
+            continue
+        if not evidence.usable or evidence.estimate is None:
+            need = "at least two seeds of both arms (three or more to be of use)"
+        elif test.kind == "lower":
+            need = "more seeds: examples play no part in a cost"
+        else:
+            need = what_would_decide(evidence.estimate, distance=test.distance(evidence.estimate), tail=test.tail)
+        needs.append(f"{_place(part)}: {need}")
+    return "; ".join(needs) if needs else "decided"
+
+
+def adjust(p_values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """(Holm 1979, Bonferroni) adjusted p-values, in the order given."""
+    if not p_values:
+        return [], []
+    from statsmodels.stats.multitest import multipletests
+
+    return tuple([float(p) for p in multipletests(p_values, method=how)[1]] for how in ("holm", "bonferroni"))
+
+
+def apply_family(
+    results: Sequence[HypothesisResult], p_values: Sequence[float], alpha: float
+) -> list[HypothesisResult]:
+    """Holm over the declared hypotheses: one supported alone but not within the family becomes inconclusive."""
+    holm, bonferroni = adjust(p_values)
+    final = []
+    for result, p, p_holm, p_bonferroni in zip(results, p_values, holm, bonferroni, strict=True):
+        result = replace(result, p_value=p, p_holm=p_holm, p_bonferroni=p_bonferroni)
+        if result.verdict == "supported" and p_holm > alpha:
+            result = replace(
+                result,
+                verdict="inconclusive",
+                reason=f"supported alone (p = {p:.4f}) but not among the study's {len(results)} hypotheses "
+                f"(Holm-adjusted p = {p_holm:.4f}); {result.reason}",
+                would_decide="fewer hypotheses declared beforehand, or more seeds or examples",
+            )
+        final.append(result)
+    return final
