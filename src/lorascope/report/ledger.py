@@ -123,7 +123,11 @@ def _held_row(facts: Facts, kind: str, held: list[dict[str, Any]]) -> tuple[str,
 
 def _where(facts: Facts, row: dict[str, Any]) -> str:
     place = facts.place(row["model"], row["task"]) if row.get("model") and row.get("task") else row.get("model") or ""
-    parts = [place, wording.name(row["method"]) if row.get("method") else "", f"seed {row['seed']}" if row.get("seed") is not None else ""]
+    parts = [
+        place,
+        wording.name(row["method"]) if row.get("method") else "",
+        f"seed {row['seed']}" if row.get("seed") is not None else "",
+    ]
     return ", ".join(part for part in parts if part)
 
 
@@ -198,12 +202,16 @@ def balance_table(facts: Facts) -> Table | None:
         for task, data in facts.data.items()
         for label in data["label_names"]
     ]
-    return rows and Table(
-        name="balance",
-        title="Label balance",
-        columns=_columns("task", "label", *_splits(facts), numeric_from=2),
-        rows=tuple(rows),
-    ) or None
+    return (
+        rows
+        and Table(
+            name="balance",
+            title="Label balance",
+            columns=_columns("task", "label", *_splits(facts), numeric_from=2),
+            rows=tuple(rows),
+        )
+        or None
+    )
 
 
 def _share(data: dict[str, Any], split: str, label: str) -> str:
@@ -221,13 +229,17 @@ def checksums_table(facts: Facts) -> Table | None:
         for task, data in facts.data.items()
         for split, digest in (data.get("sha256") or {}).items()
     ]
-    return rows and Table(
-        name="checksums",
-        title="Checksums (SHA-256)",
-        columns=_columns("task", "split", "content", "example ids", numeric_from=9),
-        rows=tuple((task, split, digest[:16], ids[:16]) for task, split, digest, ids in rows),
-        note="First 16 of 64 digits; the whole ones are in facts.json of the analysis artifact.",
-    ) or None
+    return (
+        rows
+        and Table(
+            name="checksums",
+            title="Checksums (SHA-256)",
+            columns=_columns("task", "split", "content", "example ids", numeric_from=9),
+            rows=tuple((task, split, digest[:16], ids[:16]) for task, split, digest, ids in rows),
+            note="First 16 of 64 digits; the whole ones are in facts.json of the analysis artifact.",
+        )
+        or None
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- provenance
@@ -243,7 +255,9 @@ def provenance_table(facts: Facts) -> Table:
         for key, value in (provenance.get(group) or {}).items():
             if value is not None:
                 rows.append((f"{group}: {key.replace('_', ' ')}", _plain(key, value)))
-    return Table(name="provenance", title="Provenance", columns=_columns("what", "value", numeric_from=9), rows=tuple(rows))
+    return Table(
+        name="provenance", title="Provenance", columns=_columns("what", "value", numeric_from=9), rows=tuple(rows)
+    )
 
 
 def _plain(key: str, value: Any) -> str:

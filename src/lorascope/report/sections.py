@@ -51,7 +51,9 @@ def _results(facts: Facts) -> list[Block | None]:
     if not facts.analysis.scores:
         return [Paragraph("No arm has a test score: no run finished."), tables.published_table(facts)]
     several = any(len(score.seeds) > 1 for score in facts.analysis.scores)
-    bars = "Bars: 95% t interval over seed means; dots below: single seeds. " if several else "One seed, so no interval. "
+    bars = (
+        "Bars: 95% t interval over seed means; dots below: single seeds. " if several else "One seed, so no interval. "
+    )
     return [
         Illustration(
             name="results",

@@ -84,13 +84,17 @@ def published_table(facts: Facts) -> Table | None:
         )
         for row in facts.raw.get("published") or []
     )
-    return rows and Table(
-        name="published",
-        title="Published figures",
-        columns=_text("task", "model", "method", "metric") + _number("value") + _text("setting", "citation"),
-        rows=rows,
-        note="Other models, data splits and selection rules: context, not a comparison.",
-    ) or None
+    return (
+        rows
+        and Table(
+            name="published",
+            title="Published figures",
+            columns=_text("task", "model", "method", "metric") + _number("value") + _text("setting", "citation"),
+            rows=rows,
+            note="Other models, data splits and selection rules: context, not a comparison.",
+        )
+        or None
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- statistics
@@ -196,7 +200,8 @@ def anova_table(facts: Facts) -> Table | None:
         name="anova",
         title="Analysis of variance on seed scores",
         columns=tuple(
-            Column(key.replace("_", " "), numeric=not any(isinstance(row.get(key), str) for row in rows)) for key in keys
+            Column(key.replace("_", " "), numeric=not any(isinstance(row.get(key), str) for row in rows))
+            for key in keys
         ),
         rows=tuple(tuple(_anova_cell(key, row.get(key)) for key in keys) for row in rows),
         note="Partial eta squared: the share of variance a source explains, the other sources set aside.",
@@ -221,7 +226,7 @@ def parts_table(facts: Facts, result: HypothesisResult) -> Table | None:
         name=f"hypothesis_{result.name}",
         title=f"{result.name}, part by part",
         columns=_text("where", "verdict")
-        + _number("estimate", "interval", "p", "p Holm", "seeds × examples")
+        + _number("estimate", "interval", "p Holm", "seeds × examples")
         + _text("why"),
         rows=tuple(_part_row(facts, result, part) for part in result.parts),
     )
@@ -230,13 +235,16 @@ def parts_table(facts: Facts, result: HypothesisResult) -> Table | None:
 def _part_row(facts: Facts, result: HypothesisResult, part: Part) -> tuple[str, ...]:
     estimate = part.estimate
     metric = facts.primary_metric(part.task) if result.metric == "primary" else result.metric
-    interval = "" if estimate is None else f"{wording.gap_range(metric, estimate)} ({wording.decimal(estimate.confidence * 100, 0)}%)"
+    interval = (
+        ""
+        if estimate is None
+        else f"{wording.gap_range(metric, estimate)} ({wording.decimal(estimate.confidence * 100, 0)}%)"
+    )
     return (
         facts.place(part.model, part.task),
         part.verdict,
         wording.ABSENT if estimate is None else wording.gap(metric, estimate.estimate),
         interval or wording.ABSENT,
-        wording.p_value(part.p_value),
         wording.p_value(part.p_holm),
         f"{part.num_seeds} × {wording.count(part.num_examples)}",
         part.reason,

@@ -134,7 +134,9 @@ def with_caption(figure: Figure, *, title: str, caption: str) -> Figure:
         axes.set_position((box.x0, (box.y0 * height + foot) / total, box.width, box.height * height / total))
     left = 0.05 / width
     figure.text(left, 1 - 0.1 / total, title, fontsize=FONT + 2, fontweight="bold", color=INK, va="top")
-    figure.text(left, (foot - 0.06) / total, "\n".join(lines), fontsize=FONT - 1, color=MUTED, va="top", linespacing=1.35)
+    figure.text(
+        left, (foot - 0.06) / total, "\n".join(lines), fontsize=FONT - 1, color=MUTED, va="top", linespacing=1.35
+    )
     return figure
 
 

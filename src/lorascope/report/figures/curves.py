@@ -110,7 +110,9 @@ def _lines(axes: Axes, facts: Facts, seeds: pd.DataFrame, *, method: str, best: 
     mean = common.mean(axis=1)
     if common.shape[1] > 1:
         low, high = common.min(axis=1), common.max(axis=1)
-        axes.fill_between(common.index, low, high, color=tint, alpha=0.2 if len(facts.methods) <= 3 else 0.1, linewidth=0, zorder=1)
+        axes.fill_between(
+            common.index, low, high, color=tint, alpha=0.2 if len(facts.methods) <= 3 else 0.1, linewidth=0, zorder=1
+        )
     shape = canvas.marker(facts.methods, method) if len(common) == 1 else None
     axes.plot(common.index, mean, color=tint, linewidth=1.9, marker=shape, markersize=4, zorder=3)
     return float(mean.iloc[-1])
