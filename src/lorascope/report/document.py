@@ -20,7 +20,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """name: file stem of its .tex. rows: cells as text. marked: indices of rows that deserve the eye (a failed gate)."""
+    """name: file stem of its .tex. rows: cells as text. marked: indices of rows to be seen first (failures)."""
 
     name: str
     title: str

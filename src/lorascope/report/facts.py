@@ -85,7 +85,7 @@ class Facts:
         return [(model, task) for model in self.models for task in self.tasks]
 
     def place(self, model: str, task: str) -> str:
-        """The shortest name of a (model, task): the model is named only where there is more than one. "*": the average."""
+        """The shortest name of a (model, task): the model is named only where there are several. "*": the average."""
         if (model, task) == ("*", "*"):
             return "average"
         if len(self.models) == 1 or model == "*":

@@ -22,7 +22,7 @@ def _middle(facts: Facts, model: str, task: str, method: str, key: str) -> float
 
 
 def cost_table(facts: Facts) -> Table | None:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model, task in facts.cells:
         for method in facts.methods:
             if not facts.cell_runs(model, task, method):
@@ -32,8 +32,8 @@ def cost_table(facts: Facts) -> Table | None:
                 return _middle(facts, model, task, method, key)
 
             trainable, total = of("trainable_parameters"), of("total_parameters")
-            share = f" ({wording.fraction(trainable / total, 2)})" if trainable and total else ""
-            energy = of("energy_joules")
+            share = f" ({wording.significant(100 * trainable / total)}%)" if trainable and total else ""
+            energy, step_ms = of("energy_joules"), of("step_ms_median")
             rows.append(
                 (
                     facts.place(model, task),
@@ -41,7 +41,7 @@ def cost_table(facts: Facts) -> Table | None:
                     wording.count(len(facts.cell_runs(model, task, method))),
                     wording.duration(of("training_seconds")),
                     wording.count(of("updates")),
-                    f"{wording.decimal(of('step_ms_median'), 1)} ms" if of("step_ms_median") else wording.ABSENT,
+                    wording.duration(step_ms / 1000) if step_ms else wording.ABSENT,
                     wording.count(of("tokens_per_second")),
                     wording.fraction(of("padding_fraction")),
                     wording.fraction(of("mfu")),
@@ -62,7 +62,8 @@ def cost_table(facts: Facts) -> Table | None:
         title="Cost of one run",
         columns=_columns(*headings, numeric_from=2),
         rows=tuple(rows),
-        note=f"Medians over runs, measured on {place}. Tokens/s leaves padding out; MFU is the share of the device's peak "
+        note=f"Medians over runs, measured on {place}. Tokens/s leaves padding out; MFU is the share of the "
+        f"device's peak "
         "arithmetic that the model's own operations use; a dash was not measured.",
     )
 
@@ -73,7 +74,7 @@ def gates_table(facts: Facts) -> Table | None:
         return None
     failed = [gate for gate in facts.gates if not gate["passed"]]
     kinds = list(dict.fromkeys(gate["gate"] for gate in facts.gates))
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             gate["gate"],
             "FAILED",
@@ -100,7 +101,8 @@ def gates_table(facts: Facts) -> Table | None:
             Column("detail"),
         ),
         rows=tuple(rows),
-        note="A gate is a check without which the numbers would mean nothing. For gates that held several times the range of "
+        note="A gate is a check without which the numbers would mean nothing. For gates that held several "
+        "times the range of "
         "values is shown.",
         marked=frozenset(range(len(failed))),
     )
@@ -170,10 +172,13 @@ def sizes_table(facts: Facts) -> Table | None:
     return Table(
         name="data",
         title="Examples",
-        columns=_columns("task", *splits, "duplicates left", "duplicates dropped", "truncated")[: len(splits) + 4]
-        + (Column("source"),),
+        columns=(
+            *_columns("task", *splits, "duplicates left", "duplicates dropped", "truncated"),
+            Column("source"),
+        ),
         rows=tuple(rows),
-        note="Duplicates left: texts that occur in two splits. Truncated: share of examples longer than the study's maximal "
+        note="Duplicates left: texts that occur in two splits. Truncated: share of examples longer than the "
+        "study's maximal "
         "length, the largest over splits.",
     )
 
@@ -202,15 +207,13 @@ def balance_table(facts: Facts) -> Table | None:
         for task, data in facts.data.items()
         for label in data["label_names"]
     ]
-    return (
-        rows
-        and Table(
-            name="balance",
-            title="Label balance",
-            columns=_columns("task", "label", *_splits(facts), numeric_from=2),
-            rows=tuple(rows),
-        )
-        or None
+    if not rows:
+        return None
+    return Table(
+        name="balance",
+        title="Label balance",
+        columns=_columns("task", "label", *_splits(facts), numeric_from=2),
+        rows=tuple(rows),
     )
 
 
@@ -229,16 +232,14 @@ def checksums_table(facts: Facts) -> Table | None:
         for task, data in facts.data.items()
         for split, digest in (data.get("sha256") or {}).items()
     ]
-    return (
-        rows
-        and Table(
-            name="checksums",
-            title="Checksums (SHA-256)",
-            columns=_columns("task", "split", "content", "example ids", numeric_from=9),
-            rows=tuple((task, split, digest[:16], ids[:16]) for task, split, digest, ids in rows),
-            note="First 16 of 64 digits; the whole ones are in facts.json of the analysis artifact.",
-        )
-        or None
+    if not rows:
+        return None
+    return Table(
+        name="checksums",
+        title="Checksums (SHA-256)",
+        columns=_columns("task", "split", "content", "example ids", numeric_from=9),
+        rows=tuple((task, split, digest[:16], ids[:16]) for task, split, digest, ids in rows),
+        note="First 16 of 64 digits; the whole ones are in facts.json of the analysis artifact.",
     )
 
 
@@ -290,6 +291,8 @@ def protocol_gap_table(facts: Facts) -> Table | None:
         title="What the protocol is worth",
         columns=_columns("task", "method", "strict", "paper", "paper − strict", numeric_from=2),
         rows=tuple(rows),
-        note="Strict: mean over seeds of the test score at the checkpoint chosen on held-out training examples. Paper: the "
-        "literature's habit, the best epoch on the development set itself, median over seeds. The gap is optimism, not quality.",
+        note="Strict: mean over seeds of the test score at the checkpoint chosen on held-out training "
+        "examples. Paper: the "
+        "literature's habit, the best epoch on the development set itself, median over seeds. The gap is "
+        "optimism, not quality.",
     )

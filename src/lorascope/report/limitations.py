@@ -21,7 +21,8 @@ def _missing_runs(facts: Facts) -> Iterator[str]:
     if missing:
         planned = missing + len(facts.runs)
         yield (
-            f"{wording.plural(missing, 'run')} of {planned} planned {'is' if missing == 1 else 'are'} missing: every mean "
+            f"{wording.plural(missing, 'run')} of {planned} planned {'is' if missing == 1 else 'are'} "
+            f"missing: every mean "
             "and test here rests on the runs that finished, and a method that fails more often looks better than it is."
         )
 
@@ -30,7 +31,10 @@ def _failed_gates(facts: Facts) -> Iterator[str]:
     failed = [gate for gate in facts.gates if not gate["passed"]]
     if failed:
         kinds = wording.listing(dict.fromkeys(gate["gate"] for gate in failed))
-        yield f"{wording.plural(len(failed), 'validity gate')} failed ({kinds}): the parts of the study behind them prove nothing."
+        yield (
+            f"{wording.plural(len(failed), 'validity gate')} failed ({kinds}): the parts of the study "
+            f"behind them prove nothing."
+        )
 
 
 def _weak_arms(facts: Facts) -> Iterator[str]:
@@ -47,13 +51,18 @@ def _weak_arms(facts: Facts) -> Iterator[str]:
             where = facts.place(score.model, score.task)
             weak.append(f"{wording.name(score.method)} on {where} (not above {wording.listing(rivals)})")
     if weak:
-        yield f"Some arms learned nothing useful: {wording.listing(weak)}. A difference between such arms is no evidence."
+        yield (
+            f"Some arms learned nothing useful: {wording.listing(weak)}. A difference between such arms is no evidence."
+        )
 
 
 def _seeds(facts: Facts) -> Iterator[str]:
     num_seeds = min((len(score.seeds) for score in facts.analysis.scores), default=0)
     if num_seeds == 1:
-        yield "One seed: the chance of initialisation and data order cannot be told from the methods; intervals hold test sampling only."
+        yield (
+            "One seed: the chance of initialisation and data order cannot be told from the methods; "
+            "intervals hold test sampling only."
+        )
     elif 1 < num_seeds < 5:
         floors = [row for row in facts.analysis.comparisons if row.permutation_p is None]
         permutation = (
@@ -75,15 +84,18 @@ def _power(facts: Facts) -> Iterator[str]:
         pair = f"{wording.name(row.method)} v {wording.name(row.reference)} on {where}"
         if margin is not None and row.detectable_difference > margin:
             yield (
-                f"{pair}: {wording.sample(row.num_seeds, row.num_examples)} show a difference of {visible} (80% power), "
-                f"which is more than the margin of {wording.margin_text(row.metric, margin)}: the question was hard to decide here."
+                f"{pair}: {wording.sample(row.num_seeds, row.num_examples)} show a difference of {visible} "
+                f"(80% power), "
+                f"which is more than the margin of {wording.margin_text(row.metric, margin)}: the question "
+                f"was hard to decide here."
             )
     rest = [row for row in facts.analysis.comparisons if row.detectable_difference is not None]
     for metric in dict.fromkeys(row.metric for row in rest):
         sizes = [row.detectable_difference or 0.0 for row in rest if row.metric == metric]
         texts = dict.fromkeys(wording.margin_text(metric, size) for size in (min(sizes), max(sizes)))
         yield (
-            f"Differences in {wording.metric_style(metric).label} smaller than {' to '.join(texts)} (by comparison) stay "
+            f"Differences in {wording.metric_style(metric).label} smaller than {' to '.join(texts)} (by "
+            f"comparison) stay "
             "invisible with these seeds and examples (80% power)."
         )
 
@@ -101,7 +113,8 @@ def _learning_rates(facts: Facts) -> Iterator[str]:
         return
     rates = [f"{wording.name(method)} {wording.rate(facts.learning_rate(method))}" for method in facts.methods]
     yield (
-        f"Learning rates were set by the study, not searched ({', '.join(rates)}): a method whose rate suits it less well "
+        f"Learning rates were set by the study, not searched ({', '.join(rates)}): a method whose rate suits "
+        f"it less well "
         "looks worse than it is."
     )
 
@@ -114,13 +127,16 @@ def _unfinished_learning(facts: Facts) -> Iterator[str]:
         if last:
             texts.append(f"{len(last)} of {len(runs)} runs of {wording.name(method)}")
     if texts:
-        yield f"The last evaluation was the best one in {wording.listing(texts)}: longer training might have gained more."
+        yield (
+            f"The last evaluation was the best one in {wording.listing(texts)}: longer training might have gained more."
+        )
 
 
 def _protocol(facts: Facts) -> Iterator[str]:
     if facts.study.get("protocol") == "paper":
         yield (
-            "Protocol `paper`: the checkpoint was chosen on the same examples that are reported, so scores are optimistic. "
+            "Protocol `paper`: the checkpoint was chosen on the same examples that are reported, so scores "
+            "are optimistic. "
             "They serve to reproduce published tables, not to compare methods."
         )
 
@@ -133,7 +149,10 @@ def _data_caps(facts: Facts) -> Iterator[str]:
         if caps.get(key)
     ]
     if named:
-        yield f"The data were capped ({', '.join(named)} examples a task): scores are not comparable with those on whole data sets."
+        yield (
+            f"The data were capped ({', '.join(named)} examples a task): scores are not comparable with "
+            f"those on whole data sets."
+        )
 
 
 def _truncation(facts: Facts) -> Iterator[str]:
@@ -182,10 +201,16 @@ def _measurement(facts: Facts) -> Iterator[str]:
     if absent:
         yield f"Not measured on {wording.listing(devices)}: {wording.listing(absent)}."
     if len(devices) > 1:
-        yield f"Runs were made on different devices ({wording.listing(devices)}): their times are not comparable one by one."
+        yield (
+            f"Runs were made on different devices ({wording.listing(devices)}): their times are not "
+            f"comparable one by one."
+        )
     resumed = sum(bool(run["resumed"]) for run in facts.runs)
     if resumed:
-        yield f"{wording.plural(resumed, 'run')} went on after an interruption; results are unaffected, times are summed over the pieces."
+        yield (
+            f"{wording.plural(resumed, 'run')} went on after an interruption; results are unaffected, times "
+            f"are summed over the pieces."
+        )
 
 
 def _multiplicity(facts: Facts) -> Iterator[str]:

@@ -58,7 +58,8 @@ def _results(facts: Facts) -> list[Block | None]:
         Illustration(
             name="results",
             title="Test scores against baselines",
-            caption=f"Marker: mean over seeds. {bars}Dashed lines: baselines, named in the rows below the methods. {_n(facts)}.",
+            caption=f"Marker: mean over seeds. {bars}Dashed: baselines, named in the rows below the "
+            f"methods. {_n(facts)}.",
             draw=partial(results.draw_results, facts),
         ),
         tables.results_table(facts),
@@ -70,7 +71,7 @@ def _results(facts: Facts) -> list[Block | None]:
 def _learning(facts: Facts) -> list[Block | None]:
     logged = set(facts.curves["name"])
     band = "Line: mean over seeds as far as all have a value; band: lowest to highest seed; thin lines beyond: single seeds."
-    seeds = wording.plural(facts.curves["seed"].nunique(), "seed")
+    seeds = wording.plural(len(set(facts.curves["seed"])), "seed")
     blocks: list[Block | None] = [
         Illustration(
             name=f"learning_{name.removeprefix('validation/')}",
@@ -100,7 +101,8 @@ def _differences(facts: Facts) -> list[Block | None]:
         Illustration(
             name="forest",
             title="Differences from the reference",
-            caption="Thin bar: 95% interval; thick bar: 90% interval, which a margin is tested with (one-sided 5%). Paired "
+            caption="Thin bar: 95% interval; thick bar: 90% interval, which a margin is tested with "
+            "(one-sided 5%). Paired "
             f"by example, seeds as a random effect. {_margin_note(facts)}n = seeds × test examples.",
             draw=partial(forest.draw_forest, facts),
         ),
@@ -124,7 +126,8 @@ def _cost(facts: Facts) -> list[Block | None]:
         Illustration(
             name="cost",
             title="What a run costs",
-            caption=f"Bar and number: median over runs; dots: single runs. {wording.plural(len(facts.runs), 'run')} in all, "
+            caption=f"Bar and number: median over runs; dots: single runs. "
+            f"{wording.plural(len(facts.runs), 'run')} in all, "
             f"{wording.listing(wording.name(task) for task in facts.tasks)} together.",
             draw=partial(cost.draw_cost, facts),
         ),

@@ -1,4 +1,4 @@
-"""The executive summary: what ran, and for each hypothesis its verdict, its answer in plain words and what would decide it."""
+"""The executive summary: what ran, and for each hypothesis its verdict, its answer and what would decide it."""
 
 from __future__ import annotations
 

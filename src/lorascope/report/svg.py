@@ -27,7 +27,7 @@ def figure_bytes(figure: Figure, format: str) -> bytes:
 
 
 def inline_svg(figure: Figure, *, prefix: str, label: str) -> str:
-    """The <svg> element alone. prefix: keeps ids of several figures in one page apart. label: read out by screen readers."""
+    """The <svg> element alone. prefix: keeps the ids of several figures apart. label: read out by screen readers."""
     text = figure_bytes(figure, "svg").decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*|(?<=>)\s+(?=<)", "", text, flags=re.DOTALL)

@@ -30,7 +30,8 @@ def results_table(facts: Facts) -> Table:
         title="Test scores",
         columns=_text("task", "arm", "metric") + _number("mean", "95% t interval", "SD", "seeds", "test examples"),
         rows=tuple(rows),
-        note="Mean over seeds; the t interval and the standard deviation are over seed means, so they hold the chance of "
+        note="Mean over seeds; the t interval and the standard deviation are over seed means, so they hold "
+        "the chance of "
         "training but not of the test set. Baselines in the same units, on the same examples.",
     )
 
@@ -84,16 +85,14 @@ def published_table(facts: Facts) -> Table | None:
         )
         for row in facts.raw.get("published") or []
     )
-    return (
-        rows
-        and Table(
-            name="published",
-            title="Published figures",
-            columns=_text("task", "model", "method", "metric") + _number("value") + _text("setting", "citation"),
-            rows=rows,
-            note="Other models, data splits and selection rules: context, not a comparison.",
-        )
-        or None
+    if not rows:
+        return None
+    return Table(
+        name="published",
+        title="Published figures",
+        columns=_text("task", "model", "method", "metric") + _number("value") + _text("setting", "citation"),
+        rows=rows,
+        note="Other models, data splits and selection rules: context, not a comparison.",
     )
 
 
@@ -130,7 +129,8 @@ def differences_table(facts: Facts) -> Table:
         + _number("seeds × examples"),
         rows=rows,
         note=f"Intervals and p: {methods}, paired by example, seeds as a random effect. Corrected p-values: "
-        f"{facts.analysis.family}. Detectable: the true difference that these seeds and examples would have shown with 80% power.",
+        f"{facts.analysis.family}. Detectable: the true difference that these seeds and examples would have "
+        f"shown with 80% power.",
     )
 
 
@@ -152,7 +152,8 @@ def effects_table(facts: Facts) -> Table:
         + _number("95% t interval on seed differences", "Hedges g (95%)", "odds ratio (95%)")
         + _text("permutation test over seeds"),
         rows=rows,
-        note="Hedges g is the difference in units of the spread between seeds: with few seeds it is large by chance alone. "
+        note="Hedges g is the difference in units of the spread between seeds: with few seeds it is large by "
+        "chance alone. "
         "The odds ratio is of being right, method against reference.",
     )
 
@@ -185,7 +186,8 @@ def mcnemar_table(facts: Facts) -> Table | None:
         title="McNemar's exact test, seed by seed",
         columns=_text("task", "comparison") + _number(*(f"seed {seed}" for seed in seeds)),
         rows=tuple(rows),
-        note="a/b: examples that only the method, only the reference got right. One test a seed and never pooled over seeds: "
+        note="a/b: examples that only the method, only the reference got right. One test a seed and never "
+        "pooled over seeds: "
         "the same examples would be counted once for every seed.",
     )
 
@@ -215,7 +217,7 @@ def _anova_cell(key: str, value: object) -> str:
         return wording.ABSENT
     if key.lower().startswith(("p_", "pr")) or key.lower() == "p":
         return wording.p_value(value)
-    return wording.count(value) if float(value).is_integer() else wording.decimal(value, 3)
+    return wording.count(value) if float(value).is_integer() else wording.significant(value, 3)
 
 
 def parts_table(facts: Facts, result: HypothesisResult) -> Table | None:

@@ -1,4 +1,4 @@
-"""What each method costs: time, throughput, memory, parameters, export. One dot a run, the median as a bar and number."""
+"""What each method costs: time, throughput, memory, parameters, export. One dot a run, the median as a bar."""
 
 from __future__ import annotations
 

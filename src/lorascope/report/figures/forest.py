@@ -25,7 +25,7 @@ def forest_metrics(facts: Facts) -> list[str]:
 def draw_forest(facts: Facts, width: float) -> Figure:
     """One row a comparison, label and numbers written above its interval, one panel a metric.
 
-    Where a (model, task) has several comparisons (or the figure is narrow) it gets a heading, which shortens their labels.
+    Where a (model, task) has several comparisons (or the figure is narrow) it gets a heading, so labels are short.
     """
     metrics = forest_metrics(facts)
     groups = [_lines(facts, metric, headed=width < canvas.WIDE) for metric in metrics]
@@ -88,7 +88,7 @@ def _panel(axes: Axes, facts: Facts, lines: list[str | Comparison], *, metric: s
     reach = max((abs(end) for end in axes.get_xlim()), default=1.0) or 1.0
     axes.set_xlim(-reach * 1.04, reach * 1.04)
     axes.set_yticks([])
-    canvas.axis_label(axes, f"{style.gap_axis}\n← reference better     method better →")
+    canvas.axis_label(axes, f"{style.gap_axis}\n← reference better\u00a0\u00a0\u00a0\u00a0\u00a0method better →")
 
 
 def _write(axes: Axes, text: str, *, x: int, y: float, bold: bool = False) -> None:
