@@ -45,6 +45,10 @@ def test_small_p_is_a_bound():
     assert [wording.p_value(p) for p in (0.0004, 0.0312, None)] == ["<0.001", "0.031", "–"]
 
 
+def test_tiny_thresholds_are_written_with_an_exponent():
+    assert [wording.compact(value) for value in (1e-5, 0.1, 0.0412, 0, None)] == ["1e-5", "0.100", "0.0412", "0", "–"]
+
+
 def test_learning_rate_keeps_no_padding():
     assert wording.rate(5e-5) == "5e-5"
 

@@ -75,28 +75,27 @@ def _seeds(facts: Facts) -> Iterator[str]:
 
 
 def _power(facts: Facts) -> Iterator[str]:
-    for row in facts.analysis.comparisons:
-        if row.detectable_difference is None:
-            continue
+    known = [row for row in facts.analysis.comparisons if row.detectable_difference is not None]
+    blind: dict[str, list[str]] = {}
+    for row in known:
         margin = _margin(facts, row.method, row.reference)
-        where = facts.place(row.model, row.task)
-        visible = wording.margin_text(row.metric, row.detectable_difference)
-        pair = f"{wording.name(row.method)} v {wording.name(row.reference)} on {where}"
-        if margin is not None and row.detectable_difference > margin:
-            yield (
-                f"{pair}: {wording.sample(row.num_seeds, row.num_examples)} show a difference of {visible} "
-                f"(80% power), "
-                f"which is more than the margin of {wording.margin_text(row.metric, margin)}: the question "
-                f"was hard to decide here."
-            )
-    rest = [row for row in facts.analysis.comparisons if row.detectable_difference is not None]
-    for metric in dict.fromkeys(row.metric for row in rest):
-        sizes = [row.detectable_difference or 0.0 for row in rest if row.metric == metric]
-        texts = dict.fromkeys(wording.margin_text(metric, size) for size in (min(sizes), max(sizes)))
+        if margin is not None and (row.detectable_difference or 0.0) > margin:
+            seen = wording.margin_text(row.metric, row.detectable_difference or 0.0)
+            pair = f"{wording.name(row.method)} v {wording.name(row.reference)}"
+            where = f"{pair} on {facts.place(row.model, row.task)} ({seen})"
+            blind.setdefault(wording.margin_text(row.metric, margin), []).append(where)
+    for margin_text, cells in blind.items():
         yield (
-            f"Differences in {wording.metric_style(metric).label} smaller than {' to '.join(texts)} (by "
-            f"comparison) stay "
-            "invisible with these seeds and examples (80% power)."
+            f"The margin of {margin_text} is smaller than the difference that would have shown with 80% power in "
+            f"{wording.listing(cells)}: the question was hard to decide there."
+        )
+    for metric in dict.fromkeys(row.metric for row in known):
+        sizes = [row.detectable_difference or 0.0 for row in known if row.metric == metric]
+        texts = dict.fromkeys(wording.margin_text(metric, size) for size in (min(sizes), max(sizes)))
+        by = ", depending on the comparison," if len(texts) > 1 else ""
+        yield (
+            f"True differences in {wording.metric_style(metric).label} below {' to '.join(texts)}{by} would mostly "
+            "have gone unseen with these seeds and examples (80% power)."
         )
 
 
@@ -123,7 +122,7 @@ def _unfinished_learning(facts: Facts) -> Iterator[str]:
     texts = []
     for method in facts.methods:
         runs = [run for run in facts.runs if run["method"] == method]
-        last = [run for run in runs if not run["stopped_early"] and run["best_update"] >= run["updates"]]
+        last = [run for run in runs if not run["stopped_early"] and (run["best_update"] or 0) >= run["updates"]]
         if last:
             texts.append(f"{len(last)} of {len(runs)} runs of {wording.name(method)}")
     if texts:

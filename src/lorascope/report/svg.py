@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ def inline_svg(figure: Figure, *, prefix: str, label: str) -> str:
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]
     opening = (
         f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-label="{label}">'
+        f'role="img" aria-label="{html.escape(label)}">'
     )
     text = re.sub(r"<svg[^>]*>", opening, text, count=1)
     for name, tint in canvas.NEUTRALS.items():

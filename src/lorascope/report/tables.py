@@ -100,7 +100,10 @@ def published_table(facts: Facts) -> Table | None:
 
 
 def _what(facts: Facts, row: Comparison) -> tuple[str, str]:
-    return facts.place(row.model, row.task), f"{wording.name(row.method)} v {wording.name(row.reference)}"
+    """Where and what; the metric is named where comparisons are made on several."""
+    metrics = {other.metric for other in facts.analysis.comparisons}
+    metric = f", {wording.metric_style(row.metric).label}" if len(metrics) > 1 else ""
+    return facts.place(row.model, row.task), f"{wording.name(row.method)} v {wording.name(row.reference)}{metric}"
 
 
 def differences_table(facts: Facts) -> Table:
