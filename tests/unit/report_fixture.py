@@ -280,7 +280,7 @@ def _curves(runs: list[dict[str, Any]], scores: dict, generator: np.random.Gener
         end = scores[key]
         shared = {column: run[column] for column in ("run", "model", "task", "method", "seed")}
         per_epoch = run["updates"] // run["epochs"]
-        for update in range(1, run["updates"] + 1):
+        for update in range(5, run["updates"] + 1, 5):
             progress = update / (3 * per_epoch)
             loss = 0.25 + 0.45 * math.exp(-3 * progress) + float(generator.normal(0, 0.05))
             at = {**shared, "update": update, "epoch": update / per_epoch}

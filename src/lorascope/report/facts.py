@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# Also where nothing was logged: a study in which no run got that far.
+_CURVE_COLUMNS = ["run", "model", "task", "method", "seed", "update", "epoch", "name", "value"]
+
+
 @dataclass(frozen=True)
 class Facts:
     """directory: the analysis artifact. raw: facts.json. curves: one row a logged value (columns run, model, task,
@@ -133,7 +137,7 @@ def read_facts(directory: Path) -> Facts:
         directory=directory,
         analysis=_analysis(json.loads((directory / "analysis.json").read_text(encoding="utf-8"))),
         raw=json.loads((directory / "facts.json").read_text(encoding="utf-8")),
-        curves=pd.read_parquet(directory / "curves.parquet"),
+        curves=pd.read_parquet(directory / "curves.parquet").reindex(columns=_CURVE_COLUMNS),
     )
 
 

@@ -57,7 +57,8 @@ def _weak_arms(facts: Facts) -> Iterator[str]:
 
 
 def _seeds(facts: Facts) -> Iterator[str]:
-    num_seeds = min((len(score.seeds) for score in facts.analysis.scores), default=0)
+    counts = [len(score.seeds) for score in facts.analysis.scores]
+    num_seeds = min(counts, default=0)
     if num_seeds == 1:
         yield (
             "One seed: the chance of initialisation and data order cannot be told from the methods; "
@@ -71,23 +72,24 @@ def _seeds(facts: Facts) -> Iterator[str]:
             if floors
             else ""
         )
-        yield f"{num_seeds} seeds an arm: the spread between seeds is itself poorly known{permutation}."
+        seeds = wording.range_text(counts)
+        yield f"{seeds} seeds an arm: the spread between seeds is itself poorly known{permutation}."
 
 
 def _power(facts: Facts) -> Iterator[str]:
     known = [row for row in facts.analysis.comparisons if row.detectable_difference is not None]
-    blind: dict[str, list[str]] = {}
+    blind: dict[tuple[str, str], list[str]] = {}
     for row in known:
         margin = _margin(facts, row.method, row.reference)
         if margin is not None and (row.detectable_difference or 0.0) > margin:
             seen = wording.margin_text(row.metric, row.detectable_difference or 0.0)
             pair = f"{wording.name(row.method)} v {wording.name(row.reference)}"
-            where = f"{pair} on {facts.place(row.model, row.task)} ({seen})"
-            blind.setdefault(wording.margin_text(row.metric, margin), []).append(where)
-    for margin_text, cells in blind.items():
+            places = blind.setdefault((wording.margin_text(row.metric, margin), pair), [])
+            places.append(f"{facts.place(row.model, row.task)} ({seen})")
+    for (margin_text, pair), places in blind.items():
         yield (
-            f"The margin of {margin_text} is smaller than the difference that would have shown with 80% power in "
-            f"{wording.listing(cells)}: the question was hard to decide there."
+            f"{pair}: the margin of {margin_text} is smaller than the difference that would have shown with 80% power "
+            f"on {wording.listing(places)}, so the question was hard to decide there."
         )
     for metric in dict.fromkeys(row.metric for row in known):
         sizes = [row.detectable_difference or 0.0 for row in known if row.metric == metric]
@@ -155,16 +157,18 @@ def _data_caps(facts: Facts) -> Iterator[str]:
 
 
 def _truncation(facts: Facts) -> Iterator[str]:
+    worst: dict[str, float] = {}
+    for task, data in facts.data.items():
+        models = (data.get("truncated_fraction") or {}).values()
+        worst[task] = max((share for splits in models for share in splits.values()), default=0.0)
     cut = [
-        f"{wording.fraction(share)} of {wording.name(task)} {split} ({model})"
-        for task, data in facts.data.items()
-        for model, splits in (data.get("truncated_fraction") or {}).items()
-        for split, share in splits.items()
+        f"{wording.fraction(share)} of {wording.name(task)}"
+        for task, share in worst.items()
         if share > _TRUNCATION_WORTH_NAMING
     ]
     if cut:
         length = (facts.study.get("train") or {}).get("max_length")
-        yield f"Texts were cut at {length} tokens: {wording.listing(cut)}."
+        yield f"Texts were cut at {length} tokens: up to {wording.listing(cut)} (worst split and model)."
 
 
 def _duplicates(facts: Facts) -> Iterator[str]:
@@ -213,12 +217,10 @@ def _measurement(facts: Facts) -> Iterator[str]:
 
 
 def _multiplicity(facts: Facts) -> Iterator[str]:
-    uncorrected = len(facts.analysis.comparisons)
-    if not facts.analysis.hypotheses and uncorrected:
-        yield (
-            f"No hypothesis was declared: the {wording.plural(uncorrected, 'comparison')} "
-            f"{'is' if uncorrected == 1 else 'are'} exploratory and decide nothing."
-        )
+    number = len(facts.analysis.comparisons)
+    if not facts.analysis.hypotheses and number:
+        verb = "is exploratory and decides" if number == 1 else "are exploratory and decide"
+        yield f"No hypothesis was declared: the {wording.plural(number, 'comparison')} {verb} nothing."
 
 
 def _dirty_tree(facts: Facts) -> Iterator[str]:

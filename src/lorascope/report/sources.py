@@ -115,7 +115,7 @@ def provenance_table(facts: Facts) -> Table:
     for group in ("hardware", "git", "versions"):
         for key, value in (provenance.get(group) or {}).items():
             if value is not None:
-                rows.append((f"{group}: {key.replace('_', ' ')}", _plain(key, value)))
+                rows.append((f"{group}: {key.removesuffix('_bytes').replace('_', ' ')}", _plain(key, value)))
     return Table(
         name="provenance", title="Provenance", columns=number_columns("what", "value", numeric_from=9), rows=tuple(rows)
     )

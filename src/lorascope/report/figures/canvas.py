@@ -125,7 +125,7 @@ def with_caption(figure: Figure, *, title: str, caption: str) -> Figure:
     import textwrap
 
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(caption, round(width * 15.5))
+    lines = textwrap.wrap(caption, round(width * 17.5))
     head, foot = 0.36, 0.16 * len(lines) + 0.16
     total = height + head + foot
     figure.set_size_inches(width, total)

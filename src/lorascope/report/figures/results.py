@@ -57,7 +57,9 @@ def _arm(facts: Facts, score) -> Painter:
             axes.plot(ends, [y, y], color=tint, linewidth=1.8, solid_capstyle="butt", zorder=3)
         seeds = [value * scale for value in score.seeds.values()]
         if len(seeds) > 1:
-            axes.plot(seeds, [y - 0.31] * len(seeds), "o", color=tint, markersize=2.3, markeredgewidth=0, zorder=3)
+            # equal scores (accuracies are counts) are stacked, so that every seed is seen
+            below = [y - 0.28 - 0.11 * seeds[:place].count(value) for place, value in enumerate(seeds)]
+            axes.plot(seeds, below, "o", color=tint, markersize=2.3, markeredgewidth=0, zorder=3)
         axes.plot(
             [score.mean * scale],
             [y],
