@@ -93,7 +93,9 @@ def _analysis(shape: Shape, scores: dict, generator: np.random.Generator) -> Ana
     for model in shape.models:
         for task in shape.tasks:
             for method in shape.methods:
-                seeds = {str(s): scores[model, task, method, s] for s in shape.seeds if (model, task, method, s) in scores}
+                seeds = {
+                    str(s): scores[model, task, method, s] for s in shape.seeds if (model, task, method, s) in scores
+                }
                 if not seeds:
                     continue
                 values = np.array(list(seeds.values()))
@@ -166,7 +168,9 @@ def _comparison(shape: Shape, scores: dict, key: tuple[str, str, str], generator
         p_bonferroni=min(1.0, 4 * p),
         seed_difference=_t_interval(gaps),
         hedges_g=Interval(gap / 0.012, gap / 0.012 - 1.3, gap / 0.012 + 1.3, 0.95, "noncentral t") if k > 1 else None,
-        odds_ratio=Interval(math.exp(5 * gap), math.exp(5 * gap - 0.2), math.exp(5 * gap + 0.2), 0.95, "Mantel-Haenszel"),
+        odds_ratio=Interval(
+            math.exp(5 * gap), math.exp(5 * gap - 0.2), math.exp(5 * gap + 0.2), 0.95, "Mantel-Haenszel"
+        ),
         mcnemar=tests,
         permutation_p=0.42 if exact <= 0.05 else None,
         permutation_floor=exact,
@@ -276,7 +280,7 @@ def _curves(runs: list[dict[str, Any]], scores: dict, generator: np.random.Gener
         end = scores[key]
         shared = {column: run[column] for column in ("run", "model", "task", "method", "seed")}
         per_epoch = run["updates"] // run["epochs"]
-        for update in range(1, run["updates"] + 1):
+        for update in range(5, run["updates"] + 1, 5):
             progress = update / (3 * per_epoch)
             loss = 0.25 + 0.45 * math.exp(-3 * progress) + float(generator.normal(0, 0.05))
             at = {**shared, "update": update, "epoch": update / per_epoch}
@@ -285,7 +289,7 @@ def _curves(runs: list[dict[str, Any]], scores: dict, generator: np.random.Gener
             if update % per_epoch == 0:
                 score = 0.5 + (end - 0.5) * (1 - math.exp(-3.5 * progress)) + float(generator.normal(0, 0.006))
                 rows.append({**at, "name": "validation/accuracy", "value": score})
-                rows.append({**at, "name": "validation/loss", "value": 0.35 + 0.3 * math.exp(-3 * progress)})
+                rows.append({**at, "name": "validation/loss", "value": loss})
     return pd.DataFrame(rows)
 
 
@@ -406,8 +410,12 @@ def _gates(shape: Shape, lost: tuple | None) -> list[dict[str, Any]]:
         for task in shape.tasks:
             for method in shape.methods:
                 at = {"model": model, "task": task, "method": method, "seed": None, "passed": True}
-                gates.append({**at, "gate": "overfit-10", "value": 0.041, "threshold": 0.1, "detail": "loss on 10 examples"})
-                gates.append({**at, "gate": "gradient census", "value": None, "threshold": None, "detail": "48 parameters"})
+                gates.append(
+                    {**at, "gate": "overfit-10", "value": 0.041, "threshold": 0.1, "detail": "loss on 10 examples"}
+                )
+                gates.append(
+                    {**at, "gate": "gradient census", "value": None, "threshold": None, "detail": "48 parameters"}
+                )
                 gates.append({**at, "gate": "reload equality", "value": 0.0, "threshold": 1e-5, "detail": ""})
     if lost:
         model, task, method, seed = lost
@@ -435,7 +443,9 @@ def _baselines(shape: Shape, generator: np.random.Generator) -> list[dict[str, A
             chance = [float(v) for v in generator.normal(share**2 + (1 - share) ** 2, 0.015, 5)]
             at = {"model": model, "task": task, "metric": "accuracy", "num_examples": EXAMPLES.get(task, 500)}
             rows.append({**at, "name": "majority", "mean": share, "sd": None, "values": [share]})
-            rows.append({**at, "name": "random", "mean": float(np.mean(chance)), "sd": float(np.std(chance)), "values": chance})
+            rows.append(
+                {**at, "name": "random", "mean": float(np.mean(chance)), "sd": float(np.std(chance)), "values": chance}
+            )
             probe = LEVELS.get(task, 0.75) - 0.08
             rows.append({**at, "name": "linear probe", "mean": probe, "sd": None, "values": [probe]})
     return rows
@@ -448,7 +458,11 @@ if __name__ == "__main__":
     shapes = {
         "plain": Shape(),
         "large": Shape(
-            models=("minilm-l6", "smollm2-135m"), tasks=tuple(EXAMPLES), methods=tuple(EFFECTS), failed=True, measured=False
+            models=("minilm-l6", "smollm2-135m"),
+            tasks=tuple(EXAMPLES),
+            methods=tuple(EFFECTS),
+            failed=True,
+            measured=False,
         ),
         "one_seed": Shape(tasks=("docstrings",), seeds=(42,), hypotheses=False, protocol="paper"),
     }

@@ -20,7 +20,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """name: file stem of its .tex. rows: cells as text. marked: indices of rows that deserve the eye (a failed gate)."""
+    """name: file stem of its .tex. rows: cells as text. marked: indices of rows to be seen first (failures)."""
 
     name: str
     title: str
@@ -96,7 +96,9 @@ class Document:
 
     @property
     def tables(self) -> list[Table]:
-        return [block for section in self.sections for block in section.blocks if isinstance(block, Table)]
+        """All of them, those of the hypotheses included."""
+        parts = [card.parts for card in self.cards if card.parts]
+        return parts + [block for section in self.sections for block in section.blocks if isinstance(block, Table)]
 
     @property
     def illustrations(self) -> list[Illustration]:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# Also where nothing was logged: a study in which no run got that far.
+_CURVE_COLUMNS = ["run", "model", "task", "method", "seed", "update", "epoch", "name", "value"]
+
+
 @dataclass(frozen=True)
 class Facts:
     """directory: the analysis artifact. raw: facts.json. curves: one row a logged value (columns run, model, task,
@@ -85,7 +89,7 @@ class Facts:
         return [(model, task) for model in self.models for task in self.tasks]
 
     def place(self, model: str, task: str) -> str:
-        """The shortest name of a (model, task): the model is named only where there is more than one. "*": the average."""
+        """The shortest name of a (model, task): the model is named only where there are several. "*": the average."""
         if (model, task) == ("*", "*"):
             return "average"
         if len(self.models) == 1 or model == "*":
@@ -133,7 +137,7 @@ def read_facts(directory: Path) -> Facts:
         directory=directory,
         analysis=_analysis(json.loads((directory / "analysis.json").read_text(encoding="utf-8"))),
         raw=json.loads((directory / "facts.json").read_text(encoding="utf-8")),
-        curves=pd.read_parquet(directory / "curves.parquet"),
+        curves=pd.read_parquet(directory / "curves.parquet").reindex(columns=_CURVE_COLUMNS),
     )
 
 

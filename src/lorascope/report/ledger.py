@@ -1,8 +1,7 @@
-"""Tables of record: what runs cost, which gates held, what the data are, where the numbers come from, what failed."""
+"""Tables of record: what runs cost, which gates held, what failed, what the protocol is worth."""
 
 from __future__ import annotations
 
-import json
 from statistics import median
 from typing import Any
 
@@ -12,7 +11,8 @@ from lorascope.report.facts import Facts
 from lorascope.report.figures.cost import values
 
 
-def _columns(*headings: str, numeric_from: int = 1) -> tuple[Column, ...]:
+def number_columns(*headings: str, numeric_from: int = 1) -> tuple[Column, ...]:
+    """Columns of which those from place `numeric_from` on hold numbers."""
     return tuple(Column(heading, numeric=place >= numeric_from) for place, heading in enumerate(headings))
 
 
@@ -22,7 +22,7 @@ def _middle(facts: Facts, model: str, task: str, method: str, key: str) -> float
 
 
 def cost_table(facts: Facts) -> Table | None:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model, task in facts.cells:
         for method in facts.methods:
             if not facts.cell_runs(model, task, method):
@@ -32,8 +32,8 @@ def cost_table(facts: Facts) -> Table | None:
                 return _middle(facts, model, task, method, key)
 
             trainable, total = of("trainable_parameters"), of("total_parameters")
-            share = f" ({wording.fraction(trainable / total, 2)})" if trainable and total else ""
-            energy = of("energy_joules")
+            share = f" ({wording.significant(100 * trainable / total)}%)" if trainable and total else ""
+            energy, step_ms = of("energy_joules"), of("step_ms_median")
             rows.append(
                 (
                     facts.place(model, task),
@@ -41,7 +41,7 @@ def cost_table(facts: Facts) -> Table | None:
                     wording.count(len(facts.cell_runs(model, task, method))),
                     wording.duration(of("training_seconds")),
                     wording.count(of("updates")),
-                    f"{wording.decimal(of('step_ms_median'), 1)} ms" if of("step_ms_median") else wording.ABSENT,
+                    wording.duration(step_ms / 1000) if step_ms else wording.ABSENT,
                     wording.count(of("tokens_per_second")),
                     wording.fraction(of("padding_fraction")),
                     wording.fraction(of("mfu")),
@@ -60,9 +60,10 @@ def cost_table(facts: Facts) -> Table | None:
     return Table(
         name="cost",
         title="Cost of one run",
-        columns=_columns(*headings, numeric_from=2),
+        columns=number_columns(*headings, numeric_from=2),
         rows=tuple(rows),
-        note=f"Medians over runs, measured on {place}. Tokens/s leaves padding out; MFU is the share of the device's peak "
+        note=f"Medians over runs, measured on {place}. Tokens/s leaves padding out; MFU is the share of the "
+        f"device's peak "
         "arithmetic that the model's own operations use; a dash was not measured.",
     )
 
@@ -73,13 +74,13 @@ def gates_table(facts: Facts) -> Table | None:
         return None
     failed = [gate for gate in facts.gates if not gate["passed"]]
     kinds = list(dict.fromkeys(gate["gate"] for gate in facts.gates))
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             gate["gate"],
             "FAILED",
             _where(facts, gate),
-            wording.significant(gate["value"], 3),
-            wording.significant(gate["threshold"], 3),
+            wording.compact(gate["value"]),
+            wording.compact(gate["threshold"]),
             gate["detail"],
         )
         for gate in failed
@@ -100,7 +101,8 @@ def gates_table(facts: Facts) -> Table | None:
             Column("detail"),
         ),
         rows=tuple(rows),
-        note="A gate is a check without which the numbers would mean nothing. For gates that held several times the range of "
+        note="A gate is a check without which the numbers would mean nothing. For gates that held several "
+        "times the range of "
         "values is shown.",
         marked=frozenset(range(len(failed))),
     )
@@ -109,21 +111,25 @@ def gates_table(facts: Facts) -> Table | None:
 def _held_row(facts: Facts, kind: str, held: list[dict[str, Any]]) -> tuple[str, ...]:
     numbers = [number for gate in held if (number := wording.as_float(gate["value"])) is not None]
     thresholds = {gate["threshold"] for gate in held} - {None}
-    ends = [wording.significant(number, 3) for number in (min(numbers), max(numbers))] if numbers else [wording.ABSENT]
+    ends = [wording.compact(number) for number in (min(numbers), max(numbers))] if numbers else [wording.ABSENT]
     details = list(dict.fromkeys(gate["detail"] for gate in held))
     return (
         kind,
         "held" if len(held) == 1 else f"held, {len(held)} of {sum(g['gate'] == kind for g in facts.gates)}",
         _where(facts, held[0]) if len(held) == 1 else "",
         " to ".join(dict.fromkeys(ends)),
-        wording.significant(thresholds.pop(), 3) if len(thresholds) == 1 else wording.ABSENT,
+        wording.compact(thresholds.pop()) if len(thresholds) == 1 else wording.ABSENT,
         details[0] if len(details) == 1 else "",
     )
 
 
 def _where(facts: Facts, row: dict[str, Any]) -> str:
     place = facts.place(row["model"], row["task"]) if row.get("model") and row.get("task") else row.get("model") or ""
-    parts = [place, wording.name(row["method"]) if row.get("method") else "", f"seed {row['seed']}" if row.get("seed") is not None else ""]
+    parts = [
+        place,
+        wording.name(row["method"]) if row.get("method") else "",
+        f"seed {row['seed']}" if row.get("seed") is not None else "",
+    ]
     return ", ".join(part for part in parts if part)
 
 
@@ -133,125 +139,13 @@ def failures_table(facts: Facts) -> Table | None:
     return Table(
         name="failures",
         title="What failed",
-        columns=_columns("step", "where", "error", "what it said", numeric_from=9),
+        columns=number_columns("step", "where", "error", "what it said", numeric_from=9),
         rows=tuple(
             (f"{row['kind']} ({row['step']})", _where(facts, row), row["error"], " ".join(row["text"].split()))
             for row in facts.failures
         ),
         marked=frozenset(range(len(facts.failures))),
     )
-
-
-# --------------------------------------------------------------------------------------------------------------- data
-
-
-def sizes_table(facts: Facts) -> Table | None:
-    if not facts.data:
-        return None
-    splits = _splits(facts)
-    rows = []
-    for task, data in facts.data.items():
-        duplicates = data.get("duplicates") or {}
-        overlap = wording.listing(f"{wording.count(n)} {pair.replace('~', '/')}" for pair, n in duplicates.items() if n)
-        rows.append(
-            (
-                wording.name(task),
-                *(wording.count(data["num_examples"].get(split)) for split in splits),
-                overlap or "none",
-                wording.count(data.get("dropped_duplicates", 0)),
-                _truncation(data),
-                data["source"],
-            )
-        )
-    return Table(
-        name="data",
-        title="Examples",
-        columns=_columns("task", *splits, "duplicates left", "duplicates dropped", "truncated")[: len(splits) + 4]
-        + (Column("source"),),
-        rows=tuple(rows),
-        note="Duplicates left: texts that occur in two splits. Truncated: share of examples longer than the study's maximal "
-        "length, the largest over splits.",
-    )
-
-
-def _splits(facts: Facts) -> list[str]:
-    return list(dict.fromkeys(split for data in facts.data.values() for split in data["num_examples"]))
-
-
-def _truncation(data: dict[str, Any]) -> str:
-    worst = {model: max(parts.values(), default=0.0) for model, parts in (data.get("truncated_fraction") or {}).items()}
-    if not worst:
-        return wording.ABSENT
-    texts = {model: wording.fraction(value) for model, value in worst.items()}
-    if len(set(texts.values())) == 1:
-        return next(iter(texts.values()))
-    return ", ".join(f"{text} {model}" for model, text in texts.items())
-
-
-def balance_table(facts: Facts) -> Table | None:
-    rows = [
-        (
-            wording.name(task),
-            str(label),
-            *(_share(data, split, str(label)) for split in _splits(facts)),
-        )
-        for task, data in facts.data.items()
-        for label in data["label_names"]
-    ]
-    return rows and Table(
-        name="balance",
-        title="Label balance",
-        columns=_columns("task", "label", *_splits(facts), numeric_from=2),
-        rows=tuple(rows),
-    ) or None
-
-
-def _share(data: dict[str, Any], split: str, label: str) -> str:
-    counts = data["label_counts"].get(split) or {}
-    total = sum(counts.values())
-    if not total:
-        return wording.ABSENT
-    number = counts.get(label, 0)
-    return f"{wording.count(number)} ({wording.fraction(number / total)})"
-
-
-def checksums_table(facts: Facts) -> Table | None:
-    rows = [
-        (wording.name(task), split, digest, (data.get("example_ids_sha256") or {}).get(split, wording.ABSENT))
-        for task, data in facts.data.items()
-        for split, digest in (data.get("sha256") or {}).items()
-    ]
-    return rows and Table(
-        name="checksums",
-        title="Checksums (SHA-256)",
-        columns=_columns("task", "split", "content", "example ids", numeric_from=9),
-        rows=tuple((task, split, digest[:16], ids[:16]) for task, split, digest, ids in rows),
-        note="First 16 of 64 digits; the whole ones are in facts.json of the analysis artifact.",
-    ) or None
-
-
-# ---------------------------------------------------------------------------------------------------------- provenance
-
-
-def provenance_table(facts: Facts) -> Table:
-    provenance = facts.raw.get("provenance") or {}
-    rows: list[tuple[str, str]] = []
-    for key, heading in (("command", "command"), ("started", "started"), ("finished", "finished")):
-        if provenance.get(key):
-            rows.append((heading, str(provenance[key])))
-    for group in ("hardware", "git", "versions"):
-        for key, value in (provenance.get(group) or {}).items():
-            if value is not None:
-                rows.append((f"{group}: {key.replace('_', ' ')}", _plain(key, value)))
-    return Table(name="provenance", title="Provenance", columns=_columns("what", "value", numeric_from=9), rows=tuple(rows))
-
-
-def _plain(key: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (int, float)):
-        return wording.bytes_text(value) if key.endswith("_bytes") else f"{value:,}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def protocol_gap_table(facts: Facts) -> Table | None:
@@ -274,8 +168,10 @@ def protocol_gap_table(facts: Facts) -> Table | None:
     return Table(
         name="protocol_gap",
         title="What the protocol is worth",
-        columns=_columns("task", "method", "strict", "paper", "paper − strict", numeric_from=2),
+        columns=number_columns("task", "method", "strict", "paper", "paper − strict", numeric_from=2),
         rows=tuple(rows),
-        note="Strict: mean over seeds of the test score at the checkpoint chosen on held-out training examples. Paper: the "
-        "literature's habit, the best epoch on the development set itself, median over seeds. The gap is optimism, not quality.",
+        note="Strict: mean over seeds of the test score at the checkpoint chosen on held-out training "
+        "examples. Paper: the "
+        "literature's habit, the best epoch on the development set itself, median over seeds. The gap is "
+        "optimism, not quality.",
     )

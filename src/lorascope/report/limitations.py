@@ -21,7 +21,8 @@ def _missing_runs(facts: Facts) -> Iterator[str]:
     if missing:
         planned = missing + len(facts.runs)
         yield (
-            f"{wording.plural(missing, 'run')} of {planned} planned {'is' if missing == 1 else 'are'} missing: every mean "
+            f"{wording.plural(missing, 'run')} of {planned} planned {'is' if missing == 1 else 'are'} "
+            f"missing: every mean "
             "and test here rests on the runs that finished, and a method that fails more often looks better than it is."
         )
 
@@ -30,7 +31,10 @@ def _failed_gates(facts: Facts) -> Iterator[str]:
     failed = [gate for gate in facts.gates if not gate["passed"]]
     if failed:
         kinds = wording.listing(dict.fromkeys(gate["gate"] for gate in failed))
-        yield f"{wording.plural(len(failed), 'validity gate')} failed ({kinds}): the parts of the study behind them prove nothing."
+        yield (
+            f"{wording.plural(len(failed), 'validity gate')} failed ({kinds}): the parts of the study "
+            f"behind them prove nothing."
+        )
 
 
 def _weak_arms(facts: Facts) -> Iterator[str]:
@@ -47,13 +51,19 @@ def _weak_arms(facts: Facts) -> Iterator[str]:
             where = facts.place(score.model, score.task)
             weak.append(f"{wording.name(score.method)} on {where} (not above {wording.listing(rivals)})")
     if weak:
-        yield f"Some arms learned nothing useful: {wording.listing(weak)}. A difference between such arms is no evidence."
+        yield (
+            f"Some arms learned nothing useful: {wording.listing(weak)}. A difference between such arms is no evidence."
+        )
 
 
 def _seeds(facts: Facts) -> Iterator[str]:
-    num_seeds = min((len(score.seeds) for score in facts.analysis.scores), default=0)
+    counts = [len(score.seeds) for score in facts.analysis.scores]
+    num_seeds = min(counts, default=0)
     if num_seeds == 1:
-        yield "One seed: the chance of initialisation and data order cannot be told from the methods; intervals hold test sampling only."
+        yield (
+            "One seed: the chance of initialisation and data order cannot be told from the methods; "
+            "intervals hold test sampling only."
+        )
     elif 1 < num_seeds < 5:
         floors = [row for row in facts.analysis.comparisons if row.permutation_p is None]
         permutation = (
@@ -62,29 +72,32 @@ def _seeds(facts: Facts) -> Iterator[str]:
             if floors
             else ""
         )
-        yield f"{num_seeds} seeds an arm: the spread between seeds is itself poorly known{permutation}."
+        seeds = wording.range_text(counts)
+        yield f"{seeds} seeds an arm: the spread between seeds is itself poorly known{permutation}."
 
 
 def _power(facts: Facts) -> Iterator[str]:
-    for row in facts.analysis.comparisons:
-        if row.detectable_difference is None:
-            continue
+    known = [row for row in facts.analysis.comparisons if row.detectable_difference is not None]
+    blind: dict[tuple[str, str], list[str]] = {}
+    for row in known:
         margin = _margin(facts, row.method, row.reference)
-        where = facts.place(row.model, row.task)
-        visible = wording.margin_text(row.metric, row.detectable_difference)
-        pair = f"{wording.name(row.method)} v {wording.name(row.reference)} on {where}"
-        if margin is not None and row.detectable_difference > margin:
-            yield (
-                f"{pair}: {wording.sample(row.num_seeds, row.num_examples)} show a difference of {visible} (80% power), "
-                f"which is more than the margin of {wording.margin_text(row.metric, margin)}: the question was hard to decide here."
-            )
-    rest = [row for row in facts.analysis.comparisons if row.detectable_difference is not None]
-    for metric in dict.fromkeys(row.metric for row in rest):
-        sizes = [row.detectable_difference or 0.0 for row in rest if row.metric == metric]
-        texts = dict.fromkeys(wording.margin_text(metric, size) for size in (min(sizes), max(sizes)))
+        if margin is not None and (row.detectable_difference or 0.0) > margin:
+            seen = wording.margin_text(row.metric, row.detectable_difference or 0.0)
+            pair = f"{wording.name(row.method)} v {wording.name(row.reference)}"
+            places = blind.setdefault((wording.margin_text(row.metric, margin), pair), [])
+            places.append(f"{facts.place(row.model, row.task)} ({seen})")
+    for (margin_text, pair), places in blind.items():
         yield (
-            f"Differences in {wording.metric_style(metric).label} smaller than {' to '.join(texts)} (by comparison) stay "
-            "invisible with these seeds and examples (80% power)."
+            f"{pair}: the margin of {margin_text} is smaller than the difference that would have shown with 80% power "
+            f"on {wording.listing(places)}, so the question was hard to decide there."
+        )
+    for metric in dict.fromkeys(row.metric for row in known):
+        sizes = [row.detectable_difference or 0.0 for row in known if row.metric == metric]
+        texts = dict.fromkeys(wording.margin_text(metric, size) for size in (min(sizes), max(sizes)))
+        by = ", depending on the comparison," if len(texts) > 1 else ""
+        yield (
+            f"True differences in {wording.metric_style(metric).label} below {' to '.join(texts)}{by} would mostly "
+            "have gone unseen with these seeds and examples (80% power)."
         )
 
 
@@ -101,7 +114,8 @@ def _learning_rates(facts: Facts) -> Iterator[str]:
         return
     rates = [f"{wording.name(method)} {wording.rate(facts.learning_rate(method))}" for method in facts.methods]
     yield (
-        f"Learning rates were set by the study, not searched ({', '.join(rates)}): a method whose rate suits it less well "
+        f"Learning rates were set by the study, not searched ({', '.join(rates)}): a method whose rate suits "
+        f"it less well "
         "looks worse than it is."
     )
 
@@ -110,17 +124,20 @@ def _unfinished_learning(facts: Facts) -> Iterator[str]:
     texts = []
     for method in facts.methods:
         runs = [run for run in facts.runs if run["method"] == method]
-        last = [run for run in runs if not run["stopped_early"] and run["best_update"] >= run["updates"]]
+        last = [run for run in runs if not run["stopped_early"] and (run["best_update"] or 0) >= run["updates"]]
         if last:
             texts.append(f"{len(last)} of {len(runs)} runs of {wording.name(method)}")
     if texts:
-        yield f"The last evaluation was the best one in {wording.listing(texts)}: longer training might have gained more."
+        yield (
+            f"The last evaluation was the best one in {wording.listing(texts)}: longer training might have gained more."
+        )
 
 
 def _protocol(facts: Facts) -> Iterator[str]:
     if facts.study.get("protocol") == "paper":
         yield (
-            "Protocol `paper`: the checkpoint was chosen on the same examples that are reported, so scores are optimistic. "
+            "Protocol `paper`: the checkpoint was chosen on the same examples that are reported, so scores "
+            "are optimistic. "
             "They serve to reproduce published tables, not to compare methods."
         )
 
@@ -133,20 +150,25 @@ def _data_caps(facts: Facts) -> Iterator[str]:
         if caps.get(key)
     ]
     if named:
-        yield f"The data were capped ({', '.join(named)} examples a task): scores are not comparable with those on whole data sets."
+        yield (
+            f"The data were capped ({', '.join(named)} examples a task): scores are not comparable with "
+            f"those on whole data sets."
+        )
 
 
 def _truncation(facts: Facts) -> Iterator[str]:
+    worst: dict[str, float] = {}
+    for task, data in facts.data.items():
+        models = (data.get("truncated_fraction") or {}).values()
+        worst[task] = max((share for splits in models for share in splits.values()), default=0.0)
     cut = [
-        f"{wording.fraction(share)} of {wording.name(task)} {split} ({model})"
-        for task, data in facts.data.items()
-        for model, splits in (data.get("truncated_fraction") or {}).items()
-        for split, share in splits.items()
+        f"{wording.fraction(share)} of {wording.name(task)}"
+        for task, share in worst.items()
         if share > _TRUNCATION_WORTH_NAMING
     ]
     if cut:
         length = (facts.study.get("train") or {}).get("max_length")
-        yield f"Texts were cut at {length} tokens: {wording.listing(cut)}."
+        yield f"Texts were cut at {length} tokens: up to {wording.listing(cut)} (worst split and model)."
 
 
 def _duplicates(facts: Facts) -> Iterator[str]:
@@ -182,19 +204,23 @@ def _measurement(facts: Facts) -> Iterator[str]:
     if absent:
         yield f"Not measured on {wording.listing(devices)}: {wording.listing(absent)}."
     if len(devices) > 1:
-        yield f"Runs were made on different devices ({wording.listing(devices)}): their times are not comparable one by one."
+        yield (
+            f"Runs were made on different devices ({wording.listing(devices)}): their times are not "
+            f"comparable one by one."
+        )
     resumed = sum(bool(run["resumed"]) for run in facts.runs)
     if resumed:
-        yield f"{wording.plural(resumed, 'run')} went on after an interruption; results are unaffected, times are summed over the pieces."
+        yield (
+            f"{wording.plural(resumed, 'run')} went on after an interruption; results are unaffected, times "
+            f"are summed over the pieces."
+        )
 
 
 def _multiplicity(facts: Facts) -> Iterator[str]:
-    uncorrected = len(facts.analysis.comparisons)
-    if not facts.analysis.hypotheses and uncorrected:
-        yield (
-            f"No hypothesis was declared: the {wording.plural(uncorrected, 'comparison')} "
-            f"{'is' if uncorrected == 1 else 'are'} exploratory and decide nothing."
-        )
+    number = len(facts.analysis.comparisons)
+    if not facts.analysis.hypotheses and number:
+        verb = "is exploratory and decides" if number == 1 else "are exploratory and decide"
+        yield f"No hypothesis was declared: the {wording.plural(number, 'comparison')} {verb} nothing."
 
 
 def _dirty_tree(facts: Facts) -> Iterator[str]:

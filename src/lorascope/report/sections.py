@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from lorascope.report import ledger, tables, wording
+from lorascope.report import ledger, sources, tables, wording
 from lorascope.report.document import Block, Bullets, Document, Illustration, Paragraph, Section
 from lorascope.report.facts import Facts
 from lorascope.report.figures import cost, curves, forest, results
 from lorascope.report.limitations import limitations
 from lorascope.report.summary import comparison_sentence, conclusion, hypothesis_cards, summary_sentences
+
+_SENTENCES_AT_MOST = 8
 
 
 def build_document(facts: Facts) -> Document:
@@ -51,12 +53,15 @@ def _results(facts: Facts) -> list[Block | None]:
     if not facts.analysis.scores:
         return [Paragraph("No arm has a test score: no run finished."), tables.published_table(facts)]
     several = any(len(score.seeds) > 1 for score in facts.analysis.scores)
-    bars = "Bars: 95% t interval over seed means; dots below: single seeds. " if several else "One seed, so no interval. "
+    bars = (
+        "Bars: 95% t interval over seed means; dots below: single seeds. " if several else "One seed, so no interval. "
+    )
     return [
         Illustration(
             name="results",
             title="Test scores against baselines",
-            caption=f"Marker: mean over seeds. {bars}Dashed lines: baselines, named in the rows below the methods. {_n(facts)}.",
+            caption=f"Marker: mean over seeds. {bars}Dashed: baselines, named in the rows below the "
+            f"methods. {_n(facts)}.",
             draw=partial(results.draw_results, facts),
         ),
         tables.results_table(facts),
@@ -67,13 +72,18 @@ def _results(facts: Facts) -> list[Block | None]:
 
 def _learning(facts: Facts) -> list[Block | None]:
     logged = set(facts.curves["name"])
-    band = "Line: mean over seeds as far as all have a value; band: lowest to highest seed; thin lines beyond: single seeds."
-    seeds = wording.plural(facts.curves["seed"].nunique(), "seed")
+    num_seeds = len(set(facts.curves["seed"]))
+    band = (
+        "Line: mean over seeds as far as all have a value; band: lowest to highest seed; thin lines beyond: single "
+        f"seeds. {num_seeds} seeds."
+        if num_seeds > 1
+        else "One seed, so no band."
+    )
     blocks: list[Block | None] = [
         Illustration(
             name=f"learning_{name.removeprefix('validation/')}",
             title=f"Validation {wording.metric_style(name.removeprefix('validation/')).label} during training",
-            caption=f"{band} Dots: the checkpoint each run kept. Up to {seeds} an arm.",
+            caption=f"{band} Dots: the checkpoint each run kept.",
             draw=partial(curves.draw_validation, facts, name=name),
         )
         for name in curves.validation_names(facts)
@@ -84,7 +94,7 @@ def _learning(facts: Facts) -> list[Block | None]:
                 Illustration(
                     name=f"learning_{name.replace('/', '_')}",
                     title=title,
-                    caption=f"{band} Up to {seeds} an arm.",
+                    caption=band,
                     draw=partial(curves.draw_loss, facts, name=name),
                 )
             )
@@ -98,16 +108,25 @@ def _differences(facts: Facts) -> list[Block | None]:
         Illustration(
             name="forest",
             title="Differences from the reference",
-            caption="Thin bar: 95% interval; thick bar: 90% interval, which a margin is tested with (one-sided 5%). Paired "
+            caption="Thin bar: 95% interval; thick bar: 90% interval, which a margin is tested with "
+            "(one-sided 5%). Paired "
             f"by example, seeds as a random effect. {_margin_note(facts)}n = seeds × test examples.",
             draw=partial(forest.draw_forest, facts),
         ),
-        Bullets(tuple(comparison_sentence(facts, row) for row in facts.analysis.comparisons)),
+        _sentences(facts),
         tables.differences_table(facts),
         tables.effects_table(facts),
         tables.mcnemar_table(facts),
         tables.anova_table(facts),
     ]
+
+
+def _sentences(facts: Facts) -> Bullets | None:
+    """Differences in words, while they are few enough to be read; the figure and the table hold them all."""
+    comparisons = facts.analysis.comparisons
+    if len(comparisons) > _SENTENCES_AT_MOST:
+        return None
+    return Bullets(tuple(comparison_sentence(facts, row) for row in comparisons))
 
 
 def _margin_note(facts: Facts) -> str:
@@ -122,7 +141,8 @@ def _cost(facts: Facts) -> list[Block | None]:
         Illustration(
             name="cost",
             title="What a run costs",
-            caption=f"Bar and number: median over runs; dots: single runs. {wording.plural(len(facts.runs), 'run')} in all, "
+            caption=f"Bar and number: median over runs; dots: single runs. "
+            f"{wording.plural(len(facts.runs), 'run')} in all, "
             f"{wording.listing(wording.name(task) for task in facts.tasks)} together.",
             draw=partial(cost.draw_cost, facts),
         ),
@@ -135,11 +155,11 @@ def _gates(facts: Facts) -> list[Block | None]:
 
 
 def _data(facts: Facts) -> list[Block | None]:
-    return [ledger.sizes_table(facts), ledger.balance_table(facts), ledger.checksums_table(facts)]
+    return [sources.sizes_table(facts), sources.balance_table(facts), sources.checksums_table(facts)]
 
 
 def _provenance(facts: Facts) -> list[Block | None]:
-    return [ledger.provenance_table(facts)]
+    return [sources.settings_table(facts), sources.provenance_table(facts)]
 
 
 def _limitations(facts: Facts) -> list[Block | None]:

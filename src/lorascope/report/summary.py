@@ -1,4 +1,4 @@
-"""The executive summary: what ran, and for each hypothesis its verdict, its answer in plain words and what would decide it."""
+"""The executive summary: what ran, and for each hypothesis its verdict, its answer and what would decide it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def summary_sentences(facts: Facts) -> tuple[str, ...]:
     if missing:
         sentences.append(f"**{wording.plural(missing, 'planned run')} did not finish**; see what failed below.")
     if failed:
-        sentences.append(f"**{wording.plural(len(failed), 'validity gate')} failed**: read the results behind them as invalid.")
+        sentences.append(
+            f"**{wording.plural(len(failed), 'validity gate')} failed**: read the results behind them as invalid."
+        )
     elif facts.gates:
         sentences.append(f"All {wording.plural(len(facts.gates), 'validity gate')} held.")
     if not facts.analysis.hypotheses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ def figure_bytes(figure: Figure, format: str) -> bytes:
 
 
 def inline_svg(figure: Figure, *, prefix: str, label: str) -> str:
-    """The <svg> element alone. prefix: keeps ids of several figures in one page apart. label: read out by screen readers."""
+    """The <svg> element alone. prefix: keeps the ids of several figures apart. label: read out by screen readers."""
     text = figure_bytes(figure, "svg").decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*|(?<=>)\s+(?=<)", "", text, flags=re.DOTALL)
@@ -37,7 +38,7 @@ def inline_svg(figure: Figure, *, prefix: str, label: str) -> str:
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]
     opening = (
         f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-label="{label}">'
+        f'role="img" aria-label="{html.escape(label)}">'
     )
     text = re.sub(r"<svg[^>]*>", opening, text, count=1)
     for name, tint in canvas.NEUTRALS.items():

@@ -30,7 +30,8 @@ def results_table(facts: Facts) -> Table:
         title="Test scores",
         columns=_text("task", "arm", "metric") + _number("mean", "95% t interval", "SD", "seeds", "test examples"),
         rows=tuple(rows),
-        note="Mean over seeds; the t interval and the standard deviation are over seed means, so they hold the chance of "
+        note="Mean over seeds; the t interval and the standard deviation are over seed means, so they hold "
+        "the chance of "
         "training but not of the test set. Baselines in the same units, on the same examples.",
     )
 
@@ -84,20 +85,25 @@ def published_table(facts: Facts) -> Table | None:
         )
         for row in facts.raw.get("published") or []
     )
-    return rows and Table(
+    if not rows:
+        return None
+    return Table(
         name="published",
         title="Published figures",
         columns=_text("task", "model", "method", "metric") + _number("value") + _text("setting", "citation"),
         rows=rows,
         note="Other models, data splits and selection rules: context, not a comparison.",
-    ) or None
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- statistics
 
 
 def _what(facts: Facts, row: Comparison) -> tuple[str, str]:
-    return facts.place(row.model, row.task), f"{wording.name(row.method)} v {wording.name(row.reference)}"
+    """Where and what; the metric is named where comparisons are made on several."""
+    metrics = {other.metric for other in facts.analysis.comparisons}
+    metric = f", {wording.metric_style(row.metric).label}" if len(metrics) > 1 else ""
+    return facts.place(row.model, row.task), f"{wording.name(row.method)} v {wording.name(row.reference)}{metric}"
 
 
 def differences_table(facts: Facts) -> Table:
@@ -126,7 +132,8 @@ def differences_table(facts: Facts) -> Table:
         + _number("seeds × examples"),
         rows=rows,
         note=f"Intervals and p: {methods}, paired by example, seeds as a random effect. Corrected p-values: "
-        f"{facts.analysis.family}. Detectable: the true difference that these seeds and examples would have shown with 80% power.",
+        f"{facts.analysis.family}. Detectable: the true difference that these seeds and examples would have "
+        f"shown with 80% power.",
     )
 
 
@@ -148,7 +155,8 @@ def effects_table(facts: Facts) -> Table:
         + _number("95% t interval on seed differences", "Hedges g (95%)", "odds ratio (95%)")
         + _text("permutation test over seeds"),
         rows=rows,
-        note="Hedges g is the difference in units of the spread between seeds: with few seeds it is large by chance alone. "
+        note="Hedges g is the difference in units of the spread between seeds: with few seeds it is large by "
+        "chance alone. "
         "The odds ratio is of being right, method against reference.",
     )
 
@@ -181,7 +189,8 @@ def mcnemar_table(facts: Facts) -> Table | None:
         title="McNemar's exact test, seed by seed",
         columns=_text("task", "comparison") + _number(*(f"seed {seed}" for seed in seeds)),
         rows=tuple(rows),
-        note="a/b: examples that only the method, only the reference got right. One test a seed and never pooled over seeds: "
+        note="a/b: examples that only the method, only the reference got right. One test a seed and never "
+        "pooled over seeds: "
         "the same examples would be counted once for every seed.",
     )
 
@@ -196,7 +205,8 @@ def anova_table(facts: Facts) -> Table | None:
         name="anova",
         title="Analysis of variance on seed scores",
         columns=tuple(
-            Column(key.replace("_", " "), numeric=not any(isinstance(row.get(key), str) for row in rows)) for key in keys
+            Column(key.replace("_", " "), numeric=not any(isinstance(row.get(key), str) for row in rows))
+            for key in keys
         ),
         rows=tuple(tuple(_anova_cell(key, row.get(key)) for key in keys) for row in rows),
         note="Partial eta squared: the share of variance a source explains, the other sources set aside.",
@@ -210,7 +220,7 @@ def _anova_cell(key: str, value: object) -> str:
         return wording.ABSENT
     if key.lower().startswith(("p_", "pr")) or key.lower() == "p":
         return wording.p_value(value)
-    return wording.count(value) if float(value).is_integer() else wording.decimal(value, 3)
+    return wording.count(value) if float(value).is_integer() else wording.significant(value, 3)
 
 
 def parts_table(facts: Facts, result: HypothesisResult) -> Table | None:
@@ -221,7 +231,7 @@ def parts_table(facts: Facts, result: HypothesisResult) -> Table | None:
         name=f"hypothesis_{result.name}",
         title=f"{result.name}, part by part",
         columns=_text("where", "verdict")
-        + _number("estimate", "interval", "p", "p Holm", "seeds × examples")
+        + _number("estimate", "interval", "p Holm", "seeds × examples")
         + _text("why"),
         rows=tuple(_part_row(facts, result, part) for part in result.parts),
     )
@@ -230,13 +240,16 @@ def parts_table(facts: Facts, result: HypothesisResult) -> Table | None:
 def _part_row(facts: Facts, result: HypothesisResult, part: Part) -> tuple[str, ...]:
     estimate = part.estimate
     metric = facts.primary_metric(part.task) if result.metric == "primary" else result.metric
-    interval = "" if estimate is None else f"{wording.gap_range(metric, estimate)} ({wording.decimal(estimate.confidence * 100, 0)}%)"
+    interval = (
+        ""
+        if estimate is None
+        else f"{wording.gap_range(metric, estimate)} ({wording.decimal(estimate.confidence * 100, 0)}%)"
+    )
     return (
         facts.place(part.model, part.task),
         part.verdict,
         wording.ABSENT if estimate is None else wording.gap(metric, estimate.estimate),
         interval or wording.ABSENT,
-        wording.p_value(part.p_value),
         wording.p_value(part.p_holm),
         f"{part.num_seeds} × {wording.count(part.num_examples)}",
         part.reason,

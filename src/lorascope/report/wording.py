@@ -57,6 +57,14 @@ def significant(value: float | int | None, digits: int = 2) -> str:
     return decimal(number, max(0, digits - 1 - math.floor(math.log10(abs(number)))))
 
 
+def compact(value: float | None) -> str:
+    """Three significant digits, with an exponent only below a thousandth: 0.041, 1e-5."""
+    number = as_float(value)
+    if number is not None and 0 < abs(number) < 1e-3:
+        return rate(number)
+    return significant(number, 3)
+
+
 def fraction(value: float | None, digits: int = 1) -> str:
     """A 0-1 fraction as a percentage."""
     number = as_float(value)

@@ -125,7 +125,7 @@ def with_caption(figure: Figure, *, title: str, caption: str) -> Figure:
     import textwrap
 
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(caption, round(width * 15.5))
+    lines = textwrap.wrap(caption, round(width * 17.5))
     head, foot = 0.36, 0.16 * len(lines) + 0.16
     total = height + head + foot
     figure.set_size_inches(width, total)
@@ -134,7 +134,9 @@ def with_caption(figure: Figure, *, title: str, caption: str) -> Figure:
         axes.set_position((box.x0, (box.y0 * height + foot) / total, box.width, box.height * height / total))
     left = 0.05 / width
     figure.text(left, 1 - 0.1 / total, title, fontsize=FONT + 2, fontweight="bold", color=INK, va="top")
-    figure.text(left, (foot - 0.06) / total, "\n".join(lines), fontsize=FONT - 1, color=MUTED, va="top", linespacing=1.35)
+    figure.text(
+        left, (foot - 0.06) / total, "\n".join(lines), fontsize=FONT - 1, color=MUTED, va="top", linespacing=1.35
+    )
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What each method costs: time, throughput, memory, parameters, export. One dot a run, the median as a bar and number."""
+"""What each method costs: time, throughput, memory, parameters, export. One dot a run, the median as a bar."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ MEASURES = (
     CostMeasure("training_seconds", "training time of a run", (("s", 1.0), ("min", 60.0), ("h", 3600.0))),
     CostMeasure("tokens_per_second", "throughput without padding", (("tokens/s", 1.0), ("thousand tokens/s", 1e3))),
     CostMeasure("peak_memory_bytes", "peak memory", _BYTES),
-    CostMeasure("trainable_parameters", "trainable parameters", (("thousands", 1e3), ("millions", 1e6), ("billions", 1e9))),
+    CostMeasure(
+        "trainable_parameters", "trainable parameters", (("thousands", 1e3), ("millions", 1e6), ("billions", 1e9))
+    ),
     CostMeasure("export_bytes", "exported checkpoint", _BYTES),
     CostMeasure("energy_joules", "energy of a run", (("J", 1.0), ("kJ", 1e3), ("MJ", 1e6))),
 )
@@ -51,7 +53,9 @@ def draw_cost(facts: Facts, width: float) -> Figure:
         for model in facts.models
         if any(values(facts, model, method, measure.key) for method in facts.methods)
     ]
-    heights = [sum(bool(values(facts, model, m, measure.key)) for m in facts.methods) * _ROW + 0.1 for measure, model in cells]
+    heights = [
+        sum(bool(values(facts, model, m, measure.key)) for m in facts.methods) * _ROW + 0.1 for measure, model in cells
+    ]
     columns = canvas.num_columns(width, len(cells))
     figure, axes = canvas.panels(width, heights, columns=columns, left=_LEFT, right=_RIGHT)
     for axis, (measure, model) in zip(axes, cells, strict=True):
@@ -77,7 +81,10 @@ def _panel(axes: Axes, facts: Facts, measure: CostMeasure, *, model: str) -> Non
         tint = canvas.colour(facts.methods, method)
         axes.barh([y], [middle], height=0.56, color=tint, alpha=0.28, linewidth=0)
         axes.plot(numbers, [y] * len(numbers), "o", color=tint, markersize=2.8, markeredgewidth=0, alpha=0.8)
-        for text, x, side, offset in ((wording.name(method), 0, "right", -7), (wording.significant(middle, 3), 1, "left", 6)):
+        for text, x, side, offset in (
+            (wording.name(method), 0, "right", -7),
+            (wording.significant(middle, 3), 1, "left", 6),
+        ):
             axes.annotate(
                 text,
                 (x, y),

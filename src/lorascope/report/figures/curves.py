@@ -6,7 +6,7 @@ the single seeds go on as thin lines, because a mean over fewer and fewer runs w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lorascope.report import wording
 from lorascope.report.facts import Facts
@@ -41,13 +41,13 @@ def draw_loss(facts: Facts, width: float, *, name: str) -> Figure:
 
 
 def _draw(facts: Facts, width: float, *, name: str, scale: float, axis: str, mark_best: bool) -> Figure:
-    rows = facts.curves[facts.curves["name"] == name].dropna(subset=["value"])
+    rows = facts.curves.query("name == @name and value == value")
     present = set(zip(rows["model"], rows["task"], strict=True))
     cells = [cell for cell in facts.cells if cell in present]
     columns = canvas.num_columns(width, len(cells))
     figure, axes = canvas.panels(width, [_HEIGHT] * len(cells), columns=columns, left=_LEFT, right=_RIGHT, head=0.5)
     for panel, (model, task) in zip(axes, cells, strict=True):
-        here = rows[(rows["model"] == model) & (rows["task"] == task)]
+        here = rows.query("model == @model and task == @task")
         _panel(panel, facts, here, scale=scale, mark_best=mark_best)
         canvas.panel_title(panel, facts.place(model, task), offset_inches=0.14, left=_LEFT - 0.05)
         panel.annotate(
@@ -68,7 +68,7 @@ def _panel(axes: Axes, facts: Facts, rows: pd.DataFrame, *, scale: float, mark_b
     ends: list[tuple[str, float]] = []
     best = {run["run"]: run["best_update"] for run in facts.runs} if mark_best else {}
     for method in facts.methods:
-        here = rows[rows["method"] == method]
+        here = rows.query("method == @method")
         if here.empty:
             continue
         seeds = _smooth(here.pivot_table(index="update", columns="run", values="value").sort_index() * scale)
@@ -86,11 +86,10 @@ def _smooth(seeds: pd.DataFrame) -> pd.DataFrame:
     windows = 40
     if len(seeds) <= 2 * windows:
         return seeds
-    window = -(-int(seeds.index.max()) // windows)
-    groups = seeds.groupby((seeds.index.to_numpy() - 1) // window)
-    smooth = groups.mean()
-    smooth.index = groups.apply(lambda group: group.index.to_numpy().mean()).to_numpy()
-    return smooth
+    updates = seeds.index.to_numpy()
+    width = -(-int(updates.max()) // windows)
+    window = (updates - 1) // width
+    return cast("pd.DataFrame", seeds.groupby((window + 0.5) * width).mean())
 
 
 def _lines(axes: Axes, facts: Facts, seeds: pd.DataFrame, *, method: str, best: dict[str, int]) -> float:
@@ -99,8 +98,8 @@ def _lines(axes: Axes, facts: Facts, seeds: pd.DataFrame, *, method: str, best: 
     common = seeds.dropna()
     shared = common.index.max() if len(common) else 0
     for run in seeds.columns:
-        line = seeds[run].dropna()
-        alone = line[line.index >= shared]
+        line = cast("pd.Series", seeds[run].dropna())
+        alone = line.loc[shared:]
         if len(alone) > 1:
             axes.plot(alone.index, alone, color=tint, linewidth=0.7, alpha=0.6, zorder=2)
         if best.get(run) in line.index:
@@ -109,8 +108,9 @@ def _lines(axes: Axes, facts: Facts, seeds: pd.DataFrame, *, method: str, best: 
         return float(seeds.ffill().iloc[-1].mean())
     mean = common.mean(axis=1)
     if common.shape[1] > 1:
+        alpha = 0.2 if len(facts.methods) <= 3 else 0.1
         low, high = common.min(axis=1), common.max(axis=1)
-        axes.fill_between(common.index, low, high, color=tint, alpha=0.2 if len(facts.methods) <= 3 else 0.1, linewidth=0, zorder=1)
+        axes.fill_between(common.index, low, high, color=tint, alpha=alpha, linewidth=0, zorder=1)
     shape = canvas.marker(facts.methods, method) if len(common) == 1 else None
     axes.plot(common.index, mean, color=tint, linewidth=1.9, marker=shape, markersize=4, zorder=3)
     return float(mean.iloc[-1])

@@ -25,22 +25,22 @@ def forest_metrics(facts: Facts) -> list[str]:
 def draw_forest(facts: Facts, width: float) -> Figure:
     """One row a comparison, label and numbers written above its interval, one panel a metric.
 
-    Where a (model, task) has several comparisons it gets a heading of its own, which shortens their labels.
+    Where a (model, task) has several comparisons (or the figure is narrow) it gets a heading, so labels are short.
     """
     metrics = forest_metrics(facts)
-    groups = [_lines(facts, metric) for metric in metrics]
+    groups = [_lines(facts, metric, headed=width < canvas.WIDE) for metric in metrics]
     heights = [sum(_HEADING if isinstance(line, str) else _ROW for line in group) + 0.1 for group in groups]
-    figure, axes = canvas.panels(width, heights, columns=1, left=0.15, right=0.15, head=0.42)
+    figure, axes = canvas.panels(width, heights, columns=1, left=0.15, right=0.15, head=0.3, foot=0.58)
     for axis, metric, group, height in zip(axes, metrics, groups, heights, strict=True):
         _panel(axis, facts, group, metric=metric, height=height)
     return figure
 
 
-def _lines(facts: Facts, metric: str) -> list[str | Comparison]:
+def _lines(facts: Facts, metric: str, *, headed: bool) -> list[str | Comparison]:
     """Comparisons in the study's order, with headings between them where they need any."""
     rows = _ordered(facts, metric)
     places = [facts.place(row.model, row.task) for row in rows]
-    if len(set(places)) == len(places):
+    if not headed and len(set(places)) == len(places):
         return list(rows)
     lines: list[str | Comparison] = []
     for row, place in zip(rows, places, strict=True):
@@ -88,7 +88,7 @@ def _panel(axes: Axes, facts: Facts, lines: list[str | Comparison], *, metric: s
     reach = max((abs(end) for end in axes.get_xlim()), default=1.0) or 1.0
     axes.set_xlim(-reach * 1.04, reach * 1.04)
     axes.set_yticks([])
-    canvas.axis_label(axes, f"← reference better    {style.gap_axis}    method better →")
+    canvas.axis_label(axes, f"{style.gap_axis}\n← reference better\u00a0\u00a0\u00a0\u00a0\u00a0method better →")
 
 
 def _write(axes: Axes, text: str, *, x: int, y: float, bold: bool = False) -> None:

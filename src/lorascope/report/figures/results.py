@@ -21,7 +21,8 @@ _RIGHT = 0.55
 def draw_results(facts: Facts, width: float) -> Figure:
     """One panel a (model, task); rows are methods, then baselines; x is the primary metric."""
     cells = [cell for cell in facts.cells if _rows(facts, *cell)]
-    columns = canvas.num_columns(width, len(cells))
+    # Few panels take the whole width: baselines lie far below, and the intervals of the arms need the room.
+    columns = 1 if len(cells) <= 3 else canvas.num_columns(width, len(cells))
     heights = [len(_rows(facts, *cell)) * _ROW + 0.1 for cell in cells]
     figure, axes = canvas.panels(width, heights, columns=columns, left=_LEFT, right=_RIGHT)
     for axis, (model, task) in zip(axes, cells, strict=True):
@@ -56,8 +57,19 @@ def _arm(facts: Facts, score) -> Painter:
             axes.plot(ends, [y, y], color=tint, linewidth=1.8, solid_capstyle="butt", zorder=3)
         seeds = [value * scale for value in score.seeds.values()]
         if len(seeds) > 1:
-            axes.plot(seeds, [y - 0.31] * len(seeds), "o", color=tint, markersize=2.3, markeredgewidth=0, zorder=3)
-        axes.plot([score.mean * scale], [y], shape, color=tint, markersize=4.6, zorder=4, markeredgecolor=canvas.PAGE, markeredgewidth=0.5)
+            # equal scores (accuracies are counts) are stacked, so that every seed is seen
+            below = [y - 0.28 - 0.11 * seeds[:place].count(value) for place, value in enumerate(seeds)]
+            axes.plot(seeds, below, "o", color=tint, markersize=2.3, markeredgewidth=0, zorder=3)
+        axes.plot(
+            [score.mean * scale],
+            [y],
+            shape,
+            color=tint,
+            markersize=4.6,
+            zorder=4,
+            markeredgecolor=canvas.PAGE,
+            markeredgewidth=0.5,
+        )
 
     return paint
 
