@@ -134,7 +134,8 @@ def _lasting_line(event: Event) -> str | None:
         return f"{label}: {step + ': ' if step else ''}{escape(event.text)}"
     if isinstance(event, StepFailed):
         again = " (will be tried again)" if event.retry else ""
-        return f"[bold red]failed[/]: {step}{again}\n  {escape(event.text)}"
+        first = event.text.partition("\n")[0]  # the remedy follows at the end of the run
+        return f"[bold red]failed[/]: {step}{again}: {escape(first)}"
     if isinstance(event, StepBlocked):
         return f"[red]blocked[/]: {step} needs {escape(event.by)}"
     return None

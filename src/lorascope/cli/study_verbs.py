@@ -6,6 +6,10 @@ The API is imported inside the verbs: `--help` and `validate` must answer at onc
 from __future__ import annotations
 
 import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +87,7 @@ def run(
 
     study = load(study_file, overrides)
     _check_executor(executor)
-    with rendering(Console(stderr=True)) as emit:
+    with _saying_how_to_go_on(), rendering(Console(stderr=True)) as emit:
         outcome = api.run(
             study,
             store=store,
@@ -160,6 +164,17 @@ def verify(
         print("\n".join(problems) or "every artifact of the study is as it was committed")
     if problems:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    """An interrupt (Ctrl-C) ends with exit code 130 and the command that goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = shlex.join(["lorascope", *sys.argv[1:]])
+        print(f"\ninterrupted; what is finished is kept. To go on: {command}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def num_runs(study: Study) -> int:
