@@ -140,5 +140,12 @@ def test_view_is_live_only_on_a_terminal() -> None:
         assert isinstance(emit, LiveView)
 
 
+def test_a_step_that_comes_to_light_late_raises_the_total() -> None:
+    progress = Progress()
+    progress.apply(StudyStarted(study="small", num_steps=1, num_cached=1))
+    progress.apply(StepStarted(step="analysis-1", worker="w"))
+    assert (progress.settled, progress.total) == (1, 2)
+
+
 def test_durations_in_words() -> None:
     assert [in_words(s) for s in (0.42, 12.3, 200, 7500)] == ["0.4 s", "12 s", "3 min 20 s", "2 h 05 min"]

@@ -90,6 +90,9 @@ class FakeApi(types.ModuleType):
         self.asked = (study, options)
         return list(self.states)
 
+    def graph(self, study: Study, **options: Any) -> types.SimpleNamespace:
+        return types.SimpleNamespace(labels={step.id: f"label {step.version}" for step, _ in self.states})
+
     def report(self, study: Study, *, results: Path, **options: Any) -> Path:
         return results / study.name / "report.html"
 
@@ -264,6 +267,21 @@ def test_plan_shows_only_the_steps_that_match(study: str, api: FakeApi, monkeypa
     assert [(step["kind"], step["state"]) for step in printed] == [("train", "missing")]
     assert call(monkeypatch, "plan", study, "--only", "trian-*") == 2
     assert "--only: no step matches `trian-*`" in capsys.readouterr().err
+
+
+def test_plan_lists_the_steps_with_labels_that_only_understands(study: str, api: FakeApi, monkeypatch, capsys) -> None:
+    steps = [Step("data", 1, {}), Step("train", 2, {})]
+    api.states = tuple(zip(steps, ("done", "missing"), strict=True))
+    assert call(monkeypatch, "plan", study) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[2:5]] == [
+        ["state", "step", "id"],
+        ["done", "data:", "label", "1", steps[0].id],
+        ["missing", "train:", "label", "2", steps[1].id],
+    ]
+    assert lines[-1] == "2 steps, 1 to compute, then the analysis and the report"
+    assert call(monkeypatch, "plan", study, "--only", "*label 2") == 0
+    assert "1 step, 1 to compute" in capsys.readouterr().out
 
 
 def test_verify_exits_with_1_where_a_file_has_changed(study: str, api: FakeApi, monkeypatch, capsys) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lorascope.cli.console import output, rendering
 from lorascope.cli.options import (
@@ -63,13 +64,22 @@ def plan(
     from lorascope import api
 
     study = load(study_file, overrides)
-    states = _matching(api.status(study, store=store, data_dir=checked_data_dir(data)), only)
+    data_dir = checked_data_dir(data)
+    labels = api.graph(study, data_dir=data_dir).labels
+    states = _matching(api.status(study, store=store, data_dir=data_dir), only, labels)
     if as_json:
-        print(json.dumps([{**step.to_json(), "id": step.id, "state": state} for step, state in states], indent=2))
+        steps = [{**step.to_json(), "id": step.id, "label": str(labels[step.id]), "state": s} for step, s in states]
+        print(json.dumps(steps, indent=2))
         return
-    _print_kinds(states, title=f"{study.name}: {_in_words(study)}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("state", "step", "id"):
+        table.add_column(column, no_wrap=column != "id", overflow="fold")
+    for step, state in states:
+        table.add_row(state, Text(f"{step.kind}: {labels[step.id]}"), step.id)
+    print(f"{_in_words(study)}\n")
+    output().print(table)
     missing = sum(state != "done" for _, state in states)
-    print(f"\n{len(states)} steps, {missing} to compute")
+    print(f"\n{_count(len(states), 'step')}, {missing} to compute, then the analysis and the report")
 
 
 def run(
@@ -117,7 +127,9 @@ def status(
     from lorascope import api
 
     study = load(study_file, overrides)
-    states = _matching(api.status(study, store=store, data_dir=checked_data_dir(data)), only)
+    data_dir = checked_data_dir(data)
+    labels = api.graph(study, data_dir=data_dir).labels
+    states = _matching(api.status(study, store=store, data_dir=data_dir), only, labels)
     if as_json:
         print(json.dumps([{"step": step.id, "kind": step.kind, "state": state} for step, state in states], indent=2))
         return
@@ -205,11 +217,15 @@ def _check_executor(name: str) -> None:
         raise StudyError(f"--executor: unknown executor `{name}`{meant}", hint=f"allowed: {', '.join(EXECUTORS)}")
 
 
-def _matching(states: list[tuple[Any, str]], only: str | None) -> list[tuple[Any, str]]:
-    """The steps whose id matches the glob. Raises StudyError if none does."""
+def _matching(states: list[tuple[Any, str]], only: str | None, labels: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    """The steps whose id, or "kind: label", matches the glob, as in `api.run`. Raises StudyError if none does."""
     if only is None:
         return states
-    found = [(step, state) for step, state in states if fnmatch(step.id, only)]
+    found = [
+        (step, state)
+        for step, state in states
+        if any(fnmatch(name, only) for name in (step.id, f"{step.kind}: {labels[step.id]}"))
+    ]
     if not found:
         kinds = ", ".join(dict.fromkeys(step.kind for step, _ in states))
         raise StudyError(f"--only: no step matches `{only}`", hint=f"ids begin with their kind: {kinds}")

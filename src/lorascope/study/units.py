@@ -31,5 +31,5 @@ Duration = Annotated[
     float,
     Field(gt=0),
     BeforeValidator(parse_duration),
-    PlainSerializer(lambda seconds: f"{seconds} s", return_type=str, when_used="json"),
+    PlainSerializer(lambda seconds: f"{seconds} s", return_type=str),
 ]
