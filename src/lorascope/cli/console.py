@@ -128,7 +128,7 @@ def _lasting_line(event: Event) -> str | None:
     if isinstance(event, StudyStarted):
         left = event.num_steps - event.num_cached
         todo = f"{left} to compute" if left else "nothing to compute"
-        return f"[bold]{escape(event.study)}[/]: {event.num_steps} steps, {event.num_cached} in the store, {todo}"
+        return f"[bold]{escape(event.study)}[/]: {event.num_steps} step{'s' * (event.num_steps != 1)}, {event.num_cached} in the store, {todo}"
     if isinstance(event, Notice):
         label = "[yellow]warning[/]" if event.level == "warning" else "note"
         return f"{label}: {step + ': ' if step else ''}{escape(event.text)}"

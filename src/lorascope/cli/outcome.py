@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lorascope.cli.progress import in_words
+from lorascope.engine.step import Step
 from lorascope.stats.analysis import HypothesisResult, Interval
 
 _STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
@@ -83,7 +84,7 @@ def outcome_as_json(outcome: Any) -> dict[str, Any]:
     }
 
 
-def states_by_kind(states: Iterable[tuple[Any, str]]) -> dict[str, Mapping[str, int]]:
+def states_by_kind(states: Iterable[tuple[Step, str]]) -> dict[str, Mapping[str, int]]:
     """kind -> state -> how many steps, kinds in the order of the graph."""
     table: dict[str, dict[str, int]] = {}
     for step, state in states:

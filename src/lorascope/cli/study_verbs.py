@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,10 @@ from lorascope.errors import StudyError
 from lorascope.registry import EXECUTORS, nearest
 
 if TYPE_CHECKING:
+    from lorascope.engine.step import Step
     from lorascope.study.spec import Study
+
+    StepState = tuple[Step, str]
 
 
 def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -217,7 +220,7 @@ def _check_executor(name: str) -> None:
         raise StudyError(f"--executor: unknown executor `{name}`{meant}", hint=f"allowed: {', '.join(EXECUTORS)}")
 
 
-def _matching(states: list[tuple[Any, str]], only: str | None, labels: Mapping[str, Any]) -> list[tuple[Any, str]]:
+def _matching(states: Sequence[StepState], only: str | None, labels: Mapping[str, Any]) -> Sequence[StepState]:
     """The steps whose id, or "kind: label", matches the glob, as in `api.run`. Raises StudyError if none does."""
     if only is None:
         return states
@@ -232,7 +235,7 @@ def _matching(states: list[tuple[Any, str]], only: str | None, labels: Mapping[s
     return found
 
 
-def _print_kinds(states: list[tuple[Any, str]], *, title: str) -> None:
+def _print_kinds(states: Sequence[StepState], *, title: str) -> None:
     rows = states_by_kind(states)
     known = ("done", "running", "failed", "blocked", "missing")
     columns = [state for state in known if any(state in row for row in rows.values())]
