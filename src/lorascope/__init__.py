@@ -2,6 +2,7 @@
 
     study = lorascope.load("study.yaml")
     outcome = lorascope.run(study)
+    table = lorascope.results(study).measurements
 
 The names come from `lorascope.api`, which is imported at first use, so that `import lorascope` costs nothing. Names of
 subpackages (report, plan) cannot be among them: importing the subpackage would replace the function.
@@ -12,10 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorascope.api import load, run, status, verify
+    from lorascope.api import load, results, run, status, verify
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "run", "status", "verify"]
+__all__ = ["__version__", "load", "results", "run", "status", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -198,6 +198,19 @@ def test_equivalence_within_nothing(tmp_path: Path) -> None:
     )
 
 
+def test_conclusion_about_a_hypothesis_that_the_study_lacks(tmp_path: Path) -> None:
+    text = GOOD + "hypotheses:\n  H1: {superior: lora, to: full}\nconclusion: H1 and H2\n"
+    assert error_of(text, tmp_path) == (
+        "study.yaml:11: the conclusion 'H1 and H2' cannot be read: it names 'H2', which is no hypothesis of this study\n"
+        "  hint: Declared hypotheses: H1."
+    )
+
+
+def test_conclusion_that_is_no_formula(tmp_path: Path) -> None:
+    text = error_of(GOOD + "hypotheses:\n  H1: {superior: lora, to: full}\nconclusion: (H1 or\n", tmp_path)
+    assert text.startswith("study.yaml:11: the conclusion '(H1 or' cannot be read: ")
+
+
 def test_the_same_method_twice(tmp_path: Path) -> None:
     assert error_of(GOOD.replace("- full", "- lora"), tmp_path) == (
         "study.yaml:7: methods[1]: `lora` is there twice\n  hint: give each its own `name`"

@@ -7,7 +7,6 @@ A person's mistake never shows a traceback; a traceback is always a defect of lo
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from typing import Annotated
 
@@ -64,10 +63,6 @@ def main() -> None:
             print(json.dumps({"error": type(error).__name__, **_described(error)}))
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        command = shlex.join(["lorascope", *sys.argv[1:]])
-        print(f"\ninterrupted; what is finished is kept. To go on: {command}", file=sys.stderr)
-        sys.exit(130)
 
 
 def _described(error: LorascopeError) -> dict[str, str | int | None]:

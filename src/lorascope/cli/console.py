@@ -128,13 +128,14 @@ def _lasting_line(event: Event) -> str | None:
     if isinstance(event, StudyStarted):
         left = event.num_steps - event.num_cached
         todo = f"{left} to compute" if left else "nothing to compute"
-        return f"[bold]{escape(event.study)}[/]: {event.num_steps} steps, {event.num_cached} in the store, {todo}"
+        return f"[bold]{escape(event.study)}[/]: {event.num_steps} step{'s' * (event.num_steps != 1)}, {event.num_cached} in the store, {todo}"
     if isinstance(event, Notice):
         label = "[yellow]warning[/]" if event.level == "warning" else "note"
         return f"{label}: {step + ': ' if step else ''}{escape(event.text)}"
     if isinstance(event, StepFailed):
         again = " (will be tried again)" if event.retry else ""
-        return f"[bold red]failed[/]: {step}{again}\n  {escape(event.text)}"
+        first = event.text.partition("\n")[0]  # the remedy follows at the end of the run
+        return f"[bold red]failed[/]: {step}{again}: {escape(first)}"
     if isinstance(event, StepBlocked):
         return f"[red]blocked[/]: {step} needs {escape(event.by)}"
     return None

@@ -32,7 +32,7 @@ ResultsDir = Annotated[
 Executor = Annotated[str, typer.Option("--executor", metavar="NAME", help="Who runs the steps: local or inline.")]
 Only = Annotated[
     str | None,
-    typer.Option("--only", metavar="GLOB", help="Only steps whose id matches, and what they need, e.g. 'train-*'."),
+    typer.Option("--only", metavar="GLOB", help="Only steps whose id or label matches, and what they need: '*mrpc*'."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON to standard output.")]
 

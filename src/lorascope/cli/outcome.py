@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lorascope.cli.progress import in_words
+from lorascope.engine.step import Step
 from lorascope.stats.analysis import HypothesisResult, Interval
 
 _STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
@@ -24,16 +26,13 @@ def print_outcome(outcome: Any, console: Console) -> None:
         console.print(failure.text, markup=False, highlight=False, soft_wrap=True)
         if failure.traceback:
             console.print(f"  the traceback: lorascope show {step_id}", markup=False, highlight=False, soft_wrap=True)
-    by_cause: dict[str, int] = {}
-    for cause in outcome.blocked.values():
-        by_cause[cause] = by_cause.get(cause, 0) + 1
-    for cause, count in by_cause.items():
-        console.print(f"{count} step{'s' if count > 1 else ''} could not run without {cause}", highlight=False)
-    computed, cached = size_of(outcome.done), size_of(outcome.cached)
-    failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
-    console.print(
-        f"\n{computed} steps computed, {cached} from the store{failed}; {in_words(outcome.seconds)}", highlight=False
-    )
+    for cause, count in Counter(outcome.blocked.values()).items():
+        noun = "step" if count == 1 else "steps"
+        console.print(f"{count} {noun} could not run without {cause}", markup=False, soft_wrap=True)
+    settled = {"computed": outcome.done, "from the store": outcome.cached, "failed": outcome.failed}
+    settled["not run"] = outcome.blocked
+    counts = [f"{len(steps)} {what}" for what, steps in settled.items() if steps]
+    console.print(f"\nsteps: {', '.join(counts)}; {in_words(outcome.seconds)}", highlight=False)
     if outcome.report:
         console.print(f"report: {outcome.report}", markup=False, highlight=False, soft_wrap=True)
     if outcome.failed:
@@ -45,7 +44,7 @@ def print_verdicts(verdicts: Iterable[HypothesisResult], console: Console) -> No
     if not verdicts:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("hypothesis", "verdict", "estimate [interval]", "claim"):
+    for column in ("hypothesis", "verdict", "estimate, interval", "claim"):
         table.add_column(column, overflow="fold")
     for result in verdicts:
         style = _STYLES[result.verdict]
@@ -72,8 +71,8 @@ def _estimate(result: HypothesisResult) -> str:
 def outcome_as_json(outcome: Any) -> dict[str, Any]:
     """The outcome as JSON literals."""
     return {
-        "computed": as_ids(outcome.done),
-        "cached": as_ids(outcome.cached),
+        "computed": list(outcome.done),
+        "cached": list(outcome.cached),
         "failed": {
             step_id: {"error": failure.error_name, "message": failure.message, "hint": failure.hint}
             for step_id, failure in outcome.failed.items()
@@ -85,16 +84,7 @@ def outcome_as_json(outcome: Any) -> dict[str, Any]:
     }
 
 
-def as_ids(steps: Any) -> list[str] | int:
-    """Ids where they are known, else how many there are."""
-    return steps if isinstance(steps, int) else sorted(steps)
-
-
-def size_of(steps: Any) -> int:
-    return steps if isinstance(steps, int) else len(steps)
-
-
-def states_by_kind(states: Iterable[tuple[Any, str]]) -> dict[str, Mapping[str, int]]:
+def states_by_kind(states: Iterable[tuple[Step, str]]) -> dict[str, Mapping[str, int]]:
     """kind -> state -> how many steps, kinds in the order of the graph."""
     table: dict[str, dict[str, int]] = {}
     for step, state in states:

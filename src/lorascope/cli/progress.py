@@ -58,7 +58,7 @@ class Progress:
         self.clock = clock
         self.started = clock()
         self.study = ""
-        self.total = 0
+        self._announced = 0
         self.cached = 0
         self.finished = 0
         self.failed: dict[str, str] = {}
@@ -73,12 +73,17 @@ class Progress:
         return self.cached + self.finished + len(self.failed) + len(self.blocked)
 
     @property
+    def total(self) -> int:
+        """The steps announced, and those that came to light later (the analysis depends on what gets finished)."""
+        return max(self._announced, self.settled + len(self.running))
+
+    @property
     def elapsed(self) -> float:
         return self.clock() - self.started
 
     def apply(self, event: Event) -> None:
         if isinstance(event, StudyStarted):
-            self.study, self.total, self.cached = event.study, event.num_steps, event.num_cached
+            self.study, self._announced, self.cached = event.study, event.num_steps, event.num_cached
         elif isinstance(event, StepStarted) and event.step:
             self._workers.add(event.worker)
             self.failed.pop(event.step, None)

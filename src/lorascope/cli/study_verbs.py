@@ -6,12 +6,17 @@ The API is imported inside the verbs: `--help` and `validate` must answer at onc
 from __future__ import annotations
 
 import json
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lorascope.cli.console import output, rendering
 from lorascope.cli.options import (
@@ -33,7 +38,10 @@ from lorascope.errors import StudyError
 from lorascope.registry import EXECUTORS, nearest
 
 if TYPE_CHECKING:
+    from lorascope.engine.step import Step
     from lorascope.study.spec import Study
+
+    StepState = tuple[Step, str]
 
 
 def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -59,13 +67,22 @@ def plan(
     from lorascope import api
 
     study = load(study_file, overrides)
-    states = _matching(api.status(study, store=store, data_dir=checked_data_dir(data)), only)
+    data_dir = checked_data_dir(data)
+    labels = api.graph(study, data_dir=data_dir).labels
+    states = _matching(api.status(study, store=store, data_dir=data_dir), only, labels)
     if as_json:
-        print(json.dumps([{**step.to_json(), "id": step.id, "state": state} for step, state in states], indent=2))
+        steps = [{**step.to_json(), "id": step.id, "label": str(labels[step.id]), "state": s} for step, s in states]
+        print(json.dumps(steps, indent=2))
         return
-    _print_kinds(states, title=f"{study.name}: {_in_words(study)}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("state", "step", "id"):
+        table.add_column(column, no_wrap=column != "id", overflow="fold")
+    for step, state in states:
+        table.add_row(state, Text(f"{step.kind}: {labels[step.id]}"), step.id)
+    print(f"{_in_words(study)}\n")
+    output().print(table)
     missing = sum(state != "done" for _, state in states)
-    print(f"\n{len(states)} steps, {missing} to compute")
+    print(f"\n{_count(len(states), 'step')}, {missing} to compute, then the analysis and the report")
 
 
 def run(
@@ -83,7 +100,7 @@ def run(
 
     study = load(study_file, overrides)
     _check_executor(executor)
-    with rendering(Console(stderr=True)) as emit:
+    with _saying_how_to_go_on(), rendering(Console(stderr=True)) as emit:
         outcome = api.run(
             study,
             store=store,
@@ -113,7 +130,9 @@ def status(
     from lorascope import api
 
     study = load(study_file, overrides)
-    states = _matching(api.status(study, store=store, data_dir=checked_data_dir(data)), only)
+    data_dir = checked_data_dir(data)
+    labels = api.graph(study, data_dir=data_dir).labels
+    states = _matching(api.status(study, store=store, data_dir=data_dir), only, labels)
     if as_json:
         print(json.dumps([{"step": step.id, "kind": step.kind, "state": state} for step, state in states], indent=2))
         return
@@ -162,6 +181,17 @@ def verify(
         raise typer.Exit(1)
 
 
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    """An interrupt (Ctrl-C) ends with exit code 130 and the command that goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = shlex.join(["lorascope", *sys.argv[1:]])
+        print(f"\ninterrupted; what is finished is kept. To go on: {command}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
 def num_runs(study: Study) -> int:
     """models x tasks x methods x seeds."""
     return len(study.models) * len(study.tasks) * len(study.methods) * len(study.seeds)
@@ -190,18 +220,22 @@ def _check_executor(name: str) -> None:
         raise StudyError(f"--executor: unknown executor `{name}`{meant}", hint=f"allowed: {', '.join(EXECUTORS)}")
 
 
-def _matching(states: list[tuple[Any, str]], only: str | None) -> list[tuple[Any, str]]:
-    """The steps whose id matches the glob. Raises StudyError if none does."""
+def _matching(states: Sequence[StepState], only: str | None, labels: Mapping[str, Any]) -> Sequence[StepState]:
+    """The steps whose id, or "kind: label", matches the glob, as in `api.run`. Raises StudyError if none does."""
     if only is None:
         return states
-    found = [(step, state) for step, state in states if fnmatch(step.id, only)]
+    found = [
+        (step, state)
+        for step, state in states
+        if any(fnmatch(name, only) for name in (step.id, f"{step.kind}: {labels[step.id]}"))
+    ]
     if not found:
         kinds = ", ".join(dict.fromkeys(step.kind for step, _ in states))
         raise StudyError(f"--only: no step matches `{only}`", hint=f"ids begin with their kind: {kinds}")
     return found
 
 
-def _print_kinds(states: list[tuple[Any, str]], *, title: str) -> None:
+def _print_kinds(states: Sequence[StepState], *, title: str) -> None:
     rows = states_by_kind(states)
     known = ("done", "running", "failed", "blocked", "missing")
     columns = [state for state in known if any(state in row for row in rows.values())]

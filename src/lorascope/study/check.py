@@ -97,7 +97,7 @@ def _conclusion(study: Study) -> Iterator[Mistake]:
     try:
         parse(study.conclusion, list(study.hypotheses))
     except StudyError as error:
-        yield Mistake(("conclusion",), f"conclusion: {error.message}", error.hint)
+        yield Mistake(("conclusion",), error.message, error.hint)
 
 
 def _without_effect(study: Study) -> Iterator[Mistake]:

@@ -1,0 +1,151 @@
+"""What a person sees while a study runs, and on what the time left is based."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from lorascope.cli.console import LiveView, PlainLines, rendering
+from lorascope.cli.progress import Progress, in_words
+from lorascope.engine.events import (
+    Notice,
+    StepBlocked,
+    StepFailed,
+    StepFinished,
+    StepProgress,
+    StepStarted,
+    StudyStarted,
+)
+
+
+class Clock:
+    """Time that moves only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain() -> tuple[PlainLines, Clock, io.StringIO]:
+    text, clock = io.StringIO(), Clock()
+    return PlainLines(Console(file=text, width=200), progress=Progress(clock=clock)), clock, text
+
+
+def test_plain_lines_of_a_run_that_fails_halfway() -> None:
+    emit, clock, text = plain()
+    emit(StudyStarted(study="small", num_steps=5, num_cached=1))
+    emit(StepStarted(step="data-mrpc-1", worker="cpu"))
+    emit(StepFinished(step="data-mrpc-1", worker="cpu", seconds=0.42))
+    emit(StepStarted(step="train-a-1", worker="cpu"))
+    clock.now += 60
+    emit(StepFailed(step="train-a-1", error="StepFailure", text="loss is NaN\n  hint: lower the learning rate"))
+    emit(StepBlocked(step="evaluate-a-1", by="train-a-1"))
+    emit(Notice(level="warning", text="little memory [left]"))
+    assert text.getvalue().splitlines() == [
+        "small: 5 steps, 1 in the store, 4 to compute",
+        "[1/5] data-mrpc-1 started",
+        "[2/5] data-mrpc-1 done in 0.4 s",
+        "[2/5] train-a-1 started",
+        "failed: train-a-1: loss is NaN",
+        "blocked: evaluate-a-1 needs train-a-1",
+        "warning: little memory [left]",
+    ]
+
+
+def test_plain_progress_comes_at_most_every_fifteen_seconds() -> None:
+    emit, clock, text = plain()
+    emit(StudyStarted(study="small", num_steps=2, num_cached=0))
+    emit(StepStarted(step="train-a-1", worker="cpu"))
+    for done in range(1, 61):
+        clock.now += 1
+        emit(StepProgress(step="train-a-1", done=done, total=100, unit="update", rates={"tokens/s": 1234.5}))
+    lines = text.getvalue().splitlines()[2:]
+    assert len(lines) == 4
+    assert lines[0] == (
+        "[0/2] train-a-1: 15/100 updates, 1,234 tokens/s; about 3 min 05 s left "
+        "(from the pace of the running train step)"
+    )
+
+
+def test_nothing_to_compute_is_said() -> None:
+    emit, _, text = plain()
+    emit(StudyStarted(study="small", num_steps=5, num_cached=5))
+    assert text.getvalue() == "small: 5 steps, 5 in the store, nothing to compute\n"
+
+
+def test_time_left_rests_on_finished_steps_of_the_running_kind() -> None:
+    clock = Clock()
+    progress = Progress(clock=clock)
+    progress.apply(StudyStarted(study="small", num_steps=5, num_cached=0))
+    assert progress.remaining() is None
+    progress.apply(StepStarted(step="data-1", worker="w"))
+    progress.apply(StepFinished(step="data-1", worker="w", seconds=0.1))
+    for number, seconds in enumerate((10.0, 20.0)):
+        progress.apply(StepStarted(step=f"train-{number}", worker="w"))
+        progress.apply(StepFinished(step=f"train-{number}", worker="w", seconds=seconds))
+    progress.apply(StepStarted(step="train-9", worker="w"))
+    clock.now += 5
+    estimate = progress.remaining()
+    assert estimate is not None
+    assert estimate.seconds == 2 * 15 - 5
+    assert estimate.basis == "2 finished train steps"
+
+
+def test_two_workers_halve_the_time_left() -> None:
+    progress = Progress(clock=Clock())
+    progress.apply(StudyStarted(study="small", num_steps=5, num_cached=0))
+    for worker in ("gpu-0", "gpu-1"):
+        progress.apply(StepStarted(step=f"train-{worker}", worker=worker))
+    progress.apply(StepFinished(step="train-gpu-0", worker="gpu-0", seconds=10))
+    estimate = progress.remaining()
+    assert estimate is not None
+    assert estimate.seconds == 4 * 10 / 2
+
+
+def test_a_step_that_will_be_tried_again_is_not_counted_as_failed() -> None:
+    progress = Progress()
+    progress.apply(StudyStarted(study="small", num_steps=1, num_cached=0))
+    progress.apply(StepStarted(step="train-1", worker="w"))
+    progress.apply(StepFailed(step="train-1", error="WorkerDied", text="killed", retry=True))
+    assert (progress.failed, progress.settled) == ({}, 0)
+    progress.apply(StepStarted(step="train-1", worker="w", attempt=2))
+    progress.apply(StepFinished(step="train-1", worker="w", seconds=1))
+    assert progress.settled == 1
+
+
+def test_live_view_shows_running_steps_and_keeps_failures_on_the_screen() -> None:
+    text, clock = io.StringIO(), Clock()
+    console = Console(file=text, width=120, force_terminal=True, color_system=None)
+    view = LiveView(console, progress=Progress(clock=clock))
+    view(StudyStarted(study="small", num_steps=3, num_cached=0))
+    view(StepStarted(step="train-a-1", worker="cpu"))
+    clock.now += 30
+    view(StepProgress(step="train-a-1", done=50, total=100, unit="update", rates={}))
+    console.print(view.render())
+    view(StepFailed(step="train-a-1", error="GateFailure", text="loss [NaN]"))
+    shown = text.getvalue()
+    assert "0/3 steps" in shown
+    assert "50/100 updates" in shown
+    assert "about 2 min 30 s left (from the pace of the running train step)" in shown
+    assert "failed: train-a-1: loss [NaN]" in shown
+
+
+def test_view_is_live_only_on_a_terminal() -> None:
+    with rendering(Console(file=io.StringIO())) as emit:
+        assert isinstance(emit, PlainLines)
+    with rendering(Console(file=io.StringIO(), force_terminal=True)) as emit:
+        assert isinstance(emit, LiveView)
+
+
+def test_a_step_that_comes_to_light_late_raises_the_total() -> None:
+    progress = Progress()
+    progress.apply(StudyStarted(study="small", num_steps=1, num_cached=1))
+    progress.apply(StepStarted(step="analysis-1", worker="w"))
+    assert (progress.settled, progress.total) == (1, 2)
+
+
+def test_durations_in_words() -> None:
+    assert [in_words(s) for s in (0.42, 12.3, 200, 7500)] == ["0.4 s", "12 s", "3 min 20 s", "2 h 05 min"]
