@@ -68,7 +68,7 @@ def analyse(context: StepContext) -> JSON:
         if finished.of("data", task=task.name)
     }
     gates = [*_gates(finished), *arm_gates(finished, primary)]
-    analysis = analyse_study(study, measurements, primary=primary, broken_arms=_broken(gates))
+    analysis = analyse_study(study, measurements, primary=primary)
     (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))
     facts = {
         "study": params["study"],

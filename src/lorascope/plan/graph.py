@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from lorascope.data.sources import describe_source
-from lorascope.engine.step import Resources, Step
+from lorascope.engine.step import Step
 from lorascope.models.catalog import describe_model
 from lorascope.study.spec import FullSpec, LoraSpec, ModelSpec, Study, TaskSpec, TrainSpec
 
 VERSIONS: Mapping[str, int] = {
     "data": 1, "tokens": 1, "baseline": 1, "sanity": 1, "train": 1, "evaluate": 1, "analysis": 1,
 }  # fmt: skip
-_ACCELERATED = Resources(device="accelerator")
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> N
             train = add(
                 Step(
                     kind="train", version=VERSIONS["train"], params=params, deps={**inputs, "sanity": sanity.id},
-                    slug=slug, locations=model.locations, resources=_ACCELERATED,
+                    slug=slug, locations=model.locations,
                 ),
                 label,
             )  # fmt: skip
@@ -140,7 +139,6 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> N
                     deps={**inputs, "train": train.id},
                     slug=slug,
                     locations=model.locations,
-                    resources=_ACCELERATED,
                 ),
                 label,
             )
@@ -154,7 +152,6 @@ def _baseline_step(study: Study, model: _Model, task: str, inputs: dict[str, str
         deps=inputs,
         slug=f"{model.name}-{task}",
         locations=model.locations,
-        resources=_ACCELERATED,
     )
 
 
@@ -171,7 +168,6 @@ def _sanity_step(study: Study, model: _Model, task: str, method: FullSpec | Lora
         deps=inputs,
         slug=f"{model.name}-{task}-{method.name}",
         locations=model.locations,
-        resources=_ACCELERATED,
     )
 
 
