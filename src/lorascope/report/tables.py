@@ -238,7 +238,7 @@ def post_hoc_table(facts: Facts) -> Table | None:
         title="Methods pair by pair (Tukey's HSD on seed scores)",
         columns=_text("task", "pair") + _number("difference", "95% interval", "p"),
         rows=rows,
-        note="Corrected within a task. Seed scores only: it knows neither pairs of examples nor the chance of the test set.",
+        note="Corrected within a task; made on seed scores alone, without pairing by example.",
     )
 
 
