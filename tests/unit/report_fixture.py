@@ -117,7 +117,11 @@ def _analysis(shape: Shape, scores: dict, generator: np.random.Generator) -> Ana
                 if method != shape.methods[0]:
                     comparisons.append(_comparison(shape, scores, (model, task, method), generator))
     hypotheses = _hypotheses(shape, comparisons) if shape.hypotheses else []
-    stated = {"expression": "H1 and H2", "verdict": "inconclusive", "reason": "H1 is inconclusive, H2 is supported."}
+    stated = {
+        "text": "H1 and H2",
+        "verdict": "inconclusive",
+        "values": {result.name: result.verdict for result in hypotheses},
+    }
     return Analysis(
         alpha=0.05,
         family="all primary comparisons of the study",
@@ -125,15 +129,33 @@ def _analysis(shape: Shape, scores: dict, generator: np.random.Generator) -> Ana
         comparisons=comparisons,
         hypotheses=hypotheses,
         conclusion=stated if hypotheses else None,
-        anova=[
-            {"source": "method", "df": 1, "F": 1.84, "p_value": 0.1912, "partial_eta_squared": 0.094},
-            {"source": "task", "df": 1, "F": 1210.4, "p_value": 1e-9, "partial_eta_squared": 0.988},
-            {"source": "residual", "df": 17, "F": None, "p_value": None, "partial_eta_squared": None},
-        ]
-        if len(shape.seeds) > 1
-        else None,
+        anova=_anova(shape) if len(shape.seeds) > 1 else None,
         notes=[],
     )
+
+
+def _anova(shape: Shape) -> list[dict[str, Any]]:
+    effect = {"kind": "effect", "sum_squares": 0.01, "df": 1.0, "df_residual": 16.0}
+    pair = {"kind": "post-hoc", "first": shape.methods[1], "second": shape.methods[0], "task": shape.tasks[-1]}
+    return [
+        {
+            "model": shape.models[0],
+            **effect,
+            "term": "method",
+            "f": 1.84,
+            "p_value": 0.1912,
+            "partial_eta_squared": 0.094,
+        },
+        {
+            "model": shape.models[0],
+            **effect,
+            "term": "task",
+            "f": 1210.4,
+            "p_value": 1e-9,
+            "partial_eta_squared": 0.988,
+        },
+        {"model": shape.models[0], **pair, "difference": -0.0117, "low": -0.0231, "high": -0.0003, "p_value": 0.0451},
+    ]
 
 
 def _comparison(shape: Shape, scores: dict, key: tuple[str, str, str], generator: np.random.Generator) -> Comparison:

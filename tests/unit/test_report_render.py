@@ -193,7 +193,7 @@ def test_hypothesis_shows_verdict_estimate_interval_n_and_what_would_decide(repo
         "On average LoRA needs 0.41× the peak memory of full fine-tuning (95% interval 0.37× to 0.46×; 5 seeds)."
         in summary
     )
-    assert "### Conclusion: inconclusive" in summary
+    assert "### Conclusion: inconclusive\n\n`H1 and H2`: H1 is inconclusive and H2 is supported." in summary
     assert re.search(r"\| RTE \| inconclusive \| −\d\.\d points \| −\d\.\d to \+\d\.\d \(90%\) \|", summary)
 
 
@@ -208,6 +208,12 @@ def test_results_table_holds_the_scores_of_the_analysis(reports):
         in markdown
     )
     assert "| RTE | baseline: majority | accuracy | 52.7% | – | – | – | 277 |" in markdown
+
+
+def test_analysis_of_variance_shows_effects_and_pairs(reports):
+    markdown = (reports["plain"] / "ANALYSIS_REPORT.md").read_text(encoding="utf-8")
+    assert "| minilm-l6 | method | 1.84 | 1, 16 | 0.191 | 0.094 |" in markdown
+    assert "| RTE | LoRA v full fine-tuning | −1.2 points | −2.3 to 0.0 | 0.045 |" in markdown
 
 
 def test_failed_gate_stands_first_and_failure_is_told(reports):

@@ -103,6 +103,11 @@ class Facts:
                 return row.metric
         return "accuracy"
 
+    def hypothesis_metric(self, result: HypothesisResult, *, task: str) -> str:
+        """What a hypothesis is about, by the name the study uses: a cost, a metric, or the task's primary one."""
+        declared = (self.study.get("hypotheses") or {}).get(result.name, {}).get("on", result.metric)
+        return self.primary_metric(task) if declared == "primary" else declared
+
     def score(self, model: str, task: str, method: str, *, metric: str) -> Score | None:
         for row in self.analysis.scores:
             if (row.model, row.task, row.method, row.metric) == (model, task, method, metric):

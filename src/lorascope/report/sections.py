@@ -118,6 +118,7 @@ def _differences(facts: Facts) -> list[Block | None]:
         tables.effects_table(facts),
         tables.mcnemar_table(facts),
         tables.anova_table(facts),
+        tables.post_hoc_table(facts),
     ]
 
 

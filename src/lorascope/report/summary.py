@@ -64,7 +64,7 @@ def _answer(facts: Facts, result: HypothesisResult) -> str:
         where = f"On {facts.place(part.model, part.task)}" if part.task != "*" else where
     if estimate is None:
         return _range_of_parts(facts, result)
-    metric = facts.primary_metric(facts.tasks[0]) if result.metric == "primary" else result.metric
+    metric = facts.hypothesis_metric(result, task=facts.tasks[0])
     n = wording.sample(result.num_seeds, result.num_examples)
     return f"{where} {_statement(facts, result, estimate, metric=metric)} ({_bounds(metric, estimate)}; {n})."
 
@@ -72,7 +72,7 @@ def _answer(facts: Facts, result: HypothesisResult) -> str:
 def _range_of_parts(facts: Facts, result: HypothesisResult) -> str:
     """ "Estimates run from −1.2 to −0.3 points (5 seeds × 277 to 408 examples)"."""
     known = [part for part in result.parts if part.estimate is not None]
-    metrics = {result.metric} if result.metric != "primary" else {facts.primary_metric(part.task) for part in known}
+    metrics = {facts.hypothesis_metric(result, task=part.task) for part in known}
     if not known or len(metrics) > 1:
         return ""
     metric = metrics.pop()
@@ -112,6 +112,5 @@ def conclusion(facts: Facts) -> tuple[str, str] | None:
     stated = facts.analysis.conclusion
     if not stated:
         return None
-    formula = stated.get("expression") or stated.get("formula") or facts.study.get("conclusion") or ""
-    reason = stated.get("reason") or ""
-    return str(stated.get("verdict", "inconclusive")), " ".join(part for part in (f"`{formula}`.", reason) if part)
+    verdicts = wording.listing(f"{name} is {verdict}" for name, verdict in stated["values"].items())
+    return stated["verdict"], f"`{stated['text']}`: {verdicts}."

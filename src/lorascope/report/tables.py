@@ -196,31 +196,50 @@ def mcnemar_table(facts: Facts) -> Table | None:
 
 
 def anova_table(facts: Facts) -> Table | None:
-    """The columns are whatever the analysis reports for each source of variance."""
-    rows = facts.analysis.anova
+    rows = tuple(
+        (
+            row["model"],
+            row["term"].replace(" x ", " × "),
+            wording.significant(row["f"], 3),
+            f"{wording.count(row['df'])}, {wording.count(row['df_residual'])}",
+            wording.p_value(row["p_value"]),
+            wording.decimal(row["partial_eta_squared"], 3),
+        )
+        for row in facts.analysis.anova or []
+        if row["kind"] == "effect"
+    )
     if not rows:
         return None
-    keys = list(dict.fromkeys(key for row in rows for key in row))
     return Table(
         name="anova",
         title="Analysis of variance on seed scores",
-        columns=tuple(
-            Column(key.replace("_", " "), numeric=not any(isinstance(row.get(key), str) for row in rows))
-            for key in keys
-        ),
-        rows=tuple(tuple(_anova_cell(key, row.get(key)) for key in keys) for row in rows),
+        columns=_text("model", "source") + _number("F", "degrees of freedom", "p", "partial eta squared"),
+        rows=rows,
         note="Partial eta squared: the share of variance a source explains, the other sources set aside.",
     )
 
 
-def _anova_cell(key: str, value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, (int, float)):
-        return wording.ABSENT
-    if key.lower().startswith(("p_", "pr")) or key.lower() == "p":
-        return wording.p_value(value)
-    return wording.count(value) if float(value).is_integer() else wording.significant(value, 3)
+def post_hoc_table(facts: Facts) -> Table | None:
+    rows = tuple(
+        (
+            facts.place(row["model"], row["task"]),
+            f"{wording.name(row['first'])} v {wording.name(row['second'])}",
+            wording.gap(metric, row["difference"]),
+            f"{wording.gap(metric, row['low'], unit=False)} to {wording.gap(metric, row['high'], unit=False)}",
+            wording.p_value(row["p_value"]),
+        )
+        for row in facts.analysis.anova or []
+        if row["kind"] == "post-hoc" and (metric := facts.primary_metric(row["task"]))
+    )
+    if not rows:
+        return None
+    return Table(
+        name="post_hoc",
+        title="Methods pair by pair (Tukey's HSD on seed scores)",
+        columns=_text("task", "pair") + _number("difference", "95% interval", "p"),
+        rows=rows,
+        note="Corrected within a task; made on seed scores alone, without pairing by example.",
+    )
 
 
 def parts_table(facts: Facts, result: HypothesisResult) -> Table | None:
@@ -239,7 +258,7 @@ def parts_table(facts: Facts, result: HypothesisResult) -> Table | None:
 
 def _part_row(facts: Facts, result: HypothesisResult, part: Part) -> tuple[str, ...]:
     estimate = part.estimate
-    metric = facts.primary_metric(part.task) if result.metric == "primary" else result.metric
+    metric = facts.hypothesis_metric(result, task=part.task)
     interval = (
         ""
         if estimate is None

@@ -132,7 +132,7 @@ def _margins(facts: Facts, metric: str) -> dict[float, list[str]]:
     for result in facts.analysis.hypotheses:
         hypothesis = declared.get(result.name, {})
         margin = hypothesis.get("margin")
-        if margin is None or result.metric not in (metric, "primary"):
+        if margin is None or metric not in {facts.hypothesis_metric(result, task=task) for task in facts.tasks}:
             continue
         for x in (-margin, margin) if "equivalent" in hypothesis else (-margin,):
             margins.setdefault(x, []).append(result.name)
