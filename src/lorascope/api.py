@@ -92,12 +92,14 @@ def run(
     results: Path = DEFAULT_RESULTS,
     data_dir: Path | None = None,
     executor: str = "local",
+    devices: Sequence[str] | None = None,
     only: str | None = None,
     emit: Emit | None = None,
 ) -> Outcome:
     """Computes what the store lacks, analyses what is finished and writes the report to `results`/<study name>/.
 
-    executor: a key of `registry.EXECUTORS`. only: a glob on step ids and labels ("*mrpc*"); what they need is run too.
+    executor: a key of `registry.EXECUTORS`. devices: one worker each, a device named twice gets two; None: all
+    accelerators, else the CPU. only: a glob on step ids and labels ("*mrpc*"); what they need is run too.
     emit: receives every event. May be killed at any time and called again.
     """
     from lorascope.engine.scheduler import execute
@@ -113,7 +115,8 @@ def run(
     steps = _chosen(planned, only)
     num_cached = sum(opened.has(step.id) for step in steps)
     emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
-    worker = resolve(EXECUTORS, executor)(opened, data_dir=data_dir)
+    placed = {"devices": devices} if devices else {}
+    worker = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **placed)
     try:
         outcome = execute(steps, store=opened, executor=worker, emit=emit)
         finished = [step.id for step in planned.steps if opened.has(step.id)]

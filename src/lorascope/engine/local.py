@@ -23,6 +23,7 @@ from lorascope.engine.devices import find_devices
 from lorascope.engine.events import Emit, Notice, event_from_json
 from lorascope.engine.executor import Completion, needs
 from lorascope.engine.failure import Failure
+from lorascope.engine.provenance import WORKERS_ON_DEVICE
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
 from lorascope.errors import EnvironmentProblem, StepFailure
@@ -35,8 +36,8 @@ _DEATH_CHECK_S = 0.5
 
 
 class LocalExecutor:
-    """devices: one worker each ("cpu", "cuda:0", "mps"); None: all accelerators, else one cpu. Workers start when they
-    get their first step, so a study that is all cached starts none.
+    """devices: one worker each ("cpu", "cuda:0", "mps"), and several on a device that is named several times; None: all
+    accelerators, else one cpu. Workers start when they get their first step, so a study that is all cached starts none.
     """
 
     def __init__(self, store: Store, *, devices: Sequence[str] | None = None, data_dir: Path | None = None) -> None:
@@ -136,14 +137,14 @@ class LocalExecutor:
         if self._data_dir is not None:
             command += ["--data", str(self._data_dir)]
         with self._store.guard():
-            return _Process(command, log, self._environment())
+            return _Process(command, log, self._environment(slot.device))
 
-    def _environment(self) -> Mapping[str, str]:
+    def _environment(self, device: str) -> Mapping[str, str]:
         # Workers import what this process imports, however it came by its path (as multiprocessing's "spawn" does).
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        num_cpu_workers = sum(slot.device.startswith("cpu") for slot in self._slots or ())
-        if num_cpu_workers > 1:
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_cpu_workers)))
+        environment[WORKERS_ON_DEVICE] = str(sum(slot.device == device for slot in self._slots or ()))
+        if (num_workers := len(self._slots or ())) > 1:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_workers)))
         return environment
 
     def _listen(self, slot: _Slot, emit: Emit) -> list[Completion]:

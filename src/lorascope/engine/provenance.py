@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("lorascope", "torch", "transformers", "peft", "numpy", "tokenizers", "safetensors", "scikit-learn")
+# How many workers of a study share this one's device: times measured beside others are not times measured alone.
+WORKERS_ON_DEVICE = "LORASCOPE_WORKERS_ON_DEVICE"
 
 
 def describe(*, device: str) -> dict[str, Any]:
@@ -25,6 +27,7 @@ def describe(*, device: str) -> dict[str, Any]:
         "device": device,
         "device_name": _device_name(device),
         "num_cpus": os.cpu_count(),
+        "workers_on_device": int(os.environ.get(WORKERS_ON_DEVICE, "1")),
         "source": _source_state(),
     }
 

@@ -1,0 +1,149 @@
+"""A whole study through the command line: run, run again, kill, share, fail in part."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kill import TARGETS, kill_repeatedly
+from small_study import STUDY, environment, lorascope, run, what_was_measured, write_small_study
+
+from lorascope import api
+from lorascope.engine.store import Store
+
+NUM_STEPS = 2 + 1 + 2 * (1 + 2 * 2) + 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a study that ran undisturbed."""
+    directory = tmp_path_factory.mktemp("study")
+    write_small_study(directory)
+    done = run(directory, "run", "study.yaml", "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert len(json.loads(done.stdout)["computed"]) == NUM_STEPS
+    return directory
+
+
+def test_the_same_command_again_is_all_cached(finished: Path) -> None:
+    done = run(finished, "run", "study.yaml", "--json")
+    outcome = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert (len(outcome["computed"]), len(outcome["cached"])) == (0, NUM_STEPS)
+
+
+def test_the_report_has_its_parts(finished: Path) -> None:
+    results = finished / "results" / "small"
+    for name in ("ANALYSIS_REPORT.md", "report.html", "measurements.parquet", "analysis.json", "figures", "tables"):
+        assert (results / name).exists(), name
+    text = (results / "ANALYSIS_REPORT.md").read_text()
+    assert "H1a" in text
+    assert "nan" not in text.lower().split()
+
+
+def test_measurements_hold_every_run_and_every_test_example(finished: Path) -> None:
+    study = api.load(finished / "study.yaml")
+    found = api.results(study, store=finished / "store").measurements
+    runs = found[(found["metric"] == "correct") & ~found["method"].str.startswith("baseline:")]
+    sizes = runs.groupby(["method", "seed"])["example_id"].nunique()
+    assert len(sizes) == 4
+    assert sizes.nunique() == 1
+
+
+def test_same_study_elsewhere_gives_the_same_measurements(finished: Path, tmp_path: Path) -> None:
+    """Another directory, another executor: identity holds no path and no executor, results hold no chance."""
+    write_small_study(tmp_path)
+    done = run(tmp_path, "run", "study.yaml", "--executor", "inline", "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert set(json.loads(done.stdout)["computed"]) >= {
+        a.id for a in Store(finished / "store").artifacts() if a.step.kind != "analysis"
+    }
+    pd.testing.assert_frame_equal(
+        what_was_measured(tmp_path / "results" / "small"), what_was_measured(finished / "results" / "small")
+    )
+
+
+def test_twenty_kills_of_a_real_study_change_no_measurement(finished: Path, tmp_path: Path) -> None:
+    """kill -9 of worker, coordinator and both, at random points of real training, with checkpoints at every turn."""
+    write_small_study(tmp_path)
+    store = Store(tmp_path / "store")
+    command = ["sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path), *lorascope("run", "study.yaml")]
+    kills = kill_repeatedly(
+        command,
+        store=store,
+        rng=random.Random(20261121),
+        num_kills=20,
+        delay_s=(2.0, 8.0),
+        environment=environment(LORASCOPE_CHECKPOINT_SECONDS="0.05"),
+        log=tmp_path / "killed.log",
+    )
+    hits = Counter(kill.target for kill in kills if kill.hit and kill.num_committed < NUM_STEPS)
+    assert sum(hits.values()) >= 6, f"too few kills met the study under way: {hits}"
+    assert len(hits) >= 2, f"of {TARGETS} only {hits} met the study under way"
+    pd.testing.assert_frame_equal(
+        what_was_measured(tmp_path / "results" / "small"), what_was_measured(finished / "results" / "small")
+    )
+
+
+def test_two_processes_at_once_share_one_study(finished: Path, tmp_path: Path) -> None:
+    write_small_study(tmp_path)
+    both = [
+        subprocess.Popen(
+            lorascope("run", "study.yaml", "--json"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outcomes = [json.loads(process.communicate(timeout=600)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    computed = Counter(step for outcome in outcomes for step in outcome["computed"])
+    assert set(computed.values()) == {1}, "a step was computed twice"
+    assert len(computed) == NUM_STEPS
+    pd.testing.assert_frame_equal(
+        what_was_measured(tmp_path / "results" / "small"), what_was_measured(finished / "results" / "small")
+    )
+
+
+def test_a_failed_gate_stops_its_part_and_the_rest_is_reported(tmp_path: Path) -> None:
+    """A learning rate at which the loss explodes: that arm stops and says why, the other arm is trained and shown."""
+    write_small_study(tmp_path, STUDY.replace("learning_rate: 3e-3", "learning_rate: 1e30"))
+    done = run(tmp_path, "run", "study.yaml")
+    assert done.returncode == 1
+    assert "gate" in done.stdout or "the training loss became" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    text = (tmp_path / "results" / "small" / "ANALYSIS_REPORT.md").read_text()
+    assert "inconclusive" in text
+    assert "full" in text
+
+
+def test_status_show_verify_and_ls_speak_of_the_finished_study(finished: Path) -> None:
+    states = json.loads(run(finished, "status", "study.yaml", "--json").stdout)
+    assert {state["state"] for state in states["steps"]} == {"done"}
+    train = next(state["step"] for state in states["steps"] if state["step"].startswith("train-"))
+    shown = json.loads(run(finished, "show", train, "--json").stdout)
+    assert shown["result"]["trainable_parameters"] > 0
+    assert run(finished, "verify", "study.yaml").returncode == 0
+    assert train in run(finished, "ls", "steps").stdout
+
+
+def test_verify_finds_a_changed_artifact(finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(finished, tmp_path / "copy")
+    victim = next((tmp_path / "copy" / "store").rglob("predictions.parquet"))
+    victim.chmod(0o644)
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    done = run(tmp_path / "copy", "verify", "study.yaml")
+    assert done.returncode == 1
+    assert "predictions.parquet" in done.stdout
+
+
+def test_only_runs_the_chosen_part_and_what_it_needs(finished: Path, tmp_path: Path) -> None:
+    write_small_study(tmp_path)
+    done = run(tmp_path, "run", "study.yaml", "--only", "sanity*lora*", "--json")
+    kinds = Counter(step.split("-")[0] for step in json.loads(done.stdout)["computed"])
+    assert kinds == {"data": 1, "tokens": 1, "sanity": 1}
