@@ -7,6 +7,7 @@ memory on a few validation examples, which the `evaluate` step must find again i
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -183,9 +184,8 @@ def linear_parameters(model: torch.nn.Module) -> int:
 
 
 def make_deterministic(device: str) -> None:
-    """The same seed gives the same losses: deterministic kernels on CUDA (CPU kernels already are)."""
+    """Chooses deterministic kernels on CUDA where they exist (CPU kernels already are). Whether that was enough, the
+    gate "same seed, same losses" shows."""
     if device.startswith("cuda"):
-        import os
-
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(True, warn_only=True)
