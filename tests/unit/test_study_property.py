@@ -50,7 +50,7 @@ def replaced(data: Any, path: tuple[Any, ...], value: Any) -> Any:
 @given(path=st.sampled_from(paths_in(GOOD)), value=VALUES)
 def test_any_value_anywhere_gives_a_study_or_an_error_for_people(tmp_path: Path, path: tuple, value: Any) -> None:
     file = tmp_path / "study.yaml"
-    file.write_text(json.dumps(replaced(GOOD, path, value)))
+    file.write_text(json.dumps(replaced(GOOD, path, value), ensure_ascii=False), encoding="utf-8")
     try:
         assert isinstance(load_study(file), Study)
     except StudyError as error:
