@@ -50,7 +50,6 @@ def test_plain_lines_of_a_run_that_fails_halfway() -> None:
         "[2/5] data-mrpc-1 done in 0.4 s",
         "[2/5] train-a-1 started",
         "failed: train-a-1: loss is NaN",
-        "blocked: evaluate-a-1 needs train-a-1",
         "warning: little memory [left]",
     ]
 

@@ -91,6 +91,15 @@ def test_version_is_stated_once() -> None:
     assert f"## {lorascope.__version__}" in (REPOSITORY / "CHANGELOG.md").read_text()
 
 
+def test_the_package_offers_the_api_and_nothing_that_is_not_there() -> None:
+    from lorascope import api
+
+    assert lorascope.load is api.load
+    assert lorascope.results is api.results
+    with pytest.raises(AttributeError, match="has no attribute 'lod'"):
+        _ = lorascope.lod
+
+
 def test_console_script_is_the_verb_dispatcher() -> None:
     assert PROJECT["scripts"] == {"lorascope": "lorascope.cli.app:main"}
 

@@ -312,6 +312,12 @@ def test_key_that_is_not_text(tmp_path: Path) -> None:
     assert error_of(GOOD + "3: x\n", tmp_path) == "study.yaml:9: the study: the key 3 is not text\n  hint: quote it"
 
 
+@pytest.mark.parametrize("escape", ["\\0", "\\ud800"])
+def test_text_that_no_file_could_hold(tmp_path: Path, escape: str) -> None:
+    text = error_of(GOOD.replace("Is it?", f'"{escape}"'), tmp_path)
+    assert text.startswith("study.yaml:2: question: the text ")
+
+
 def test_file_that_is_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_bytes("name: café".encode("latin-1"))

@@ -23,7 +23,6 @@ from lorascope.engine.events import (
     Emit,
     Event,
     Notice,
-    StepBlocked,
     StepFailed,
     StepFinished,
     StepProgress,
@@ -123,12 +122,13 @@ class LiveView:
 
 
 def _lasting_line(event: Event) -> str | None:
-    """What is worth a line in either view: the beginning, notices, failures and what they block."""
+    """What is worth a line in either view: the beginning, notices, failures. What these block is counted at the end."""
     step = escape(event.step or "")
     if isinstance(event, StudyStarted):
         left = event.num_steps - event.num_cached
         todo = f"{left} to compute" if left else "nothing to compute"
-        return f"[bold]{escape(event.study)}[/]: {event.num_steps} step{'s' * (event.num_steps != 1)}, {event.num_cached} in the store, {todo}"
+        steps = f"{event.num_steps} step{'' if event.num_steps == 1 else 's'}"
+        return f"[bold]{escape(event.study)}[/]: {steps}, {event.num_cached} in the store, {todo}"
     if isinstance(event, Notice):
         label = "[yellow]warning[/]" if event.level == "warning" else "note"
         return f"{label}: {step + ': ' if step else ''}{escape(event.text)}"
@@ -136,8 +136,6 @@ def _lasting_line(event: Event) -> str | None:
         again = " (will be tried again)" if event.retry else ""
         first = event.text.partition("\n")[0]  # the remedy follows at the end of the run
         return f"[bold red]failed[/]: {step}{again}: {escape(first)}"
-    if isinstance(event, StepBlocked):
-        return f"[red]blocked[/]: {step} needs {escape(event.by)}"
     return None
 
 

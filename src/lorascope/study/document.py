@@ -142,6 +142,10 @@ def _plain(node: Any, path: KeyPath, *, source: str, places: dict[KeyPath, str])
         return [_plain(item, (*path, index), source=source, places=places) for index, item in enumerate(node)]
     if node is None or isinstance(node, bool):
         return node
+    if isinstance(node, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in node):
+        raise StudyError(
+            f"{dotted(path)}: the text {node!r} holds a character that no file can hold", where=places.get(path, source)
+        )
     for kind in (int, float, str):
         if isinstance(node, kind):
             return kind(node)
