@@ -101,7 +101,7 @@ class Evidence:
 def judge(
     name: str, test: Test, *, metric: str, parts: Sequence[Evidence], average: Evidence, over: str, alpha: float
 ) -> tuple[HypothesisResult, float]:
-    """The result before Holm over the study's hypotheses, and its supporting p-value (1.0 if it cannot be supported)."""
+    """The result before Holm over the study's hypotheses, and its supporting p-value (1.0: it cannot be)."""
     judged = _judge_parts(test, parts if over == "every" else [average], alpha)
     basis = parts if over == "every" else [average]
     refuted = [part for part in judged if part.verdict == "refuted"]

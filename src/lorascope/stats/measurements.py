@@ -126,7 +126,7 @@ def write_measurements(measurements: pd.DataFrame, path: Path) -> None:
 
 
 def read_measurements(path: Path) -> pd.DataFrame:
-    """The validated table of a measurements.parquet. Raises DataError if it is absent, truncated or of another shape."""
+    """The validated table of a measurements.parquet. Raises DataError if absent, truncated or of another shape."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
