@@ -1,4 +1,4 @@
-"""The analysis of a study: measurements in, `Analysis` out. Reads top-down: scores, comparisons, hypotheses, conclusion.
+"""The analysis of a study: measurements in, `Analysis` out; top-down: scores, comparisons, hypotheses, conclusion.
 
 The study may be unfinished: arms are compared on the seeds they share and every gap is noted. Arms scored on different
 examples are an error.
@@ -15,7 +15,7 @@ import numpy as np
 
 from lorascope.errors import DataError, StudyError
 from lorascope.registry import nearest
-from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score
+from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score, Verdict
 from lorascope.stats.anova import method_by_task_anova
 from lorascope.stats.arms import Arm, example_metric, read_arms
 from lorascope.stats.conclusion import parse_conclusion
@@ -369,7 +369,7 @@ def _cost_part(model: str, task: str, metric: str, logs: np.ndarray) -> Evidence
 def _conclude(study: Study, hypotheses: Sequence[HypothesisResult]) -> dict | None:
     if study.conclusion is None:
         return None
-    verdicts = {result.name: result.verdict for result in hypotheses}
+    verdicts: dict[str, Verdict] = {result.name: result.verdict for result in hypotheses}
     expression = parse_conclusion(study.conclusion, verdicts)
     values = {name: verdicts[name] for name in expression.names()}
     return {"text": study.conclusion, "verdict": expression.evaluate(verdicts), "values": values}

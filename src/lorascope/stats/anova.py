@@ -73,7 +73,7 @@ def _post_hoc(model: str, task: str, scores: Sequence[Score]) -> list[dict[str, 
     if all(np.ptp(list(arm.seeds.values())) == 0 for arm in arms):
         return []
     values = [value for arm in arms for value in arm.seeds.values()]
-    test = pairwise_tukeyhsd(values, [arm.method for arm in arms for _ in arm.seeds])
+    test: Any = pairwise_tukeyhsd(values, [arm.method for arm in arms for _ in arm.seeds])
     first, second = np.triu_indices(len(test.groupsunique), 1)
     return [
         {
