@@ -119,7 +119,7 @@ def _score(arm: Arm, metric: str) -> Score:
 
 
 def _require_agreeing_summaries(scores: Sequence[Score], table: pd.DataFrame) -> None:
-    """A summary row on the test split must be what its per-example rows give: otherwise one of them is not the run's."""
+    """A summary row on the test split must be what its per-example rows give: or one of them is not the run's."""
     rows = table[(table["split"] == "test") & table["example_id"].isna()]
     columns = zip(rows["model"], rows["task"], rows["method"], rows["metric"], rows["seed"], rows["value"], strict=True)
     stated = {tuple(key): float(value) for *key, value in columns}
@@ -390,7 +390,8 @@ def _notes(study: Study, arms: Arms) -> list[str]:
                     notes.append(f"{method.name} on {task.name} with {model.name}: no run is measured yet.")
                 elif missing:
                     notes.append(
-                        f"{method.name} on {task.name} with {model.name}: {len(missing)} of {len(wanted)} seeds missing "
+                        f"{method.name} on {task.name} with {model.name}: {len(missing)} of {len(wanted)} seeds "
+                        f"missing "
                         f"({', '.join(missing)}); arms are compared on the seeds they share."
                     )
     if len(wanted) == 1:
