@@ -391,8 +391,7 @@ def _notes(study: Study, arms: Arms) -> list[str]:
                 elif missing:
                     notes.append(
                         f"{method.name} on {task.name} with {model.name}: {len(missing)} of {len(wanted)} seeds "
-                        f"missing "
-                        f"({', '.join(missing)}); arms are compared on the seeds they share."
+                        f"missing ({', '.join(missing)}); arms are compared on the seeds they share."
                     )
     if len(wanted) == 1:
         notes.append("One seed: differences concern these trained models; seeds cannot be generalised over.")
