@@ -1,4 +1,4 @@
-"""The analysis of a study: measurements in, `Analysis` out. Reads top-down: scores, comparisons, hypotheses, conclusion.
+"""The analysis of a study: measurements in, `Analysis` out; top-down: scores, comparisons, hypotheses, conclusion.
 
 The study may be unfinished: arms are compared on the seeds they share and every gap is noted. Arms scored on different
 examples are an error.
@@ -15,7 +15,7 @@ import numpy as np
 
 from lorascope.errors import DataError, StudyError
 from lorascope.registry import nearest
-from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score
+from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score, Verdict
 from lorascope.stats.anova import method_by_task_anova
 from lorascope.stats.arms import Arm, example_metric, read_arms
 from lorascope.stats.conclusion import parse_conclusion
@@ -119,7 +119,7 @@ def _score(arm: Arm, metric: str) -> Score:
 
 
 def _require_agreeing_summaries(scores: Sequence[Score], table: pd.DataFrame) -> None:
-    """A summary row on the test split must be what its per-example rows give: otherwise one of them is not the run's."""
+    """A summary row on the test split must be what its per-example rows give: or one of them is not the run's."""
     rows = table[(table["split"] == "test") & table["example_id"].isna()]
     columns = zip(rows["model"], rows["task"], rows["method"], rows["metric"], rows["seed"], rows["value"], strict=True)
     stated = {tuple(key): float(value) for *key, value in columns}
@@ -369,7 +369,7 @@ def _cost_part(model: str, task: str, metric: str, logs: np.ndarray) -> Evidence
 def _conclude(study: Study, hypotheses: Sequence[HypothesisResult]) -> dict | None:
     if study.conclusion is None:
         return None
-    verdicts = {result.name: result.verdict for result in hypotheses}
+    verdicts: dict[str, Verdict] = {result.name: result.verdict for result in hypotheses}
     expression = parse_conclusion(study.conclusion, verdicts)
     values = {name: verdicts[name] for name in expression.names()}
     return {"text": study.conclusion, "verdict": expression.evaluate(verdicts), "values": values}
@@ -390,8 +390,8 @@ def _notes(study: Study, arms: Arms) -> list[str]:
                     notes.append(f"{method.name} on {task.name} with {model.name}: no run is measured yet.")
                 elif missing:
                     notes.append(
-                        f"{method.name} on {task.name} with {model.name}: {len(missing)} of {len(wanted)} seeds missing "
-                        f"({', '.join(missing)}); arms are compared on the seeds they share."
+                        f"{method.name} on {task.name} with {model.name}: {len(missing)} of {len(wanted)} seeds "
+                        f"missing ({', '.join(missing)}); arms are compared on the seeds they share."
                     )
     if len(wanted) == 1:
         notes.append("One seed: differences concern these trained models; seeds cannot be generalised over.")

@@ -66,25 +66,26 @@ def _effects(model: str, scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def _post_hoc(model: str, task: str, scores: Sequence[Score]) -> list[dict[str, Any]]:
-    from scipy import stats
+    """Tukey's intervals within a task. Differences are first - second."""
+    from statsmodels.stats.multicomp import pairwise_tukeyhsd
 
     arms = [score for score in scores if score.task == task]
     if all(np.ptp(list(arm.seeds.values())) == 0 for arm in arms):
         return []
-    test = stats.tukey_hsd(*[list(arm.seeds.values()) for arm in arms])
-    limits = test.confidence_interval(0.95)
+    values = [value for arm in arms for value in arm.seeds.values()]
+    test: Any = pairwise_tukeyhsd(values, [arm.method for arm in arms for _ in arm.seeds])
+    first, second = np.triu_indices(len(test.groupsunique), 1)
     return [
         {
             "model": model,
             "kind": "post-hoc",
             "task": task,
-            "first": arms[i].method,
-            "second": arms[j].method,
-            "difference": float(test.statistic[i, j]),
-            "low": float(limits.low[i, j]),
-            "high": float(limits.high[i, j]),
-            "p_value": float(test.pvalue[i, j]),
+            "first": str(test.groupsunique[i]),
+            "second": str(test.groupsunique[j]),
+            "difference": -float(test.meandiffs[row]),  # statsmodels subtracts the first from the second
+            "low": -float(test.confint[row, 1]),
+            "high": -float(test.confint[row, 0]),
+            "p_value": float(test.pvalues[row]),
         }
-        for i in range(len(arms))
-        for j in range(i + 1, len(arms))
+        for row, (i, j) in enumerate(zip(first, second, strict=True))
     ]

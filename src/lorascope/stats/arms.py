@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,7 +53,9 @@ class Arm:
             return self.at(self.seeds, example_metric(metric)).mean(1)
         labels, predictions = (self.at(self.seeds, name).astype(int) for name in ("label", "prediction"))
         k = max(self.num_classes, 2)
-        counts = [confusion_cells(y, p, num_classes=k).sum(0).reshape(k, k) for y, p in zip(labels, predictions)]
+        counts = [
+            confusion_cells(y, p, num_classes=k).sum(0).reshape(k, k) for y, p in zip(labels, predictions, strict=True)
+        ]
         return FROM_COUNTS[metric](np.array(counts))
 
 
@@ -67,7 +69,7 @@ def read_arms(study: Study, measurements: pd.DataFrame) -> dict[tuple[str, str, 
 
     Examples shared across models of a task are checked too, for averaging over models relies on it.
     """
-    rows = measurements[(measurements["split"] == "test") & measurements["example_id"].notna()]
+    rows: Any = measurements[(measurements["split"] == "test") & measurements["example_id"].notna()]
     rows = rows[rows["site"].isna() & rows["layer"].isna()]
     groups = dict(iter(rows.groupby(["model", "task", "method"], sort=False)))
     arms: dict[tuple[str, str, str], Arm] = {}
@@ -82,7 +84,7 @@ def read_arms(study: Study, measurements: pd.DataFrame) -> dict[tuple[str, str, 
     return {key: arm for key, arm in arms.items() if arm.seeds}
 
 
-def _read_arm(key: tuple[str, str, str], rows: pd.DataFrame, order: list[str]) -> Arm:
+def _read_arm(key: tuple[str, str, str], rows: Any, order: list[str]) -> Arm:
     model, task, method = key
     present = set(rows["seed"])
     seeds = tuple(seed for seed in order if seed in present)

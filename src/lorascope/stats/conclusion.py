@@ -1,7 +1,8 @@
 """The conclusion of a study: hypotheses joined by `and`, `or`, `not` and parentheses, e.g. "H1a and (H1b or H2)".
 
-A hypothesis is supported (true), refuted (false) or inconclusive (unknown), so the logic is Kleene's strong three-valued
-one (Kleene 1952, section 64): unknown and false is false, unknown or true is true, otherwise unknown stays unknown.
+A hypothesis is supported (true), refuted (false) or inconclusive (unknown), so the logic is Kleene's
+strong three-valued one (Kleene 1952, section 64): unknown and false is false, unknown or true is true,
+otherwise unknown stays unknown.
 """
 
 from __future__ import annotations

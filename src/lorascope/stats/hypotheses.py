@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lorascope.stats.analysis import HypothesisResult, Interval, Part, Verdict
 from lorascope.stats.multibootstrap import Estimate
@@ -101,7 +102,7 @@ class Evidence:
 def judge(
     name: str, test: Test, *, metric: str, parts: Sequence[Evidence], average: Evidence, over: str, alpha: float
 ) -> tuple[HypothesisResult, float]:
-    """The result before Holm over the study's hypotheses, and its supporting p-value (1.0 if it cannot be supported)."""
+    """The result before Holm over the study's hypotheses, and its supporting p-value (1.0: it cannot be)."""
     judged = _judge_parts(test, parts if over == "every" else [average], alpha)
     basis = parts if over == "every" else [average]
     refuted = [part for part in judged if part.verdict == "refuted"]
@@ -117,7 +118,7 @@ def judge(
         if len(judged) == 1:
             reason = f"{_place(weakest)}: {weakest.reason}"
     shown = judged if over == "every" else [*_judge_parts(test, parts, alpha), *judged]
-    usable = [part for part in basis if part.estimate is not None]
+    estimates = [part.estimate for part in basis if part.estimate is not None]
     p_value = max((part.p_value if part.p_value is not None else 1.0) for part in judged)
     if any(not part.usable for part in basis):
         p_value = 1.0
@@ -130,8 +131,8 @@ def judge(
         threshold=test.threshold,
         average=test.show(average.estimate) if average.estimate is not None else None,
         parts=shown,
-        num_seeds=min((part.estimate.num_seeds for part in usable), default=0),
-        num_examples=sum(part.estimate.num_examples for part in usable),
+        num_seeds=min((estimate.num_seeds for estimate in estimates), default=0),
+        num_examples=sum(estimate.num_examples for estimate in estimates),
         reason=reason,
         would_decide=_would_decide(test, basis, judged),
     )
@@ -140,8 +141,8 @@ def judge(
 
 def _judge_parts(test: Test, parts: Sequence[Evidence], alpha: float) -> list[Part]:
     usable = [part for part in parts if part.usable and part.estimate is not None]
-    support = {id(part): test.p_support(part.estimate) for part in usable}
-    refute = {id(part): test.p_refute(part.estimate) for part in usable}
+    support = {id(part): test.p_support(part.estimate) for part in usable if part.estimate is not None}
+    refute = {id(part): test.p_refute(part.estimate) for part in usable if part.estimate is not None}
     holm, bonferroni = adjust(list(support.values()))
     refute_holm, _ = adjust(list(refute.values()))
     position = {id(part): index for index, part in enumerate(usable)}
@@ -208,7 +209,9 @@ def adjust(p_values: Sequence[float]) -> tuple[list[float], list[float]]:
         return [], []
     from statsmodels.stats.multitest import multipletests
 
-    return tuple([float(p) for p in multipletests(p_values, method=how)[1]] for how in ("holm", "bonferroni"))
+    holm: Any = multipletests(p_values, method="holm")
+    bonferroni: Any = multipletests(p_values, method="bonferroni")
+    return [float(p) for p in holm[1]], [float(p) for p in bonferroni[1]]
 
 
 def apply_family(

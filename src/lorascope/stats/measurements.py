@@ -67,7 +67,7 @@ def validate_measurements(measurements: pd.DataFrame, *, where: str | None = Non
         )
     table = measurements.reindex(columns=list(COLUMNS))
     for name in COLUMNS:
-        if _is_required(name) and (count := int(table[name].isna().sum())):
+        if _is_required(name) and (count := sum(table[name].isna())):
             raise DataError(
                 f"column {name!r} of the measurements table is null in {count} of {len(table)} rows",
                 hint="Every measurement names its run and metric and has a finite value; leave a failed one out.",
@@ -126,7 +126,7 @@ def write_measurements(measurements: pd.DataFrame, path: Path) -> None:
 
 
 def read_measurements(path: Path) -> pd.DataFrame:
-    """The validated table of a measurements.parquet. Raises DataError if it is absent, truncated or of another shape."""
+    """The validated table of a measurements.parquet. Raises DataError if absent, truncated or of another shape."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

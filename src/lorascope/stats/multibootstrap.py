@@ -102,8 +102,8 @@ class Estimate:
 def mean_differences(method: np.ndarray, reference: np.ndarray) -> SeedDifferences:
     """Seed differences of a score that is a mean over examples (accuracy, loss).
 
-    method, reference: [seeds, examples], same seeds and examples in the same order. The covariance is the exact limit of
-    bootstrapping the examples with ever more resamples, so nothing is drawn.
+    method, reference: [seeds, examples], same seeds and examples in the same order. The covariance is the exact limit
+    of bootstrapping the examples with ever more resamples, so nothing is drawn.
     """
     differences = np.asarray(method, float) - np.asarray(reference, float)
     num_examples = differences.shape[1]

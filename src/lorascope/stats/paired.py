@@ -7,7 +7,7 @@ seeds, these very examples. Only the multi-bootstrap speaks about other seeds an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -40,10 +40,12 @@ def mcnemar(first: np.ndarray, second: np.ndarray, *, seed: str) -> McNemar:
     both = int(((first == 1) & (second == 1)).sum())
     b, c = int(((first == 1) & (second == 0)).sum()), int(((first == 0) & (second == 1)).sum())
     neither = len(first) - both - b - c
-    p_value = float(exact_mcnemar([[both, b], [c, neither]], exact=True).pvalue) if b + c else 1.0
+    test: Any = exact_mcnemar([[both, b], [c, neither]], exact=True)
+    p_value = float(test.pvalue) if b + c else 1.0
     odds = None
     if b and c:
-        low, high = proportion_confint(b, b + c, alpha=0.05, method="beta")
+        limits: Any = proportion_confint(b, b + c, alpha=0.05, method="beta")
+        low, high = map(float, limits)
         odds = Interval(b / c, low / (1 - low), high / (1 - high), 0.95, "Clopper-Pearson")
     return McNemar(seed, b, c, p_value, odds)
 
@@ -89,24 +91,23 @@ def hedges_g(differences: np.ndarray) -> Interval | None:
 
 
 def noncentrality_interval(t: float, df: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The noncentralities for which an observed t lies on the upper and lower tail's edge."""
+    """The noncentralities for which an observed t lies on the upper and lower tail's edge.
+
+    P(T <= t) is the mean of Phi(t u - noncentrality) over u = sqrt(chi^2 / df), taken on 4000 equally likely u
+    (error below 2e-4): library routines return NaN for the large t that three seeds often give.
+    """
     from scipy import special
-
-    def edge(probability: float) -> float:
-        return _solve_decreasing(lambda nc: float(special.nctdtr(df, nc, t)) - probability, centre=t)
-
-    return edge((1 + confidence) / 2), edge((1 - confidence) / 2)
-
-
-def _solve_decreasing(function: Callable[[float], float], *, centre: float) -> float:
-    """The root of a decreasing function, bracketed by widening around `centre`."""
     from scipy.optimize import brentq
 
-    width = 5.0
-    while not (function(centre - width) > 0 > function(centre + width)):
-        width *= 2
-        assert width < 1e6, "no bracket"
-    return float(brentq(function, centre - width, centre + width, xtol=1e-10))
+    probabilities = (np.arange(4000) + 0.5) / 4000
+    scaled = t * np.sqrt(2 * special.gammaincinv(df / 2, probabilities) / df)
+    bounds = (float(scaled.min()) - 10, float(scaled.max()) + 10)
+
+    def edge(probability: float) -> float:
+        root: Any = brentq(lambda nc: float(special.ndtr(scaled - nc).mean()) - probability, *bounds)
+        return float(root)
+
+    return edge((1 + confidence) / 2), edge((1 - confidence) / 2)
 
 
 def permutation_floor(num_seeds: int) -> float:
@@ -122,13 +123,13 @@ def seeds_needed_to_permute(alpha: float) -> int:
 def sign_flip_p(differences: np.ndarray, *, alpha: float = 0.05) -> float | None:
     """Exact two-sided sign-flip (paired permutation) test of mean 0 (Fisher 1935). None where its floor exceeds alpha.
 
-    differences: [seeds]. All 2^n flips up to 16 seeds, scipy's 100 000 random ones beyond.
+    differences: [seeds]. All 2^n flips up to 17 seeds, as many random ones beyond.
     """
     from scipy import stats
 
     if permutation_floor(len(differences)) > alpha:
         return None
-    resamples = np.inf if len(differences) <= 16 else 100_000
+    resamples = 2 ** min(len(differences), 17)  # at least 2^n is exact
     test = stats.permutation_test(
         (np.asarray(differences, float),),
         lambda x, axis: np.mean(x, axis=axis),

@@ -7,6 +7,7 @@ of examples. More seeds help only against the first part; more examples never he
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from lorascope.stats.multibootstrap import Estimate
 
@@ -60,7 +61,8 @@ def _detectable(standard_error: float, df: float, alpha: float, power: float) ->
     high = critical + 10.0
     while special.nctdtr(df, high, critical) > 1 - power:
         high *= 2
-    return standard_error * float(brentq(lambda nc: special.nctdtr(df, nc, critical) - (1 - power), 0.0, high))
+    root: Any = brentq(lambda nc: special.nctdtr(df, nc, critical) - (1 - power), 0.0, high)
+    return standard_error * float(root)
 
 
 def what_would_decide(estimate: Estimate, *, distance: float, tail: float) -> str:
