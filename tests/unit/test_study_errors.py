@@ -43,7 +43,7 @@ def test_key_of_another_part_is_sent_home(tmp_path: Path) -> None:
         "study.yaml:9: train: unknown key `train_examples`\n"
         "  hint: `train_examples` is a key of `data`; allowed here: epochs, batch_size, micro_batch_size, max_length, "
         "precision, schedule, warmup, weight_decay, adam_betas, adam_epsilon, gradient_clip, evaluations_per_epoch, "
-        "early_stopping, checkpoint_every"
+        "early_stopping"
     )
 
 
@@ -99,12 +99,6 @@ def test_word_that_is_not_among_the_choices(tmp_path: Path) -> None:
 def test_percentage_written_as_a_number_above_one(tmp_path: Path) -> None:
     assert error_of(GOOD + "train:\n  warmup: 6\n", tmp_path) == (
         "study.yaml:10: train.warmup: must be at most 1; found 6\n  hint: a fraction: 0.06 or 6%"
-    )
-
-
-def test_duration_without_unit(tmp_path: Path) -> None:
-    assert error_of(GOOD + "train:\n  checkpoint_every: 30\n", tmp_path) == (
-        "study.yaml:10: train.checkpoint_every: a duration needs a unit, such as '30 s' or '5 min'; found 30"
     )
 
 

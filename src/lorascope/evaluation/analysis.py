@@ -62,13 +62,9 @@ def analyse(context: StepContext) -> JSON:
     measurements = pd.concat(list(_measurements(finished)), ignore_index=True)
     measurements.to_parquet(context.out / "measurements.parquet", index=False, compression="zstd")
     _curves(finished).to_parquet(context.out / "curves.parquet", index=False, compression="zstd")
-    primary = {
-        task.name: finished.task(task.name).primary_metric
-        for task in study.tasks
-        if finished.of("data", task=task.name)
-    }
+    primary = {task.name: primary_metric(finished, task.name) for task in study.tasks}
     gates = [*_gates(finished), *arm_gates(finished, primary)]
-    analysis = analyse_study(study, measurements, primary=primary)
+    analysis = analyse_study(study, measurements, primary=primary, broken_arms=_broken(gates))
     (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))
     facts = {
         "study": params["study"],
@@ -92,6 +88,12 @@ def analyse(context: StepContext) -> JSON:
         "num_runs": len(facts["runs"]),
         "gates_failed": [gate["gate"] for gate in gates if not gate["passed"]],
     }
+
+
+def primary_metric(finished: Finished, task: str) -> str:
+    """The task's primary metric. One whose data could not be prepared has no score at all; what it would be called does
+    not matter then."""
+    return finished.task(task).primary_metric if finished.of("data", task=task) else "accuracy"
 
 
 def _with_any_source(study: JSON) -> JSON:
@@ -242,7 +244,7 @@ def arm_gates(finished: Finished, primary: Mapping[str, str]) -> list[JSON]:
 def _broken(gates: list[JSON]) -> dict[tuple[str, str, str], str]:
     """(model, task, method) -> why no hypothesis may rest on it."""
     return {
-        (gate["model"], gate["task"], gate["method"]): f"it fails the gate `{gate['gate']}` ({gate['detail']})"
+        (gate["model"], gate["task"], gate["method"]): f"fails the gate `{gate['gate']}` ({gate['detail']})"
         for gate in gates
         if not gate["passed"]
     }

@@ -63,12 +63,18 @@ Arms = Mapping[tuple[str, str, str], Arm]
 
 
 def analyse_study(
-    study: Study, measurements: pd.DataFrame, *, primary: Mapping[str, str], generator_seed: int = 0
+    study: Study,
+    measurements: pd.DataFrame,
+    *,
+    primary: Mapping[str, str],
+    broken_arms: Mapping[tuple[str, str, str], str] | None = None,
+    generator_seed: int = 0,
 ) -> Analysis:
     """Scores, paired comparisons, verdicts and the conclusion of a study.
 
-    measurements: the table of `lorascope.stats.measurements`. primary: task -> its primary metric. generator_seed: of
-    the bootstrap over examples (F1 and MCC only; accuracy needs no draws).
+    measurements: the table of `lorascope.stats.measurements`. primary: task -> its primary metric. broken_arms: (model,
+    task, method) -> the gate it failed; no hypothesis about quality rests on such an arm. generator_seed: of the
+    bootstrap over examples (F1 and MCC only; accuracy needs no draws).
     Raises DataError if arms were scored on different examples or summaries contradict the per-example rows, StudyError
     for a hypothesis on an unknown metric or method.
     """
@@ -87,7 +93,7 @@ def analyse_study(
         for model, task, method, reference in _pairs_to_compare(study)
         if pairs.seeds((model, task, method), (model, task, reference))
     ])  # fmt: skip
-    hypotheses = _judge_hypotheses(study, pairs, table, primary)
+    hypotheses = _judge_hypotheses(study, pairs, table, primary, broken_arms or {})
     return Analysis(
         alpha=ALPHA,
         family=f"Holm over the {len(hypotheses)} declared hypotheses; over the {len(comparisons)} comparisons apart",
@@ -231,7 +237,11 @@ def _correct_comparisons(comparisons: list[Comparison]) -> list[Comparison]:
 
 
 def _judge_hypotheses(
-    study: Study, pairs: _Pairs, table: pd.DataFrame, primary: Mapping[str, str]
+    study: Study,
+    pairs: _Pairs,
+    table: pd.DataFrame,
+    primary: Mapping[str, str],
+    broken: Mapping[tuple[str, str, str], str],
 ) -> list[HypothesisResult]:
     results, p_values = [], []
     for name, hypothesis in study.hypotheses.items():
@@ -243,12 +253,34 @@ def _judge_hypotheses(
         _require_known(study, name, test, metrics, pairs)
         gather = _cost_evidence if isinstance(hypothesis, Lower) else _quality_evidence
         parts, average = gather(study, test, metrics, pairs=pairs, table=table)
+        if not isinstance(hypothesis, Lower):
+            parts, average = _unless_broken(parts, average, test, broken)
         result, p_value = judge(
             name, test, metric=hypothesis.on, parts=parts, average=average, over=hypothesis.over, alpha=ALPHA
         )
         results.append(result)
         p_values.append(p_value)
     return apply_family(results, p_values, ALPHA)
+
+
+def _unless_broken(
+    parts: Sequence[Evidence], average: Evidence, test: Test, broken: Mapping[tuple[str, str, str], str]
+) -> tuple[list[Evidence], Evidence]:
+    """Evidence on an arm that failed a gate may be shown but decides nothing, and neither does an average over it."""
+    judged = []
+    for part in parts:
+        reasons = [
+            f"{arm} {broken[part.model, part.task, arm]}"
+            for arm in (test.method, test.reference)
+            if (part.model, part.task, arm) in broken
+        ]
+        if reasons:
+            part = replace(part, usable=False, why="; ".join(reasons), remedy="an arm that passes its gates")
+        judged.append(part)
+    unsound = [f"{part.model} on {part.task}: {part.why}" for part in judged if part.remedy != Evidence.remedy]
+    if unsound:
+        average = replace(average, usable=False, why="; ".join(unsound), remedy="arms that pass their gates")
+    return judged, average
 
 
 def _require_known(study: Study, name: str, test: Test, metrics: Mapping[str, str], pairs: _Pairs) -> None:

@@ -89,7 +89,8 @@ def _lower_test(hypothesis: Lower, metric: str) -> Test:
 class Evidence:
     """What the measurements say on one part. estimate is None where they say nothing; why: the reason.
 
-    usable: whether the estimate may decide (False with one seed of anything that varies between seeds).
+    usable: whether the estimate may decide (False with one seed of anything that varies between seeds, or an arm that
+    failed a gate). remedy: what would make it usable.
     """
 
     model: str
@@ -97,6 +98,7 @@ class Evidence:
     estimate: Estimate | None
     usable: bool
     why: str = ""
+    remedy: str = "at least two seeds of both arms (three or more to be of use)"
 
 
 def judge(
@@ -194,7 +196,7 @@ def _would_decide(test: Test, basis: Sequence[Evidence], judged: Sequence[Part])
         if part.verdict != "inconclusive":
             continue
         if not evidence.usable or evidence.estimate is None:
-            need = "at least two seeds of both arms (three or more to be of use)"
+            need = evidence.remedy
         elif test.kind == "lower":
             need = "more seeds: examples play no part in a cost"
         else:

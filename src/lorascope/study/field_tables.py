@@ -28,13 +28,11 @@ def _default(model: type[Spec], name: str) -> str:
     if model is TrainOverrides:
         return "the study's"
     field = model.model_fields[name]
-    return "required" if field.is_required() else f"`{_as_yaml(name, field.default)}`"
+    return "required" if field.is_required() else f"`{_as_yaml(field.default)}`"
 
 
-def _as_yaml(name: str, value: Any) -> str:
+def _as_yaml(value: Any) -> str:
     """A default as one would write it in a study."""
-    if name == "checkpoint_every":
-        return f"{value:g} s"
     if isinstance(value, EarlyStopping):
         return f"{{patience: {value.patience}}}"
     if isinstance(value, Spec):

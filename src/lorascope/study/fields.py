@@ -65,7 +65,6 @@ _TRAIN: Fields = {
     "gradient_clip": "Largest norm of the gradient of an update; `null` turns clipping off.",
     "evaluations_per_epoch": "How often the validation score is taken; the best of these checkpoints is the result.",
     "early_stopping": "`{patience: 3}` by default; `null` runs every epoch.",
-    "checkpoint_every": "How much work a kill may cost, as a duration with a unit: `30 s`, `5 min`.",
 }
 _METHOD: Fields = {
     "name": "How hypotheses and report call it. Default: its kind; needed where two methods are of one kind.",

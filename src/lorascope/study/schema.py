@@ -9,7 +9,6 @@ from lorascope.study.fields import FIELDS
 from lorascope.study.spec import Study
 
 _PERCENTAGE = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$"}
-_DURATION = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(s|sec|min|h)\s*$"}
 _FRACTIONS = ("validation_fraction", "warmup", "margin", "by")
 
 
@@ -24,9 +23,6 @@ def study_schema() -> dict[str, Any]:
         for name in _FRACTIONS:
             if name in target["properties"]:
                 target["properties"][name] = _or_text(target["properties"][name], _PERCENTAGE)
-        if "checkpoint_every" in target["properties"]:
-            described = target["properties"]["checkpoint_every"]["description"]
-            target["properties"]["checkpoint_every"] = {**_DURATION, "default": "30 s", "description": described}
     for name in ("FullSpec", "LoraSpec"):
         definitions[name]["required"].remove("name")  # the loader fills it in from `kind`
     _allow_shorthands(schema["properties"])
