@@ -33,14 +33,26 @@ from lorascope.study.spec import ModelSpec
 WORDS = ["good", "bad", "fine", "poor", "the", "a", "film", "book", "is", "was", "very", "not"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 ARCHITECTURES = ("bert", "roberta", "llama")
-_SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "initializer_range": 0.2}
+_SHAPE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "initializer_range": 0.2,
+}
 
 
 def save_tiny_checkpoint(directory: Path, architecture: str) -> Path:
     """A random checkpoint with its tokenizer, as `save_pretrained` leaves it."""
     torch.manual_seed(7)
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
-    common = {**_SHAPE, "vocab_size": len(vocabulary), "pad_token_id": 0, "max_position_embeddings": 64}
+    common = {
+        **_SHAPE,
+        "vocab_size": len(vocabulary),
+        "pad_token_id": 0,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+    }
     model = {
         "bert": lambda: BertModel(BertConfig(**common)),
         "roberta": lambda: RobertaModel(RobertaConfig(**common, type_vocab_size=1)),
@@ -74,7 +86,9 @@ def tiny_examples(count: int, *, seed: int = 0) -> pd.DataFrame:
         adjective = str(generator.choice(WORDS[:4]))
         words = [str(w) for w in generator.choice(WORDS[4:], size=generator.integers(2, 7))]
         words.insert(int(generator.integers(0, len(words))), adjective)
-        rows.append({"example_id": f"{seed}-{index}", "label": int(adjective in ("good", "fine")), "text": " ".join(words)})
+        rows.append(
+            {"example_id": f"{seed}-{index}", "label": int(adjective in ("good", "fine")), "text": " ".join(words)}
+        )
     return pd.DataFrame(rows)
 
 
@@ -88,7 +102,9 @@ def tiny_columns(directory: Path, examples: pd.DataFrame, tokenizer: Any, *, max
 def tiny_base(checkpoint: Path, *, num_labels: int = 2) -> BaseModel:
     """The checkpoint with an untrained head, on the CPU."""
     task = tiny_task(label_names=[str(i) for i in range(num_labels)])
-    identity, locations = describe_model(ModelSpec.model_validate({"name": "tiny", "source": {"path": str(checkpoint)}}))
+    identity, locations = describe_model(
+        ModelSpec.model_validate({"name": "tiny", "source": {"path": str(checkpoint)}})
+    )
     return load_base(
         identity, head=task.head, head_config=task.head_config(), pad_token_id=0, device="cpu",
         locations=locations, cache_dir=checkpoint, warm={},
@@ -110,5 +126,3 @@ def as_artifact(context: StepContext, result: Mapping[str, Any]) -> Artifact:
     record = {"id": context.step.id, "step": context.step.to_json(), "result": dict(result), "provenance": {}}
     (context.out / "record.json").write_text(json.dumps(record))
     return Artifact(context.out)
-
-

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -22,9 +21,12 @@ from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.loop import TrainingLoop
 from lorascope.training.predict import logits_of, predict
 from lorascope.training.run import prepared_model
+from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 
 SEEDS = Seeds.model_validate(3)
-TRAIN = TrainSpec(epochs=3, batch_size=8, max_length=32, gradient_clip=0.5, evaluations_per_epoch=2, early_stopping=None)
+TRAIN = TrainSpec(
+    epochs=3, batch_size=8, max_length=32, gradient_clip=0.5, evaluations_per_epoch=2, early_stopping=None
+)
 RELOAD_TOLERANCE = 1e-6
 MERGE_TOLERANCE = 1e-5
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from tiny import save_tiny_checkpoint, tiny_examples
 
 STUDY = """

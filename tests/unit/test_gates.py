@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import as_artifact, step_context, tiny_base, tiny_columns, tiny_examples, tiny_task
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -23,6 +22,7 @@ from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.methods.stacked import StackedLoRALinear
 from lorascope.study.spec import FullSpec, LoraSpec, TrainSpec
+from tiny import as_artifact, step_context, tiny_base, tiny_columns, tiny_examples, tiny_task
 
 FULL = FullSpec(name="full", kind="full")
 LORA = LoraSpec(name="lora", kind="lora", rank=4, alpha=8)
@@ -130,9 +130,7 @@ def test_runs_that_do_not_repeat_are_caught(bench: Any) -> None:
 def test_padding_that_leaks_into_the_gradient_is_caught(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the attention mask, a micro-batch padded to another length has another gradient."""
     bench = bench(FullFineTuning(FULL))
-    monkeypatch.setattr(
-        "lorascope.training.loop.model_inputs", lambda task, batch: {"input_ids": batch["input_ids"]}
-    )
+    monkeypatch.setattr("lorascope.training.loop.model_inputs", lambda task, batch: {"input_ids": batch["input_ids"]})
     assert not sanity.accumulation_changes_nothing(bench).passed
 
 
@@ -179,9 +177,7 @@ def reading() -> dict[str, Any]:
 def test_an_export_without_its_head_fails_the_reload_gate(bench: Any) -> None:
     made = bench(FullFineTuning(FULL))
     model = made.model()
-    reference = sanity.logits_of(
-        model, made.task, made.columns, rows=np.arange(8), precision="fp32", **reading()
-    )
+    reference = sanity.logits_of(model, made.task, made.columns, rows=np.arange(8), precision="fp32", **reading())
     same = reload_gate(model, made.task, made.columns, reference, {"precision": "fp32"}, reading())
     nn.init.normal_(model.classifier.weight)
     other = reload_gate(model, made.task, made.columns, reference, {"precision": "fp32"}, reading())

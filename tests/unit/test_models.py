@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_base
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 from lorascope.errors import EnvironmentProblem, StudyError
@@ -19,6 +18,7 @@ from lorascope.models.sites import resolve_sites
 from lorascope.models.tokenizer import load_tokenizer
 from lorascope.registry import MODELS
 from lorascope.study.spec import LoraSpec, ModelSpec
+from tiny import tiny_base
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 40}
 
@@ -78,7 +78,8 @@ def test_rank_above_the_layer_is_refused(tiny_checkpoints: dict[str, Path]) -> N
 
 
 @pytest.mark.parametrize(
-    ("architecture", "head"), [("bert", ("bert.pooler", "classifier")), ("llama", ("score",)), ("roberta", ("classifier",))]
+    ("architecture", "head"),
+    [("bert", ("bert.pooler", "classifier")), ("llama", ("score",)), ("roberta", ("classifier",))],
 )
 def test_the_head_is_what_the_checkpoint_lacks(
     tiny_checkpoints: dict[str, Path], architecture: str, head: tuple[str, ...]
@@ -154,7 +155,9 @@ def test_directory_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
         describe_model(model_at(tmp_path))
 
 
-def test_hub_model_that_cannot_be_reached_says_what_to_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_model_that_cannot_be_reached_says_what_to_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import step_context, tiny_base, tiny_columns, tiny_examples, tiny_task
 from transformers import AutoTokenizer
 
 from lorascope.engine.step import Step
@@ -19,6 +18,7 @@ from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.loop import TrainingLoop, evaluation_points
 from lorascope.training.run import frozen_fingerprint, out_of_memory, prepared_model
 from lorascope.training.schedule import learning_rate_factor
+from tiny import step_context, tiny_base, tiny_columns, tiny_examples, tiny_task
 
 
 def factors(total: int, **settings: Any) -> list[float]:
@@ -108,9 +108,7 @@ def test_nan_loss_stops_the_run_and_names_the_update(tiny_checkpoints: dict[str,
     assert "lower the learning rate (0.001)" in str(caught.value.hint)
 
 
-def test_each_epoch_sees_every_example_once_in_another_order(
-    tiny_checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
+def test_each_epoch_sees_every_example_once_in_another_order(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", scripted(), epochs=2)
     epochs = [np.concatenate([loop._batch(4 * epoch + i) for i in range(4)]) for epoch in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(32))

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -16,6 +15,7 @@ from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import FullSpec, LoraSpec, Seeds, TrainSpec
 from lorascope.training.loop import TrainingLoop
 from lorascope.training.run import prepared_model
+from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 
 TRAIN = TrainSpec(epochs=1, batch_size=8, warmup=0, schedule="constant", weight_decay=0.01)
 SEEDS = Seeds.model_validate(3)

@@ -9,12 +9,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from lorascope.data.task import Columns
 
 LENGTH_COLUMN = "input_ids"
+
+
+class Examples(Protocol):
+    """What training and evaluation read examples from: a whole `ColumnStore` or a `ColumnSubset` of one."""
+
+    @property
+    def ids(self) -> np.ndarray: ...
+
+    @property
+    def lengths(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: Sequence[int] | np.ndarray) -> dict[str, list[np.ndarray]]: ...
 
 
 class ColumnStore:

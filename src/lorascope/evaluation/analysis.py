@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -133,7 +133,8 @@ def _measurements(finished: Finished) -> Iterator[pd.DataFrame]:
     for label, artifact in finished.of("baseline"):
         task = finished.task(label["task"])
         frame = pd.read_parquet(artifact.file("predictions.parquet"))
-        for (name, seed), predictions in frame.groupby(["baseline", "seed"], sort=False):
+        for key, predictions in frame.groupby(["baseline", "seed"], sort=False):
+            name, seed = cast("tuple[str, str]", key)
             run = {**label, "run": artifact.id, "method": f"baseline:{name}", "seed": seed}
             yield _per_example(task, predictions, run)
             yield _summary(run, "test", task.metrics(predictions))
@@ -166,7 +167,8 @@ def _rows(run: Mapping[str, Any], **columns: Any) -> pd.DataFrame:
     for name in _COLUMNS:
         if name not in frame:
             frame[name] = run.get(name)
-    return frame.astype({name: "float64" if name == "value" else "string" for name in _COLUMNS})[list(_COLUMNS)]
+    kinds = {name: "float64" if name == "value" else "string" for name in _COLUMNS}
+    return frame.reindex(columns=list(_COLUMNS)).astype(kinds)
 
 
 def _curves(finished: Finished) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lorascope.data.columns import ColumnStore
+from lorascope.data.columns import ColumnStore, Examples
 from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.errors import GateFailure
@@ -44,7 +44,8 @@ def measure_baselines(context: StepContext) -> dict[str, Any]:
         )
         for split in frames
     }  # fmt: skip
-    arms["linear probe", ""] = task.linear_probe(features, frames)
+    if (probe := task.linear_probe(features, frames)) is not None:
+        arms["linear probe", ""] = probe
     hashes = {ids_sha256(frame) for frame in arms.values()}
     if len(hashes) != 1:
         raise GateFailure("the baselines were scored on different test examples", hint="this is a defect of the task")
@@ -56,7 +57,7 @@ def measure_baselines(context: StepContext) -> dict[str, Any]:
 
 @torch.no_grad()
 def frozen_features(
-    model: Any, task: Any, columns: ColumnStore, *, pad_token_id: int, device: str, precision: str
+    model: Any, task: Any, columns: Examples, *, pad_token_id: int, device: str, precision: str
 ) -> np.ndarray:
     """The base's last hidden state, mean over real tokens: float32 [examples, hidden], in the columns' order."""
     found = np.empty((len(columns), model.config.hidden_size), dtype=np.float32)

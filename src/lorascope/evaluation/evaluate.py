@@ -19,7 +19,7 @@ from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.errors import GateFailure
 from lorascope.evaluation.sanity import Gate
-from lorascope.training.predict import logits_of, predict
+from lorascope.training.predict import logits_of, predict, scores
 from lorascope.training.run import REFERENCE_EXAMPLES, base_for, make_deterministic, method_from_params
 
 # Largest difference of a class probability, and the share of changed decisions, that rounding explains.
@@ -49,7 +49,7 @@ def evaluate_run(context: StepContext) -> dict[str, Any]:
         if not gate.passed:
             raise GateFailure(f"gate `{gate.gate}` failed: {gate.detail}", hint=_MEANING[gate.gate])
     return {
-        "test": {**task.metrics(predictions), "loss": float(predictions["loss"].mean())},
+        "test": scores(task, predictions),
         "num_examples": len(predictions),
         "example_ids_sha256": ids_sha256(predictions),
         "gates": [asdict(gate) for gate in gates],

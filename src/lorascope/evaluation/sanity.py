@@ -27,6 +27,8 @@ from lorascope.training.predict import logits_of, predict
 from lorascope.training.run import base_for, make_deterministic, method_from_params, out_of_memory, prepared_model
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from lorascope.data.task import Task
     from lorascope.methods.base import Method
     from lorascope.models.loading import BaseModel
@@ -62,11 +64,11 @@ class Bench:
     learning_rate: float
     device: str
 
-    def model(self, *, seed: int = 0) -> nn.Module:
+    def model(self, *, seed: int = 0) -> PreTrainedModel:
         return prepared_model(self.base, self.method, Seeds.model_validate(seed))
 
     def loop(
-        self, model: nn.Module, *, rows: np.ndarray, learning_rate: float | None = None, **train: Any
+        self, model: PreTrainedModel, *, rows: np.ndarray, learning_rate: float | None = None, **train: Any
     ) -> TrainingLoop:
         """A loop over `rows` with some training settings replaced; it never evaluates by itself."""
         return TrainingLoop(
@@ -236,7 +238,8 @@ def _fit(bench: Bench, model: nn.Module, rows: np.ndarray) -> tuple[float, float
         model, bench.task, bench.columns.subset(rows), pad_token_id=bench.base.pad_token_id, device=bench.device,
         precision=bench.train.precision,
     )  # fmt: skip
-    return float(frame["loss"].mean()), float(bench.task.example_scores(frame)["correct"].mean())
+    found = bench.task.example_scores(frame)
+    return float(found["loss"].mean()), float(found["correct"].mean())
 
 
 def silence_dropout(model: nn.Module) -> None:
@@ -245,7 +248,7 @@ def silence_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0
+            setattr(module, "dropout", 0.0)  # noqa: B010 - a plain attribute of StackedLoRALinear, not a module
 
 
 _GATES = (

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from transformers import PreTrainedModel
 
     from lorascope.models.loading import BaseModel
 
@@ -42,27 +43,27 @@ class Method(ABC):
         self.spec = spec
 
     @abstractmethod
-    def prepare(self, model: nn.Module, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
+    def prepare(self, model: PreTrainedModel, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
         """Makes exactly the method's parameters trainable, in place. generators: one CPU generator a run, for what is
         drawn at initialisation. At initialisation the outputs equal the base's."""
 
     @abstractmethod
-    def expected_parameters(self, model: nn.Module, *, head: Sequence[str]) -> int:
+    def expected_parameters(self, model: PreTrainedModel, *, head: Sequence[str]) -> int:
         """The number of trainable parameters of one run by formula, from the unprepared base's shapes."""
 
-    def param_groups(self, model: nn.Module) -> list[ParamGroup]:
+    def param_groups(self, model: PreTrainedModel) -> list[ParamGroup]:
         """All trainable parameters, split by whether they decay: matrices do, biases and norm scales do not."""
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         decaying = [p for name, p in trained if decays(name, p)]
         constant = [p for name, p in trained if not decays(name, p)]
         return [ParamGroup(ps, d) for ps, d in ((decaying, True), (constant, False)) if ps]
 
-    def after_step(self, model: nn.Module, *, step: int) -> None:
+    def after_step(self, model: PreTrainedModel, *, step: int) -> None:
         """Called after every optimiser update; step counts from 1."""
         del model, step
 
     @abstractmethod
-    def export(self, model: nn.Module, directory: Path, *, base: BaseModel, run: int = 0) -> None:
+    def export(self, model: PreTrainedModel, directory: Path, *, base: BaseModel, run: int = 0) -> None:
         """Writes one run: PEFT's adapter format, or a plain checkpoint; the head included."""
 
     @abstractmethod

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method
-from lorascope.models.sites import resolve_sites
+from lorascope.models.sites import linear_at, resolve_sites
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
+    from lorascope.methods.stacked import StackedLinear, StackedLoRALinear
     from lorascope.models.loading import BaseModel
     from lorascope.study.spec import LoraSpec
 
@@ -27,14 +30,14 @@ class LoRA(Method):
     flops_per_parameter = 4
     spec: LoraSpec
 
-    def prepare(self, model: nn.Module, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
+    def prepare(self, model: PreTrainedModel, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
         from lorascope.methods.stacked import StackedLinear, StackedLoRALinear, replace_module
 
         sites = self._sites(model, head)
         model.requires_grad_(False)
         for name in sites:
             layer = StackedLoRALinear(
-                model.get_submodule(name),
+                linear_at(model, name),
                 rank=self.spec.rank,
                 alphas=[self.spec.alpha] * len(generators),
                 dropout=self.spec.dropout,
@@ -43,15 +46,15 @@ class LoRA(Method):
             replace_module(model, name, layer)
         std = getattr(model.config, "initializer_range", 0.02)
         for name in _head_linears(model, head):
-            replace_module(model, name, StackedLinear(model.get_submodule(name), generators=generators, std=std))
+            replace_module(model, name, StackedLinear(linear_at(model, name), generators=generators, std=std))
 
-    def expected_parameters(self, model: nn.Module, *, head: Sequence[str]) -> int:
+    def expected_parameters(self, model: PreTrainedModel, *, head: Sequence[str]) -> int:
         """rank * (in + out) summed over the sites, plus the head."""
-        layers = [model.get_submodule(name) for name in self._sites(model, head)]
+        layers = [linear_at(model, name) for name in self._sites(model, head)]
         adapters = sum(self.spec.rank * (layer.in_features + layer.out_features) for layer in layers)
         return adapters + sum(p.numel() for name in head for p in model.get_submodule(name).parameters())
 
-    def export(self, model: nn.Module, directory: Path, *, base: BaseModel, run: int = 0) -> None:
+    def export(self, model: PreTrainedModel, directory: Path, *, base: BaseModel, run: int = 0) -> None:
         from peft import LoraConfig
         from safetensors.torch import save_file
 
@@ -61,7 +64,7 @@ class LoRA(Method):
             task_type="SEQ_CLS",
             base_model_name_or_path=base.checkpoint.name,
             r=self.spec.rank,
-            lora_alpha=self.spec.alpha,
+            lora_alpha=self.spec.alpha,  # type: ignore[arg-type] - peft divides it by r, so a float is as good
             lora_dropout=self.spec.dropout,
             target_modules=_shortest_targets(sites, base),
             modules_to_save=list(base.head),
@@ -71,14 +74,17 @@ class LoRA(Method):
         config.save_pretrained(str(directory))
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, directory / "adapter_model.safetensors")
 
-    def _run_state(self, model: nn.Module, head: Sequence[str], sites: Sequence[str], run: int) -> dict[str, Tensor]:
+    def _run_state(
+        self, model: PreTrainedModel, head: Sequence[str], sites: Sequence[str], run: int
+    ) -> dict[str, Tensor]:
         state = {}
         for name in sites:
-            layer = model.get_submodule(name)
+            layer = cast("StackedLoRALinear", model.get_submodule(name))
             state[f"{name}.lora_A.weight"] = layer.lora_A[run]
             state[f"{name}.lora_B.weight"] = layer.lora_B[run]
         for name in _stacked_heads(model, head):
-            state |= {f"{name}.{part}": tensor for part, tensor in model.get_submodule(name).linear(run).items()}
+            head_layer = cast("StackedLinear", model.get_submodule(name))
+            state |= {f"{name}.{part}": tensor for part, tensor in head_layer.linear(run).items()}
         return state
 
     def reload(self, directory: Path, *, base: BaseModel) -> nn.Module:
@@ -89,12 +95,12 @@ class LoRA(Method):
         return PeftModel.from_pretrained(pristine, str(directory)).eval()
 
     def merge(self, reloaded: nn.Module) -> nn.Module:
-        return reloaded.merge_and_unload(safe_merge=True)
+        return cast("PeftModel", reloaded).merge_and_unload(safe_merge=True)  # type: ignore[operator]
 
-    def _sites(self, model: nn.Module, head: Sequence[str]) -> list[str]:
+    def _sites(self, model: PreTrainedModel, head: Sequence[str]) -> list[str]:
         sites = resolve_sites(model, self.spec.sites, head=head)
         for name in sites:
-            layer = model.get_submodule(name)
+            layer = linear_at(model, name)
             widest = min(layer.in_features, layer.out_features)
             if self.spec.rank > widest:
                 raise StudyError(
@@ -105,7 +111,7 @@ class LoRA(Method):
         return sites
 
 
-def _head_linears(model: nn.Module, head: Sequence[str]) -> list[str]:
+def _head_linears(model: PreTrainedModel, head: Sequence[str]) -> list[str]:
     from torch import nn
 
     inside = [
@@ -121,7 +127,7 @@ def _head_linears(model: nn.Module, head: Sequence[str]) -> list[str]:
     return inside
 
 
-def _stacked_heads(model: nn.Module, head: Sequence[str]) -> list[str]:
+def _stacked_heads(model: PreTrainedModel, head: Sequence[str]) -> list[str]:
     from lorascope.methods.stacked import StackedLinear
 
     return [

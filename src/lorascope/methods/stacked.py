@@ -22,6 +22,8 @@ class StackedLoRALinear(nn.Module):
     with a = sqrt(5), B is zero, as in PEFT, so the layer equals its base at initialisation.
     """
 
+    scaling: Tensor
+
     def __init__(
         self,
         base: nn.Linear,

@@ -18,7 +18,7 @@ from lorascope.models.checkpoint import checkpoint_directory
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers import PreTrainedModel
 
 _AUTO_CLASS = {"sequence-classification": "AutoModelForSequenceClassification"}
 
@@ -27,12 +27,12 @@ _AUTO_CLASS = {"sequence-classification": "AutoModelForSequenceClassification"}
 class BaseModel:
     """A pristine model on its device. head: names of the modules that are new for the task ("score", "classifier")."""
 
-    model: nn.Module
+    model: PreTrainedModel
     head: tuple[str, ...]
     pad_token_id: int
     checkpoint: Path
 
-    def copy(self, generator: torch.Generator, *, share_frozen: bool) -> nn.Module:
+    def copy(self, generator: torch.Generator, *, share_frozen: bool) -> PreTrainedModel:
         """A model of one run's own, with a freshly drawn head. generator: a CPU generator.
 
         share_frozen: keep the base's tensors (they must stay frozen) and copy only the head's.
@@ -44,7 +44,7 @@ class BaseModel:
         return model
 
 
-def initialise_head(model: nn.Module, head: tuple[str, ...], generator: torch.Generator) -> None:
+def initialise_head(model: PreTrainedModel, head: tuple[str, ...], generator: torch.Generator) -> None:
     """Draws every weight of the head from N(0, initializer_range) and zeroes its biases, in order of name."""
     import torch
 
@@ -106,7 +106,7 @@ def _load(model, head, head_config, pad_token_id, device, locations, cache_dir) 
     return BaseModel(loaded.to(device).eval(), head_modules(loaded, info["missing_keys"]), pad_token_id, directory)
 
 
-def head_modules(model: nn.Module, missing: set[str]) -> tuple[str, ...]:
+def head_modules(model: PreTrainedModel, missing: set[str]) -> tuple[str, ...]:
     """The modules whose weights the checkpoint does not have: what the task adds and every method trains.
 
     A task head that came with the checkpoint ("classifier", "score") counts too: it belongs to another task.

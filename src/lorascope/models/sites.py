@@ -14,6 +14,7 @@ from lorascope.registry import nearest
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
 
 MEANINGS: Mapping[str, tuple[str, ...]] = {
     "attention": ("query", "key", "value", "attention-output"),
@@ -47,7 +48,7 @@ ROLES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def resolve_sites(model: nn.Module, sites: Sequence[str], *, head: Sequence[str]) -> list[str]:
+def resolve_sites(model: PreTrainedModel, sites: Sequence[str], *, head: Sequence[str]) -> list[str]:
     """Full names of the linear modules that `sites` mean in `model`, in the model's order, the head excluded.
 
     Raises StudyError for a site that names nothing in this architecture.
@@ -69,6 +70,15 @@ def resolve_sites(model: nn.Module, sites: Sequence[str], *, head: Sequence[str]
     return [name for name in linears if name in chosen]
 
 
+def linear_at(model: nn.Module, name: str) -> nn.Linear:
+    """The linear layer called `name`."""
+    from torch import nn
+
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear), f"{name} is a {type(layer).__name__}, not a linear layer"
+    return layer
+
+
 def _modules_of(site: str, linears: Sequence[str], roles: Mapping[str, str]) -> list[str]:
     wanted = [role for role in MEANINGS.get(site, (site,)) if role in roles]
     if not wanted:
@@ -86,7 +96,7 @@ def _ends_with(name: str, ending: str) -> bool:
     return name == ending or name.endswith(f".{ending}")
 
 
-def _unknown_site(site: str, model: nn.Module, linears: Sequence[str], roles: Mapping[str, str]) -> str:
+def _unknown_site(site: str, model: PreTrainedModel, linears: Sequence[str], roles: Mapping[str, str]) -> str:
     match = nearest(site, [*MEANINGS, *roles, "all-linear", *{name.rpartition(".")[2] for name in linears}])
     meant = f": did you mean `{match}`?" if match else ""
     return f"no linear layer of {model.config.model_type} is called `{site}`{meant}"

@@ -13,15 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorascope.report import wording
-from lorascope.stats.analysis import (
-    Analysis,
-    Comparison,
-    HypothesisResult,
-    Interval,
-    McNemar,
-    Part,
-    Score,
-)
+from lorascope.stats.analysis import Analysis, HypothesisResult, Score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,43 +132,7 @@ def read_facts(directory: Path) -> Facts:
 
     return Facts(
         directory=directory,
-        analysis=_analysis(json.loads((directory / "analysis.json").read_text(encoding="utf-8"))),
+        analysis=Analysis.from_json(json.loads((directory / "analysis.json").read_text(encoding="utf-8"))),
         raw=json.loads((directory / "facts.json").read_text(encoding="utf-8")),
         curves=pd.read_parquet(directory / "curves.parquet").reindex(columns=_CURVE_COLUMNS),
-    )
-
-
-def _interval(value: dict[str, Any] | None) -> Interval | None:
-    return Interval(**value) if value else None
-
-
-def _analysis(value: dict[str, Any]) -> Analysis:
-    intervals = ("difference", "difference_90", "seed_difference", "hedges_g", "odds_ratio")
-    return Analysis(
-        **{
-            **value,
-            "scores": [Score(**{**row, "interval": _interval(row["interval"])}) for row in value["scores"]],
-            "comparisons": [
-                Comparison(
-                    **{
-                        **row,
-                        **{key: _interval(row[key]) for key in intervals},
-                        "mcnemar": [
-                            McNemar(**{**test, "odds_ratio": _interval(test["odds_ratio"])}) for test in row["mcnemar"]
-                        ],
-                    }
-                )
-                for row in value["comparisons"]
-            ],
-            "hypotheses": [
-                HypothesisResult(
-                    **{
-                        **row,
-                        "average": _interval(row["average"]),
-                        "parts": [Part(**{**part, "estimate": _interval(part["estimate"])}) for part in row["parts"]],
-                    }
-                )
-                for row in value["hypotheses"]
-            ],
-        }
     )

@@ -35,7 +35,7 @@ def _measured_flops(device: str, dtype: torch.dtype) -> float:
     for _ in range(6):
         synchronise(device)
         start = time.perf_counter()
-        a @ a
+        torch.mm(a, a)
         synchronise(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
@@ -77,7 +77,7 @@ def energy_meter(device: str) -> Callable[[], float] | None:
     """A reading of joules spent so far, or None where the machine does not report it (NVML on CUDA, RAPL on Intel)."""
     if device.startswith("cuda"):
         try:
-            import pynvml  # ty: ignore
+            import pynvml  # type: ignore[import-not-found]
 
             pynvml.nvmlInit()
             handle = pynvml.nvmlDeviceGetHandleByIndex(torch.device(device).index or 0)

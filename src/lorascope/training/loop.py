@@ -25,7 +25,9 @@ from lorascope.training.predict import autocast, model_inputs, to_device
 from lorascope.training.schedule import learning_rate_factor
 
 if TYPE_CHECKING:
-    from lorascope.data.columns import ColumnStore
+    from transformers import PreTrainedModel
+
+    from lorascope.data.columns import Examples
     from lorascope.data.task import Task
     from lorascope.methods.base import Method
     from lorascope.study.spec import Seeds, TrainSpec
@@ -59,10 +61,10 @@ class TrainingLoop:
     def __init__(
         self,
         *,
-        model: nn.Module,
+        model: PreTrainedModel,
         method: Method,
         task: Task,
-        columns: ColumnStore,
+        columns: Examples,
         train: TrainSpec,
         learning_rate: float,
         seeds: Seeds,
@@ -268,7 +270,7 @@ class TrainingLoop:
 
 
 def adamw(
-    method: Method, model: nn.Module, *, train: TrainSpec, learning_rate: float, device: str
+    method: Method, model: PreTrainedModel, *, train: TrainSpec, learning_rate: float, device: str
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) over the method's parameter groups, fused where the device has it."""
     groups = [

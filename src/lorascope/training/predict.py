@@ -14,7 +14,7 @@ from lorascope.data.batches import evaluation_batches, padded_length
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lorascope.data.columns import ColumnStore
+    from lorascope.data.columns import Examples
     from lorascope.data.task import Task
 
 _TOKENS_A_BATCH = {"cpu": 4096, "cuda": 65536, "mps": 16384}
@@ -40,7 +40,7 @@ def model_inputs(task: Task, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def batches_in_order(
-    task: Task, columns: ColumnStore, *, pad_token_id: int, device: str, rows: np.ndarray | None = None
+    task: Task, columns: Examples, *, pad_token_id: int, device: str, rows: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
     """(rows, batch on the device) over all examples (or `rows`), grouped by length, large."""
     chosen = np.arange(len(columns)) if rows is None else rows
@@ -54,7 +54,7 @@ def batches_in_order(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, task: Task, columns: ColumnStore, *, pad_token_id: int, device: str, precision: str
+    model: nn.Module, task: Task, columns: Examples, *, pad_token_id: int, device: str, precision: str
 ) -> pd.DataFrame:
     """One row an example, in the columns' order: example_id and the task's prediction columns. Leaves the model's mode
     (training or evaluation) as it was."""
@@ -74,11 +74,16 @@ def predict(
     return frame
 
 
+def scores(task: Task, predictions: pd.DataFrame) -> dict[str, float]:
+    """The task's metrics and the mean loss of a set of predictions."""
+    return {**task.metrics(predictions), "loss": float(predictions["loss"].to_numpy().mean())}
+
+
 @torch.no_grad()
 def logits_of(
     model: nn.Module,
     task: Task,
-    columns: ColumnStore,
+    columns: Examples,
     *,
     rows: np.ndarray,
     pad_token_id: int,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from lorascope.data.columns import ColumnStore
 from lorascope.data.tasks import task_from_result
@@ -27,7 +28,7 @@ from lorascope.study.spec import MethodSpec, Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.hardware import peak_flops
 from lorascope.training.loop import TrainingLoop
-from lorascope.training.predict import logits_of, predict
+from lorascope.training.predict import logits_of, predict, scores
 
 REFERENCE_EXAMPLES = 64
 
@@ -66,7 +67,7 @@ def tokenizer_for(context: StepContext) -> Any:
     return context.warm[key]
 
 
-def prepared_model(base: BaseModel, method: Method, seeds: Seeds) -> torch.nn.Module:
+def prepared_model(base: BaseModel, method: Method, seeds: Seeds) -> PreTrainedModel:
     """A run's model, ready to train: head and method drawn from the initialisation seed."""
     generator = torch.Generator().manual_seed(seeds.initialisation)
     model = base.copy(generator, share_frozen=method.shares_base)
@@ -110,8 +111,7 @@ def _train(context: StepContext) -> dict[str, Any]:
     reading = {"pad_token_id": base.pad_token_id, "device": context.device, "precision": train.precision}
 
     def validate() -> dict[str, float]:
-        frame = predict(model, task, validation, **reading)
-        return {**task.metrics(frame), "loss": float(frame["loss"].mean())}
+        return scores(task, predict(model, task, validation, **reading))
 
     loop = TrainingLoop(
         model=model,
@@ -141,7 +141,7 @@ def _train(context: StepContext) -> dict[str, Any]:
     flops = method.flops_per_parameter * linear_parameters(base.model)
     peak = peak_flops(context.device, precision=train.precision, warm=context.warm)
     return {
-        "validation": {**task.metrics(predictions), "loss": float(predictions["loss"].mean())},
+        "validation": scores(task, predictions),
         "best_update": progress.best_update,
         "best_epoch": progress.best_update / loop.updates_per_epoch,
         "updates": progress.update,
