@@ -170,7 +170,7 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
     api.outcome = Outcome(
         done=["train-1"], cached=["data-1"], report=Path("results/small/report.html"), verdicts=[VERDICT]
     )
-    options = ["--store", "s", "--results", "r", "--executor", "inline", "--only", "train-*"]
+    options = ["--store", "s", "--results", "r", "--executor", "inline", "--device", "cpu", "--only", "train-*"]
     assert call(monkeypatch, "run", study, "--set", "seeds=[5]", *options) == 0
     asked, handed = api.asked
     assert [seed.label for seed in asked.seeds] == ["5"]
@@ -180,6 +180,7 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
         "results": Path("r"),
         "data_dir": None,
         "executor": "inline",
+        "devices": ["cpu"],
         "only": "train-*",
     }
     captured = capsys.readouterr()

@@ -30,6 +30,14 @@ ResultsDir = Annotated[
     Path, typer.Option("--results", metavar="DIR", help="Reports are written to DIR/<name of the study>.")
 ]
 Executor = Annotated[str, typer.Option("--executor", metavar="NAME", help="Who runs the steps: local or inline.")]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="One worker on this device, such as cuda:0 (repeatable; twice the same: two workers). Default: every GPU.",
+    ),
+]
 Only = Annotated[
     str | None,
     typer.Option("--only", metavar="GLOB", help="Only steps whose id or label matches, and what they need: '*mrpc*'."),

@@ -24,6 +24,7 @@ from lorascope.cli.options import (
     DEFAULT_STORE,
     AsJson,
     DataDir,
+    Devices,
     Executor,
     Only,
     Overrides,
@@ -92,6 +93,7 @@ def run(
     data: DataDir = None,
     results: ResultsDir = DEFAULT_RESULTS,
     executor: Executor = "local",
+    device: Devices = None,
     only: Only = None,
     as_json: AsJson = False,
 ) -> None:
@@ -107,6 +109,7 @@ def run(
             results=results,
             data_dir=checked_data_dir(data),
             executor=executor,
+            devices=device,
             only=only,
             emit=emit,
         )

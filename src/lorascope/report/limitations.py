@@ -216,6 +216,16 @@ def _measurement(facts: Facts) -> Iterator[str]:
         )
 
 
+def _shared_device(facts: Facts) -> Iterator[str]:
+    counts = facts.raw["provenance"].get("workers_on_device", 1)
+    most = max(counts) if isinstance(counts, list) else counts
+    if most > 1:
+        yield (
+            f"Up to {most} runs shared a device: times, tokens/s and energy were measured beside one another and say "
+            "nothing about a run alone; scores and memory are not touched by it."
+        )
+
+
 def _multiplicity(facts: Facts) -> Iterator[str]:
     number = len(facts.analysis.comparisons)
     if not facts.analysis.hypotheses and number:
@@ -248,6 +258,7 @@ _RULES: tuple[Callable[[Facts], Iterator[str]], ...] = (
     _multiplicity,
     _scope,
     _measurement,
+    _shared_device,
     _dirty_tree,
     _notes,
 )
