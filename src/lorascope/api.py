@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lorascope.engine.artifact import Artifact
-from lorascope.engine.events import Emit, StudyFinished, StudyStarted
+from lorascope.engine.events import Emit, StudyFinished, StudyStarted, fan_out
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
 from lorascope.errors import StudyError
@@ -26,6 +27,7 @@ from lorascope.plan.graph import Graph, build_graph
 from lorascope.registry import EXECUTORS, nearest, resolve
 from lorascope.study.load import load_study
 from lorascope.study.spec import Study
+from lorascope.tracking.jsonl import JsonlSink
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +102,7 @@ def run(
 
     executor: a key of `registry.EXECUTORS`. devices: one worker each, a device named twice gets two; None: all
     accelerators, else the CPU. only: a glob on step ids and labels ("*mrpc*"); what they need is run too.
-    emit: receives every event. May be killed at any time and called again.
+    emit: receives every event; results/<study>/events.jsonl does too. May be killed at any time and called again.
     """
     from lorascope.engine.scheduler import execute
     from lorascope.engine.store import Store
@@ -110,35 +112,48 @@ def run(
             f"unknown executor `{executor}`",
             hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}",
         )
-    started, emit = time.monotonic(), emit or (lambda event: None)
+    started = time.monotonic()
     planned, opened = build_graph(study, data_dir=data_dir), Store(store)
     steps = _chosen(planned, only)
-    num_cached = sum(opened.has(step.id) for step in steps)
-    emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
     placed = {"devices": devices} if devices else {}
-    worker = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **placed)
-    try:
-        outcome = execute(steps, store=opened, executor=worker, emit=emit)
-        finished = [step.id for step in planned.steps if opened.has(step.id)]
-        last = analysis_step(planned, finished=finished, failures=outcome.failed)
-        after = execute([last], store=opened, executor=worker, emit=emit) if last else None
-    finally:
-        worker.close()
-    failed = {**outcome.failed, **(after.failed if after else {})}
-    report_path, verdicts = None, ()
-    if last is not None and opened.has(last.id):
-        report_path = _write_report(opened.artifact(last.id), results / study.name)
-        verdicts = Results(opened.artifact(last.id)).analysis.hypotheses
-    seconds = time.monotonic() - started
-    done = [*outcome.done, *(after.done if after else [])]
-    emit(
-        StudyFinished(
-            study=study.name, num_done=len(done), num_cached=len(outcome.cached), num_failed=len(failed),
-            num_blocked=len(outcome.blocked), seconds=seconds,
+    workers = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **placed)
+    with JsonlSink(results / study.name / "events.jsonl") as log, closing(workers):
+        emit = fan_out(log, emit) if emit else fan_out(log)
+        num_cached = sum(opened.has(step.id) for step in steps)
+        emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
+        computed = execute(steps, store=opened, executor=workers, emit=emit)
+        last = _analysis_of(planned, opened, failures=computed.failed)
+        analysed = execute([last] if last else [], store=opened, executor=workers, emit=emit)
+        outcome = Outcome(
+            done=[*computed.done, *analysed.done],
+            cached=[*computed.cached, *analysed.cached],
+            failed={**computed.failed, **analysed.failed},
+            blocked=computed.blocked,
+            seconds=time.monotonic() - started,
+            report=None,
+            verdicts=(),
         )
-    )  # fmt: skip
-    cached = [*outcome.cached, *(after.cached if after else [])]
-    return Outcome(done, cached, failed, outcome.blocked, seconds, report_path, verdicts)
+        emit(
+            StudyFinished(
+                study=study.name,
+                num_done=len(outcome.done),
+                num_cached=len(outcome.cached),
+                num_failed=len(outcome.failed),
+                num_blocked=len(outcome.blocked),
+                seconds=outcome.seconds,
+            )
+        )
+    if last is None or not opened.has(last.id):
+        return outcome
+    artifact = opened.artifact(last.id)
+    page = _write_report(artifact, results / study.name)
+    verdicts = Results(artifact).analysis.hypotheses
+    return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
+
+
+def _analysis_of(planned: Graph, store: Store, *, failures: Mapping[str, Failure]) -> Step | None:
+    finished = [step.id for step in planned.steps if store.has(step.id)]
+    return analysis_step(planned, finished=finished, failures=failures)
 
 
 def _chosen(graph: Graph, only: str | None) -> list[Step]:
@@ -173,9 +188,8 @@ def _write_report(artifact: Artifact, directory: Path) -> Path:
 
 def _finished_analysis(study: Study, store: Store, data_dir: Path | None) -> Artifact:
     planned = build_graph(study, data_dir=data_dir)
-    finished = [step.id for step in planned.steps if store.has(step.id)]
     failures = {step.id: failure for step in planned.steps if (failure := store.failure(step.id))}
-    last = analysis_step(planned, finished=finished, failures=failures)
+    last = _analysis_of(planned, store, failures=failures)
     if last is None or not store.has(last.id):
         raise StudyError(
             f"study {study.name} has no finished analysis in {store.root}",

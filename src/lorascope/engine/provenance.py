@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("lorascope", "torch", "transformers", "peft", "numpy", "tokenizers", "safetensors", "scikit-learn")
+PACKAGES = (
+    "lorascope", "torch", "transformers", "peft", "tokenizers", "safetensors", "datasets",
+    "numpy", "pandas", "scipy", "scikit-learn", "statsmodels",
+)  # fmt: skip
 # How many workers of a study share this one's device: times measured beside others are not times measured alone.
 WORKERS_ON_DEVICE = "LORASCOPE_WORKERS_ON_DEVICE"
 

@@ -7,7 +7,7 @@ and facts.json (data, runs, gates, baselines, provenance). It neither trains nor
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -188,7 +188,8 @@ def _data_facts(finished: Finished) -> JSON:
         tokens = finished.of("tokens", task=label["task"])
         result = artifact.result
         facts[label["task"]] = {
-            **{key: result[key] for key in ("num_examples", "label_counts", "duplicates", "sha256", "source")},
+            **{key: result[key] for key in ("num_examples", "label_counts", "sha256", "source")},
+            "duplicates": {pair: n - result["duplicates_dropped"][pair] for pair, n in result["duplicates"].items()},
             "example_ids_sha256": result["example_ids_sha256"],
             "dropped_duplicates": sum(result["duplicates_dropped"].values()),
             "label_names": result["task"]["label_names"],
@@ -266,12 +267,27 @@ def _baseline_facts(finished: Finished) -> Iterator[JSON]:
 
 
 def _provenance(finished: Finished) -> JSON:
-    """What the steps recorded of versions and machines: one value where all agree, else every value with its count."""
-    records = [artifact.provenance for role, _, artifact in finished.parts]
-    merged: JSON = {}
-    for key in sorted({key for record in records for key in record if key not in ("started", "finished", "seconds")}):
-        spelled = [json.dumps(record.get(key), sort_keys=True) for record in records]
-        kinds = dict.fromkeys(spelled)
-        values = [json.loads(spelling) for spelling in kinds]
-        merged[key] = values[0] if len(values) == 1 else [v for v in values if v is not None]
-    return merged
+    """What the steps recorded of machines, code and versions. Where steps differ, every value is listed."""
+    records = [artifact.provenance for _, _, artifact in finished.parts]
+    hardware = ("device_name", "device", "num_cpus", "workers_on_device", "system")
+    commits = [record.get("source") or {} for record in records]
+    versions = dict.fromkeys(name for record in records for name in record.get("versions", {}))
+    return {
+        "started": min((record["started"] for record in records if "started" in record), default=None),
+        "finished": max((record["finished"] for record in records if "finished" in record), default=None),
+        "hardware": {key: _distinct(record.get(key) for record in records) for key in hardware},
+        "git": {
+            "commit": _distinct(commit.get("commit") for commit in commits),
+            "dirty": any(commit.get("is_modified") for commit in commits),
+        },
+        "versions": {
+            "python": _distinct(record.get("python") for record in records),
+            **{name: _distinct(record.get("versions", {}).get(name) for record in records) for name in versions},
+        },
+    }
+
+
+def _distinct(values: Iterable[Any]) -> Any:
+    """The one value that all steps agree on, None if none knows it, else all of them as text."""
+    found = list(dict.fromkeys(value for value in values if value is not None))
+    return found[0] if len(found) == 1 else ", ".join(map(str, found)) or None

@@ -217,8 +217,8 @@ def _measurement(facts: Facts) -> Iterator[str]:
 
 
 def _shared_device(facts: Facts) -> Iterator[str]:
-    counts = facts.raw["provenance"].get("workers_on_device", 1)
-    most = max(counts) if isinstance(counts, list) else counts
+    counts = (facts.raw["provenance"].get("hardware") or {}).get("workers_on_device") or 1
+    most = max(int(count) for count in str(counts).split(", "))
     if most > 1:
         yield (
             f"Up to {most} runs shared a device: times, tokens/s and energy were measured beside one another and say "
