@@ -143,6 +143,8 @@ class LocalExecutor:
         # Workers import what this process imports, however it came by its path (as multiprocessing's "spawn" does).
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         environment[WORKERS_ON_DEVICE] = str(sum(slot.device == device for slot in self._slots or ()))
+        # Threads that spin while they wait cost nothing alone and most of the speed beside any other busy process.
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if (num_workers := len(self._slots or ())) > 1:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_workers)))
         return environment
