@@ -13,6 +13,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from lorascope.engine.durable import sha256_of
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.registry import MODELS, nearest
 from lorascope.study.spec import HubSource, ModelSource, ModelSpec, PackageSource, PathSource
@@ -89,12 +90,6 @@ def _describe_directory(source: PathSource) -> tuple[dict[str, Any], dict[str, s
         raise EnvironmentProblem(
             f"{directory} holds no weights", hint=f"expected one of {', '.join(_WEIGHTS)} beside config.json"
         )
-    digests = {file.name: file_sha256(file) for file in files}
+    digests = {file.name: sha256_of(file) for file in files}
     digest = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
     return {"checkpoint_sha256": digest}, {MODEL_LOCATION: str(directory.resolve())}
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
