@@ -270,7 +270,7 @@ def _provenance(finished: Finished) -> JSON:
     """What the steps recorded of machines, code and versions. Where steps differ, every value is listed."""
     records = [artifact.provenance for _, _, artifact in finished.parts]
     hardware = ("device_name", "device", "num_cpus", "workers_on_device", "system")
-    commits = [record.get("source") or {} for record in records]
+    commits = [record["source"] for record in records if record.get("source")]
     versions = dict.fromkeys(name for record in records for name in record.get("versions", {}))
     return {
         "started": min((record["started"] for record in records if "started" in record), default=None),
@@ -278,7 +278,7 @@ def _provenance(finished: Finished) -> JSON:
         "hardware": {key: _distinct(record.get(key) for record in records) for key in hardware},
         "git": {
             "commit": _distinct(commit.get("commit") for commit in commits),
-            "dirty": any(commit.get("is_modified") for commit in commits),
+            "dirty": any(commit.get("is_modified") for commit in commits) if commits else None,
         },
         "versions": {
             "python": _distinct(record.get("python") for record in records),
