@@ -166,8 +166,7 @@ class MethodContract:
             return advance()
 
         broken.advance = until_killed  # type: ignore[method-assign]
-        checkpointer = Checkpointer(tmp_path)
-        checkpointer._largest_share = 1e9
+        checkpointer = Checkpointer(tmp_path, largest_share=1e9)
         with pytest.raises(Killed):
             broken.run(checkpointer)
         resumed = self.loop(base, method, columns)

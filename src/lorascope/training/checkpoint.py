@@ -20,9 +20,9 @@ class Checkpointer:
     The file is replaced atomically, so a kill while writing leaves the one before.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, largest_share: float = _LARGEST_SHARE) -> None:
         self.path = directory / "checkpoint.pt"
-        self._largest_share = _LARGEST_SHARE
+        self._largest_share = largest_share
         self._interval_s = float(os.environ.get(INTERVAL_VARIABLE, _DEFAULT_INTERVAL_S))
         self._next = time.monotonic() + self._interval_s
 

@@ -8,6 +8,7 @@ and an undisturbed run and a killed one end bit-identical.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -173,7 +174,6 @@ class TrainingLoop:
     def _evaluate(self) -> None:
         self.meters.pause_clock()
         self._drain()
-        start = self.meters._window[1]
         scores = self.validate()
         progress = self.progress
         for name, value in scores.items():
@@ -189,8 +189,7 @@ class TrainingLoop:
         progress.stopped_early = (
             stopping is not None and progress.stale >= stopping.patience and progress.update < self.total_updates
         )
-        self.meters.resume_clock()
-        self.meters.evaluation_seconds += self.meters._start - start
+        self.meters.resume_clock(after_evaluation=True)
 
     def _put_back_best(self) -> None:
         with torch.no_grad():
@@ -207,7 +206,7 @@ class TrainingLoop:
         self.meters.mark()
         self._point("train/loss", float(np.mean(self.progress.losses[-every:])))
         self._point("learning_rate", self.optimiser.param_groups[0]["lr"])
-        now = self.meters._window[1]
+        now = time.perf_counter()
         if now - self._last_event >= _SECONDS_BETWEEN_EVENTS:
             self._last_event = now
             rates = {"tokens/s": self.meters.tokens_per_second()}

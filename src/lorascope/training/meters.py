@@ -27,6 +27,7 @@ class Meters:
     peak_memory_bytes: int = 0
     window_ms: list[float] = field(default_factory=list)
     _start: float = 0.0
+    _paused: float = 0.0
     _window: tuple[int, float] = (0, 0.0)
 
     def begin(self) -> None:
@@ -38,16 +39,19 @@ class Meters:
         self._energy_before = self.energy_joules or 0.0
         self.resume_clock()
 
-    def resume_clock(self) -> None:
+    def resume_clock(self, *, after_evaluation: bool = False) -> None:
         """Training goes on after an evaluation or a checkpoint."""
         synchronise(self.device)
         self._start = time.perf_counter()
         self._window = (self.updates, self._start)
+        if after_evaluation:
+            self.evaluation_seconds += self._start - self._paused
 
     def pause_clock(self) -> None:
         """Training stops for an evaluation or a checkpoint: its time is booked."""
         self.mark()
-        self.training_seconds += time.perf_counter() - self._start
+        self._paused = time.perf_counter()
+        self.training_seconds += self._paused - self._start
 
     def mark(self) -> None:
         """Closes a window of updates and books its mean step time."""
