@@ -20,7 +20,7 @@ from lorascope.models.catalog import describe_model
 from lorascope.study.spec import FullSpec, LoraSpec, ModelSpec, Study, TaskSpec, TrainSpec
 
 VERSIONS: Mapping[str, int] = {
-    "data": 1, "tokens": 1, "baseline": 1, "sanity": 1, "train": 1, "evaluate": 1, "analysis": 1,
+    "data": 1, "tokens": 1, "baseline": 1, "sanity": 1, "train": 1, "evaluate": 1, "analysis": 2,
 }  # fmt: skip
 
 
