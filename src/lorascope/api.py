@@ -18,10 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lorascope.engine.artifact import Artifact
+<<<<<<< HEAD
 from lorascope.engine.events import Emit, StudyFinished, StudyStarted, fan_out
+=======
+from lorascope.engine.devices import check_devices
+from lorascope.engine.events import Emit, StudyFinished, StudyStarted
+>>>>>>> newcomer
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
-from lorascope.errors import StudyError
+from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plan.analysis_step import analysis_step
 from lorascope.plan.graph import Graph, build_graph
 from lorascope.registry import EXECUTORS, nearest, resolve
@@ -115,6 +120,14 @@ def run(
     started = time.monotonic()
     planned, opened = build_graph(study, data_dir=data_dir), Store(store)
     steps = _chosen(planned, only)
+<<<<<<< HEAD
+=======
+    num_cached = sum(opened.has(step.id) for step in steps)
+    _make_directory(results / study.name)
+    if devices and num_cached < len(steps):
+        check_devices(devices)
+    emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
+>>>>>>> newcomer
     placed = {"devices": devices} if devices else {}
     workers = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **placed)
     with JsonlSink(results / study.name / "events.jsonl") as log, closing(workers):
@@ -154,6 +167,16 @@ def run(
 def _analysis_of(planned: Graph, store: Store, *, failures: Mapping[str, Failure]) -> Step | None:
     finished = [step.id for step in planned.steps if store.has(step.id)]
     return analysis_step(planned, finished=finished, failures=failures)
+
+
+def _make_directory(path: Path) -> None:
+    """The directory of the results, made before hours of work rather than after. Raises EnvironmentProblem."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the results cannot be written to {path}: {error.strerror}", hint="name another directory with --results"
+        ) from error
 
 
 def _chosen(graph: Graph, only: str | None) -> list[Step]:
@@ -212,7 +235,9 @@ def report(
     from lorascope.engine.store import Store
     from lorascope.report.render import render_report
 
-    return render_report(_finished_analysis(study, Store(store), data_dir).path, results / study.name)
+    artifact = _finished_analysis(study, Store(store), data_dir)
+    _make_directory(results / study.name)
+    return render_report(artifact.path, results / study.name)
 
 
 def status(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> list[tuple[Step, StepState]]:

@@ -391,3 +391,16 @@ def test_show_of_a_failed_step_tells_why(store: tuple[str, Step, Step], monkeypa
 def test_ls_steps_lists_the_store(store: tuple[str, Step, Step], monkeypatch, capsys) -> None:
     assert call(monkeypatch, "ls", "steps", "--store", store[0], "--json") == 0
     assert {row["step"] for row in json.loads(capsys.readouterr().out)} == {store[1].id, store[2].id}
+
+
+def test_a_place_for_results_that_cannot_be_made_is_refused_before_anything_runs(study: str, tmp_path: Path) -> None:
+    from lorascope import api
+    from lorascope.errors import EnvironmentProblem
+
+    (tmp_path / "taken").write_text("a file")
+    events: list = []
+    with pytest.raises(EnvironmentProblem, match="the results cannot be written to"):
+        api.run(
+            api.load(study), store=tmp_path / "s", results=tmp_path / "taken", executor="inline", emit=events.append
+        )
+    assert events == []

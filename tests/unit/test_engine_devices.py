@@ -53,6 +53,21 @@ def test_a_machine_without_a_trace_of_an_accelerator_asks_nobody(monkeypatch):
     assert devices.find_devices() == ["cpu"]
 
 
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(tmp_path, monkeypatch):
+    pretend_torch(tmp_path, monkeypatch, TORCH.format(cuda=2, mps=False))
+    devices.check_devices(["cuda:1", "cuda:1", "cuda", "cpu"])
+    with pytest.raises(EnvironmentProblem) as caught:
+        devices.check_devices(["cuda:0", "cuda:9"])
+    assert str(caught.value) == (
+        "--device cuda:9: there is no such device on this machine\n  hint: there: cuda:0, cuda:1, cpu, cuda"
+    )
+
+
+def test_the_processor_is_there_without_asking(monkeypatch):
+    monkeypatch.setattr(devices, "find_devices", None)
+    devices.check_devices(["cpu", "cpu"])
+
+
 def test_importing_the_engine_loads_no_heavy_package():
     code = f"""
 import importlib, json, sys

@@ -35,6 +35,11 @@ def test_links_lead_to_files_that_exist(document: Path) -> None:
     assert missing == []
 
 
+def test_the_readme_links_every_document() -> None:
+    linked = {(REPOSITORY / target).resolve() for target in LINK.findall((REPOSITORY / "README.md").read_text())}
+    assert [path for path in sorted(REPOSITORY.glob("docs/*.md")) if path not in linked] == []
+
+
 def test_the_documents_hold_commands_to_check() -> None:
     commands = [command for document in DOCUMENTS for command in shell_commands(document)]
     assert any(command.split()[1] in CHEAP for command in commands)

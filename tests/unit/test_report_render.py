@@ -190,7 +190,7 @@ def test_hypothesis_shows_verdict_estimate_interval_n_and_what_would_decide(repo
     assert "What would decide it: About 640 test examples" in summary
     assert "### H2: supported" in summary
     assert (
-        "On average LoRA needs 0.41× the peak memory of full fine-tuning (95% interval 0.37× to 0.46×; 5 seeds)."
+        "On average LoRA needs 41.0% of the peak memory of full fine-tuning (95% interval 37.0% to 46.0%; 5 seeds)."
         in summary
     )
     assert "### Conclusion: inconclusive\n\n`H1 and H2`: H1 is inconclusive and H2 is supported." in summary

@@ -64,9 +64,9 @@ def test_matthews_correlation_has_no_percent():
     assert wording.gap("mcc", 0.0212) == "+0.021"
 
 
-def test_cost_is_a_ratio():
-    assert wording.gap("peak_memory_bytes", 0.412) == "0.41×"
-    assert wording.gap_range("peak_memory_bytes", Interval(0.41, 0.37, 0.46, 0.95, "t")) == "0.37× to 0.46×"
+def test_cost_is_a_share_of_the_reference_with_three_digits():
+    assert wording.gap("peak_memory_bytes", 0.412) == "41.2%"
+    assert wording.gap_range("peak_memory_bytes", Interval(0.41, 0.37, 0.46, 0.95, "t")) == "37.0% to 46.0%"
 
 
 def test_listing_joins_with_and():

@@ -376,3 +376,54 @@ def test_override_that_is_not_yaml_names_the_override(tmp_path: Path) -> None:
 
 def test_override_with_an_unknown_name_inside_a_list_names_the_override(tmp_path: Path) -> None:
     assert error_of(GOOD, tmp_path, "models=[smollm]").startswith("--set models=[smollm]: models[0]: unknown model")
+
+
+def test_methods_that_differ_in_name_only(tmp_path: Path) -> None:
+    text = GOOD + "  - {kind: lora, name: again, rank: 8, train: {epochs: 3}}\n"
+    assert error_of(text, tmp_path) == (
+        "study.yaml:9: methods[2]: `again` differs from `lora` in its name only\n"
+        "  hint: their runs would be the same: change a setting, or remove one"
+    )
+
+
+FILES = """\
+name: small
+question: Is it?
+models:
+  - name: mine
+    source: {path: brt}
+tasks:
+  - name: tickets
+    kind: classification
+    train: tikets.csv
+    text: body
+    label: queue
+methods: [full]
+"""
+
+
+def test_files_that_are_not_there_are_named_with_their_line_and_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "tickets.csv").write_text("body,queue\n")
+    (tmp_path / "study.yaml").write_text(FILES)
+    with pytest.raises(StudyError) as caught:
+        load_study(tmp_path / "study.yaml", files=True)
+    assert str(caught.value).replace(f"{tmp_path}/", "") == (
+        "study.yaml: 2 mistakes\n"
+        "study.yaml:5: models[0].source.path: brt does not exist\n"
+        "  hint: paths in a study are relative to the study's file\n"
+        "study.yaml:9: tasks[0].train: tikets.csv does not exist: did you mean `tickets.csv`?\n"
+        "  hint: paths in a study are relative to the study's file"
+    )
+
+
+def test_a_study_can_be_read_where_its_files_are_not(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(FILES)
+    assert load_study(tmp_path / "study.yaml").tasks[0].name == "tickets"
+
+
+def test_a_directory_is_no_data_file(tmp_path: Path) -> None:
+    (tmp_path / "brt").mkdir()
+    (tmp_path / "tikets.csv").mkdir()
+    (tmp_path / "study.yaml").write_text(FILES)
+    with pytest.raises(StudyError, match=r"tikets\.csv is not a file"):
+        load_study(tmp_path / "study.yaml", files=True)

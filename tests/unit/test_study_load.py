@@ -52,7 +52,7 @@ def test_on_is_a_key_as_in_yaml_1_2(tmp_path: Path) -> None:
 def test_anchors_and_merges_work(tmp_path: Path) -> None:
     text = GOOD.replace(
         "methods: [full, {kind: lora, learning_rate: 1e-5, name: lora.r8}]",
-        "methods:\n  - &base {kind: lora, name: a, rank: 4}\n  - {<<: *base, name: b}",
+        "methods:\n  - &base {kind: lora, name: a, rank: 4}\n  - {<<: *base, name: b, alpha: 4}",
     )
     assert lora(load(text, tmp_path)).rank == 4
 

@@ -49,10 +49,10 @@ DEFAULT_RESULTS = Path("results")
 
 
 def load(study_file: Path, overrides: list[str] | None) -> Study:
-    """The study as the command line states it. Raises StudyError."""
+    """The study as the command line states it; the files it names must be there. Raises StudyError."""
     from lorascope.study.load import load_study  # pydantic's models take a while to build: not for --help
 
-    return load_study(study_file, overrides=overrides or [])
+    return load_study(study_file, overrides=overrides or [], files=True)
 
 
 def checked_data_dir(data: Path | None) -> Path | None:

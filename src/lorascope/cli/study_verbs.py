@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a study without starting anything."""
+    """Check a study, and that the files it names exist, without starting anything."""
     study = load(study_file, overrides)
     if as_json:
         print(

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from lorascope.errors import EnvironmentProblem
 
@@ -29,6 +30,20 @@ def find_devices() -> list[str]:
             hint="Check the installation with `python -c 'import torch'`.",
         )
     return json.loads(answer.stdout.strip().splitlines()[-1]) or ["cpu"]
+
+
+def check_devices(names: Sequence[str]) -> None:
+    """Raises EnvironmentProblem for a device that this machine does not have, before any work is given to it."""
+    if set(names) <= {"cpu"}:
+        return
+    there = list(dict.fromkeys([*find_devices(), "cpu"]))
+    if "cuda:0" in there:
+        there.append("cuda")
+    for name in names:
+        if name not in there:
+            raise EnvironmentProblem(
+                f"--device {name}: there is no such device on this machine", hint=f"there: {', '.join(there)}"
+            )
 
 
 def _may_have_accelerator() -> bool:

@@ -17,10 +17,10 @@ from typing import Any
 from lorascope.data.sources import describe_source
 from lorascope.engine.step import Step
 from lorascope.models.catalog import describe_model
-from lorascope.study.spec import FullSpec, LoraSpec, ModelSpec, Study, TaskSpec, TrainSpec
+from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec, TrainSpec
 
 VERSIONS: Mapping[str, int] = {
-    "data": 1, "tokens": 1, "baseline": 1, "sanity": 1, "train": 1, "evaluate": 1, "analysis": 1,
+    "data": 1, "tokens": 1, "baseline": 1, "sanity": 1, "train": 1, "evaluate": 1, "analysis": 2,
 }  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def _baseline_step(study: Study, model: _Model, task: str, inputs: dict[str, str
     )
 
 
-def _sanity_step(study: Study, model: _Model, task: str, method: FullSpec | LoraSpec, inputs: dict[str, str]) -> Step:
+def _sanity_step(study: Study, model: _Model, task: str, method: AnyMethodSpec, inputs: dict[str, str]) -> Step:
     return Step(
         kind="sanity",
         version=VERSIONS["sanity"],
@@ -171,7 +171,7 @@ def _sanity_step(study: Study, model: _Model, task: str, method: FullSpec | Lora
     )
 
 
-def resolved_training(study: Study, method: FullSpec | LoraSpec) -> TrainSpec:
+def resolved_training(study: Study, method: AnyMethodSpec) -> TrainSpec:
     """The study's training settings with the method's own in their place."""
     overrides = {key: value for key, value in method.train.model_dump().items() if value is not None}
     return TrainSpec.model_validate({**study.train.model_dump(), **overrides})

@@ -56,6 +56,8 @@ def _results(facts: Facts) -> list[Block | None]:
     bars = (
         "Bars: 95% t interval over seed means; dots below: single seeds. " if several else "One seed, so no interval. "
     )
+    if results.cut_short(facts):
+        bars += "Bars end where the metric ends, the table has the whole intervals. "
     return [
         Illustration(
             name="results",

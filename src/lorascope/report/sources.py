@@ -131,6 +131,10 @@ def _plain(key: str, value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+_TRAINED = {"full": "all weights"}
+"""What methods without settings of their own train."""
+
+
 def settings_table(facts: Facts) -> Table:
     """How each method was trained: the study's settings with the method's own in their place."""
     shared = facts.study.get("train") or {}
@@ -143,7 +147,7 @@ def settings_table(facts: Facts) -> Table:
         rows.append(
             (
                 wording.name(method["name"]),
-                ", ".join(filter(None, (rank, sites))) or "all weights",
+                ", ".join(filter(None, (rank, sites))) or _TRAINED.get(method["kind"], method["kind"]),
                 wording.rate(method.get("learning_rate")),
                 _plain("epochs", train.get("epochs")),
                 _plain("batch_size", train.get("batch_size")),

@@ -47,12 +47,19 @@ def hypothesis_cards(facts: Facts) -> tuple[Card, ...]:
             name=result.name,
             verdict=result.verdict,
             claim=result.claim,
-            answer=" ".join(part for part in (_answer(facts, result), result.reason) if part),
+            answer=" ".join(part for part in (_answer(facts, result), wording.sentence(_reason(result))) if part),
             parts=parts_table(facts, result),
-            would_decide=result.would_decide if result.verdict == "inconclusive" else "",
+            would_decide=wording.sentence(result.would_decide) if result.verdict == "inconclusive" else "",
         )
         for result in facts.analysis.hypotheses
     )
+
+
+def _reason(result: HypothesisResult) -> str:
+    """Why the verdict; the place is left out where there is only one, since the answer has just named it."""
+    if len(result.parts) == 1:
+        return result.reason.removeprefix(f"{result.parts[0].model} on {result.parts[0].task}: ")
+    return result.reason
 
 
 def _answer(facts: Facts, result: HypothesisResult) -> str:
@@ -85,6 +92,8 @@ def _range_of_parts(facts: Facts, result: HypothesisResult) -> str:
 
 
 def _bounds(metric: str, interval: Interval) -> str:
+    if metric in wording.COSTS and interval.low == interval.high:
+        return "the same with every seed"
     return f"{wording.confidence(interval)} {wording.gap_range(metric, interval)}"
 
 
@@ -98,7 +107,7 @@ def _statement(facts: Facts, result: HypothesisResult, estimate: Interval, *, me
         return f"the estimate is {value}"
     first, second = wording.name(subject), wording.name(reference)
     if metric in wording.COSTS:
-        return f"{first} needs {value} the {wording.COSTS[metric]} of {second}"
+        return f"{first} needs {value} of the {wording.COSTS[metric]} of {second}"
     style = wording.metric_style(metric)
     size = wording.margin_text(metric, estimate.estimate)
     if wording.gap(metric, estimate.estimate, unit=False).strip("+−0.,") == "":

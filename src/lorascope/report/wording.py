@@ -138,13 +138,18 @@ def rate(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class MetricStyle:
-    """How a metric is written. scale: factor from its own unit; unit follows a value, gap_unit follows a difference."""
+    """How a metric is written. scale: factor from its own unit; unit follows a value, gap_unit follows a difference.
+
+    low, high: the values the metric can take, in its own unit; None where it has no bound.
+    """
 
     label: str
     scale: float
     digits: int
     unit: str
     gap_unit: str
+    low: float | None = None
+    high: float | None = None
 
     @property
     def axis(self) -> str:
@@ -156,10 +161,10 @@ class MetricStyle:
 
 
 _METRICS = {
-    "accuracy": MetricStyle("accuracy", 100, 1, "%", "points"),
-    "f1": MetricStyle("F1", 100, 1, "%", "points"),
-    "mcc": MetricStyle("Matthews correlation", 1, 3, "", ""),
-    "loss": MetricStyle("loss", 1, 3, "nats", "nats"),
+    "accuracy": MetricStyle("accuracy", 100, 1, "%", "points", 0.0, 1.0),
+    "f1": MetricStyle("F1", 100, 1, "%", "points", 0.0, 1.0),
+    "mcc": MetricStyle("Matthews correlation", 1, 3, "", "", -1.0, 1.0),
+    "loss": MetricStyle("loss", 1, 3, "nats", "nats", 0.0),
 }
 
 COSTS = {
@@ -172,9 +177,9 @@ COSTS = {
 
 
 def metric_style(metric: str) -> MetricStyle:
-    """Known metrics by name; costs as a ratio (a hypothesis compares them so); any other in its own unit."""
+    """Known metrics by name; costs as a percentage of the reference's (a hypothesis compares them so)."""
     if metric in COSTS:
-        return MetricStyle(f"{COSTS[metric]}, ratio", 1, 2, "×", "×")
+        return MetricStyle(f"{COSTS[metric]}, share of the reference's", 100, 1, "%", "%")
     return _METRICS.get(metric, MetricStyle(metric.replace("_", " "), 1, 3, "", ""))
 
 
@@ -183,12 +188,13 @@ def score(metric: str, value: float | None) -> str:
     number = as_float(value)
     if number is None:
         return ABSENT
-    text = decimal(number, 2) if metric in COSTS else decimal(number * style.scale, style.digits)
-    return text + ("" if not style.unit else style.unit if style.unit in "%×" else f" {style.unit}")
+    scaled = number * style.scale
+    text = significant(scaled, 3 if scaled < 100 else 4) if metric in COSTS else decimal(scaled, style.digits)
+    return text + ("" if not style.unit else style.unit if style.unit == "%" else f" {style.unit}")
 
 
 def gap(metric: str, value: float | None, *, unit: bool = True) -> str:
-    """A signed difference: "−0.4 points". For a cost the ratio itself: "0.42×"."""
+    """A signed difference: "−0.4 points". For a cost its share of the reference's: "41.0%"."""
     if metric in COSTS:
         return score(metric, value)
     style = metric_style(metric)
@@ -255,6 +261,13 @@ def gap_sentence(comparison: Comparison, *, place: str) -> str:
     n = sample(comparison.num_seeds, comparison.num_examples)
     subject = name(comparison.method)
     return f"{subject} {change} {name(comparison.reference)} on {place} ({interval}; {n})."
+
+
+def sentence(text: str) -> str:
+    """The text with a capital at its beginning and a full stop at its end; a name such as `minilm-l6` stays small."""
+    first = text.split(" ", 1)[0]
+    text = text if any(character in first for character in "-_0123456789") else text[:1].upper() + text[1:]
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
 
 
 def range_text(values: Sequence[float], digits: int = 0) -> str:

@@ -96,7 +96,7 @@ def analyse_study(
     hypotheses = _judge_hypotheses(study, pairs, table, primary, broken_arms or {})
     return Analysis(
         alpha=ALPHA,
-        family=f"Holm over the {len(hypotheses)} declared hypotheses; over the {len(comparisons)} comparisons apart",
+        family=_families(len(hypotheses), len(comparisons)),
         scores=scores,
         comparisons=comparisons,
         hypotheses=hypotheses,
@@ -167,6 +167,15 @@ class _Pairs:
             num_classes=max(method.num_classes, reference.num_classes, 2),
             generator=np.random.default_rng(self.generator_seed),
         )
+
+
+def _families(num_hypotheses: int, num_comparisons: int) -> str:
+    """What the corrections span, in words."""
+    comparisons = "the one comparison" if num_comparisons == 1 else f"the {num_comparisons} comparisons"
+    if not num_hypotheses:
+        return f"Holm over {comparisons}"
+    hypotheses = "the one declared hypothesis is" if num_hypotheses == 1 else f"the {num_hypotheses} hypotheses are"
+    return f"Holm over {comparisons}; {hypotheses} a family apart"
 
 
 def _pairs_to_compare(study: Study) -> list[tuple[str, str, str, str]]:

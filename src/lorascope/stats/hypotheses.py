@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lorascope.stats.analysis import HypothesisResult, Interval, Part, Verdict
+from lorascope.stats.claims import amount, edge, relation, saving
 from lorascope.stats.multibootstrap import Estimate
 from lorascope.stats.power import what_would_decide
 from lorascope.study.spec import Equivalent, Hypothesis, Lower, NonInferior, Superior
@@ -24,6 +25,7 @@ class Test:
     """A claim about one number. p_support, p_refute: of an estimate. show: the interval that decides.
 
     tail: one-sided level of the deciding bound. distance: how far an estimate is from the nearest threshold.
+    low, high: bounds of what the claim allows, on the scale of `show` (None: open); bounds: the same in words.
     """
 
     kind: str
@@ -36,6 +38,9 @@ class Test:
     p_refute: Callable[[Estimate], float]
     show: Callable[[Estimate], Interval]
     distance: Callable[[Estimate], float]
+    low: float | None
+    high: float | None
+    bounds: str
 
 
 def hypothesis_test(hypothesis: Hypothesis, metric: str) -> Test:
@@ -43,17 +48,19 @@ def hypothesis_test(hypothesis: Hypothesis, metric: str) -> Test:
     if isinstance(hypothesis, NonInferior):
         margin, arm, to = hypothesis.margin, hypothesis.non_inferior, hypothesis.to
         return Test(
-            "non_inferior", arm, to, f"{arm} loses at most {margin:g} of {metric} to {to}", -margin, 0.05,
+            "non_inferior", arm, to, f"{arm} loses at most {amount(metric, margin)} to {to}", -margin, 0.05,
             lambda e: e.p_above(-margin), lambda e: e.p_below(-margin),
             lambda e: e.interval(0.90), lambda e: abs(e.mean + margin),
+            -margin, None, f"above {edge(metric, -margin)}",
         )  # fmt: skip
     if isinstance(hypothesis, Equivalent):
         margin, arm, to = hypothesis.margin, hypothesis.equivalent, hypothesis.to
         return Test(
-            "equivalent", arm, to, f"{arm} and {to} differ by less than {margin:g} of {metric}", margin, 0.05,
+            "equivalent", arm, to, f"{arm} and {to} differ by less than {amount(metric, margin)}", margin, 0.05,
             lambda e: max(e.p_above(-margin), e.p_below(margin)),
             lambda e: min(1.0, 2 * min(e.p_below(-margin), e.p_above(margin))),
             lambda e: e.interval(0.90), lambda e: abs(margin - abs(e.mean)),
+            -margin, margin, f"between {edge(metric, -margin)} and {edge(metric, margin)}",
         )  # fmt: skip
     if isinstance(hypothesis, Superior):
         arm, to = hypothesis.superior, hypothesis.to
@@ -61,17 +68,18 @@ def hypothesis_test(hypothesis: Hypothesis, metric: str) -> Test:
             "superior", arm, to, f"{arm} has a higher {metric} than {to}", 0.0, 0.025,
             lambda e: min(1.0, 2 * e.p_above(0.0)), lambda e: min(1.0, 2 * e.p_below(0.0)),
             lambda e: e.interval(0.95), lambda e: abs(e.mean),
+            0.0, None, "above 0",
         )  # fmt: skip
-    return _lower_test(hypothesis, metric)
+    return _lower_test(hypothesis)
 
 
-def _lower_test(hypothesis: Lower, metric: str) -> Test:
+def _lower_test(hypothesis: Lower) -> Test:
     """Estimates are logs of the ratio of seed means; intervals and the threshold are shown as ratios."""
     import math
 
     arm, than, ratio = hypothesis.lower, hypothesis.than, 1 - hypothesis.by
-    edge = math.log(ratio) if ratio > 0 else -math.inf
-    claim = f"{arm} needs at least {hypothesis.by:.0%} less {metric} than {than}"
+    log_edge = math.log(ratio) if ratio > 0 else -math.inf
+    claim = f"{arm} needs {saving(hypothesis.on, hypothesis.by)} than {than}"
 
     def show(estimate: Estimate) -> Interval:
         log = estimate.interval(0.95)
@@ -79,9 +87,10 @@ def _lower_test(hypothesis: Lower, metric: str) -> Test:
 
     return Test(
         "lower", arm, than, claim, ratio, 0.025,
-        lambda e: 0.0 if e.mean == edge and not e.variance else min(1.0, 2 * e.p_below(edge)),
-        lambda e: min(1.0, 2 * e.p_above(edge)),
-        show, lambda e: abs(e.mean - edge),
+        lambda e: 0.0 if e.mean == log_edge and not e.variance else min(1.0, 2 * e.p_below(log_edge)),
+        lambda e: min(1.0, 2 * e.p_above(log_edge)),
+        show, lambda e: abs(e.mean - log_edge),
+        None, ratio, f"at or below {100 * ratio:g}% of {than}",
     )  # fmt: skip
 
 
@@ -165,25 +174,12 @@ def _judge_parts(test: Test, parts: Sequence[Evidence], alpha: float) -> list[Pa
         elif refute_holm[index] <= alpha:
             verdict = "refuted"
         assert interval is not None
-        reason = _reason(test, interval, verdict)
+        reason = relation(interval, verdict, low=test.low, high=test.high, bounds=test.bounds)
         judged.append(
             Part(part.model, part.task, verdict, interval, support[id(part)], holm[index], bonferroni[index],
                  seeds, examples, reason)
         )  # fmt: skip
     return judged
-
-
-def _reason(test: Test, interval: Interval, verdict: Verdict) -> str:
-    span = f"{interval.confidence:.0%} interval {interval.low:+.4f} to {interval.high:+.4f}"
-    if test.kind == "lower":
-        span = f"{interval.confidence:.0%} interval of the ratio {interval.low:.4g} to {interval.high:.4g}"
-    threshold = f"-{test.threshold:g} to {test.threshold:g}" if test.kind == "equivalent" else f"{test.threshold:g}"
-    relation = {
-        "supported": "lies on the claim's side of",
-        "refuted": "lies beyond",
-        "inconclusive": "does not clear",
-    }[verdict]
-    return f"{span} {relation} {threshold}"
 
 
 def _place(part: Part) -> str:
@@ -202,7 +198,7 @@ def _would_decide(test: Test, basis: Sequence[Evidence], judged: Sequence[Part])
         else:
             need = what_would_decide(evidence.estimate, distance=test.distance(evidence.estimate), tail=test.tail)
         needs.append(f"{_place(part)}: {need}")
-    return "; ".join(needs) if needs else "decided"
+    return ". ".join(needs) if needs else "decided"
 
 
 def adjust(p_values: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -228,8 +224,8 @@ def apply_family(
             result = replace(
                 result,
                 verdict="inconclusive",
-                reason=f"supported alone (p = {p:.4f}) but not among the study's {len(results)} hypotheses "
-                f"(Holm-adjusted p = {p_holm:.4f}); {result.reason}",
+                reason=f"{result.reason}; supported alone (p = {p:.3f}), but not among the study's {len(results)} "
+                f"hypotheses (Holm-adjusted p = {p_holm:.3f})",
                 would_decide="fewer hypotheses declared beforehand, or more seeds or examples",
             )
         final.append(result)

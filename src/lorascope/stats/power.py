@@ -81,7 +81,7 @@ def what_would_decide(estimate: Estimate, *, distance: float, tail: float) -> st
     if examples:
         return f"about {examples} test examples{assumption}; more seeds cannot help: the test set is too small; {now}"
     return (
-        f"no reachable number of seeds or examples alone: the estimate lies only {distance:.4f} from the threshold; "
+        "no reachable number of seeds or of examples alone: the estimate lies too close to the threshold; "
         f"more of both, or a threshold that asks less; {now}"
     )
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from lorascope.errors import StudyError
 from lorascope.registry import CONCLUSION_PARSER, MODELS, TASKS, nearest
 from lorascope.study.document import Mistake
 from lorascope.study.overrides import item_name
-from lorascope.study.spec import FileTask, MethodBase, NamedTask, Study
+from lorascope.study.spec import FileTask, MethodBase, NamedTask, PathSource, Study
 
+FILES_OF_A_TASK = ("train", "validation", "test")
 _OWN_TASK = "for your own data give {name, kind: classification, train: FILE, text: COLUMN, label: COLUMN}"
 _OWN_MODEL = "for any other give {name, source: {hub: OWNER/NAME, revision: COMMIT}} or {name, source: {path: DIR}}"
 _FILE_METRICS = typing.get_args(typing.get_args(FileTask.model_fields["metrics"].annotation)[0])
@@ -39,6 +41,7 @@ def check_study(study: Study) -> Iterator[Mistake]:
     yield from _doubles("tasks", [task.name for task in study.tasks], "give one of them another `name`")
     yield from _doubles("methods", [method.name for method in study.methods], "give each its own `name`")
     yield from _doubles("seeds", [seed.label for seed in study.seeds], "the same seed twice is one observation")
+    yield from _same_methods(study)
     for index, task in enumerate(study.tasks):
         if isinstance(task, FileTask) and task.name in TASKS:
             text = f"tasks[{index}]: `{task.name}` is the name of a task that lorascope knows"
@@ -54,6 +57,40 @@ def _doubles(key: str, names: Sequence[str], hint: str) -> Iterator[Mistake]:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield Mistake((key, index), f"{key}[{index}]: `{name}` is there twice", hint)
+
+
+def _same_methods(study: Study) -> Iterator[Mistake]:
+    """Methods that differ in nothing but their names: their runs would be one and the same."""
+    settings: list[dict[str, Any]] = []
+    for index, method in enumerate(study.methods):
+        own = {key: value for key, value in method.train.model_dump().items() if value is not None}
+        train = {**study.train.model_dump(), **own}
+        settings.append({**method.model_dump(exclude={"name", "train"}), "train": train})
+        first = settings.index(settings[-1])
+        if first < index and study.methods[first].name != method.name:
+            text = f"methods[{index}]: `{method.name}` differs from `{study.methods[first].name}` in its name only"
+            yield Mistake(("methods", index), text, "their runs would be the same: change a setting, or remove one")
+
+
+def check_files(study: Study) -> Iterator[Mistake]:
+    """Files and directories that the study names and that are not on this machine."""
+    for index, task in enumerate(study.tasks):
+        for role in FILES_OF_A_TASK if isinstance(task, FileTask) else ():
+            path = getattr(task, role)
+            if path is not None and not Path(path).is_file():
+                yield _absent(("tasks", index, role), Path(path), wanted="file")
+    for index, model in enumerate(study.models):
+        if isinstance(model.source, PathSource) and not Path(model.source.path).is_dir():
+            yield _absent(("models", index, "source", "path"), Path(model.source.path), wanted="directory")
+
+
+def _absent(key: tuple[str | int, ...], path: Path, *, wanted: str) -> Mistake:
+    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
+    neighbours = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+    match = nearest(path.name, neighbours)
+    found = f"is not a {wanted}" if path.exists() else "does not exist"
+    meant = f": did you mean `{match}`?" if match and match != path.name else ""
+    return Mistake(key, f"{dotted}: {path} {found}{meant}", "paths in a study are relative to the study's file")
 
 
 def _micro_batches(study: Study, method: MethodBase, index: int) -> Iterator[Mistake]:

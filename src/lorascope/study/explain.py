@@ -141,15 +141,6 @@ def _purpose(key: str) -> str | None:
     return examples.get(key)
 
 
-_HOMES: dict[str, type[spec.Spec]] = {
-    "the study": spec.Study,
-    "data": spec.DataSpec,
-    "train": spec.TrainSpec,
-    "methods[] of kind lora": spec.LoraSpec,
-    "methods[] of kind full": spec.FullSpec,
-}
-
-
 def _allowed_keys(loc: Sequence[str | int]) -> list[str]:
     """The keys of the model that pydantic's location leads to."""
     candidates: set[type[spec.Spec]] = {spec.Study}
@@ -174,3 +165,11 @@ def _models_in(annotations: Iterable[Any]) -> Iterable[type[spec.Spec]]:
             yield annotation
         else:
             yield from _models_in(typing.get_args(annotation))
+
+
+_HOMES: dict[str, type[spec.Spec]] = {
+    "the study": spec.Study,
+    "data": spec.DataSpec,
+    "train": spec.TrainSpec,
+    **{f"methods[] of kind {_kind_of(method)}": method for method in reversed(typing.get_args(spec.AnyMethodSpec))},
+}

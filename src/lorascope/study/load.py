@@ -8,19 +8,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lorascope.study.check import check_names, check_study
+from lorascope.study.check import FILES_OF_A_TASK, check_files, check_names, check_study
 from lorascope.study.document import read_document
 from lorascope.study.explain import explain_errors
 from lorascope.study.overrides import apply_override
 from lorascope.study.spec import Study
 
-_FILES_OF_A_TASK = ("train", "validation", "test")
 
-
-def load_study(path: str | Path, *, overrides: Sequence[str] = ()) -> Study:
+def load_study(path: str | Path, *, overrides: Sequence[str] = (), files: bool = False) -> Study:
     """The study in a YAML file, with `--set` overrides applied in order. Files it names are relative to it.
 
-    overrides: "methods.lora.rank=16", ...; each value is YAML.
+    overrides: "methods.lora.rank=16", ...; each value is YAML. files: also require that the files it names exist.
     Raises StudyError with file, line, what was found, what is allowed and the nearest match, for all mistakes at once.
     """
     path = Path(path)
@@ -34,6 +32,8 @@ def load_study(path: str | Path, *, overrides: Sequence[str] = ()) -> Study:
         mistakes += explain_errors(error.errors(include_url=False), document.data)
         raise document.error(mistakes) from None
     mistakes += check_study(study)
+    if files:
+        mistakes += check_files(study)
     if mistakes:
         raise document.error(mistakes)
     return study
@@ -48,7 +48,7 @@ def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def task(item: Any) -> Any:
         if not isinstance(item, dict):
             return item
-        return {key: absolute(value) if key in _FILES_OF_A_TASK else value for key, value in item.items()}
+        return {key: absolute(value) if key in FILES_OF_A_TASK else value for key, value in item.items()}
 
     def model(item: Any) -> Any:
         source = item.get("source") if isinstance(item, dict) else None

@@ -240,7 +240,8 @@ class LoraSpec(MethodBase):
     sites: tuple[str, ...] = ("query", "value")
 
 
-MethodSpec = Annotated[FullSpec | LoraSpec, Field(discriminator="kind")]
+AnyMethodSpec = FullSpec | LoraSpec
+MethodSpec = Annotated[AnyMethodSpec, Field(discriminator="kind")]
 
 
 # ----------------------------------------------------------------------------------------------------------- seeds
@@ -356,7 +357,7 @@ class Study(Spec):
             return {**value, "methods": [_widen_method(method) for method in value["methods"]]}
         return value
 
-    def method(self, name: str) -> FullSpec | LoraSpec:
+    def method(self, name: str) -> AnyMethodSpec:
         """The method the study calls `name`. Raises KeyError."""
         return {method.name: method for method in self.methods}[name]
 

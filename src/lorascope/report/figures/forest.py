@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lorascope.report import wording
 from lorascope.report.facts import Facts
 from lorascope.report.figures import canvas
-from lorascope.stats.analysis import Comparison
+from lorascope.stats.analysis import Comparison, Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 _ROW = 0.34
 _HEADING = 0.3
+_SIDE = 0.15
+_LABEL_ROW = 0.15
+_CHARACTER = 0.055
+"""Inches: a row of labels above a panel, and about what a character of them takes."""
 
 
 def forest_metrics(facts: Facts) -> list[str]:
@@ -30,10 +35,62 @@ def draw_forest(facts: Facts, width: float) -> Figure:
     metrics = forest_metrics(facts)
     groups = [_lines(facts, metric, headed=width < canvas.WIDE) for metric in metrics]
     heights = [sum(_HEADING if isinstance(line, str) else _ROW for line in group) + 0.1 for group in groups]
-    figure, axes = canvas.panels(width, heights, columns=1, left=0.15, right=0.15, head=0.3, foot=0.58)
-    for axis, metric, group, height in zip(axes, metrics, groups, heights, strict=True):
-        _panel(axis, facts, group, metric=metric, height=height)
+    marks = [_marks(facts, metric, panel_width=width - 2 * _SIDE) for metric in metrics]
+    head = 0.3 + _LABEL_ROW * max((mark.row for panel in marks for mark in panel), default=0)
+    figure, axes = canvas.panels(width, heights, columns=1, left=_SIDE, right=_SIDE, head=head, foot=0.58)
+    for axis, metric, group, height, panel in zip(axes, metrics, groups, heights, marks, strict=True):
+        _panel(axis, facts, group, metric=metric, height=height, marks=panel)
     return figure
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A vertical line with a label above it. x: on the axis; row: how many labels lie between it and the panel."""
+
+    x: float
+    text: str
+    row: int = 0
+
+
+def _marks(facts: Facts, metric: str, *, panel_width: float) -> list[_Mark]:
+    """Zero and the margins, labels that would touch in rows above one another. panel_width: inches."""
+    scale = wording.metric_style(metric).scale
+    wanted = [_Mark(0.0, "no difference")]
+    wanted += [_Mark(x * scale, f"margin {', '.join(names)}") for x, names in _margins(facts, metric).items()]
+    inches = panel_width / (2 * _reach(facts, metric))
+    placed: list[_Mark] = []
+    for mark in wanted:
+        row = 0
+        while any(row == other.row and _touch(mark, other, inches=inches) for other in placed):
+            row += 1
+        placed.append(replace(mark, row=row))
+    return placed
+
+
+def _touch(first: _Mark, second: _Mark, *, inches: float) -> bool:
+    """Whether two centred labels in one row would come closer than a blank. inches: a unit of the axis on paper."""
+    room = _CHARACTER * ((len(first.text) + len(second.text)) / 2 + 2)
+    return abs(first.x - second.x) * inches < room
+
+
+def _reach(facts: Facts, metric: str) -> float:
+    """Half the width of the axis, zero in its middle: all intervals and margins, and some air."""
+    style = wording.metric_style(metric)
+    rows = [row for row in facts.analysis.comparisons if row.metric == metric]
+    ends = [
+        abs(end) for row in rows for interval in (row.difference, row.difference_90) for end in _ends(interval, metric)
+    ]
+    ends += [abs(x) for x in _margins(facts, metric)]
+    return 1.08 * style.scale * (max(ends, default=0.0) or 1.0 / style.scale)
+
+
+def _ends(interval: Interval, metric: str) -> tuple[float, float]:
+    """The interval's ends as far as two scores of this metric can differ."""
+    style = wording.metric_style(metric)
+    if style.low is None or style.high is None:
+        return interval.low, interval.high
+    widest = style.high - style.low
+    return max(interval.low, -widest), min(interval.high, widest)
 
 
 def _lines(facts: Facts, metric: str, *, headed: bool) -> list[str | Comparison]:
@@ -59,7 +116,15 @@ def _ordered(facts: Facts, metric: str) -> list[Comparison]:
     return sorted((row for row in facts.analysis.comparisons if row.metric == metric), key=place)
 
 
-def _panel(axes: Axes, facts: Facts, lines: list[str | Comparison], *, metric: str, height: float) -> None:
+def _panel(
+    axes: Axes,
+    facts: Facts,
+    lines: list[str | Comparison],
+    *,
+    metric: str,
+    height: float,
+    marks: list[_Mark],
+) -> None:
     """y is in inches from the bottom of the panel."""
     style = wording.metric_style(metric)
     axes.set_ylim(0, height)
@@ -80,13 +145,12 @@ def _panel(axes: Axes, facts: Facts, lines: list[str | Comparison], *, metric: s
         numbers = wording.gap(metric, line.difference.estimate, unit=False)
         _write(axes, label, x=0, y=y + 0.13)
         _write(axes, f"{numbers} ({wording.gap_range(metric, line.difference)})", x=1, y=y + 0.13)
-    for margin, hypotheses in _margins(facts, metric).items():
-        x = margin * style.scale
-        axes.axvline(x, color=canvas.MUTED, linewidth=1.1, linestyle=(0, (4, 2)), zorder=1)
-        _above(axes, x, f"margin {', '.join(hypotheses)}")
-    _above(axes, 0, "no difference")
-    reach = max((abs(end) for end in axes.get_xlim()), default=1.0) or 1.0
-    axes.set_xlim(-reach * 1.04, reach * 1.04)
+    for mark in marks:
+        if mark.x:
+            axes.axvline(mark.x, color=canvas.MUTED, linewidth=1.1, linestyle=(0, (4, 2)), zorder=1)
+        _above(axes, mark)
+    reach = _reach(facts, metric)
+    axes.set_xlim(-reach, reach)
     axes.set_yticks([])
     canvas.axis_label(axes, f"{style.gap_axis}\n← reference better\u00a0\u00a0\u00a0\u00a0\u00a0method better →")
 
@@ -110,7 +174,7 @@ def _interval(axes: Axes, facts: Facts, comparison: Comparison, *, y: float) -> 
     scale = wording.metric_style(comparison.metric).scale
     tint = canvas.colour(facts.methods, comparison.method)
     for interval, thickness in ((comparison.difference, 1.3), (comparison.difference_90, 3.4)):
-        ends = [interval.low * scale, interval.high * scale]
+        ends = [end * scale for end in _ends(interval, comparison.metric)]
         axes.plot(ends, [y, y], color=tint, linewidth=thickness, solid_capstyle="butt", zorder=3)
     shape = canvas.marker(facts.methods, comparison.method)
     axes.plot(
@@ -139,12 +203,12 @@ def _margins(facts: Facts, metric: str) -> dict[float, list[str]]:
     return margins
 
 
-def _above(axes: Axes, x: float, text: str) -> None:
+def _above(axes: Axes, mark: _Mark) -> None:
     axes.annotate(
-        text,
-        (x, 1),
+        mark.text,
+        (mark.x, 1),
         xycoords=("data", "axes fraction"),
-        xytext=(0, 4),
+        xytext=(0, 4 + 72 * _LABEL_ROW * mark.row),
         textcoords="offset points",
         ha="center",
         fontsize=canvas.FONT - 1.5,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lorascope.report import wording
 from lorascope.report.facts import Facts
 from lorascope.report.figures import canvas
+from lorascope.stats.analysis import Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,14 +47,14 @@ def _rows(facts: Facts, model: str, task: str) -> list[tuple[str, float, bool, P
     return rows
 
 
-def _arm(facts: Facts, score) -> Painter:
+def _arm(facts: Facts, score: Score) -> Painter:
     scale = wording.metric_style(score.metric).scale
     tint = canvas.colour(facts.methods, score.method)
     shape = canvas.marker(facts.methods, score.method)
 
     def paint(axes: Axes, y: float) -> None:
         if score.interval is not None:
-            ends = [score.interval.low * scale, score.interval.high * scale]
+            ends = [end * scale for end in drawn_ends(score)]
             axes.plot(ends, [y, y], color=tint, linewidth=1.8, solid_capstyle="butt", zorder=3)
         seeds = [value * scale for value in score.seeds.values()]
         if len(seeds) > 1:
@@ -72,6 +73,23 @@ def _arm(facts: Facts, score) -> Painter:
         )
 
     return paint
+
+
+def drawn_ends(score: Score) -> tuple[float, float]:
+    """The interval's ends as far as the metric can go: a t interval knows no bounds, an accuracy ends at 100%."""
+    style = wording.metric_style(score.metric)
+    assert score.interval is not None
+    low = score.interval.low if style.low is None else max(score.interval.low, style.low)
+    high = score.interval.high if style.high is None else min(score.interval.high, style.high)
+    return low, high
+
+
+def cut_short(facts: Facts) -> bool:
+    """Whether an interval of this figure reaches beyond what its metric can be."""
+    shown = [
+        score for score in facts.analysis.scores if score.interval and score.metric == facts.primary_metric(score.task)
+    ]
+    return any(drawn_ends(score) != (score.interval.low, score.interval.high) for score in shown if score.interval)
 
 
 def _baseline(metric: str, baseline: dict) -> Painter:
