@@ -18,12 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lorascope.engine.artifact import Artifact
-<<<<<<< HEAD
-from lorascope.engine.events import Emit, StudyFinished, StudyStarted, fan_out
-=======
 from lorascope.engine.devices import check_devices
-from lorascope.engine.events import Emit, StudyFinished, StudyStarted
->>>>>>> newcomer
+from lorascope.engine.events import Emit, StudyFinished, StudyStarted, fan_out
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
 from lorascope.errors import EnvironmentProblem, StudyError
@@ -120,19 +116,14 @@ def run(
     started = time.monotonic()
     planned, opened = build_graph(study, data_dir=data_dir), Store(store)
     steps = _chosen(planned, only)
-<<<<<<< HEAD
-=======
     num_cached = sum(opened.has(step.id) for step in steps)
     _make_directory(results / study.name)
     if devices and num_cached < len(steps):
         check_devices(devices)
-    emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
->>>>>>> newcomer
     placed = {"devices": devices} if devices else {}
     workers = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **placed)
     with JsonlSink(results / study.name / "events.jsonl") as log, closing(workers):
         emit = fan_out(log, emit) if emit else fan_out(log)
-        num_cached = sum(opened.has(step.id) for step in steps)
         emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
         computed = execute(steps, store=opened, executor=workers, emit=emit)
         last = _analysis_of(planned, opened, failures=computed.failed)
