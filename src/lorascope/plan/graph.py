@@ -122,7 +122,7 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> N
         for seeds in study.seeds:
             label = RunLabel(model.name, task, method.name, seeds.label)
             params = {**sanity.params, "seeds": seeds.model_dump(), "protocol": study.protocol}
-            slug = f"{model.name}-{task}-{method.name}-{seeds.label}"
+            slug = f"{model.name}-{task}-{method.kind}-{seeds.label}"
             train = add(
                 Step(
                     kind="train", version=VERSIONS["train"], params=params, deps={**inputs, "sanity": sanity.id},
@@ -166,7 +166,7 @@ def _sanity_step(study: Study, model: _Model, task: str, method: AnyMethodSpec, 
             "train": resolved_training(study, method).model_dump(mode="json"),
         },
         deps=inputs,
-        slug=f"{model.name}-{task}-{method.name}",
+        slug=f"{model.name}-{task}-{method.kind}",
         locations=model.locations,
     )
 

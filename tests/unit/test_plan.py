@@ -1,0 +1,73 @@
+"""The graph of a study: what is a step's identity and what is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from small_study import STUDY, write_small_study
+
+from lorascope.plan.graph import build_graph
+from lorascope.study.load import load_study
+
+
+def ids(path: Path) -> set[str]:
+    return {step.id for step in build_graph(load_study(path), data_dir=None).steps}
+
+
+def test_a_study_has_a_step_for_every_run_and_shares_the_rest(tmp_path: Path) -> None:
+    graph = build_graph(load_study(write_small_study(tmp_path)), data_dir=None)
+    kinds = Counter(step.kind for step in graph.steps)
+    assert kinds == {"data": 1, "tokens": 1, "baseline": 1, "sanity": 2, "train": 4, "evaluate": 4}
+    assert len({step.id for step in graph.steps}) == len(graph.steps)
+
+
+def test_dependencies_come_before_what_needs_them(tmp_path: Path) -> None:
+    seen: set[str] = set()
+    for step in build_graph(load_study(write_small_study(tmp_path)), data_dir=None).steps:
+        assert set(step.deps.values()) <= seen
+        seen.add(step.id)
+
+
+def test_place_and_the_names_of_arms_are_no_part_of_identity(tmp_path: Path) -> None:
+    renamed = STUDY.replace("{kind: lora,", "{kind: lora, name: low-rank,").replace(": lora, ", ": low-rank, ")
+    here = ids(write_small_study(tmp_path / "here"))
+    there = ids(write_small_study(tmp_path / "there", renamed.replace("{kind: low-rank,", "{kind: lora,")))
+    assert here == there
+
+
+def test_no_step_holds_a_path_in_its_params(tmp_path: Path) -> None:
+    for step in build_graph(load_study(write_small_study(tmp_path)), data_dir=None).steps:
+        assert str(tmp_path) not in repr(step.params)
+
+
+def test_what_changes_results_changes_identity(tmp_path: Path) -> None:
+    path = write_small_study(tmp_path)
+    before = ids(path)
+    for override, unchanged in (
+        ("train.epochs=5", {"data", "tokens", "baseline"}),
+        ("methods.lora.rank=2", {"data", "tokens", "baseline"}),
+        ("data.split_seed=1", set()),
+        ("train.max_length=16", {"data"}),
+    ):
+        after = build_graph(load_study(path, overrides=[override]), data_dir=None).steps
+        assert {step.kind for step in after if step.id in before} >= unchanged
+        assert any(step.kind == "train" and step.id not in before for step in after), override
+
+
+def test_a_changed_file_is_other_data(tmp_path: Path) -> None:
+    path = write_small_study(tmp_path)
+    before = ids(path)
+    with (tmp_path / "train.csv").open("a") as stream:
+        stream.write("the film is good,good\n")
+    assert not before & ids(path)
+
+
+def test_a_method_overrides_training_for_itself(tmp_path: Path) -> None:
+    path = write_small_study(tmp_path)
+    study = load_study(path, overrides=["methods.lora.train={weight_decay: 0.5}"])
+    decays = {
+        step.params["method"]["kind"]: step.params["train"]["weight_decay"]
+        for step in build_graph(study, data_dir=None).of_kind("train")
+    }
+    assert decays == {"full": 0.01, "lora": 0.5}
