@@ -408,3 +408,14 @@ def test_a_step_whose_lock_was_taken_over_stops_at_its_next_event_and_is_no_fail
     assert store.failure(step.id) is None
     assert not store.has(step.id)
     assert store.lock(step.id).holder() is not None, "the new holder keeps its lock"
+
+
+def test_a_store_that_is_a_file_is_refused_at_once(tmp_path):
+    (tmp_path / "store").write_text("not a directory")
+    with pytest.raises(StoreProblem, match="the store is no directory"):
+        Store(tmp_path / "store")
+
+
+def test_a_store_where_nothing_can_be_made_says_so():
+    with pytest.raises(StoreProblem, match="the store cannot be written"):
+        Store(Path("/proc/no-such-place")).work_dir("train-1")

@@ -42,6 +42,9 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).absolute()
+        with self.guard():
+            if self.root.exists() and not self.root.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.root))
 
     # -- finished work
 
@@ -144,7 +147,10 @@ class Store:
         """The step's directory for checkpoints: outlives a kill, is removed at commit."""
         path = self._work_path(step_id)
         with self.guard():
-            path.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError as error:  # a place where nothing can be made, such as /proc
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
         return path
 
     @property
@@ -220,7 +226,10 @@ class Store:
     def _directory(self, name: str) -> Path:
         path = self.root / name
         with self.guard():
-            path.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError as error:  # a place where nothing can be made, such as /proc
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
         return path
 
     def _replace(self, path: Path, text: str, *, flush: bool) -> None:

@@ -117,8 +117,13 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> N
     )
     inputs = {"data": data.id, "tokens": tokens.id}
     add(_baseline_step(study, model, task, inputs), RunLabel(model.name, task))
+    # Every arm is checked before any is trained: a rank that does not fit must not come out after hours.
+    checks = {
+        method.name: add(_sanity_step(study, model, task, method, inputs), RunLabel(model.name, task, method.name))
+        for method in study.methods
+    }
     for method in study.methods:
-        sanity = add(_sanity_step(study, model, task, method, inputs), RunLabel(model.name, task, method.name))
+        sanity = checks[method.name]
         for seeds in study.seeds:
             label = RunLabel(model.name, task, method.name, seeds.label)
             params = {**sanity.params, "seeds": seeds.model_dump(), "protocol": study.protocol}
