@@ -6,22 +6,18 @@ examples are an error.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from lorascope.errors import DataError, StudyError
 from lorascope.registry import nearest
 from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score, Verdict
 from lorascope.stats.anova import method_by_task_anova
-from lorascope.stats.arms import Arm, example_metric, read_arms
+from lorascope.stats.arms import Arm, read_arms
 from lorascope.stats.conclusion import parse_conclusion
+from lorascope.stats.evidence import Arms, Pairs, cost_evidence, quality_evidence, unless_broken
 from lorascope.stats.hypotheses import (
-    ONE_SEED,
-    Evidence,
     Test,
     adjust,
     apply_family,
@@ -31,13 +27,7 @@ from lorascope.stats.hypotheses import (
 from lorascope.stats.measurements import validate_measurements
 from lorascope.stats.metrics import CONFUSION_METRICS
 from lorascope.stats.multibootstrap import (
-    Estimate,
-    SeedDifferences,
-    average_differences,
-    average_estimates,
-    confusion_differences,
     estimate_difference,
-    mean_differences,
 )
 from lorascope.stats.paired import (
     discordance_odds_ratio,
@@ -56,10 +46,7 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 _LOWER_IS_BETTER = ("loss",)
-_SAME_IN_EVERY_SEED = ("trainable_parameters", "export_bytes")
 _SUMMARY_TOLERANCE = 1e-6
-
-Arms = Mapping[tuple[str, str, str], Arm]
 
 
 def analyse_study(
@@ -85,7 +72,7 @@ def analyse_study(
                 f"task {task.name} has no primary metric", hint=f"Given for: {', '.join(primary) or 'none'}."
             )
     arms = read_arms(study, table)
-    pairs = _Pairs(arms, generator_seed)
+    pairs = Pairs(arms, generator_seed)
     scores = [_score(arm, primary[arm.task]) for arm in arms.values()]
     _require_agreeing_summaries(scores, table)
     comparisons = _correct_comparisons([
@@ -143,32 +130,6 @@ def _require_agreeing_summaries(scores: Sequence[Score], table: pd.DataFrame) ->
 # ------------------------------------------------------------------------------------------------------ comparisons
 
 
-class _Pairs:
-    """Paired differences of two methods of a (model, task), on the seeds both have."""
-
-    def __init__(self, arms: Arms, generator_seed: int) -> None:
-        self.arms, self.generator_seed = arms, generator_seed
-
-    def seeds(self, *keys: tuple[str, str, str]) -> tuple[str, ...]:
-        """Seeds that every one of these arms has, in the study's order; none if an arm is absent."""
-        if any(key not in self.arms for key in keys):
-            return ()
-        return tuple(s for s in self.arms[keys[0]].seeds if all(s in self.arms[key].seeds for key in keys[1:]))
-
-    def differences(self, method: Arm, reference: Arm, *, metric: str, seeds: tuple[str, ...]) -> SeedDifferences:
-        if metric not in CONFUSION_METRICS:
-            name = example_metric(metric)
-            return mean_differences(method.at(seeds, name), reference.at(seeds, name))
-        return confusion_differences(
-            reference.at(seeds, "label")[0].astype(int),
-            method.at(seeds, "prediction").astype(int),
-            reference=reference.at(seeds, "prediction").astype(int),
-            metric=metric,
-            num_classes=max(method.num_classes, reference.num_classes, 2),
-            generator=np.random.default_rng(self.generator_seed),
-        )
-
-
 def _families(num_hypotheses: int, num_comparisons: int) -> str:
     """What the corrections span, in words."""
     comparisons = "the one comparison" if num_comparisons == 1 else f"the {num_comparisons} comparisons"
@@ -196,7 +157,7 @@ def _pairs_to_compare(study: Study) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _compare(pairs: _Pairs, method: Arm, reference: Arm, metric: str) -> Comparison:
+def _compare(pairs: Pairs, method: Arm, reference: Arm, metric: str) -> Comparison:
     seeds = pairs.seeds((method.model, method.task, method.method), (method.model, method.task, reference.method))
     differences = pairs.differences(method, reference, metric=metric, seeds=seeds)
     estimate = estimate_difference(differences)
@@ -247,7 +208,7 @@ def _correct_comparisons(comparisons: list[Comparison]) -> list[Comparison]:
 
 def _judge_hypotheses(
     study: Study,
-    pairs: _Pairs,
+    pairs: Pairs,
     table: pd.DataFrame,
     primary: Mapping[str, str],
     broken: Mapping[tuple[str, str, str], str],
@@ -260,10 +221,10 @@ def _judge_hypotheses(
         spoken = " / ".join(dict.fromkeys(metrics.values())).replace("_", " ")
         test = hypothesis_test(hypothesis, spoken)
         _require_known(study, name, test, metrics, pairs)
-        gather = _cost_evidence if isinstance(hypothesis, Lower) else _quality_evidence
+        gather = cost_evidence if isinstance(hypothesis, Lower) else quality_evidence
         parts, average = gather(study, test, metrics, pairs=pairs, table=table)
         if not isinstance(hypothesis, Lower):
-            parts, average = _unless_broken(parts, average, test, broken)
+            parts, average = unless_broken(parts, average, test, broken)
         result, p_value = judge(
             name, test, metric=hypothesis.on, parts=parts, average=average, over=hypothesis.over, alpha=ALPHA
         )
@@ -272,27 +233,7 @@ def _judge_hypotheses(
     return apply_family(results, p_values, ALPHA)
 
 
-def _unless_broken(
-    parts: Sequence[Evidence], average: Evidence, test: Test, broken: Mapping[tuple[str, str, str], str]
-) -> tuple[list[Evidence], Evidence]:
-    """Evidence on an arm that failed a gate may be shown but decides nothing, and neither does an average over it."""
-    judged = []
-    for part in parts:
-        reasons = [
-            f"{arm} {broken[part.model, part.task, arm]}"
-            for arm in (test.method, test.reference)
-            if (part.model, part.task, arm) in broken
-        ]
-        if reasons:
-            part = replace(part, usable=False, why="; ".join(reasons), remedy="an arm that passes its gates")
-        judged.append(part)
-    unsound = [f"{part.model} on {part.task}: {part.why}" for part in judged if part.remedy != Evidence.remedy]
-    if unsound:
-        average = replace(average, usable=False, why="; ".join(unsound), remedy="arms that pass their gates")
-    return judged, average
-
-
-def _require_known(study: Study, name: str, test: Test, metrics: Mapping[str, str], pairs: _Pairs) -> None:
+def _require_known(study: Study, name: str, test: Test, metrics: Mapping[str, str], pairs: Pairs) -> None:
     methods = [method.name for method in study.methods]
     for arm in (test.method, test.reference):
         if arm not in methods:
@@ -314,97 +255,6 @@ def _require_known(study: Study, name: str, test: Test, metrics: Mapping[str, st
                 hint=f"Allowed: primary, {', '.join(allowed)}." + (f" Did you mean {close!r}?" if close else ""),
                 where=f"hypotheses.{name}.on",
             )
-
-
-def _quality_evidence(
-    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: _Pairs, table: pd.DataFrame
-) -> tuple[list[Evidence], Evidence]:
-    """Evidence for each (model, task), and for their average.
-
-    Tasks have examples of their own, so their estimates are independent; models of a task share its examples and are
-    averaged before the variance is taken.
-    """
-    parts: dict[tuple[str, str], Evidence] = {}
-    by_task: list[Estimate] = []
-    for task in study.tasks:
-        keys = [(m.name, task.name, arm) for m in study.models for arm in (test.method, test.reference)]
-        shared = pairs.seeds(*keys)
-        for model in study.models:
-            first, second = ((model.name, task.name, arm) for arm in (test.method, test.reference))
-            parts[model.name, task.name] = _part_evidence(pairs, first, second, metrics[task.name])
-        if shared:
-            arms = [(pairs.arms[keys[i]], pairs.arms[keys[i + 1]]) for i in range(0, len(keys), 2)]
-            differences = [pairs.differences(a, b, metric=metrics[task.name], seeds=shared) for a, b in arms]
-            by_task.append(estimate_difference(average_differences(differences)))
-    return list(parts.values()), _average_evidence(list(parts.values()), by_task, len(study.tasks))
-
-
-def _part_evidence(pairs: _Pairs, first: tuple[str, str, str], second: tuple[str, str, str], metric: str) -> Evidence:
-    seeds = pairs.seeds(first, second)
-    if not seeds:
-        absent = [key[2] for key in (first, second) if key not in pairs.arms]
-        why = f"{' and '.join(absent)} not measured yet" if absent else "the two arms share no seed"
-        return Evidence(first[0], first[1], None, False, why)
-    differences = pairs.differences(pairs.arms[first], pairs.arms[second], metric=metric, seeds=seeds)
-    usable = len(seeds) > 1
-    return Evidence(first[0], first[1], estimate_difference(differences), usable, "" if usable else ONE_SEED)
-
-
-def _average_evidence(parts: Sequence[Evidence], estimates: Sequence[Estimate], expected: int) -> Evidence:
-    if len(estimates) < expected:
-        return Evidence("*", "*", None, False, "not every model and task is measured yet")
-    unusable = next((part for part in parts if not part.usable), None)
-    one_seed = unusable is not None or any(
-        e.num_seeds < 2 and e.variance > 0 and e.shared_variance > 0 for e in estimates
-    )
-    return Evidence("*", "*", average_estimates(estimates), not one_seed, ONE_SEED if one_seed else "")
-
-
-def _cost_evidence(
-    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: _Pairs, table: pd.DataFrame
-) -> tuple[list[Evidence], Evidence]:
-    """Logs of cost ratios, paired by seed: their mean is the log ratio of geometric seed means."""
-    costs = table[table["split"].isna() & table["example_id"].isna() & table["site"].isna() & table["layer"].isna()]
-    values = {
-        tuple(key): float(value)
-        for *key, value in zip(
-            costs["model"], costs["task"], costs["method"], costs["seed"], costs["metric"], costs["value"], strict=True
-        )
-    }
-    parts = []
-    for model in study.models:
-        for task in study.tasks:
-            metric = metrics[task.name]
-            logs = []
-            for seed in study.seeds:
-                first, second = (
-                    values.get((model.name, task.name, arm, seed.label, metric))
-                    for arm in (test.method, test.reference)
-                )
-                if first is not None and second is not None:
-                    logs.append(_log_ratio(first, second, metric, f"{model.name} on {task.name}, seed {seed.label}"))
-            parts.append(_cost_part(model.name, task.name, metric, np.array(logs)))
-    estimates = [part.estimate for part in parts if part.estimate is not None]
-    return parts, _average_evidence(parts, estimates, len(parts))
-
-
-def _log_ratio(first: float, second: float, metric: str, place: str) -> float:
-    if first <= 0 or second <= 0:
-        raise DataError(
-            f"{metric} of {place} is {min(first, second):g}; a ratio of costs needs both above 0",
-            hint="A meter that could not measure leaves its row out instead of writing 0.",
-        )
-    return math.log(first / second)
-
-
-def _cost_part(model: str, task: str, metric: str, logs: np.ndarray) -> Evidence:
-    n = len(logs)
-    if not n:
-        return Evidence(model, task, None, False, f"no seed has {metric} of both arms")
-    between = float(logs.var(ddof=1)) if n > 1 else 0.0
-    estimate = Estimate(float(logs.mean()), between / n, max(n - 1, 1), between, 0.0, 0.0, n, 0)
-    usable = n > 1 or metric in _SAME_IN_EVERY_SEED
-    return Evidence(model, task, estimate, usable, "" if usable else ONE_SEED)
 
 
 def _conclude(study: Study, hypotheses: Sequence[HypothesisResult]) -> dict | None:

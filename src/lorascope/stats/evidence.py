@@ -1,0 +1,172 @@
+"""What the measurements say on each part of a hypothesis: paired differences of quality, ratios of cost.
+
+A part is one (model, task); its evidence is an estimate with its variance components, or the reason why there is none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorascope.errors import DataError
+from lorascope.stats.arms import Arm, example_metric
+from lorascope.stats.hypotheses import ONE_SEED, Evidence, Test
+from lorascope.stats.metrics import CONFUSION_METRICS
+from lorascope.stats.multibootstrap import (
+    Estimate,
+    SeedDifferences,
+    average_differences,
+    average_estimates,
+    confusion_differences,
+    estimate_difference,
+    mean_differences,
+)
+from lorascope.study.spec import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SAME_IN_EVERY_SEED = ("trainable_parameters", "export_bytes")
+
+Arms = Mapping[tuple[str, str, str], Arm]
+
+
+class Pairs:
+    """Paired differences of two methods of a (model, task), on the seeds both have."""
+
+    def __init__(self, arms: Arms, generator_seed: int) -> None:
+        self.arms, self.generator_seed = arms, generator_seed
+
+    def seeds(self, *keys: tuple[str, str, str]) -> tuple[str, ...]:
+        """Seeds that every one of these arms has, in the study's order; none if an arm is absent."""
+        if any(key not in self.arms for key in keys):
+            return ()
+        return tuple(s for s in self.arms[keys[0]].seeds if all(s in self.arms[key].seeds for key in keys[1:]))
+
+    def differences(self, method: Arm, reference: Arm, *, metric: str, seeds: tuple[str, ...]) -> SeedDifferences:
+        if metric not in CONFUSION_METRICS:
+            name = example_metric(metric)
+            return mean_differences(method.at(seeds, name), reference.at(seeds, name))
+        return confusion_differences(
+            reference.at(seeds, "label")[0].astype(int),
+            method.at(seeds, "prediction").astype(int),
+            reference=reference.at(seeds, "prediction").astype(int),
+            metric=metric,
+            num_classes=max(method.num_classes, reference.num_classes, 2),
+            generator=np.random.default_rng(self.generator_seed),
+        )
+
+
+def unless_broken(
+    parts: Sequence[Evidence], average: Evidence, test: Test, broken: Mapping[tuple[str, str, str], str]
+) -> tuple[list[Evidence], Evidence]:
+    """Evidence on an arm that failed a gate may be shown but decides nothing, and neither does an average over it."""
+    judged = []
+    for part in parts:
+        reasons = [
+            f"{arm} {broken[part.model, part.task, arm]}"
+            for arm in (test.method, test.reference)
+            if (part.model, part.task, arm) in broken
+        ]
+        if reasons:
+            part = replace(part, usable=False, why="; ".join(reasons), remedy="an arm that passes its gates")
+        judged.append(part)
+    unsound = [f"{part.model} on {part.task}: {part.why}" for part in judged if part.remedy != Evidence.remedy]
+    if unsound:
+        average = replace(average, usable=False, why="; ".join(unsound), remedy="arms that pass their gates")
+    return judged, average
+
+
+def quality_evidence(
+    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: Pairs, table: pd.DataFrame
+) -> tuple[list[Evidence], Evidence]:
+    """Evidence for each (model, task), and for their average.
+
+    Tasks have examples of their own, so their estimates are independent; models of a task share its examples and are
+    averaged before the variance is taken.
+    """
+    parts: dict[tuple[str, str], Evidence] = {}
+    by_task: list[Estimate] = []
+    for task in study.tasks:
+        keys = [(m.name, task.name, arm) for m in study.models for arm in (test.method, test.reference)]
+        shared = pairs.seeds(*keys)
+        for model in study.models:
+            first, second = ((model.name, task.name, arm) for arm in (test.method, test.reference))
+            parts[model.name, task.name] = _part_evidence(pairs, first, second, metrics[task.name])
+        if shared:
+            arms = [(pairs.arms[keys[i]], pairs.arms[keys[i + 1]]) for i in range(0, len(keys), 2)]
+            differences = [pairs.differences(a, b, metric=metrics[task.name], seeds=shared) for a, b in arms]
+            by_task.append(estimate_difference(average_differences(differences)))
+    return list(parts.values()), _average_evidence(list(parts.values()), by_task, len(study.tasks))
+
+
+def _part_evidence(pairs: Pairs, first: tuple[str, str, str], second: tuple[str, str, str], metric: str) -> Evidence:
+    seeds = pairs.seeds(first, second)
+    if not seeds:
+        absent = [key[2] for key in (first, second) if key not in pairs.arms]
+        why = f"{' and '.join(absent)} not measured yet" if absent else "the two arms share no seed"
+        return Evidence(first[0], first[1], None, False, why)
+    differences = pairs.differences(pairs.arms[first], pairs.arms[second], metric=metric, seeds=seeds)
+    usable = len(seeds) > 1
+    return Evidence(first[0], first[1], estimate_difference(differences), usable, "" if usable else ONE_SEED)
+
+
+def _average_evidence(parts: Sequence[Evidence], estimates: Sequence[Estimate], expected: int) -> Evidence:
+    if len(estimates) < expected:
+        return Evidence("*", "*", None, False, "not every model and task is measured yet")
+    unusable = next((part for part in parts if not part.usable), None)
+    one_seed = unusable is not None or any(
+        e.num_seeds < 2 and e.variance > 0 and e.shared_variance > 0 for e in estimates
+    )
+    return Evidence("*", "*", average_estimates(estimates), not one_seed, ONE_SEED if one_seed else "")
+
+
+def cost_evidence(
+    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: Pairs, table: pd.DataFrame
+) -> tuple[list[Evidence], Evidence]:
+    """Logs of cost ratios, paired by seed: their mean is the log ratio of geometric seed means."""
+    costs = table[table["split"].isna() & table["example_id"].isna() & table["site"].isna() & table["layer"].isna()]
+    values = {
+        tuple(key): float(value)
+        for *key, value in zip(
+            costs["model"], costs["task"], costs["method"], costs["seed"], costs["metric"], costs["value"], strict=True
+        )
+    }
+    parts = []
+    for model in study.models:
+        for task in study.tasks:
+            metric = metrics[task.name]
+            logs = []
+            for seed in study.seeds:
+                first, second = (
+                    values.get((model.name, task.name, arm, seed.label, metric))
+                    for arm in (test.method, test.reference)
+                )
+                if first is not None and second is not None:
+                    logs.append(_log_ratio(first, second, metric, f"{model.name} on {task.name}, seed {seed.label}"))
+            parts.append(_cost_part(model.name, task.name, metric, np.array(logs)))
+    estimates = [part.estimate for part in parts if part.estimate is not None]
+    return parts, _average_evidence(parts, estimates, len(parts))
+
+
+def _log_ratio(first: float, second: float, metric: str, place: str) -> float:
+    if first <= 0 or second <= 0:
+        raise DataError(
+            f"{metric} of {place} is {min(first, second):g}; a ratio of costs needs both above 0",
+            hint="A meter that could not measure leaves its row out instead of writing 0.",
+        )
+    return math.log(first / second)
+
+
+def _cost_part(model: str, task: str, metric: str, logs: np.ndarray) -> Evidence:
+    n = len(logs)
+    if not n:
+        return Evidence(model, task, None, False, f"no seed has {metric} of both arms")
+    between = float(logs.var(ddof=1)) if n > 1 else 0.0
+    estimate = Estimate(float(logs.mean()), between / n, max(n - 1, 1), between, 0.0, 0.0, n, 0)
+    usable = n > 1 or metric in _SAME_IN_EVERY_SEED
+    return Evidence(model, task, estimate, usable, "" if usable else ONE_SEED)
