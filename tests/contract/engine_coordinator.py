@@ -6,6 +6,7 @@ Prints the outcome as one JSON line. Exit code 0: everything is there; 1: steps 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from lorascope.engine.store import Store
 
 
 def main() -> int:
+    # A test runner started in the background ignores Ctrl-C, and its children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     store = Store(Path(sys.argv[1]))
     steps = [Step.from_json(step) for step in json.loads(Path(sys.argv[2]).read_text())]
     executor = registry.resolve(registry.EXECUTORS, sys.argv[3])(store, devices=["cpu"])
