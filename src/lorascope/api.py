@@ -258,6 +258,7 @@ def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
 
     opened = Store(store)
     planned = build_graph(study, data_dir=data_dir)
-    return [
-        f"{step.id}: {problem}" for step in planned.steps if opened.has(step.id) for problem in opened.verify(step.id)
-    ]
+    failures = {step.id: failure for step in planned.steps if (failure := opened.failure(step.id))}
+    last = _analysis_of(planned, opened, failures=failures)
+    kept = [step.id for step in [*planned.steps, *([last] if last else [])] if opened.has(step.id)]
+    return [f"{step_id}: {problem}" for step_id in kept for problem in opened.verify(step_id)]

@@ -373,8 +373,10 @@ def test_a_worker_that_died_idle_costs_no_attempt(store, local):
     assert not any(isinstance(event, Notice) for event in events)
 
 
-def test_a_worker_that_cannot_start_says_why_and_is_not_tried_for_ever(store, local, monkeypatch):
-    monkeypatch.setattr(sys, "path", ["/nowhere"])
+def test_a_worker_that_cannot_start_says_why_and_is_not_tried_for_ever(store, local, monkeypatch, tmp_path):
+    (tmp_path / "hollow" / "lorascope").mkdir(parents=True)  # found before any installed one, and nothing in it
+    (tmp_path / "hollow" / "lorascope" / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "hollow")])
     with pytest.raises(EnvironmentProblem, match=r"could not start .exit code 1.: .*No module named"):
         run([make("count", value=1)], store, local("cpu"))
 

@@ -240,6 +240,26 @@ def test_an_arm_below_the_linear_probe_is_broken(tmp_path: Path) -> None:
     }
 
 
+def test_an_arm_without_baselines_proves_nothing(tmp_path: Path) -> None:
+    (gate,) = arm_gates(artifacts(tmp_path, evaluate_lora={"test": {"accuracy": 0.9}}), {"t": "accuracy"})
+    assert not gate["passed"]
+    assert "the baselines were not measured" in gate["detail"]
+
+
+def test_the_ten_examples_to_overfit_are_never_all_of_one_class(
+    tiny_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    examples = tiny_examples(60)
+    examples["label"] = [1] * 57 + [0] * 3
+    columns = tiny_columns(tmp_path / "c", examples, AutoTokenizer.from_pretrained(tiny_checkpoints["bert"]))
+    made = sanity.Bench(
+        base=tiny_base(tiny_checkpoints["bert"]), method=FullFineTuning(FULL), task=tiny_task(), columns=columns,
+        train=TrainSpec(), learning_rate=1e-3, device="cpu",
+    )  # fmt: skip
+    labels = {int(columns.column("label")[row]) for row in sanity._unlike_rows(made, 10)}
+    assert labels == {0, 1}
+
+
 def test_predictions_follow_the_order_of_the_columns(bench: Any) -> None:
     made = bench(FullFineTuning(FULL))
     frame = sanity.predict(made.model(), made.task, made.columns, precision="fp32", **reading())

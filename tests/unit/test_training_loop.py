@@ -16,6 +16,7 @@ from lorascope.methods.full import FullFineTuning
 from lorascope.study.spec import EarlyStopping, FullSpec, Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.loop import TrainingLoop, evaluation_points
+from lorascope.training.meters import Meters
 from lorascope.training.run import frozen_fingerprint, out_of_memory, prepared_model
 from lorascope.training.schedule import learning_rate_factor
 from tiny import step_context, tiny_base, tiny_columns, tiny_examples, tiny_task
@@ -106,6 +107,32 @@ def test_nan_loss_stops_the_run_and_names_the_update(tiny_checkpoints: dict[str,
     with pytest.raises(GateFailure, match=r"the training loss became nan at update 1 of 12") as caught:
         loop.run()
     assert "lower the learning rate (0.001)" in str(caught.value.hint)
+
+
+def test_nan_validation_stops_the_run(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    broken = {"accuracy": 0.5, "loss": float("nan")}
+    loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", lambda: broken, epochs=1)
+    with pytest.raises(GateFailure, match="the validation loss is nan after update 4 of 4"):
+        loop.run()
+
+
+def test_a_checkpoint_keeps_the_energy_spent_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = iter([100.0, 130.0, 500.0, 520.0])
+    monkeypatch.setattr("lorascope.training.meters.energy_meter", lambda device: lambda: next(reading))
+    first, second = Meters("cpu"), Meters("cpu")
+    first.begin()
+    second.restore(first.state())
+    second.begin()
+    second.book()
+    assert second.energy_joules == 50.0
+
+
+def test_pristine_weights_are_set_aside_and_come_back(tiny_checkpoints: dict[str, Path]) -> None:
+    base = tiny_base(tiny_checkpoints["bert"])
+    before = {name: p.clone() for name, p in base.model.state_dict().items()}
+    with base.set_aside():
+        assert all(p.device.type == "cpu" for p in base.model.parameters())
+    assert all(torch.equal(p, before[name]) for name, p in base.model.state_dict().items())
 
 
 def test_each_epoch_sees_every_example_once_in_another_order(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:

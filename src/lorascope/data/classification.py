@@ -208,8 +208,9 @@ class Classification(Task):
         import pandas as pd
 
         labels = test["label"].to_numpy(dtype=np.int64)
-        with np.errstate(divide="ignore"):  # a class that training never saw has probability 0: its loss is infinite
-            loss = -np.log(probabilities[np.arange(len(labels)), labels])
+        likelihoods = probabilities[np.arange(len(labels)), labels]
+        # A class that training never saw, or a saturated probe, has probability 0: its loss stays large but finite.
+        loss = -np.log(np.maximum(likelihoods, np.finfo(np.float64).tiny))
         return pd.DataFrame(
             {
                 "example_id": test["example_id"].to_numpy(),

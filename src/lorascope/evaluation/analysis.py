@@ -227,20 +227,30 @@ def arm_gates(finished: Finished, primary: Mapping[str, str]) -> list[JSON]:
     numbers are shown, but no hypothesis rests on them.
     """
     gates = []
-    for label, artifact in finished.of("baseline"):
-        metric = primary[str(label["task"])]
-        floors = {s["name"]: s["metrics"][metric] for s in artifact.result["scores"] if s["name"] != "random"}
-        runs = finished.of("evaluate", model=label["model"], task=label["task"])
-        for method in dict.fromkeys(found["method"] for found, _ in runs):
-            mean = float(np.mean([art.result["test"][metric] for found, art in runs if found["method"] == method]))
+    arms = dict.fromkeys((found["model"], found["task"], found["method"]) for found, _ in finished.of("evaluate"))
+    for model, task, method in arms:
+        metric = primary[str(task)]
+        runs = finished.of("evaluate", model=model, task=task, method=method)
+        mean = float(np.mean([artifact.result["test"][metric] for _, artifact in runs]))
+        arm = {"model": model, "task": task, "method": method, "seed": None}
+        baselines = finished.of("baseline", model=model, task=task)
+        if not baselines:
+            missing = "the baselines were not measured, so nothing shows that the arm learnt anything"
+            gates.append(
+                {"gate": "beats baselines", **arm, "passed": False, "value": mean, "threshold": None, "detail": missing}
+            )
+        for _, artifact in baselines:
+            floors = {s["name"]: s["metrics"][metric] for s in artifact.result["scores"] if s["name"] != "random"}
             for name, floor in floors.items():
-                gates.append(
-                    {
-                        "gate": f"beats {name}", **label, "method": method, "seed": None, "passed": mean > floor,
-                        "value": mean, "threshold": floor,
-                        "detail": f"mean test {metric} {mean:.3f}, {name} {floor:.3f}",
-                    }
-                )  # fmt: skip
+                detail = f"mean test {metric} {mean:.3f}, {name} {floor:.3f}"
+                gate = {
+                    "gate": f"beats {name}",
+                    "passed": mean > floor,
+                    "value": mean,
+                    "threshold": floor,
+                    "detail": detail,
+                }
+                gates.append({**arm, **gate})
     return gates
 
 

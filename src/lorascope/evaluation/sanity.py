@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lorascope.data.batches import padded_length
 from lorascope.data.columns import ColumnStore
 from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
@@ -122,6 +123,21 @@ def _rows(bench: Bench, count: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(len(bench.columns), size=count, replace=False))
 
 
+def _unlike_rows(bench: Bench, count: int) -> np.ndarray:
+    """Rows whose targets are not all the same: ten of one class are learnt by a constant."""
+    generator = np.random.default_rng(0)
+    count = min(count, len(bench.columns))
+    for _ in range(1000):
+        rows = np.sort(generator.choice(len(bench.columns), size=count, replace=False))
+        length = int(np.asarray(bench.columns.lengths)[rows].max())
+        batch = bench.task.collate(
+            bench.columns.gather(rows), pad_token_id=bench.base.pad_token_id, length=padded_length(length)
+        )
+        if any(len(np.unique(batch[name], axis=0)) > 1 for name in bench.task.targets):
+            break
+    return rows
+
+
 # ------------------------------------------------------------------------------------------------------------- gates
 
 
@@ -201,7 +217,7 @@ def accumulation_changes_nothing(bench: Bench) -> Gate:
 
 def overfits_ten(bench: Bench) -> Gate:
     """Ten examples are learnt by heart within 50 epochs (dropout off; at the run's learning rate, or up to 30 times it)."""
-    rows = _rows(bench, OVERFIT_EXAMPLES)
+    rows = _unlike_rows(bench, OVERFIT_EXAMPLES)
     best = (math.inf, 0.0)
     for factor in _OVERFIT_RATES:
         model = bench.model()

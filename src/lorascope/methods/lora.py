@@ -62,7 +62,8 @@ class LoRA(Method):
         state = {f"base_model.model.{name}": t for name, t in self._run_state(model, base.head, sites, run).items()}
         config = LoraConfig(
             task_type="SEQ_CLS",
-            base_model_name_or_path=base.checkpoint.name,
+            base_model_name_or_path=base.reference,
+            revision=base.revision,
             r=self.spec.rank,
             lora_alpha=self.spec.alpha,  # type: ignore[arg-type] - peft divides it by r, so a float is as good
             lora_dropout=self.spec.dropout,

@@ -8,7 +8,8 @@ initialisation seed, so base, full fine-tuning and LoRA differ in nothing else.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +26,26 @@ _AUTO_CLASS = {"sequence-classification": "AutoModelForSequenceClassification"}
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A pristine model on its device. head: names of the modules that are new for the task ("score", "classifier")."""
+    """A pristine model on its device. head: names of the modules that are new for the task ("score", "classifier").
+    reference, revision: what an exported adapter names as its base (hub id and commit, else the checkpoint's name).
+    """
 
     model: PreTrainedModel
     head: tuple[str, ...]
     pad_token_id: int
-    checkpoint: Path
+    reference: str
+    revision: str | None
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """The pristine weights off the accelerator for a while, so that they do not count as memory of a run that has
+        weights of its own."""
+        device = next(self.model.parameters()).device
+        self.model.to("cpu")  # type: ignore[arg-type]
+        try:
+            yield
+        finally:
+            self.model.to(device)  # type: ignore[arg-type]
 
     def copy(self, generator: torch.Generator, *, share_frozen: bool) -> PreTrainedModel:
         """A model of one run's own, with a freshly drawn head. generator: a CPU generator.
@@ -103,7 +118,9 @@ def _load(model, head, head_config, pad_token_id, device, locations, cache_dir) 
     loaded.config.pad_token_id = pad_token_id
     loaded.config.use_cache = False
     loaded.requires_grad_(False)
-    return BaseModel(loaded.to(device).eval(), head_modules(loaded, info["missing_keys"]), pad_token_id, directory)
+    head_names = head_modules(loaded, info["missing_keys"])
+    reference = model.get("hub", directory.name)
+    return BaseModel(loaded.to(device).eval(), head_names, pad_token_id, reference, model.get("revision"))
 
 
 def head_modules(model: PreTrainedModel, missing: set[str]) -> tuple[str, ...]:

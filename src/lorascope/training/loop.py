@@ -107,7 +107,7 @@ class TrainingLoop:
                 self._save(checkpointer)
         self.meters.pause_clock()
         self._drain()
-        self.meters.end()
+        self.meters.book()
         self._put_back_best()
         return self.progress
 
@@ -179,10 +179,16 @@ class TrainingLoop:
         for name, value in scores.items():
             self._point(f"validation/{name}", value)
         score, loss = scores[self.task.primary_metric], scores["loss"]
+        if not math.isfinite(loss):
+            raise GateFailure(
+                f"the validation loss is {loss} after update {progress.update} of {self.total_updates}",
+                hint=f"the last updates broke the model: lower the learning rate ({self.learning_rate:g}), lengthen the "
+                "warm-up, clip the gradient, or train in fp32",
+            )
         if (score, -loss) > (progress.best_score, -progress.best_loss):
             progress.best_score, progress.best_loss = score, loss
             progress.best_update, progress.stale = progress.update, 0
-            self.best_weights = {name: p.detach().clone() for name, p in self.trained.items()}
+            self.best_weights = {name: p.detach().to("cpu", copy=True) for name, p in self.trained.items()}
         else:
             progress.stale += 1
         stopping = self.train.early_stopping

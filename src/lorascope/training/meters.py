@@ -73,14 +73,15 @@ class Meters:
         seconds = self.training_seconds + (time.perf_counter() - self._start if self._start else 0.0)
         return self.real_tokens / max(seconds, 1e-9)
 
-    def end(self) -> None:
-        """Reads the high-water mark and the energy of this session."""
+    def book(self) -> None:
+        """Reads the high-water mark and the energy of this session so far."""
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory_bytes(self.device))
         if self._read_energy:
             self.energy_joules = self._energy_before + self._read_energy() - self._energy_start
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
+        self.book()
         kept = ("training_seconds", "evaluation_seconds", "real_tokens", "padded_tokens", "updates", "energy_joules")
         return {name: getattr(self, name) for name in (*kept, "peak_memory_bytes", "window_ms")}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,8 @@ def _train(context: StepContext) -> dict[str, Any]:
         emit=context.emit,
         step_id=context.step.id,
     )
-    progress = loop.run(Checkpointer(context.work))
+    with nullcontext() if method.shares_base else base.set_aside():
+        progress = loop.run(Checkpointer(context.work))
     if frozen_fingerprint(model) != fingerprint:
         raise GateFailure(
             "a weight of the frozen base changed during training",
