@@ -221,8 +221,8 @@ def _shared_device(facts: Facts) -> Iterator[str]:
     most = max(int(count) for count in str(counts).split(", "))
     if most > 1:
         yield (
-            f"Up to {most} runs shared a device: times, tokens/s and energy were measured beside one another and say "
-            "nothing about a run alone; scores and memory are not touched by it."
+            f"Up to {most} runs shared a device: times and tokens/s were measured beside one another and say nothing "
+            "about a run alone, and energy cannot be told apart; scores and memory are not touched by it."
         )
 
 

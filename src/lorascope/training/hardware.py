@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from lorascope.engine.provenance import WORKERS_ON_DEVICE
 
 # Dense bf16 rates of the vendors' data sheets, FLOP/s, without sparsity.
 _DATASHEET_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12}
@@ -74,7 +77,10 @@ def peak_memory_bytes(device: str) -> int:
 
 
 def energy_meter(device: str) -> Callable[[], float] | None:
-    """A reading of joules spent so far, or None where the machine does not report it (NVML on CUDA, RAPL on Intel)."""
+    """A reading of joules spent so far, or None where the machine does not report it (NVML on CUDA, RAPL on Intel), or
+    reports it for several workers together."""
+    if int(os.environ.get(WORKERS_ON_DEVICE, "1")) > 1:
+        return None
     if device.startswith("cuda"):
         try:
             import pynvml  # type: ignore[import-not-found]
