@@ -70,7 +70,7 @@ def make_loop(checkpoint: Path, directory: Path, validate: Any, **train: Any) ->
     base, method = tiny_base(checkpoint), FullFineTuning(FullSpec(name="full", kind="full"))
     columns = tiny_columns(directory, tiny_examples(32), AutoTokenizer.from_pretrained(checkpoint))
     return TrainingLoop(
-        model=prepared_model(base, method, Seeds.model_validate(0)), method=method, task=tiny_task(), columns=columns,
+        model=prepared_model(base, [method], [Seeds.model_validate(0)])[0], method=method, task=tiny_task(), columns=columns,
         train=TrainSpec(batch_size=8, **train), learning_rate=1e-3, seeds=Seeds.model_validate(0), pad_token_id=0,
         device="cpu", validate=validate,
     )  # fmt: skip

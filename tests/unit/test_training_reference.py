@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoTokenizer
 
+from lorascope.methods.dropout import silence_dropout
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import FullSpec, LoraSpec, Seeds, TrainSpec
 from lorascope.training.loop import TrainingLoop
@@ -38,8 +39,8 @@ def reference_step(model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[fl
 
 def our_step(base: Any, spec: Any, columns: Any) -> tuple[TrainingLoop, float]:
     method = resolve(METHODS, spec.kind)(spec)
-    model = prepared_model(base, method, SEEDS)
-    silent(model)
+    model = prepared_model(base, [method], [SEEDS])[0]
+    silence_dropout(model)
     loop = TrainingLoop(
         model=model, method=method, task=tiny_task(), columns=columns, train=TRAIN, learning_rate=1e-3, seeds=SEEDS,
         pad_token_id=0, device="cpu", validate=dict,

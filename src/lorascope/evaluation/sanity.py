@@ -22,6 +22,7 @@ from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import StepProgress
 from lorascope.errors import GateFailure
+from lorascope.methods.dropout import silence_dropout
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.loop import TrainingLoop
 from lorascope.training.predict import logits_of, predict
@@ -66,7 +67,8 @@ class Bench:
     device: str
 
     def model(self, *, seed: int = 0) -> PreTrainedModel:
-        return prepared_model(self.base, self.method, Seeds.model_validate(seed))
+        model, _ = prepared_model(self.base, [self.method], [Seeds.model_validate(seed)])
+        return model
 
     def loop(
         self, model: PreTrainedModel, *, rows: np.ndarray, learning_rate: float | None = None, **train: Any
@@ -256,15 +258,6 @@ def _fit(bench: Bench, model: nn.Module, rows: np.ndarray) -> tuple[float, float
     )  # fmt: skip
     found = bench.task.example_scores(frame)
     return float(found["loss"].mean()), float(found["correct"].mean())
-
-
-def silence_dropout(model: nn.Module) -> None:
-    """Sets every dropout probability of the model to 0."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "dropout", None), float):
-            setattr(module, "dropout", 0.0)  # noqa: B010 - a plain attribute of StackedLoRALinear, not a module
 
 
 _GATES = (

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lorascope.data.batches import epoch_batches, padded_length
 from lorascope.engine.events import Emit, Metric, StepProgress
 from lorascope.errors import GateFailure
+from lorascope.methods.dropout import dropout_key
 from lorascope.training.checkpoint import Checkpointer, random_state, restore_random_state
 from lorascope.training.meters import Meters
 from lorascope.training.predict import autocast, model_inputs, to_device
@@ -156,6 +157,8 @@ class TrainingLoop:
             lengths = np.asarray(self.columns.lengths)[part]
             length = padded_length(int(lengths.max()))
             arrays = self.task.collate(self.columns.gather(part), pad_token_id=self.pad_token_id, length=length)
+            key = dropout_key(self.seeds.dropout, self.progress.update, start // micro)
+            self.model.streams.set([key])  # type: ignore[union-attr] - DropoutStreams
             loss = self.loss_sum(to_device(arrays, self.device)) / len(rows)
             loss.backward()
             losses.append(loss.detach())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,7 +21,8 @@ from lorascope.data.columns import ColumnStore
 from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.errors import EnvironmentProblem, GateFailure
-from lorascope.methods.base import Method
+from lorascope.methods.base import Method, NotStackable
+from lorascope.methods.dropout import DropoutStreams, replace_dropouts
 from lorascope.models.loading import BaseModel, load_base
 from lorascope.models.tokenizer import load_tokenizer
 from lorascope.registry import METHODS, resolve
@@ -68,12 +69,24 @@ def tokenizer_for(context: StepContext) -> Any:
     return context.warm[key]
 
 
-def prepared_model(base: BaseModel, method: Method, seeds: Seeds) -> PreTrainedModel:
-    """A run's model, ready to train: head and method drawn from the initialisation seed."""
-    generator = torch.Generator().manual_seed(seeds.initialisation)
-    model = base.copy(generator, share_frozen=method.shares_base)
-    method.prepare(model, head=base.head, generators=[generator])
-    return model
+def prepared_model(
+    base: BaseModel, methods: Sequence[Method], seeds: Sequence[Seeds]
+) -> tuple[PreTrainedModel, DropoutStreams]:
+    """The model of one run, or of a gang, ready to train, and the streams of its dropout masks (`model.streams` too).
+
+    methods, seeds: one of each a run; the methods are alike in kind and sites. Each run's head and method are drawn from
+    its initialisation seed, as they would be alone. Raises NotStackable where the runs cannot be trained together.
+    """
+    first, generators = methods[0], [torch.Generator().manual_seed(s.initialisation) for s in seeds]
+    if len(methods) > 1 and not first.stacks:
+        raise NotStackable(f"{type(first).__name__} trains one run at a time")
+    specs = {"specs": [method.spec for method in methods]} if first.stacks else {}
+    model = base.copy(generators[0], share_frozen=first.shares_base)
+    first.prepare(model, head=base.head, generators=generators, **specs)
+    streams = DropoutStreams(len(methods), base.device)
+    replace_dropouts(model, streams)
+    model.streams = streams  # type: ignore[assignment] - a plain attribute
+    return model, streams
 
 
 def train_run(context: StepContext) -> dict[str, Any]:
@@ -107,7 +120,7 @@ def _train(context: StepContext) -> dict[str, Any]:
     train_columns, validation = (ColumnStore.open(context.deps["tokens"].path / s) for s in ("train", "validation"))
     train, seeds = TrainSpec.model_validate(params["train"]), Seeds.model_validate(params["seeds"])
     base, method = base_for(context, task), method_from_params(params["method"])
-    model = prepared_model(base, method, seeds)
+    model, _ = prepared_model(base, [method], [seeds])
     fingerprint = frozen_fingerprint(model)
     reading = {"pad_token_id": base.pad_token_id, "device": context.device, "precision": train.precision}
 
