@@ -18,9 +18,9 @@ from lorascope.models.loading import BaseModel
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
-from lorascope.training.loop import TrainingLoop
 from lorascope.training.predict import logits_of, predict
 from lorascope.training.run import prepared_model
+from one_run import OneRun
 from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 
 SEEDS = Seeds.model_validate(3)
@@ -65,17 +65,15 @@ class MethodContract:
     def columns(self, checkpoint: Path, tmp_path: Path) -> ColumnStore:
         return tiny_columns(tmp_path / "columns", tiny_examples(40), AutoTokenizer.from_pretrained(checkpoint))
 
-    def loop(self, base: BaseModel, method: Method, columns: ColumnStore, **changes: Any) -> TrainingLoop:
-        task, model = tiny_task(), prepared_model(base, method, SEEDS)
+    def loop(self, base: BaseModel, method: Method, columns: ColumnStore, **changes: Any) -> OneRun:
+        task = tiny_task()
 
-        def validate() -> dict[str, float]:
+        def validate(model: nn.Module) -> dict[str, float]:
             frame = predict(model, task, columns, pad_token_id=0, device="cpu", precision="fp32")
             return {**task.metrics(frame), "loss": float(frame["loss"].mean())}
 
         fields = {"train": TRAIN, "learning_rate": self.learning_rate, "validate": validate, **changes}
-        return TrainingLoop(
-            model=model, method=method, task=task, columns=columns, seeds=SEEDS, pad_token_id=0, device="cpu", **fields
-        )
+        return OneRun(base, method, columns=columns, seeds=SEEDS, **fields)
 
     def logits(self, model: nn.Module, columns: ColumnStore) -> np.ndarray:
         rows = np.arange(len(columns))
@@ -86,7 +84,7 @@ class MethodContract:
     def test_output_equals_base_at_initialisation(self, base: BaseModel, method: Method, columns: ColumnStore) -> None:
         generator = torch.Generator().manual_seed(SEEDS.initialisation)
         plain = base.copy(generator, share_frozen=True).eval()
-        prepared = prepared_model(base, method, SEEDS)
+        prepared = prepared_model(base, [method], [SEEDS])[0]
         np.testing.assert_allclose(self.logits(prepared, columns), self.logits(plain, columns), atol=1e-6)
 
     def test_only_declared_parameters_receive_gradients(
@@ -94,13 +92,12 @@ class MethodContract:
     ) -> None:
         loop = self.loop(base, method, columns)
         before = {name: p.detach().clone() for name, p in loop.model.named_parameters()}
-        loop.meters.begin()
-        loop.model.train()
-        loop.advance()
-        loop.advance()
+        loop.gang.advance()
+        loop.gang.advance()
+        loop.accumulate_gradients(np.arange(8))
         for name, parameter in loop.model.named_parameters():
             if parameter.requires_grad:
-                assert parameter.grad is not None, f"{name} is declared but gets no gradient"
+                assert parameter.grad is not None and bool(parameter.grad.any()), f"{name} gets no gradient"
             else:
                 assert parameter.grad is None, f"{name} is frozen but gets a gradient"
                 assert torch.equal(parameter, before[name]), f"{name} is frozen but moved"
@@ -112,12 +109,12 @@ class MethodContract:
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
     def test_parameter_count_equals_the_formula(self, base: BaseModel, method: Method) -> None:
-        model = prepared_model(base, method, SEEDS)
+        model = prepared_model(base, [method], [SEEDS])[0]
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert trained == method.expected_parameters(base.model, head=base.head)
 
     def test_every_trained_parameter_is_in_exactly_one_group(self, base: BaseModel, method: Method) -> None:
-        model = prepared_model(base, method, SEEDS)
+        model = prepared_model(base, [method], [SEEDS])[0]
         grouped = [id(p) for group in method.param_groups(model) for p in group.parameters]
         trained = {id(p) for p in model.parameters() if p.requires_grad}
         assert len(grouped) == len(set(grouped))
@@ -127,7 +124,7 @@ class MethodContract:
         train = TRAIN.model_copy(update={"epochs": 60, "evaluations_per_epoch": 1, "schedule": "constant"})
         loop = self.loop(base, method, columns.subset(np.arange(10)), train=train)
         loop.run()
-        assert np.mean(loop.progress.losses[-4:]) < 0.75 * np.mean(loop.progress.losses[:4])
+        assert np.mean(loop.progress.losses[-40:]) < 0.75 * np.mean(loop.progress.losses[:4])
 
     def test_exported_model_reloads_equal(
         self, base: BaseModel, method: Method, columns: ColumnStore, tmp_path: Path
@@ -158,14 +155,14 @@ class MethodContract:
         whole = self.loop(base, method, columns)
         whole.run()
         broken = self.loop(base, method, columns)
-        advance = broken.advance
+        advance = broken.gang.advance
 
         def until_killed() -> torch.Tensor:
             if broken.progress.update == killed_after:
                 raise Killed
             return advance()
 
-        broken.advance = until_killed  # type: ignore[method-assign]
+        broken.gang.advance = until_killed  # type: ignore[method-assign]
         checkpointer = Checkpointer(tmp_path, largest_share=1e9)
         with pytest.raises(Killed):
             broken.run(checkpointer)
@@ -174,5 +171,5 @@ class MethodContract:
         assert resumed.progress.resumed == 1
         assert resumed.progress.losses == whole.progress.losses
         assert resumed.progress.curve == whole.progress.curve
-        for name, parameter in whole.trained.items():
-            assert torch.equal(parameter, resumed.trained[name])
+        for name, parameter in whole.model.named_parameters():
+            assert torch.equal(parameter, resumed.model.get_parameter(name))
