@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from lorascope.data.columns import ColumnStore
-from lorascope.methods.base import Method
+from lorascope.methods.base import Method, NotStackable
+from lorascope.methods.dropout import dropout_key
 from lorascope.models.loading import BaseModel
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
-from lorascope.training.predict import logits_of, predict
+from lorascope.training.predict import logits_of, model_inputs, predict
 from lorascope.training.run import prepared_model
 from one_run import OneRun
 from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
@@ -29,6 +31,7 @@ TRAIN = TrainSpec(
 )
 RELOAD_TOLERANCE = 1e-6
 MERGE_TOLERANCE = 1e-5
+GANG_TOLERANCE = 1e-5
 
 
 class Killed(Exception):
@@ -36,9 +39,10 @@ class Killed(Exception):
 
 
 class MethodContract:
-    """spec: the method under test."""
+    """spec: the method under test. gang: further specs that are trained together with it."""
 
     spec: ClassVar[Any]
+    gang: ClassVar[tuple[Any, ...]] = ()
     learning_rate: ClassVar[float] = 5e-3
 
     @pytest.fixture(autouse=True)
@@ -146,6 +150,61 @@ class MethodContract:
         if merged is not None:
             assert np.abs(self.logits(merged, columns) - self.logits(loop.model, columns)).max() <= MERGE_TOLERANCE
 
+    def test_each_run_of_a_gang_is_what_it_is_alone(
+        self, base: BaseModel, method: Method, columns: ColumnStore, tmp_path: Path
+    ) -> None:
+        for module in base.model.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.1
+        methods = [method, *(type(method)(spec) for spec in self.gang or (self.spec, self.spec))]
+        seeds = [Seeds.model_validate(seed) for seed in (3, 4, 5)]
+        if not method.stacks:
+            with pytest.raises(NotStackable):
+                prepared_model(base, methods, seeds)
+            return
+        batch = tiny_task().collate(columns.gather(np.arange(12)), pad_token_id=0, length=16)
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+        together, streams = prepared_model(base, methods, seeds)
+        keys = [dropout_key(s.dropout, 5, 0) for s in seeds]
+        streams.set(keys)
+        initial = [trained_of(m.view(together, run)) for run, m in enumerate(methods)]
+        for run, weights in enumerate(initial):
+            scatter(weights, run)
+        found, gradients = step(together, tensors, runs=3), []
+        for run, own in enumerate(methods):
+            alone, streams = prepared_model(base, [own], [seeds[run]])
+            streams.set([keys[run]])
+            weights = trained_of(own.view(alone, 0))
+            scatter(weights, run)
+            assert all(torch.equal(weights[name], tensor) for name, tensor in initial[run].items())
+            part = slice(4 * run, 4 * run + 4)
+            expected = step(alone, {name: tensor[part] for name, tensor in tensors.items()}, runs=1)
+            assert relative(found.logits[part], expected.logits) <= GANG_TOLERANCE
+            assert relative(found.losses[run], expected.losses[0]) <= GANG_TOLERANCE
+            own.export(together, tmp_path / str(run), base=base, run=run)
+            reloaded = own.reload(tmp_path / str(run), base=base)
+            for model in (own.view(together, run), reloaded):
+                assert np.abs(self.logits(model, columns) - self.logits(alone, columns)).max() <= RELOAD_TOLERANCE
+            assert "lorascope" not in "".join(f.read_text() for f in (tmp_path / str(run)).glob("*.json"))
+            gradients.append(trained_of(own.view(with_gradients_as_weights(alone), 0)))
+        with_gradients_as_weights(together)
+        for run, own in enumerate(methods):
+            for name, gradient in trained_of(own.view(together, run)).items():
+                if not name.endswith("key.bias"):  # softmax ignores it: its gradient is zero but for rounding
+                    assert relative(gradient, gradients[run][name]) <= GANG_TOLERANCE, name
+
+    def test_head_and_weights_of_each_run_of_a_gang_are_drawn_as_alone(self, base: BaseModel, method: Method) -> None:
+        if not method.stacks:
+            return
+        methods = [method, *(type(method)(spec) for spec in self.gang or (self.spec, self.spec))]
+        seeds = [Seeds.model_validate(seed) for seed in (3, 4, 5)]
+        together, _ = prepared_model(base, methods, seeds)
+        for run, own in enumerate(methods):
+            expected = trained_of(own.view(prepared_model(base, [own], [seeds[run]])[0], 0))
+            found = trained_of(own.view(together, run))
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
     @pytest.mark.parametrize("killed_after", [1, 7, 14])
     def test_stopped_and_resumed_run_equals_an_undisturbed_one(
         self, base: BaseModel, method: Method, columns: ColumnStore, tmp_path: Path, killed_after: int,
@@ -173,3 +232,42 @@ class MethodContract:
         assert resumed.progress.curve == whole.progress.curve
         for name, parameter in whole.model.named_parameters():
             assert torch.equal(parameter, resumed.model.get_parameter(name))
+
+
+class Step(NamedTuple):
+    """logits: [runs * examples, labels]; losses: [runs], each a mean over the run's examples."""
+
+    logits: Tensor
+    losses: Tensor
+
+
+def step(model: nn.Module, batch: dict[str, Tensor], *, runs: int) -> Step:
+    """Forward in training mode and backward of the sum of the runs' losses."""
+    task = tiny_task()
+    logits = model.train()(**model_inputs(task, batch)).logits
+    losses = task.loss_per_example(logits, batch).view(runs, -1).mean(dim=1)
+    losses.sum().backward()
+    return Step(logits.detach(), losses.detach())
+
+
+def trained_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def scatter(weights: dict[str, Tensor], seed: int) -> None:
+    """Moves every weight a little, so that none is zero and every gradient speaks."""
+    for name, tensor in sorted(weights.items()):
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
+        tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator))
+
+
+def with_gradients_as_weights(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None
+            parameter.data = parameter.grad
+    return model
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())

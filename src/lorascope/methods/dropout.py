@@ -117,10 +117,10 @@ class StackedDropout(nn.Module):
         shape = (runs, *[1] * (split.ndim - 1))
         kept = self._hash(split) <= self.thresholds.view(shape)
         if len(set(self.probabilities)) == 1:
-            scaled = split * (1 / (1 - self.p))
+            dropped = split * kept * (1 / (1 - self.p))
         else:
-            scaled = (split * self.scales.view(shape)).to(x.dtype)
-        return torch.where(kept, scaled, 0.0).flatten(0, 1)
+            dropped = (split * kept * self.scales.view(shape)).to(x.dtype)
+        return dropped.flatten(0, 1)
 
     def _hash(self, x: Tensor) -> Int32[Tensor, "runs examples *positions width"]:
         """A number for every element of x: [runs, examples, ..., width], uniform over the int32 range."""
