@@ -20,9 +20,9 @@ from lorascope.models.loading import BaseModel
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
-from lorascope.training.loop import TrainingLoop
 from lorascope.training.predict import logits_of, model_inputs, predict
 from lorascope.training.run import prepared_model
+from one_run import OneRun
 from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 
 SEEDS = Seeds.model_validate(3)
@@ -69,17 +69,15 @@ class MethodContract:
     def columns(self, checkpoint: Path, tmp_path: Path) -> ColumnStore:
         return tiny_columns(tmp_path / "columns", tiny_examples(40), AutoTokenizer.from_pretrained(checkpoint))
 
-    def loop(self, base: BaseModel, method: Method, columns: ColumnStore, **changes: Any) -> TrainingLoop:
-        task, model = tiny_task(), prepared_model(base, [method], [SEEDS])[0]
+    def loop(self, base: BaseModel, method: Method, columns: ColumnStore, **changes: Any) -> OneRun:
+        task = tiny_task()
 
-        def validate() -> dict[str, float]:
+        def validate(model: nn.Module) -> dict[str, float]:
             frame = predict(model, task, columns, pad_token_id=0, device="cpu", precision="fp32")
             return {**task.metrics(frame), "loss": float(frame["loss"].mean())}
 
         fields = {"train": TRAIN, "learning_rate": self.learning_rate, "validate": validate, **changes}
-        return TrainingLoop(
-            model=model, method=method, task=task, columns=columns, seeds=SEEDS, pad_token_id=0, device="cpu", **fields
-        )
+        return OneRun(base, method, columns=columns, seeds=SEEDS, **fields)
 
     def logits(self, model: nn.Module, columns: ColumnStore) -> np.ndarray:
         rows = np.arange(len(columns))
@@ -98,13 +96,12 @@ class MethodContract:
     ) -> None:
         loop = self.loop(base, method, columns)
         before = {name: p.detach().clone() for name, p in loop.model.named_parameters()}
-        loop.meters.begin()
-        loop.model.train()
-        loop.advance()
-        loop.advance()
+        loop.gang.advance()
+        loop.gang.advance()
+        loop.accumulate_gradients(np.arange(8))
         for name, parameter in loop.model.named_parameters():
             if parameter.requires_grad:
-                assert parameter.grad is not None, f"{name} is declared but gets no gradient"
+                assert parameter.grad is not None and bool(parameter.grad.any()), f"{name} gets no gradient"
             else:
                 assert parameter.grad is None, f"{name} is frozen but gets a gradient"
                 assert torch.equal(parameter, before[name]), f"{name} is frozen but moved"
@@ -217,14 +214,14 @@ class MethodContract:
         whole = self.loop(base, method, columns)
         whole.run()
         broken = self.loop(base, method, columns)
-        advance = broken.advance
+        advance = broken.gang.advance
 
         def until_killed() -> torch.Tensor:
             if broken.progress.update == killed_after:
                 raise Killed
             return advance()
 
-        broken.advance = until_killed  # type: ignore[method-assign]
+        broken.gang.advance = until_killed  # type: ignore[method-assign]
         checkpointer = Checkpointer(tmp_path, largest_share=1e9)
         with pytest.raises(Killed):
             broken.run(checkpointer)
@@ -233,8 +230,8 @@ class MethodContract:
         assert resumed.progress.resumed == 1
         assert resumed.progress.losses == whole.progress.losses
         assert resumed.progress.curve == whole.progress.curve
-        for name, parameter in whole.trained.items():
-            assert torch.equal(parameter, resumed.trained[name])
+        for name, parameter in whole.model.named_parameters():
+            assert torch.equal(parameter, resumed.model.get_parameter(name))
 
 
 class Step(NamedTuple):

@@ -8,8 +8,7 @@ initialisation seed, so base, full fine-tuning and LoRA differ in nothing else.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,17 +39,6 @@ class BaseModel:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-    @contextmanager
-    def set_aside(self) -> Iterator[None]:
-        """The pristine weights off the accelerator for a while, so that they do not count as memory of a run that has
-        weights of its own."""
-        device = self.device
-        self.model.to("cpu")  # type: ignore[arg-type]
-        try:
-            yield
-        finally:
-            self.model.to(device)  # type: ignore[arg-type]
 
     def copy(self, generator: torch.Generator, *, share_frozen: bool) -> PreTrainedModel:
         """A model of one run's own, with a freshly drawn head. generator: a CPU generator.
