@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from lorascope.data.columns import ColumnStore
-from lorascope.errors import GateFailure
-from lorascope.methods.base import Method
+from lorascope.engine.context import StepContext
+from lorascope.engine.events import Notice
+from lorascope.engine.step import Resources, Step
+from lorascope.errors import EnvironmentProblem, GateFailure
+from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
-from lorascope.study.spec import EarlyStopping, FullSpec, LoraSpec, Seeds, TrainSpec
+from lorascope.models.catalog import describe_model
+from lorascope.study.spec import EarlyStopping, FullSpec, LoraSpec, ModelSpec, Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
 from lorascope.training.member import Member
-from lorascope.training.run import prepared_model
-from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
+from lorascope.training.run import prepared_model, train_gang
+from lorascope.training.stepper import Stepper
+from tiny import (
+    ARCHITECTURES,
+    as_artifact,
+    step_context,
+    tiny_base,
+    tiny_columns,
+    tiny_examples,
+    tiny_task,
+)
 
 STEADY = TrainSpec(batch_size=8, epochs=3, early_stopping=None)
 
@@ -193,3 +208,131 @@ def test_a_killed_gang_goes_on_as_other_gangs(
             assert member.progress.resumed == 1
             seed = member.seeds.order
             assert_same_run(whole[index], member, final[seed], resumed[seed])
+
+
+# ------------------------------------------------------------------------------------------------------- whole steps
+
+
+@pytest.fixture
+def contexts(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> Callable[..., list[StepContext]]:
+    """Contexts of `train` steps on a tiny BERT: make(number of runs, method parameters, gang_limit)."""
+    checkpoint = tiny_checkpoints["bert"]
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    identity, locations = describe_model(
+        ModelSpec.model_validate({"name": "tiny", "source": {"path": str(checkpoint)}})
+    )
+
+    def make(count: int, method: Mapping[str, Any], limit: int | None = None, **train: Any) -> list[StepContext]:
+        directory = tmp_path / f"steps-{len(list(tmp_path.iterdir()))}"
+        data = step_context(directory, Step("data", 1, {}), {})
+        description = {
+            "class": "docstrings", "name": "tiny", "num_labels": 2, "label_names": ["bad", "good"],
+            "text_columns": ["text"], "metrics": ["accuracy"],
+        }  # fmt: skip
+        tokens = step_context(directory, Step("tokens", 1, {}), {})
+        for split, number in (("train", 40), ("validation", 12)):
+            tiny_columns(tokens.out / split, tiny_examples(number, seed=number), tokenizer)
+        deps = {"data": as_artifact(data, {"task": description}), "tokens": as_artifact(tokens, {})}
+        spec = TrainSpec(batch_size=8, epochs=2, early_stopping=None, **train)
+        warm: dict[str, Any] = {}
+        made = []
+        for seed in range(count):
+            params = {
+                "model": identity, "method": dict(method), "learning_rate": 1e-3, "seeds": {"initialisation": seed,
+                "order": seed, "dropout": seed}, "train": spec.model_dump(mode="json", exclude={"gang"}),
+            }  # fmt: skip
+            step = Step("train", 3, params, locations=locations, resources=Resources(gang_key="k", gang_limit=limit))
+            made.append(step_context(directory, step, deps, warm=warm))
+        return made
+
+    return make
+
+
+LORA = {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.1, "sites": ["query"]}
+
+
+def outcomes(contexts: Sequence[StepContext]) -> dict[int, Any]:
+    return dict(train_gang(contexts))
+
+
+def losses(context: StepContext) -> np.ndarray:
+    return np.load(context.out / "losses.npy")
+
+
+def test_a_gang_writes_for_each_run_what_the_run_alone_writes(contexts: Callable[..., list[StepContext]]) -> None:
+    alone, together = contexts(3, LORA, 1), contexts(3, LORA, 3)
+    ours, theirs = outcomes(alone), outcomes(together)
+    assert [theirs[i]["gang"] for i in range(3)] == [3, 3, 3]
+    assert [ours[i]["gang"] for i in range(3)] == [1, 1, 1]
+    for index in range(3):
+        np.testing.assert_allclose(losses(together[index]), losses(alone[index]), rtol=1e-5)
+        assert ours[index]["trainable_parameters"] == theirs[index]["trainable_parameters"]
+        files = [sorted(p.relative_to(c.out) for p in c.out.rglob("*")) for c in (alone[index], together[index])]
+        assert files[0] == files[1]
+        a, b = (load_file(c.out / "export" / "adapter_model.safetensors") for c in (alone[index], together[index]))
+        assert a.keys() == b.keys()
+        assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+
+
+def test_a_gang_larger_than_the_runs_takes_what_there_is(contexts: Callable[..., list[StepContext]]) -> None:
+    assert [result["gang"] for result in outcomes(contexts(2, LORA, 16)).values()] == [2, 2]
+
+
+def test_full_runs_train_together_too(contexts: Callable[..., list[StepContext]]) -> None:
+    alone, together = contexts(2, {"kind": "full"}, 1), contexts(2, {"kind": "full"}, 2)
+    ours, theirs = outcomes(alone), outcomes(together)
+    assert theirs[0]["gang"] == 2
+    for index in range(2):
+        np.testing.assert_allclose(losses(together[index]), losses(alone[index]), rtol=1e-5)
+        assert theirs[index]["validation"]["loss"] == pytest.approx(ours[index]["validation"]["loss"], rel=1e-3)
+
+
+def test_out_of_memory_halves_the_gang_and_goes_on(
+    contexts: Callable[..., list[StepContext]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = contexts(4, LORA, 1)
+    outcomes(undisturbed)
+    update, calls = Stepper.update, []
+
+    def small_memory(self: Stepper, *arguments: Any) -> Tensor:
+        calls.append(self.flat.runs)
+        if self.flat.runs > 1 and len(calls) > 6 and self.flat.runs == max(calls):
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        return update(self, *arguments)
+
+    monkeypatch.setattr(Stepper, "update", small_memory)
+    made = contexts(4, LORA, 4)
+    notices: list[str] = []
+    made[0] = replace(made[0], emit=lambda event: notices.append(event.text) if isinstance(event, Notice) else None)
+    done = outcomes(made)
+    assert notices == ["cpu ran out of memory with 4 runs together; going on with 2"]
+    assert calls[-1] == 2
+    for index in range(4):
+        assert done[index]["updates"] == 10
+        np.testing.assert_allclose(losses(made[index]), losses(undisturbed[index]), rtol=1e-5)
+
+
+def test_out_of_memory_alone_names_the_settings_to_lower(
+    contexts: Callable[..., list[StepContext]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(self: Stepper, *arguments: Any) -> Tensor:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr(Stepper, "update", no_memory)
+    (problem,) = outcomes(contexts(1, LORA)).values()
+    assert isinstance(problem, EnvironmentProblem)
+    assert "lower train.micro_batch_size (now 8;" in str(problem)
+
+
+def test_runs_of_a_model_that_cannot_be_stacked_train_one_by_one(
+    contexts: Callable[..., list[StepContext]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: Any, runs: int) -> None:
+        raise NotStackable("embeddings is a Conv2d, which cannot be stacked over runs")
+
+    monkeypatch.setattr("lorascope.methods.stacked.stack_model", refuse)
+    notices: list[str] = []
+    made = contexts(2, {"kind": "full"}, 2)
+    made[0] = replace(made[0], emit=lambda event: notices.append(event.text) if isinstance(event, Notice) else None)
+    assert [result["gang"] for result in outcomes(made).values()] == [1, 1]
+    assert notices == ["embeddings is a Conv2d, which cannot be stacked over runs: its runs train one by one"]

@@ -34,7 +34,7 @@ class Executor(Protocol):
         ...
 
     def num_free(self, step: Step) -> int:
-        """How many workers could take `step` now."""
+        """Among how many workers steps like `step` may be divided now: those free, one an accelerator."""
         ...
 
     def submit(self, steps: Sequence[Step]) -> None:

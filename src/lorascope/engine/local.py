@@ -60,7 +60,9 @@ class LocalExecutor:
         return max((len(needed & slot.warm_for) for slot in slots if not slot.steps), default=None)
 
     def num_free(self, step: Step) -> int:
-        return sum(not slot.steps for slot in self._fitting(step))
+        # Workers of one accelerator would only take turns on it: a gang is not divided among them.
+        free = [slot for slot in self._fitting(step) if not slot.steps]
+        return len({slot.index if slot.device == "cpu" else slot.device for slot in free})
 
     def submit(self, steps: Sequence[Step]) -> None:
         slots = self._fitting(steps[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,16 +98,28 @@ def load_base(
     cache_dir: Path,
     warm: dict[str, Any],
 ) -> BaseModel:
-    """The base model in fp32 with an untrained head, from the worker's memory if the last step used the same one.
+    """The base model in fp32 with an untrained head, from the worker's memory if the last step used the same one, be it
+    for a task with other names for as many classes.
 
     head: a task's `head` ("sequence-classification"). Raises EnvironmentProblem if the checkpoint does not load.
     """
-    key = repr((sorted(model.items()), head, sorted(head_config.items(), key=str), pad_token_id, device))
+    shape = {name: value for name, value in head_config.items() if name not in ("id2label", "label2id")}
+    key = repr((sorted(model.items()), head, sorted(shape.items(), key=str), pad_token_id, device))
     if warm.get("base_key") != key:
         warm.pop("base", None)
         warm["base"] = _load(model, head, dict(head_config), pad_token_id, device, locations, cache_dir)
         warm["base_key"] = key
-    return warm["base"]
+    return _relabelled(warm["base"], head_config)
+
+
+def _relabelled(base: BaseModel, head_config: Mapping[str, Any]) -> BaseModel:
+    """The same tensors under a config with these classes."""
+    if all(getattr(base.model.config, name) == value for name, value in head_config.items()):
+        return base
+    model = copy.deepcopy(base.model, {id(t): t for t in (*base.model.parameters(), *base.model.buffers())})
+    for name, value in head_config.items():
+        setattr(model.config, name, value)
+    return replace(base, model=model)
 
 
 def _load(model, head, head_config, pad_token_id, device, locations, cache_dir) -> BaseModel:

@@ -226,6 +226,32 @@ def _shared_device(facts: Facts) -> Iterator[str]:
         )
 
 
+def _gangs(facts: Facts) -> Iterator[str]:
+    sizes = {
+        method: max(int(run.get("gang") or 1) for run in facts.runs if run["method"] == method)
+        for method in dict.fromkeys(run["method"] for run in facts.runs)
+    }
+    if max(sizes.values(), default=1) == 1:
+        return
+    described = wording.listing(f"{method}: {size}" for method, size in sizes.items())
+    text = (
+        f"Runs were trained together, at most ({described}) at a time: times, tokens/s and energy are a run's share, "
+        "not what it would take alone (`train.gang: off` measures that); peak memory is that of a run alone, from a probe."
+    )
+    if len(set(sizes.values())) > 1:
+        text += " The gangs differ in size between methods, which favours the times of the larger."
+    yield text
+
+
+def _plain_steps(facts: Facts) -> Iterator[str]:
+    problems: dict[str, None] = {}
+    for run in facts.runs:
+        if problem := (run.get("step") or {}).get("problem"):
+            problems[f"{run['method']} on {run['model']}: {problem}"] = None
+    if problems:
+        yield f"Updates were not captured as CUDA graphs ({'; '.join(problems)}); times are those of plain updates."
+
+
 def _multiplicity(facts: Facts) -> Iterator[str]:
     number = len(facts.analysis.comparisons)
     if not facts.analysis.hypotheses and number:
@@ -259,6 +285,8 @@ _RULES: tuple[Callable[[Facts], Iterator[str]], ...] = (
     _scope,
     _measurement,
     _shared_device,
+    _gangs,
+    _plain_steps,
     _dirty_tree,
     _notes,
 )

@@ -38,6 +38,7 @@ from lorascope.training.predict import logits_of, predict, scores
 from lorascope.training.sizing import Cost, gang_size, partition, pays_to_compile, split
 
 REFERENCE_EXAMPLES = 64
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def method_from_params(params: Mapping[str, Any]) -> Method:
@@ -142,6 +143,11 @@ def _size(runs: Sequence[_Run]) -> int:
     return size
 
 
+def _say_one_by_one(run: _Run, reason: NotStackable) -> None:
+    text = f"{reason}: its runs train one by one"
+    run.context.emit(Notice(step=run.context.step.id, level="info", text=text))
+
+
 @dataclass(eq=False)
 class _Run:
     """One run to train, and where it belongs. started: when its set-up began. alone: what an update costs without a
@@ -195,7 +201,12 @@ def _train_together(runs: Sequence[_Run]) -> Iterator[tuple[int, dict[str, Any] 
     while groups:
         group = groups.pop(0)
         training = _Training(group, states)
-        yield from training.outcomes()
+        try:
+            yield from training.outcomes()
+        except NotStackable as reason:  # found before anything was trained
+            _say_one_by_one(group[0], reason)
+            groups[:0] = [[run] for run in group]
+            continue
         if training.out_of_memory is None:
             continue
         left, states = training.left, {**(states or {}), **training.states}
@@ -239,7 +250,7 @@ class _Training:
         gang = None
         try:
             members = [run.member for run in self.left]
-            gang = _gang(self.left, members, is_compiled=pays_to_compile(members, device), states=self._start_states)
+            gang = _gang(self.left, members, is_compiled=pays_to_compile(members, device), states=self._start_states or None)
             fingerprint = frozen_fingerprint(gang.model)
             for departure in gang.run([run.checkpointer for run in self.left]):
                 run = next(run for run in self.left if run.member is departure.member)
@@ -254,7 +265,7 @@ class _Training:
                 torch.cuda.empty_cache()
 
     def _outcome(
-        self, run: _Run, departure: Departure, gang: Gang, fingerprint: dict[str, tuple[float, float]]
+        self, run: _Run, departure: Departure, gang: Gang, fingerprint: list[int]
     ) -> dict[str, Any] | Exception:
         if departure.problem is not None or departure.model is None:
             return departure.problem or AssertionError("a member left without a model")
@@ -324,14 +335,15 @@ def out_of_memory(context: StepContext, what: str) -> EnvironmentProblem:
     )
 
 
-def frozen_fingerprint(model: torch.nn.Module) -> dict[str, tuple[float, float]]:
-    """Two moments of every frozen parameter, in float64: equal before and after if nothing moved."""
+def frozen_fingerprint(model: torch.nn.Module) -> list[int]:
+    """The sum of the bits, as integers, of every frozen parameter: equal before and after if nothing moved."""
     with torch.no_grad():
-        return {
-            name: (float(p.double().sum()), float(p.double().square().sum()))
-            for name, p in model.named_parameters()
+        sums = [
+            p.detach().contiguous().view(_BITS[p.element_size()]).sum(dtype=torch.int64)
+            for p in model.parameters()
             if not p.requires_grad
-        }
+        ]
+        return torch.stack(sums).tolist() if sums else []
 
 
 def linear_parameters(model: torch.nn.Module) -> int:
