@@ -47,14 +47,14 @@ class Bench:
 
 BENCHES = {
     "gang-smollm2": Bench(
-        "smollm2-135m", ("sst2", "mrpc", "rte"), "lora", ("bf16",), 16, 100, ("ours", "ours-alone", "peer-a")
+        "smollm2-135m", ("sst2", "mrpc", "rte"), "lora", ("bf16",), 16, 150, ("ours", "ours-alone", "peer-a")
     ),
     "sweep-smollm2": Bench(
         "smollm2-135m", ("mrpc", "sst2", "rte"), "lora", ("bf16",), 0, 0, ("ours", "peer-a", "peer-b"), sweep=True
     ),
-    "full-smollm2": Bench("smollm2-135m", ("sst2", "mrpc", "rte"), "full", ("bf16",), 1, 100, ("ours", "peer-a")),
+    "full-smollm2": Bench("smollm2-135m", ("sst2", "mrpc", "rte"), "full", ("bf16",), 1, 150, ("ours", "peer-a")),
     "gang-tinyllama": Bench(
-        TINYLLAMA_SHAPE, ("mrpc",), "lora", ("bf16",), 8, 60, ("ours", "ours-alone", "peer-a")
+        TINYLLAMA_SHAPE, ("mrpc",), "lora", ("bf16",), 8, 150, ("ours", "ours-alone", "peer-a")
     ),
     "cpu-minilm": Bench(
         "minilm-l6", ("mrpc",), "lora", ("fp32", "bf16"), 4, 40, ("ours", "ours-alone", "peer-a", "peer-b")
@@ -89,10 +89,10 @@ def measure_steps(setting: Setting, document: dict[str, Any], side: str, gang: i
     if side.startswith("ours"):
         import ours
 
-        return ours.train(workload, seed=1)
+        return ours.train(workload, runs=gang)
     import peers
 
-    return peers.train(workload, peers.RECIPES[side], steps=setting.steps, seed=1)
+    return peers.train(workload, peers.RECIPES[side], steps=2 * setting.steps, warm_up=setting.steps, seed=1)
 
 
 def measure_peer_sweep(
@@ -229,6 +229,7 @@ def _measure(
     setting = Setting(
         model=bench.model, task=cell["task"], method=bench.method, precision=cell["precision"], device=given.device,
         steps=bench.steps, batch_size=bench.batch_size, data_dir=given.data, store=store, threads=given.threads,
+        compiled={"auto": None, "yes": True, "no": False}[given.compiled],
         peak_flops=about["peak_flops"][cell["precision"]]["rate"],
     )  # fmt: skip
     if bench.sweep and side == "ours":
@@ -277,8 +278,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keeps the prepared data between runs (default: temporary)")
     parser.add_argument("--device", help="cuda:0, cpu (default: the first GPU, else the CPU)")
     parser.add_argument("--threads", type=int, help="CPU threads of each side (default: torch's)")
-    parser.add_argument("--steps", type=int, help="updates of a run, where step times are compared")
+    parser.add_argument("--steps", type=int, help="timed updates of a run (as many go before to warm up)")
     parser.add_argument("--gang", type=int, help="K, the runs that lorascope trains together")
+    parser.add_argument("--compiled", choices=("auto", "yes", "no"), default="auto", help="fuse our kernels")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--model", help="a name of lorascope's catalog, or " + TINYLLAMA_SHAPE)
     parser.add_argument("--tasks", nargs="+")

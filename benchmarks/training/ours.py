@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from clock import StepClock
 from workload import (
     ALPHA,
     DROPOUT,
@@ -20,7 +20,6 @@ from workload import (
     LEARNING_RATE,
     RANK,
     TINYLLAMA_SHAPE,
-    WARM_UP_STEPS,
     WARMUP_FRACTION,
     WEIGHT_DECAY,
     Workload,
@@ -29,9 +28,11 @@ from workload import (
 
 from lorascope.models.loading import BaseModel, load_base
 from lorascope.study.spec import Seeds, TrainSpec
-from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise
-from lorascope.training.loop import TrainingLoop
+from lorascope.training.gang import Gang
+from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
+from lorascope.training.member import Member
 from lorascope.training.run import linear_parameters, make_deterministic, method_from_params, prepared_model
+from lorascope.training.sizing import pays_to_compile
 
 
 def base_model(workload: Workload) -> BaseModel:
@@ -78,65 +79,59 @@ def method_of(workload: Workload) -> Any:
     return method_from_params({"kind": kind, **lora})
 
 
-def train(workload: Workload, *, seed: int) -> dict[str, Any]:
-    """One run of the setting's steps, alone; no validation. Imports and tokenisation are not in any of the times."""
+def train(workload: Workload, *, runs: int) -> dict[str, Any]:
+    """A gang of `runs` runs with seeds 1, 2, ...; no validation. Imports and tokenisation are in none of the times."""
     setting = workload.setting
-    device, steps = setting.device, setting.steps
+    device, steps = setting.device, 2 * setting.steps
     begun = time.perf_counter()
     make_deterministic(device)
-    base, method, seeds = base_model(workload), method_of(workload), Seeds.model_validate(seed)
-    model = prepared_model(base, method, seeds)
-    flops = method.flops_per_parameter * linear_parameters(base.model)
-    if not method.shares_base:
-        base.model.to("cpu")  # the run has weights of its own
-    loop = TrainingLoop(
-        model=model,
-        method=method,
-        task=workload.task,
-        columns=workload.train,
-        train=train_spec(workload, steps=steps),
-        learning_rate=LEARNING_RATE[setting.method],
-        seeds=seeds,
+    base, spec = base_model(workload), train_spec(workload, steps=steps)
+    members = [
+        Member(
+            method=method_of(workload),
+            task=workload.task,
+            columns=workload.train,
+            train=spec,
+            learning_rate=LEARNING_RATE[setting.method],
+            seeds=Seeds.model_validate(seed),
+            validate=lambda model: {},
+        )
+        for seed in range(1, runs + 1)
+    ]
+    gang = Gang(
+        members,
+        prepare=lambda members: prepared_model(base, [m.method for m in members], [m.seeds for m in members]),
         pad_token_id=base.pad_token_id,
         device=device,
-        validate=dict,
+        is_compiled=pays_to_compile(members, device) if setting.compiled is None else setting.compiled,
     )
-    torch.manual_seed(seed)
-    model.train()
     reset_peak_memory(device)
-    loop.meters.begin()
-    synchronise(device)
-    started = warm = time.perf_counter()
-    ends = []
-    for step in range(1, steps + 1):
-        loss = loop.advance()
-        if step == WARM_UP_STEPS:
-            synchronise(device)
-            warm = time.perf_counter()
-        ends.append(time.perf_counter())
-    synchronise(device)
-    ended = time.perf_counter()
-    meters = loop.meters
-    step_ms = [1000 * (end - start) for start, end in zip([started, *ends], ends, strict=False)]
-    timed = steps - WARM_UP_STEPS
+    clock = StepClock(device, warm_up=setting.steps)
+    clock.start()
+    for _ in range(steps):
+        losses = gang.advance()
+        clock.tick()
+    clock.stop()
+    training = clock.summary(runs=runs)
+    real = sum(member.meters.real_tokens for member in members)
+    seconds = training["training_seconds"]
+    method = members[0].method
+    flops = method.flops_per_parameter * linear_parameters(base.model)
     return {
-        "startup_seconds": started - begun,
-        "training_seconds": ended - started,
+        "startup_seconds": clock.started - begun,
+        **training,
         "evaluation_seconds": 0.0,
         "evaluations": 0,
-        "end_to_end_seconds": ended - begun,
-        "updates": steps,
-        "step_ms_mean": 1000 * (ended - warm) / timed if timed > 0 else None,
-        "step_ms_median": statistics.median(step_ms[WARM_UP_STEPS:]) if timed > 0 else None,
-        "step_ms_whole": 1000 * (ended - started) / steps,
-        "step_ms": [round(ms, 3) for ms in step_ms],
-        "real_tokens": meters.real_tokens,
-        "padded_tokens": meters.padded_tokens,
-        "tokens_per_second": meters.real_tokens / (ended - started),
-        "mfu": flops * meters.real_tokens / (ended - started) / setting.peak_flops,
+        "end_to_end_seconds": clock.ended - begun,
+        "runs": runs,
+        "step": gang.describe_step(),
+        "real_tokens": real,
+        "padded_tokens": sum(member.meters.padded_tokens for member in members),
+        "tokens_per_second": real / seconds,
+        "mfu": flops * real / seconds / setting.peak_flops,
         "peak_memory_bytes": peak_memory_bytes(device),
-        "trainable_parameters": sum(p.numel() for p in loop.trained.values()),
-        "final_loss": float(loss),
+        "trainable_parameters": method.expected_parameters(base.model, head=base.head),
+        "final_loss": float(losses.mean()),
         "validation_accuracy": None,
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from clock import StepClock
 from torch.utils.data import Dataset
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from workload import (
@@ -24,7 +24,6 @@ from workload import (
     MAX_LENGTH,
     RANK,
     TINYLLAMA_SHAPE,
-    WARM_UP_STEPS,
     WARMUP_FRACTION,
     WEIGHT_DECAY,
     Workload,
@@ -91,23 +90,17 @@ class CountingCollator(DataCollatorWithPadding):
         return batch
 
 
-class Clock(TrainerCallback):
-    """Time stamps of the steps. The device is waited for twice only: after the warm-up steps and at the end."""
+class Ticks(TrainerCallback):
+    """Lets the clock see the Trainer's steps."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.started = self.warm = 0.0
-        self.ends: list[float] = []
+    def __init__(self, clock: StepClock) -> None:
+        self.clock = clock
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        synchronise(self.device)
-        self.started = self.warm = time.perf_counter()
+        self.clock.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == WARM_UP_STEPS:
-            synchronise(self.device)
-            self.warm = time.perf_counter()
-        self.ends.append(time.perf_counter())
+        self.clock.tick()
 
 
 class TimedTrainer(Trainer):
@@ -175,10 +168,11 @@ def train(
     *,
     steps: int,
     seed: int,
+    warm_up: int = 0,
     epochs_to_validate: float | None = None,
     validate_once: bool = False,
 ) -> dict[str, Any]:
-    """One run of `steps` updates. epochs_to_validate: the length of the whole run, whose every epoch ends with a
+    """One run of `steps` updates, the first `warm_up` of them left out of the steps' times. epochs_to_validate: the length of the whole run, whose every epoch ends with a
     validation; validate_once: one validation after the last step. Imports and tokenisation are in none of the times."""
     setting = workload.setting
     device, batch = setting.device, setting.batch_size
@@ -186,7 +180,7 @@ def train(
     transformers.set_seed(seed)
     model, linear = load_model(workload, recipe)
     collator = _collator(workload.tokenizer, "max_length" if recipe.pad_to else True, recipe.pad_to)
-    clock = Clock(device)
+    clock = StepClock(device, warm_up=warm_up)
     micro = recipe.micro_batch or batch
     with tempfile.TemporaryDirectory() as directory:
         arguments = TrainingArguments(
@@ -223,38 +217,32 @@ def train(
             data_collator=collator,
             processing_class=workload.tokenizer,
             compute_metrics=_accuracy,
-            callbacks=[clock],
+            callbacks=[Ticks(clock)],
         )
         trainer.remove_callback(PrinterCallback)
         reset_peak_memory(device)
         trainer.train()
         if validate_once:
             trainer.evaluate()
-    synchronise(device)
-    ended = time.perf_counter()
+    clock.stop()
     assert trainer.state.global_step == steps, f"{trainer.state.global_step} steps were made, not {steps}"
-    training_seconds = ended - clock.started - trainer.evaluation_seconds
+    training = clock.summary(other_seconds=trainer.evaluation_seconds)
+    seconds = training["training_seconds"]
     used = collator.counts[: steps * (batch // micro)]
     real, padded = (sum(column) for column in zip(*used, strict=True))
     flops = (4 if setting.method == "lora" else 6) * linear
-    step_ms = (1000 * np.diff([clock.started, *clock.ends])).tolist()
-    timed = steps - WARM_UP_STEPS
     evaluated = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
     return {
         "startup_seconds": clock.started - begun,
-        "training_seconds": training_seconds,
+        **training,
         "evaluation_seconds": trainer.evaluation_seconds,
         "evaluations": trainer.evaluations,
-        "end_to_end_seconds": ended - begun,
-        "updates": steps,
-        "step_ms_mean": 1000 * (ended - clock.warm - trainer.evaluation_seconds) / timed if timed > 0 else None,
-        "step_ms_median": statistics.median(step_ms[WARM_UP_STEPS:]) if timed > 0 else None,
-        "step_ms_whole": 1000 * training_seconds / steps,
-        "step_ms": [round(ms, 3) for ms in step_ms],
+        "end_to_end_seconds": clock.ended - begun,
+        "runs": 1,
         "real_tokens": real,
         "padded_tokens": padded,
-        "tokens_per_second": real / training_seconds,
-        "mfu": flops * real / training_seconds / setting.peak_flops,
+        "tokens_per_second": real / seconds,
+        "mfu": flops * real / seconds / setting.peak_flops,
         "peak_memory_bytes": peak_memory_bytes(device),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "final_loss": trainer.state.log_history[-1].get("train_loss"),

@@ -25,7 +25,6 @@ RANK, ALPHA, DROPOUT = 8, 16, 0.05
 LEARNING_RATE = {"lora": 5e-4, "full": 5e-5}
 WARMUP_FRACTION, WEIGHT_DECAY, GRADIENT_CLIP = 0.06, 0.01, 1.0
 MAX_LENGTH = 384
-WARM_UP_STEPS = 5  # left out of step times on both sides; they count in training and end-to-end seconds
 
 TINYLLAMA_SHAPE = "tinyllama-1.1b-shape"
 _TOKENISED_AS = {TINYLLAMA_SHAPE: "smollm2-135m"}
@@ -35,6 +34,8 @@ _TOKENISED_AS = {TINYLLAMA_SHAPE: "smollm2-135m"}
 class Setting:
     """One cell of a benchmark: what is trained, on what, for how many updates of `batch_size` examples.
 
+    steps: updates that are timed. As many go before, an epoch over the same rows, to warm up; they count in the
+    training's seconds. compiled: whether our kernels are fused, None: as lorascope decides.
     peak_flops: FLOP/s of the device in this precision, what MFU is a share of. threads: CPU threads, None: torch's.
     """
 
@@ -49,6 +50,7 @@ class Setting:
     store: Path
     peak_flops: float
     threads: int | None = None
+    compiled: bool | None = None
 
 
 @dataclass(frozen=True)
