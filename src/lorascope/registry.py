@@ -21,6 +21,9 @@ STEP_KINDS: Mapping[str, str] = {
     "analysis": "lorascope.evaluation.analysis:analyse",
 }
 
+# Kinds of which several steps can be computed together: (Sequence[StepContext]) -> Generator of (index, result).
+GANG_FUNCTIONS: Mapping[str, str] = {}
+
 METHODS: Mapping[str, str] = {
     "full": "lorascope.methods.full:FullFineTuning",
     "lora": "lorascope.methods.lora:LoRA",

@@ -6,17 +6,26 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Metric, Notice
-from lorascope.engine.step import Step
+from lorascope.engine.step import Resources, Step
 from lorascope.errors import DataError
 
 
 def make(function: str, *, deps: dict[str, str] | None = None, slug: str = "", **params: Any) -> Step:
     return Step(kind=f"engine_steps:{function}", version=1, params=params, deps=deps or {}, slug=slug)
+
+
+def make_member(
+    *, deps: dict[str, str] | None = None, key: str = "same", limit: int | None = None, **params: Any
+) -> Step:
+    """A step that can be computed together with others of the same key."""
+    resources = Resources(gang_key=key, gang_limit=limit)
+    return Step(kind="engine_steps:member", version=1, params=params, deps=deps or {}, resources=resources)
 
 
 def count(context: StepContext) -> dict[str, Any]:
@@ -58,12 +67,7 @@ def mistaken(context: StepContext) -> dict[str, Any]:
 
 def die(context: StepContext) -> dict[str, Any]:
     """Kills its own process, the first params["times"] times."""
-    deaths = context.work / "deaths"
-    so_far = len(deaths.read_text()) if deaths.exists() else 0
-    if so_far < context.step.params["times"]:
-        deaths.write_text("x" * (so_far + 1))
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {"deaths": so_far}
+    return {"deaths": _die(context)}
 
 
 def chatty(context: StepContext) -> dict[str, Any]:
@@ -100,3 +104,59 @@ def spoil(context: StepContext) -> dict[str, Any]:
     """Changes what is warm, then fails."""
     context.warm[context.step.params["model"]] = -1000
     raise ValueError("halfway")
+
+
+def member(context: StepContext) -> dict[str, Any]:
+    ((_, result),) = member_gang([context])
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def member_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[str, Any] | Exception]]:
+    """All members advance by a part at a time, with a checkpoint after each, and the last is yielded first.
+
+    params: num_parts, part_s; ends: how one ends if not well: "fails" (alone), "raises" or "exhausts" (the memory; with
+    those not yielded yet), "forgotten", "kills" (its process, after the first part, at most params["times"] times).
+    """
+    params = [context.step.params for context in contexts]
+    done = [_checkpoint(context) for context in contexts]
+    facts = {"together": [context.step.id for context in contexts], "pid": os.getpid()}
+    facts["gangs_before"] = contexts[0].warm.get("gangs", 0)
+    contexts[0].warm["gangs"] = facts["gangs_before"] + 1
+    results = [{**facts, "resumed_at": part} for part in done]
+    for part in range(max(each.get("num_parts", 1) for each in params)):
+        for index, context in enumerate(contexts):
+            if done[index] <= part < params[index].get("num_parts", 1):
+                time.sleep(params[index].get("part_s", 0.0))
+                done[index] = part + 1
+                (context.work / "parts").write_text(str(done[index]))
+                context.emit(Metric(step=context.step.id, name="part", value=part, at=part))
+            if part == 0 and params[index].get("ends") == "kills":
+                _die(context)
+    for index in reversed(range(len(contexts))):
+        ends = params[index].get("ends")
+        if ends == "raises":
+            raise ValueError("the gang is wrong")
+        if ends == "exhausts":
+            raise MemoryError
+        if ends == "fails":
+            yield index, ValueError("this member is wrong")
+        elif ends != "forgotten":
+            (contexts[index].out / "value.txt").write_text(contexts[index].step.id)
+            yield index, results[index]
+
+
+def _checkpoint(context: StepContext) -> int:
+    parts = context.work / "parts"
+    return int(parts.read_text()) if parts.exists() else 0
+
+
+def _die(context: StepContext) -> int:
+    """Kills this process, the first params["times"] times; then how often that was."""
+    deaths = context.work / "deaths"
+    so_far = len(deaths.read_text()) if deaths.exists() else 0
+    if so_far < context.step.params["times"]:
+        deaths.write_text("x" * (so_far + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return so_far

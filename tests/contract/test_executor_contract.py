@@ -16,7 +16,7 @@ from pathlib import Path
 
 import engine_steps
 import pytest
-from engine_steps import make
+from engine_steps import make, make_member
 
 from lorascope import registry
 from lorascope.engine import lock as lock_module
@@ -302,6 +302,114 @@ def test_an_interrupt_stops_at_once_and_releases_the_locks(store, tmp_path, kind
     assert list((store.root / "staging").iterdir()) == []
 
 
+# ---------------------------------------------------------------------------------------------- gangs, everywhere
+
+
+def together(store: Store, steps: list[Step]) -> list[list[str]]:
+    """With which others each step was computed, in the order in which their function was given them."""
+    return [store.artifact(step.id).result["together"] for step in steps]
+
+
+def test_a_gang_is_computed_together_and_each_member_is_a_step_of_its_own(store, executor):
+    steps = [make_member(seed=seed) for seed in range(3)]
+    after = make("count", value=1, deps={})
+    ids = [step.id for step in steps]
+    outcome, events = run([*steps, after], store, executor)
+    assert outcome.done == [*reversed(ids), after.id], "each is committed when it is yielded"
+    assert together(store, steps) == [ids] * 3
+    for step in steps:
+        assert [type(event) for event in events if event.step == step.id] == [StepStarted, Metric, StepFinished]
+        assert store.artifact(step.id).provenance["gang"] == 3
+        assert store.artifact(step.id).file("value.txt").read_text() == step.id
+        assert store.verify(step.id) == []
+    assert store.artifact(after.id).provenance["gang"] == 1
+    assert [path for name in ("locks", "staging", "work") for path in (store.root / name).iterdir()] == []
+
+
+def test_a_member_fails_alone_and_what_is_warm_stays(store, executor):
+    steps = [make_member(seed=0), make_member(seed=1, ends="fails"), make_member(seed=2)]
+    late = make_member(key="other", seed=3)
+    outcome, _ = run([*steps, late], store, executor)
+    assert outcome.done == [steps[2].id, steps[0].id, late.id]
+    assert list(outcome.failed) == [steps[1].id]
+    recorded = store.failure(steps[1].id)
+    assert recorded is not None
+    assert recorded.message == "ValueError: this member is wrong"
+    assert store.artifact(late.id).result["gangs_before"] == 1
+
+
+def test_what_leaves_the_gang_function_fails_all_that_were_not_yielded(store, executor):
+    steps = [make_member(seed=0), make_member(seed=1, ends="raises"), make_member(seed=2)]
+    late = make_member(key="other", seed=3)
+    outcome, events = run([*steps, late], store, executor)
+    assert outcome.done == [steps[2].id, late.id]
+    assert [outcome.failed[step.id].message for step in steps[:2]] == ["ValueError: the gang is wrong"] * 2
+    assert [event.step for event in events if isinstance(event, StepFailed)] == [step.id for step in steps[:2]]
+    assert store.artifact(late.id).result["gangs_before"] == 0, "nothing warm is trusted after that"
+
+
+def test_a_gang_that_ends_too_early_fails_those_it_left_out(store, executor):
+    steps = [make_member(seed=0, ends="forgotten"), make_member(seed=1), make_member(seed=2)]
+    outcome, _ = run(steps, store, executor)
+    assert outcome.done == [steps[2].id, steps[1].id]
+    assert "ended without a result of 1 of its 3 steps" in outcome.failed[steps[0].id].message
+
+
+def test_a_gang_out_of_memory_says_so_for_each_and_names_its_size_as_the_setting(store, executor):
+    steps = [make_member(seed=seed, ends="exhausts") for seed in range(2)]
+    outcome, _ = run(steps, store, executor)
+    for step in steps:
+        assert outcome.failed[step.id].message.startswith(f"{step.id} ran out of memory on cpu")
+        assert "train.gang" in (outcome.failed[step.id].hint or "")
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 2, 2, 1]), (None, [5] * 5)])
+def test_a_gang_is_no_larger_than_its_limit(store, executor, limit, sizes):
+    steps = [make_member(seed=seed, limit=limit) for seed in range(5)]
+    run(steps, store, executor)
+    assert [len(members) for members in together(store, steps)] == sizes
+
+
+def test_only_steps_of_one_key_and_kind_run_together(store, executor):
+    a, b = [make_member(key="a", seed=seed) for seed in range(2)], [make_member(key="b", seed=seed) for seed in (2, 3)]
+    other_kind = Step(kind="engine_steps:count", version=1, params={"value": 1}, resources=a[0].resources)
+    keyless = Step(kind="engine_steps:member", version=1, params={"seed": 9})
+    outcome, _ = run([a[0], b[0], other_kind, keyless, a[1], b[1]], store, executor)
+    assert not outcome.failed
+    assert together(store, [*a, *b]) == [[step.id for step in a]] * 2 + [[step.id for step in b]] * 2
+    assert together(store, [keyless]) == [[keyless.id]]
+
+
+def test_a_gang_prefers_those_that_share_its_inputs(store, executor):
+    one, two = make("count", value=1), make("count", value=2)
+    steps = [make_member(seed=seed, limit=2, deps={"tokens": (one, two)[seed % 2].id}) for seed in range(5)]
+    run([one, two, *steps], store, executor)
+    first, second, third, fourth, fifth = (step.id for step in steps)
+    assert together(store, steps) == [[first, third], [fifth, second], [first, third], [fourth], [fifth, second]]
+
+
+def test_a_member_under_way_elsewhere_is_left_out_of_the_gang(store, executor):
+    slow = make_member(seed=0, part_s=1.0)
+    others = [make_member(seed=seed) for seed in (1, 2)]
+    elsewhere = start_coordinator(store, [slow], "inline")
+    wait_for(lambda: store.lock(slow.id).holder())
+    outcome, _ = run([slow, *others], store, executor)
+    assert outcome.cached == [slow.id]
+    assert together(store, others) == [[step.id for step in others]] * 2
+    assert elsewhere.wait() == 0
+
+
+@pytest.mark.parametrize("kind", sorted(registry.EXECUTORS))
+def test_an_interrupt_releases_the_locks_of_a_whole_gang(store, kind):
+    steps = [make_member(seed=seed, part_s=15.0) for seed in range(3)]
+    coordinator = start_coordinator(store, steps, kind)
+    wait_for(lambda: all(store.lock(step.id).holder() for step in steps))
+    coordinator.send_signal(signal.SIGINT)
+    assert coordinator.wait(timeout=20) == 130
+    assert [store.lock(step.id).holder() for step in steps] == [None] * 3
+    assert list((store.root / "staging").iterdir()) == []
+
+
 # -------------------------------------------------------------------------------------------------- local workers
 
 
@@ -328,6 +436,43 @@ def test_a_step_that_keeps_killing_its_worker_fails_and_the_others_go_on(store, 
     recorded = store.failure(step.id)
     assert recorded is not None
     assert recorded.message == failure.message
+
+
+def test_members_of_a_killed_gang_resume_together_each_from_its_own_checkpoint(store, local):
+    steps = [make_member(seed=0), make_member(seed=1, num_parts=3, ends="kills", times=1), make_member(seed=2)]
+    outcome, events = run(steps, store, local("cpu"))
+    assert sorted(outcome.done) == sorted(step.id for step in steps)
+    assert together(store, steps) == [[step.id for step in steps]] * 3
+    # The kill came when the third had not got to its first checkpoint.
+    assert [store.artifact(step.id).result["resumed_at"] for step in steps] == [1, 1, 0]
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    assert f"SIGKILL) during {steps[0].id} and 2 more; trying again" in notice.text
+    for step in steps:
+        assert [event.attempt for event in events if isinstance(event, StepStarted) and event.step == step.id] == [1, 2]
+
+
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")])
+def test_a_member_that_keeps_killing_its_worker_takes_no_others_with_it(store, local, devices):
+    bad = make_member(seed=1, ends="kills", times=99, limit=3)
+    good = [make_member(seed=seed) for seed in (0, 2, 3)]
+    outcome, events = run([good[0], bad, *good[1:]], store, local(*devices))
+    assert sorted(outcome.done) == sorted(step.id for step in good)
+    assert list(outcome.failed) == [bad.id]
+    assert "lost its worker 3 times, last by SIGKILL" in outcome.failed[bad.id].message
+    assert together(store, good[:1]) == [[good[0].id]]
+    assert store.artifact(good[0].id).result["resumed_at"] == 1
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert len(notices) == 2
+    assert notices[1].endswith("trying each again alone")
+    assert not any(store.lock(step.id).holder() for step in (bad, *good))
+
+
+def test_free_workers_share_the_members(store, local):
+    steps = [make_member(seed=seed, part_s=0.05) for seed in range(5)]
+    run(steps, store, local("cpu", "cpu"))
+    ids = [step.id for step in steps]
+    assert together(store, steps) == [ids[:3]] * 3 + [ids[3:]] * 2
+    assert len({store.artifact(step_id).result["pid"] for step_id in ids}) == 2
 
 
 def test_a_worker_stays_warm_and_each_device_has_its_own(store, local):

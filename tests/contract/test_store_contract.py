@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from engine_steps import make
+from engine_steps import make, make_member
 
 from lorascope.engine.events import Notice
+from lorascope.engine.executor import Completion
 from lorascope.engine.failure import Failure
 from lorascope.engine.inline import InlineExecutor
 from lorascope.engine.lock import StepLock
-from lorascope.engine.run import StepBusy, run_step
+from lorascope.engine.run import StepBusy, run_step, try_steps
 from lorascope.engine.scheduler import execute
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store, StoreProblem
@@ -408,6 +409,66 @@ def test_a_step_whose_lock_was_taken_over_stops_at_its_next_event_and_is_no_fail
     assert store.failure(step.id) is None
     assert not store.has(step.id)
     assert store.lock(step.id).holder() is not None, "the new holder keeps its lock"
+
+
+def try_together(store: Store, steps: list[Step]) -> dict[str, str]:
+    settled: list[Completion] = []
+    try_steps(
+        steps, store, device="cpu", data_dir=None, emit=lambda event: None, warm={}, worker="test",
+        report=settled.append,
+    )  # fmt: skip
+    assert len(settled) == len(steps)
+    return {completion.step_id: completion.outcome for completion in settled}
+
+
+def test_members_that_others_hold_or_have_committed_are_left_out_of_a_gang(store):
+    held, committed, *ours = [make_member(seed=seed) for seed in range(4)]
+    commit(store, committed)
+    lock = store.lock(held.id)
+    assert lock.try_acquire()
+    outcomes = try_together(store, [ours[0], held, committed, ours[1]])
+    lock.release()
+    assert outcomes == {held.id: "busy", committed.id: "found", ours[0].id: "done", ours[1].id: "done"}
+    for step in ours:
+        assert store.artifact(step.id).result["together"] == [step.id for step in ours]
+        assert store.artifact(step.id).provenance["gang"] == 2
+
+
+@pytest.mark.parametrize("is_caught", [True, False])
+def test_a_member_whose_lock_was_taken_over_stops_and_no_other_fails(store, monkeypatch, is_caught):
+    lost, other = [make_member(seed=seed) for seed in range(2)]
+
+    def overtaken(contexts):
+        take_over(store, lost)
+        monkeypatch.setattr(StepLock, "was_taken_over", property(lambda lock: lock.is_lost))  # the next heartbeat
+        for index, context in enumerate(contexts):
+            try:
+                context.emit(Notice(step=context.step.id, level="info", text="going on"))
+            except StepBusy as error:
+                if not is_caught:
+                    raise
+                yield index, error
+            else:
+                yield index, {}
+
+    monkeypatch.setattr("engine_steps.member_gang", overtaken)
+    outcomes = try_together(store, [lost, other])
+    assert outcomes == {lost.id: "busy", other.id: "done" if is_caught else "busy"}
+    assert (store.failure(lost.id), store.failure(other.id)) == (None, None)
+    assert store.lock(lost.id).holder() is not None, "the new holder keeps its lock"
+    assert store.lock(other.id).holder() is None
+
+
+def test_a_result_that_is_no_json_fails_its_member_alone(store, monkeypatch):
+    bad, good = [make_member(seed=seed) for seed in range(2)]
+
+    def careless(contexts):
+        yield 0, {"score": float("nan")}
+        yield 1, {"score": 1.0}
+
+    monkeypatch.setattr("engine_steps.member_gang", careless)
+    assert try_together(store, [bad, good]) == {bad.id: "failed", good.id: "done"}
+    assert "nan has no canonical bytes" in store.failure(bad.id).message
 
 
 def test_a_store_that_is_a_file_is_refused_at_once(tmp_path):

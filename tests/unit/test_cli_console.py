@@ -132,6 +132,53 @@ def test_live_view_shows_running_steps_and_keeps_failures_on_the_screen() -> Non
     assert "failed: train-a-1: loss [NaN]" in shown
 
 
+def sixteen_together(emit: PlainLines | LiveView, clock: Clock) -> None:
+    emit(StudyStarted(study="small", num_steps=33, num_cached=0))
+    emit(StepStarted(step="train-bert-rte-full-7-f", worker="gpu-1"))
+    for seed in range(16):
+        emit(StepStarted(step=f"train-bert-mrpc-lora-{seed}-{seed:x}", worker="gpu-0"))
+    clock.now += 30
+    for seed in range(16):
+        step = f"train-bert-mrpc-lora-{seed}-{seed:x}"
+        emit(StepProgress(step=step, done=120 + seed, total=600, unit="update", rates={"tokens/s": 200.0}))
+
+
+def test_live_view_shows_what_one_worker_computes_together_in_one_line() -> None:
+    text, clock = io.StringIO(), Clock()
+    view = LiveView(
+        Console(file=text, width=120, force_terminal=True, color_system=None), progress=Progress(clock=clock)
+    )
+    sixteen_together(view, clock)
+    view.console.print(view.render())
+    lines = [line.split() for line in text.getvalue().splitlines() if "train-" in line]
+    assert len(lines) == 2
+    assert " ".join(lines[0]).startswith("train-bert-rte-full-7-f")
+    assert " ".join(lines[1]).startswith("train-bert-mrpc-lora · 16 together")
+    assert " ".join(lines[1]).endswith("120/600 updates, 3,200 tokens/s 30 s")
+
+
+def test_plain_progress_of_a_gang_is_one_line() -> None:
+    emit, clock, text = plain()
+    sixteen_together(emit, clock)
+    progress = [line for line in text.getvalue().splitlines() if "updates" in line]
+    assert len(progress) == 1
+    assert progress[0].startswith("[0/33] train-bert-mrpc-lora · 16 together: 120/600 updates, 200 tokens/s; about ")
+
+
+def test_what_is_computed_together_is_not_counted_one_after_another() -> None:
+    clock = Clock()
+    progress = Progress(clock=clock)
+    progress.apply(StudyStarted(study="small", num_steps=8, num_cached=0))
+    for number in range(4):
+        progress.apply(StepStarted(step=f"train-{number}", worker="w"))
+    clock.now += 10
+    for number in range(4):
+        progress.apply(StepProgress(step=f"train-{number}", done=1, total=4, unit="update", rates={}))
+    estimate = progress.remaining()
+    assert estimate is not None
+    assert estimate.seconds == 2 * 40 - 10
+
+
 def test_view_is_live_only_on_a_terminal() -> None:
     with rendering(Console(file=io.StringIO())) as emit:
         assert isinstance(emit, PlainLines)

@@ -240,3 +240,15 @@ def test_processes_that_contend_never_hold_the_lock_together(tmp_path):
     processes = [subprocess.Popen(command, env=environment) for _ in range(6)]
     assert [process.wait(timeout=60) for process in processes] == [0] * 6
     assert counter.read_text() == "150", "an increment was lost: two processes were inside at once"
+
+
+def test_an_interrupt_while_the_heartbeat_starts_leaves_a_lock_that_can_be_released(tmp_path, monkeypatch):
+    def interrupted(thread):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    lock = StepLock(tmp_path / "lock")
+    with pytest.raises(KeyboardInterrupt):
+        lock.try_acquire()
+    lock.release()
+    assert StepLock(tmp_path / "lock").holder() is None

@@ -43,7 +43,23 @@ def test_key_of_another_part_is_sent_home(tmp_path: Path) -> None:
         "study.yaml:9: train: unknown key `train_examples`\n"
         "  hint: `train_examples` is a key of `data`; allowed here: epochs, batch_size, micro_batch_size, max_length, "
         "precision, schedule, warmup, weight_decay, adam_betas, adam_epsilon, gradient_clip, evaluations_per_epoch, "
-        "early_stopping"
+        "early_stopping, gang"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [("atuo", "'atuo': did you mean `auto`?"), ("0", "0"), ("2.5", "2.5"), ("true", "True"), ("[4]", "[4]")],
+)
+def test_a_gang_is_a_word_or_a_number_of_runs(tmp_path: Path, value: str, found: str) -> None:
+    assert error_of(GOOD + f"train: {{gang: {value}}}\n", tmp_path) == (
+        f"study.yaml:9: train.gang: must be auto, off or a whole number of runs, at least 1; found {found}"
+    )
+
+
+def test_a_gang_is_the_studys_and_not_a_methods(tmp_path: Path) -> None:
+    assert error_of(GOOD + "    train: {gang: 4}\n", tmp_path).startswith(
+        "study.yaml:9: methods[1].train: unknown key `gang`\n  hint: `gang` is a key of `train`; "
     )
 
 

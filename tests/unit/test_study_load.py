@@ -69,6 +69,13 @@ def test_percentages_become_numbers(tmp_path: Path) -> None:
     assert study.train.warmup == 0.06
 
 
+@pytest.mark.parametrize(("text", "gang"), [("", "auto"), ("auto", "auto"), ("off", "off"), ("1", 1), ("16", 16)])
+def test_a_gang_is_a_word_or_a_number(tmp_path: Path, text: str, gang: str | int) -> None:
+    study = load(GOOD + (f"train: {{gang: {text}}}\n" if text else ""), tmp_path)
+    assert study.train.gang == gang
+    assert Study.model_validate_json(study.model_dump_json()) == study
+
+
 def test_a_study_survives_json(tmp_path: Path) -> None:
     text = GOOD.replace("[mrpc]", "[mrpc, {name: own, kind: classification, train: a.csv, text: t, label: l}]")
     study = load(text + "hypotheses: {H: {non_inferior: lora.r8, to: full, margin: 3%}}\n", tmp_path)
@@ -176,6 +183,9 @@ def test_schema_allows_the_shorthands_that_the_loader_allows() -> None:
     warmup = schema["$defs"]["TrainSpec"]["properties"]["warmup"]["anyOf"]
     assert [choice["type"] for choice in warmup] == ["number", "string"]
     assert warmup[0] == {"type": "number", "minimum": 0, "maximum": 1}
+    gang = schema["$defs"]["TrainSpec"]["properties"]["gang"]
+    assert gang["anyOf"] == [{"enum": ["auto", "off"], "type": "string"}, {"minimum": 1, "type": "integer"}]
+    assert gang["default"] == "auto"
 
 
 def test_schema_is_json() -> None:

@@ -53,7 +53,7 @@ def rendering(console: Console) -> Iterator[Emit]:
 
 
 class PlainLines:
-    """One line when a step starts, finishes, fails; its progress at most every `PLAIN_INTERVAL_S`."""
+    """One line when a step starts, finishes, fails; a worker's progress at most every `PLAIN_INTERVAL_S`."""
 
     def __init__(self, console: Console, *, progress: Progress | None = None) -> None:
         self.console = console
@@ -72,21 +72,23 @@ class PlainLines:
         progress, step = self.progress, escape(event.step or "")
         count = rf"\[{progress.settled}/{progress.total}]"
         if isinstance(event, StepStarted):
-            self._last_line_at[step] = progress.clock()
+            self._last_line_at[event.worker] = progress.clock()
             again = f" (attempt {event.attempt})" if event.attempt > 1 else ""
             return f"{count} {step} started{again}"
         if isinstance(event, StepFinished):
             return f"{count} {step} done in {in_words(event.seconds)}"
         if isinstance(event, StepProgress) and event.step in running:
-            if progress.clock() - self._last_line_at.get(step, 0.0) < PLAIN_INTERVAL_S:
+            worker = running[event.step].worker
+            if progress.clock() - self._last_line_at[worker] < PLAIN_INTERVAL_S:
                 return None
-            self._last_line_at[step] = progress.clock()
-            return f"{count} {step}: {running[event.step].describe()}{_time_left(progress)}"
+            self._last_line_at[worker] = progress.clock()
+            under_way = next(step for step in progress.running_by_worker if step.worker == worker)
+            return f"{count} {escape(under_way.name)}: {under_way.describe()}{_time_left(progress)}"
         return _lasting_line(event)
 
 
 class LiveView:
-    """A bar for the whole study, a line for each running step; what must not be missed is printed above them."""
+    """A bar for the whole study, a line for what each worker does; what must not be missed is printed above them."""
 
     def __init__(self, console: Console, *, progress: Progress | None = None) -> None:
         self.console = console
@@ -101,7 +103,7 @@ class LiveView:
 
     def render(self) -> RenderableType:
         with self._lock:
-            progress, running = self.progress, list(self.progress.running.values())
+            progress, running = self.progress, self.progress.running_by_worker
             overall = Table.grid(padding=(0, 1))
             overall.add_row(
                 Text(progress.study or "planning", style="bold"),
@@ -112,7 +114,7 @@ class LiveView:
             steps = Table.grid(padding=(0, 2))
             for step in running[:_MOST_RUNNING_SHOWN]:
                 steps.add_row(
-                    Text(f"  {step.id}", overflow="ellipsis", no_wrap=True),
+                    Text(f"  {step.name}", overflow="ellipsis", no_wrap=True),
                     ProgressBar(total=step.total, completed=step.done, width=_BAR_WIDTH // 2) if step.total else "",
                     Text(step.describe(), style="dim"),
                     Text(in_words(progress.clock() - step.since), style="dim"),

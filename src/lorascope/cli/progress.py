@@ -6,9 +6,11 @@ now, or, before one has finished, how fast the running ones advance.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import mean
 
 from lorascope.engine.events import (
@@ -24,9 +26,11 @@ from lorascope.engine.events import (
 
 @dataclass
 class RunningStep:
-    """A step under way. since: seconds on the clock of the `Progress` it belongs to."""
+    """A step under way, or several that one worker computes together. name: its id, or what theirs have in common.
+    since: seconds on the clock of the `Progress` it belongs to.
+    """
 
-    id: str
+    name: str
     worker: str
     since: float
     done: float = 0.0
@@ -81,6 +85,14 @@ class Progress:
     def elapsed(self) -> float:
         return self.clock() - self.started
 
+    @property
+    def running_by_worker(self) -> list[RunningStep]:
+        """What each worker does now."""
+        gangs: dict[tuple[str, str], list[RunningStep]] = {}
+        for step_id, step in self.running.items():
+            gangs.setdefault((step.worker, kind_of(step_id)), []).append(step)
+        return [gang[0] if len(gang) == 1 else _together(gang) for gang in gangs.values()]
+
     def apply(self, event: Event) -> None:
         if isinstance(event, StudyStarted):
             self.study, self._announced, self.cached = event.study, event.num_steps, event.num_cached
@@ -122,8 +134,19 @@ class Progress:
                 return None
             pace, basis = mean(advancing), f"the pace of the running {of} step{'s' if len(advancing) > 1 else ''}"
         spent = sum(min(self.clock() - step.since, pace) for step in self.running.values())
-        workers = max(1, len(self._workers))
-        return Estimate(max(0.0, pending * pace - spent) / workers, basis)
+        at_once = max(1, len(self._workers), len(self.running))
+        return Estimate(max(0.0, pending * pace - spent) / at_once, basis)
+
+
+def _together(gang: Sequence[RunningStep]) -> RunningStep:
+    """Several steps as one, as far as the one that has most left to do, with the sum of their rates."""
+    words = zip(*(step.name.split("-") for step in gang), strict=False)
+    name = "-".join(same[0] for same in itertools.takewhile(lambda word: len(set(word)) == 1, words))
+    last = max(gang, key=lambda step: (step.total or 0.0) - step.done)
+    rates: Counter[str] = Counter()
+    for step in gang:
+        rates.update(step.rates)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return replace(last, name=f"{name} · {len(gang)} together", since=min(step.since for step in gang), rates=rates)
 
 
 def kind_of(step_id: str) -> str:

@@ -14,11 +14,18 @@ MEGA_BATCH = 50
 
 
 def epoch_batches(
-    lengths: np.ndarray, *, batch_size: int, generator: np.random.Generator, group_by_length: bool = True
+    lengths: np.ndarray,
+    *,
+    batch_size: int,
+    generator: np.random.Generator,
+    sequence: np.random.Generator,
+    group_by_length: bool = True,
 ) -> list[np.ndarray]:
     """One epoch: every row exactly once, in batches of `batch_size` (one may be smaller), in a shuffled order.
 
-    lengths: tokens [examples]. The same lengths and the same state of the generator give the same batches.
+    lengths: tokens [examples]. generator: decides which rows go together. sequence: decides which batch comes when; runs
+    that share it meet batches of like lengths at the same time, whatever their rows, so a gang of them pads little. The
+    same lengths and the same states of both give the same batches.
     """
     order = generator.permutation(len(lengths))
     if group_by_length:
@@ -28,7 +35,7 @@ def epoch_batches(
             np.concatenate([chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in chunks]) if chunks else order
         )
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [batches[index] for index in generator.permutation(len(batches))]
+    return [batches[index] for index in sequence.permutation(len(batches))]
 
 
 def evaluation_batches(lengths: np.ndarray, *, max_tokens: int) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""What every executor can do: take a step, and later say what became of it.
+"""What every executor can do: take steps, and later say what became of each.
 
 The scheduler decides what may run; an executor decides where. Results travel through the store, so a completion is only
 news, and an executor on other machines needs nothing more than this.
@@ -6,6 +6,7 @@ news, and an executor on other machines needs nothing more than this.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -32,8 +33,14 @@ class Executor(Protocol):
         """How much of what `step` needs the best free worker has loaded; None if no worker can take it now."""
         ...
 
-    def submit(self, step: Step) -> None:
-        """Start `step`; only after `warmth` was not None."""
+    def num_free(self, step: Step) -> int:
+        """How many workers could take `step` now."""
+        ...
+
+    def submit(self, steps: Sequence[Step]) -> None:
+        """Start a step, or several of one kind and gang key together on one worker; only after the `warmth` of the
+        first was not None. Each has its own completion.
+        """
         ...
 
     def poll(self, emit: Emit, *, timeout_s: float) -> list[Completion]:

@@ -9,7 +9,7 @@ from typing import Any
 from lorascope.engine.devices import find_devices
 from lorascope.engine.events import Emit
 from lorascope.engine.executor import Completion, needs
-from lorascope.engine.run import try_step
+from lorascope.engine.run import try_steps
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
 
@@ -21,38 +21,43 @@ class InlineExecutor:
         self._store = store
         self._devices = devices
         self._data_dir = data_dir
-        self._next: Step | None = None
+        self._next: Sequence[Step] = ()
         self._warm_for: frozenset[str] = frozenset()
         self._warm: dict[str, Any] = {}
 
     def warmth(self, step: Step) -> int | None:
-        if self._next is not None:
+        if self._next:
             return None
         return len(needs(step) & self._warm_for) if self._warm_for else 0
 
-    def submit(self, step: Step) -> None:
-        assert self._next is None, "an inline executor takes one step at a time"
-        self._next = step
+    def num_free(self, step: Step) -> int:
+        return 0 if self._next else 1
+
+    def submit(self, steps: Sequence[Step]) -> None:
+        assert not self._next, "an inline executor takes one step, or one gang, at a time"
+        self._next = steps
 
     def poll(self, emit: Emit, *, timeout_s: float) -> list[Completion]:
-        """Runs the submitted step to its end, however long that takes."""
-        if self._next is None:
+        """Runs what was submitted to its end, however long that takes."""
+        if not self._next:
             return []
-        step, self._next = self._next, None
+        steps, self._next = self._next, ()
         if self._devices is None:
             self._devices = find_devices()
-        self._warm_for = needs(step)
-        done = try_step(
-            step,
+        self._warm_for = frozenset().union(*map(needs, steps))
+        settled: list[Completion] = []
+        try_steps(
+            steps,
             self._store,
             device=self._devices[0],
             data_dir=self._data_dir,
             emit=emit,
             warm=self._warm,
             worker=f"inline-{self._devices[0]}",
+            report=settled.append,
         )
-        return [done]
+        return settled
 
     def close(self) -> None:
-        self._next = None
+        self._next = ()
         self._warm.clear()

@@ -1,7 +1,8 @@
 """Runs steps on this machine: one warm worker process a device, replaced when it dies.
 
-A step that raises has failed. A worker that dies (killed, out of memory, crashed) says nothing about its step, which is
-therefore tried again on a fresh worker, at most twice.
+A step that raises has failed. A worker that dies (killed, out of memory, crashed) says nothing about its steps, which are
+therefore tried again on a fresh worker, at most twice; the second time each alone, so that one which kills its worker
+takes no others with it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class LocalExecutor:
         self._devices = devices
         self._slots: list[_Slot] | None = None
         self._settled: list[Completion] = []
+        self._last_tries: list[Step] = []
         self._needs: dict[str, frozenset[str]] = {}
 
     def warmth(self, step: Step) -> int | None:
@@ -55,28 +57,32 @@ class LocalExecutor:
         if not slots:
             return 0  # no device will ever fit: let it be submitted, and fail
         needed = self._needed(step)
-        return max((len(needed & slot.warm_for) for slot in slots if slot.step is None), default=None)
+        return max((len(needed & slot.warm_for) for slot in slots if not slot.steps), default=None)
 
-    def submit(self, step: Step) -> None:
-        slots = self._fitting(step)
+    def num_free(self, step: Step) -> int:
+        return sum(not slot.steps for slot in self._fitting(step))
+
+    def submit(self, steps: Sequence[Step]) -> None:
+        slots = self._fitting(steps[0])
         if not slots:
-            self._settled.append(Completion(step.id, "failed", self._no_device(step)))
+            self._settled += [Completion(step.id, "failed", self._no_device(step)) for step in steps]
             return
-        free = [slot for slot in slots if slot.step is None]
-        slot = max(free, key=lambda slot: len(self._needed(step) & slot.warm_for))
-        self._start(slot, step, attempt=1)
+        free = [slot for slot in slots if not slot.steps]
+        slot = max(free, key=lambda slot: len(self._needed(steps[0]) & slot.warm_for))
+        self._start(slot, steps, attempt=1)
 
     def poll(self, emit: Emit, *, timeout_s: float) -> list[Completion]:
         deadline = time.monotonic() + timeout_s
         settled, self._settled = self._settled, []
         while not settled:
             remaining = deadline - time.monotonic()
-            running = [slot for slot in self._slots or () if slot.step is not None]
+            running = [slot for slot in self._slots or () if slot.steps]
             if remaining <= 0 or not running:
                 break
             _wait_for_output(running, timeout_s=min(remaining, _DEATH_CHECK_S))
             for slot in running:
                 settled += self._listen(slot, emit)
+            self._start_last_tries()
         return settled
 
     def close(self) -> None:
@@ -87,11 +93,12 @@ class LocalExecutor:
         for process in processes:
             process.wait(max(0.0, deadline - time.monotonic()))
         for slot in self._slots or ():
-            if slot.step is not None:
+            for step_id in slot.steps:
                 # Of a worker that had to be killed. This machine knows its lock for stale anyway; others would wait.
                 with contextlib.suppress(OSError):
-                    self._store.lock(slot.step.id).reap()
-            slot.process, slot.step, slot.warm_for = None, None, frozenset()
+                    self._store.lock(step_id).reap()
+            slot.process, slot.steps, slot.warm_for = None, {}, frozenset()
+        self._last_tries.clear()
 
     def _fitting(self, step: Step) -> list[_Slot]:
         if self._slots is None:
@@ -118,15 +125,23 @@ class LocalExecutor:
         self._store.record_failure(failure.step_id, failure)
         return failure
 
-    def _start(self, slot: _Slot, step: Step, *, attempt: int) -> None:
+    def _start(self, slot: _Slot, steps: Sequence[Step], *, attempt: int) -> None:
         if slot.process is not None and slot.process.is_dead():  # it died idle, which concerns no step
             slot.process.wait(0)
             slot.process = None
         if slot.process is None:
             slot.process = self._start_process(slot)
-        slot.step, slot.attempt, slot.warm_for = step, attempt, self._needed(step)
+        slot.steps, slot.attempt = {step.id: step for step in steps}, attempt
+        slot.warm_for = frozenset().union(*map(self._needed, steps))
         with contextlib.suppress(BrokenPipeError):  # it died just now: the next poll sees that
-            slot.process.write({"run": step.to_json(), "attempt": attempt})
+            slot.process.write({"run": [step.to_json() for step in steps], "attempt": attempt})
+
+    def _start_last_tries(self) -> None:
+        for step in list(self._last_tries):
+            slot = next((slot for slot in self._fitting(step) if not slot.steps), None)
+            if slot is not None:
+                self._last_tries.remove(step)
+                self._start(slot, [step], attempt=MAX_ATTEMPTS)
 
     def _start_process(self, slot: _Slot) -> _Process:
         slot.num_started += 1
@@ -150,21 +165,23 @@ class LocalExecutor:
         return environment
 
     def _listen(self, slot: _Slot, emit: Emit) -> list[Completion]:
-        """Relay what the worker said; its step's completion, if that came; a death is dealt with here."""
-        process, step = slot.process, slot.step
+        """Relay what the worker said; the completions that came; a death is dealt with here."""
+        process = slot.process
         assert process is not None
-        assert step is not None
         is_dead = process.is_dead()  # asked before reading, so that a dead worker's last words are all heard
+        settled = []
         for message in process.messages():
             if "event" in message:
                 emit(event_from_json(message["event"]))
             elif "completion" in message:
-                slot.step = None
-                return [_completion(message["completion"], attempt=slot.attempt)]
-        return self._after_death(slot, step, process, emit) if is_dead else []
+                settled.append(_completion(message["completion"], attempt=slot.attempt))
+                del slot.steps[settled[-1].step_id]
+        if is_dead and slot.steps:
+            settled += self._after_death(slot, list(slot.steps.values()), process, emit)
+        return settled
 
-    def _after_death(self, slot: _Slot, step: Step, process: _Process, emit: Emit) -> list[Completion]:
-        slot.process, slot.step, slot.warm_for = None, None, frozenset()
+    def _after_death(self, slot: _Slot, steps: list[Step], process: _Process, emit: Emit) -> list[Completion]:
+        slot.process, slot.steps, slot.warm_for = None, {}, frozenset()
         death = process.describe_death()
         process.wait(0)
         if not process.was_ready and not process.was_killed():
@@ -174,10 +191,17 @@ class LocalExecutor:
                 where=str(process.log),
             )
         if slot.attempt < MAX_ATTEMPTS:
-            text = f"the worker on {slot.device} was lost ({death}) during {step.id}; trying again on a new one"
-            emit(Notice(step=step.id, level="warning", text=text))
-            self._start(slot, step, attempt=slot.attempt + 1)
+            is_last = slot.attempt + 1 == MAX_ATTEMPTS and len(steps) > 1
+            others = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
+            again = "trying each again alone" if is_last else "trying again on a new one"
+            text = f"the worker on {slot.device} was lost ({death}) during {steps[0].id}{others}; {again}"
+            emit(Notice(step=steps[0].id, level="warning", text=text))
+            if is_last:
+                self._last_tries += steps
+            else:
+                self._start(slot, steps, attempt=slot.attempt + 1)
             return []
+        (step,) = steps  # the last try is that of a step alone
         error = StepFailure(
             f"{step.id} lost its worker {slot.attempt} times, last by {death}",
             hint=(_MEMORY_HINT if death == "SIGKILL" else "") + f"The worker's last words are in {process.log}.",
@@ -187,12 +211,12 @@ class LocalExecutor:
 
 @dataclass
 class _Slot:
-    """One device and its worker process, if started; step: what it works on, None if free."""
+    """One device and its worker process, if started. steps: what it works on, by id; empty if free."""
 
     device: str
     index: int
     process: _Process | None = None
-    step: Step | None = None
+    steps: dict[str, Step] = field(default_factory=dict)
     attempt: int = 1
     warm_for: frozenset[str] = field(default_factory=frozenset)
     num_started: int = 0

@@ -117,7 +117,7 @@ class StepLock:
         if self._generation is None:
             return
         self._stop.set()
-        if self._thread is not None:
+        if self._thread is not None and self._thread.is_alive():  # it is not, if we were interrupted in starting it
             self._thread.join()
         generation, self._generation = self._generation, None
         try:

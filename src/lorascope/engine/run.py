@@ -1,15 +1,22 @@
-"""Run one step: take its lock, call its function, commit what it made. The same in every executor, and by hand."""
+"""Run steps: take their locks, call their function, commit what it made. The same in every executor, and by hand.
+
+Several steps of one kind can be computed together, as a gang: one call of the kind's gang function yields (index, result
+or failure) for each, in any order. To the store they stay single steps: each has its own lock, staging and work
+directory, events, commit and failure. An exception that leaves the gang function fails those it had not yielded.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
+import gc
 import importlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lorascope import registry
 from lorascope.engine import provenance
@@ -18,7 +25,7 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.events import Emit, Event, StepFinished, StepStarted
 from lorascope.engine.executor import Completion
 from lorascope.engine.failure import Failure
-from lorascope.engine.lock import Owner, StepLock
+from lorascope.engine.lock import Owner
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store, StoreProblem
 from lorascope.errors import LorascopeError, StepFailure
@@ -30,6 +37,10 @@ class StepBusy(Exception):
     def __init__(self, step_id: str, owner: Owner | None) -> None:
         super().__init__(f"{step_id} is under way in {owner or 'another process'}")
         self.step_id = step_id
+
+
+Settled = Literal["done", "found"] | Exception
+GangFunction = Callable[[Sequence[StepContext]], Generator[tuple[int, dict[str, Any] | Exception]]]
 
 
 def run_step(
@@ -50,106 +61,255 @@ def run_step(
     LorascopeError that says what to do, anything else unchanged. Raises StepBusy while another process works on it.
     log: the worker's log file, for the record of a failure.
     """
-    if store.has(step.id):
-        return store.artifact(step.id)
-    lock = store.lock(step.id)
-    with store.guard():
-        if not lock.try_acquire():
-            raise StepBusy(step.id, lock.holder())
-    try:
-        if store.has(step.id):  # committed between our look and our lock
-            return store.artifact(step.id)
-        store.clear_failure(step.id)
-        emit(StepStarted(step=step.id, worker=worker, attempt=attempt))
-        started = time.monotonic()
-        emit_while_ours = _refuse_once_lost(emit, step, lock)
-        artifact = _compute(step, store, device=device, data_dir=data_dir, emit=emit_while_ours, warm=warm)
-        emit(StepFinished(step=step.id, seconds=time.monotonic() - started, worker=worker))
-        return artifact
-    except Exception as error:
-        if store.has(step.id):  # another process, which held our lock while we were suspended, was quicker
-            return store.artifact(step.id)
-        if lock.is_lost:
-            raise StepBusy(step.id, lock.holder()) from error
-        explained = _explain(error, step=step, store=store, device=device)
-        if not isinstance(explained, StoreProblem):
-            store.record_failure(step.id, Failure.of(step.id, explained, log=log))
-        if explained is error:
-            raise
-        raise explained from error
-    finally:
-        lock.release(discard=store.has(step.id))
+    troubles: list[Exception] = []
+
+    def settle(step: Step, outcome: Settled) -> None:
+        if isinstance(outcome, Exception):
+            troubles.append(outcome)
+
+    _run(
+        [step], store, device=device, data_dir=data_dir, emit=emit, warm=warm, worker=worker, attempt=attempt, log=log,
+        settle=settle,
+    )  # fmt: skip
+    for trouble in troubles:
+        raise trouble
+    return store.artifact(step.id)
 
 
-def try_step(
-    step: Step, store: Store, *, emit: Emit, warm: dict[str, Any], log: str | None = None, **others: Any
-) -> Completion:
-    """`run_step` for an executor: what became of the step, instead of an exception; same arguments."""
-    events: list[str] = []
+def try_steps(
+    steps: Sequence[Step],
+    store: Store,
+    *,
+    device: str,
+    data_dir: Path | None,
+    emit: Emit,
+    warm: dict[str, Any],
+    worker: str,
+    report: Callable[[Completion], None],
+    attempt: int = 1,
+    log: str | None = None,
+) -> None:
+    """`run_step` for an executor: several steps are computed together, and what became of each is reported the moment
+    it is known, instead of an exception. Every step is reported once.
+    """
+    failed: list[str] = []
 
-    def relay(event: Event) -> None:
-        events.append(event.kind)
-        emit(event)
+    def settle(step: Step, outcome: Settled) -> None:
+        if isinstance(outcome, StepBusy):
+            report(Completion(step.id, "busy"))
+        elif isinstance(outcome, Exception):
+            failed.append(step.id)
+            report(Completion(step.id, "failed", Failure.of(step.id, outcome, log=log)))
+        else:
+            report(Completion(step.id, outcome))
 
-    try:
-        run_step(step, store, emit=relay, warm=warm, log=log, **others)
-    except StepBusy:
-        return Completion(step.id, "busy")
-    except Exception as error:
-        warm.clear()  # a model changed halfway must not serve the next step
-        return Completion(step.id, "failed", Failure.of(step.id, error, log=log))
-    return Completion(step.id, "done" if StepStarted.kind in events else "found")
+    _run(
+        steps, store, device=device, data_dir=data_dir, emit=emit, warm=warm, worker=worker, attempt=attempt, log=log,
+        settle=settle,
+    )  # fmt: skip
+    if failed:
+        gc.collect()  # the tensors that their tracebacks kept alive
 
 
 def step_function(kind: str) -> Callable[[StepContext], dict[str, Any]]:
     """The function behind a step kind: a key of `registry.STEP_KINDS`, or "module:function" itself."""
-    if ":" in kind:
-        module, _, attribute = kind.partition(":")
-        return getattr(importlib.import_module(module), attribute)
-    return registry.resolve(registry.STEP_KINDS, kind)
+    return _imported(kind) if ":" in kind else registry.resolve(registry.STEP_KINDS, kind)
 
 
-def _refuse_once_lost(emit: Emit, step: Step, lock: StepLock) -> Emit:
-    """Stops a step at its next event once its lock was taken over, before it disturbs the new holder's checkpoints."""
-
-    def emit_while_ours(event: Event) -> None:
-        if lock.was_taken_over:
-            raise StepBusy(step.id, None)
-        emit(event)
-
-    return emit_while_ours
+def can_gang(kind: str) -> bool:
+    """Whether steps of this kind can be computed together. Imports nothing; a "module:function" is taken to."""
+    return ":" in kind or kind in registry.GANG_FUNCTIONS
 
 
-def _compute(
-    step: Step, store: Store, *, device: str, data_dir: Path | None, emit: Emit, warm: dict[str, Any]
-) -> Artifact:
-    staging = store.stage(step.id)
-    try:
-        started = _now()
-        result = step_function(step.kind)(
-            StepContext(
+def gang_function(kind: str) -> GangFunction:
+    """The function that computes several steps of a kind together: of `registry.GANG_FUNCTIONS`, or the
+    "module:function_gang" beside a "module:function".
+    """
+    return _imported(f"{kind}_gang") if ":" in kind else registry.resolve(registry.GANG_FUNCTIONS, kind)
+
+
+def _imported(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _alone(function: Callable[[StepContext], dict[str, Any]]) -> GangFunction:
+    """A step's function as that of a gang of one."""
+
+    def gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[str, Any] | Exception]]:
+        (context,) = contexts
+        yield 0, function(context)
+
+    return gang
+
+
+def _run(
+    steps: Sequence[Step],
+    store: Store,
+    *,
+    device: str,
+    data_dir: Path | None,
+    emit: Emit,
+    warm: dict[str, Any],
+    worker: str,
+    attempt: int,
+    log: str | None,
+    settle: Callable[[Step, Settled], None],
+) -> None:
+    """Compute steps of one kind together and settle each, once, the moment it is committed or has failed."""
+    with contextlib.ExitStack() as ending:
+        members: list[_Member] = []
+        contexts: list[StepContext] = []
+        for step in steps:
+            member = _Member(step, store, device=device, emit=emit, worker=worker, log=log, settle=settle)
+            ending.callback(member.end)
+            if context := member.begin(attempt=attempt, data_dir=data_dir, warm=warm):
+                members.append(member)
+                contexts.append(context)
+        if not members:
+            return
+        kind = members[0].step.kind
+        try:
+            function = _alone(step_function(kind)) if len(members) == 1 else gang_function(kind)
+            with contextlib.closing(function(contexts)) as results:
+                for index, result in results:
+                    members[index].take(result, gang=len(members))
+            missing = sum(not member.is_settled for member in members)
+            if missing:
+                raise RuntimeError(f"the gang ended without a result of {missing} of its {len(members)} steps")
+        except Exception as error:
+            warm.clear()  # a model changed halfway must not serve the next step
+            for member in members:
+                if not member.is_settled:
+                    # One that lost its lock and stopped the whole gang: the others are free to be taken up again.
+                    busy = isinstance(error, StepBusy)
+                    member.fail(StepBusy(member.step.id, None) if busy else error, gang=len(members))
+
+
+class _Member:
+    """One step under way in this process: its lock, its staging directory, and how it ends."""
+
+    def __init__(
+        self,
+        step: Step,
+        store: Store,
+        *,
+        device: str,
+        emit: Emit,
+        worker: str,
+        log: str | None,
+        settle: Callable[[Step, Settled], None],
+    ) -> None:
+        self.step = step
+        self.is_settled = False
+        self._store = store
+        self._device = device
+        self._emit = emit
+        self._worker = worker
+        self._log = log
+        self._settle = settle
+        self._lock = store.lock(step.id)
+        self._staging: Path | None = None
+        self._started: tuple[str, float] | None = None  # when, in words and on the monotonic clock
+
+    def begin(self, *, attempt: int, data_dir: Path | None, warm: dict[str, Any]) -> StepContext | None:
+        """Take the lock and make room for the files. None if nothing is to be computed here: that is settled."""
+        step, store = self.step, self._store
+        try:
+            if store.has(step.id):
+                self._end_with("found")
+                return None
+            with store.guard():
+                if not self._lock.try_acquire():
+                    raise StepBusy(step.id, self._lock.holder())
+            if store.has(step.id):  # committed between our look and our lock
+                self._end_with("found")
+                return None
+            store.clear_failure(step.id)
+            self._emit(StepStarted(step=step.id, worker=self._worker, attempt=attempt))
+            self._started = _now(), time.monotonic()
+            self._staging = store.stage(step.id)
+            return StepContext(
                 step=step,
-                out=staging,
+                out=self._staging,
                 work=store.work_dir(step.id),
                 deps={role: store.artifact(step_id) for role, step_id in step.deps.items()},
-                emit=emit,
-                device=device,
+                emit=self._emit_while_ours,
+                device=self._device,
                 data_dir=data_dir,
                 cache_dir=store.cache_dir,
                 warm=warm,
             )
-        )
-        origin = {**provenance.describe(device=device), "started": started, "finished": _now()}
-        return store.commit(step, staging, result=result, provenance=origin)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        except Exception as error:
+            self.fail(error, gang=1)
+            return None
+
+    def take(self, result: Mapping[str, Any] | Exception, *, gang: int) -> None:
+        """Commit the result, or record the failure. gang: how many steps were computed together."""
+        assert not self.is_settled, f"{self.step.id} was given a second result"
+        if isinstance(result, Exception):
+            self.fail(result, gang=gang)
+            return
+        assert self._staging is not None
+        assert self._started is not None
+        started, started_s = self._started
+        try:
+            origin = {**provenance.describe(device=self._device), "gang": gang, "started": started, "finished": _now()}
+            self._store.commit(self.step, self._staging, result=result, provenance=origin)
+            seconds = time.monotonic() - started_s
+            self._emit(StepFinished(step=self.step.id, seconds=seconds, worker=self._worker))
+        except Exception as error:
+            self.fail(error, gang=gang)
+        else:
+            self._end_with("done")
+
+    def fail(self, error: Exception, *, gang: int) -> None:
+        step, store = self.step, self._store
+        if store.has(step.id):  # another process, which held our lock while we were suspended, was quicker
+            self._end_with("found" if self._started is None else "done")
+        elif isinstance(error, StepBusy):
+            self._end_with(error)
+        elif self._lock.is_lost:
+            self._end_with(_because_of(error, StepBusy(step.id, self._lock.holder())))
+        else:
+            explained = _explain(error, step=step, store=store, device=self._device, gang=gang)
+            try:
+                if not isinstance(explained, StoreProblem):
+                    store.record_failure(step.id, Failure.of(step.id, explained, log=self._log))
+            except StoreProblem as problem:
+                explained = problem
+            self._end_with(_because_of(error, explained))
+
+    def end(self) -> None:
+        """Let go of the lock and what was not committed. Harmless a second time."""
+        if self._staging is not None:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self._lock.release(discard=self._store.has(self.step.id))
+
+    def _end_with(self, outcome: Settled) -> None:
+        self.end()
+        self.is_settled = True
+        self._settle(self.step, outcome)
+
+    def _emit_while_ours(self, event: Event) -> None:
+        """Stops a step at its next event once its lock was taken over, before it disturbs the holder's checkpoints."""
+        if self._lock.was_taken_over:
+            raise StepBusy(self.step.id, None)
+        self._emit(event)
+
+
+def _because_of(error: Exception, explained: Exception) -> Exception:
+    """`explained`, as `raise explained from error` leaves it."""
+    if explained is not error:
+        explained.__cause__ = error
+    return explained
 
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def _explain(error: Exception, *, step: Step, store: Store, device: str) -> Exception:
+def _explain(error: Exception, *, step: Step, store: Store, device: str, gang: int) -> Exception:
     """The same misfortune as an error that names the remedy, where we know one; else `error` itself."""
     if isinstance(error, LorascopeError):
         return error
@@ -163,8 +323,8 @@ def _explain(error: Exception, *, step: Step, store: Store, device: str) -> Exce
     if any(isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError" for cause in causes):
         return StepFailure(
             f"{step.id} ran out of memory on {device}: {str(error).splitlines()[0] if str(error) else 'MemoryError'}",
-            hint="Lower train.micro_batch_size (same result, less memory), then train.max_length or "
-            "train.batch_size, or use a device with more memory.",
+            hint=f"Lower {'train.gang or ' if gang > 1 else ''}train.micro_batch_size (same result, less memory), then "
+            "train.max_length or train.batch_size, or use a device with more memory.",
         )
     return error
 

@@ -7,6 +7,8 @@ killed at any time and started again, and several coordinators on one store shar
 from __future__ import annotations
 
 import graphlib
+import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from lorascope.engine.events import Emit, StepBlocked, StepFailed
 from lorascope.engine.executor import Completion, Executor
 from lorascope.engine.failure import Failure
 from lorascope.engine.lock import StepLock
+from lorascope.engine.run import can_gang
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store, StoreProblem
 
@@ -114,16 +117,13 @@ class _Scheduling:
         return bool(self._ready or self._running or self._elsewhere)
 
     def submit_ready(self) -> None:
-        """Give every free worker the ready step it is warmest for."""
+        """Give every free worker the ready step it is warmest for, and those that can be computed together with it."""
         while (step := self._warmest()) is not None:
-            self._ready.remove(step.id)
-            if self.store.has(step.id):
-                self._settle_success(step.id, self.cached)
-            elif self._is_held(step.id):
-                self._leave_to_others(step.id)
-            else:
-                self._running.add(step.id)
-                self.executor.submit(step)
+            companions, share = self._companions(step)
+            gang = list(itertools.islice((other for other in companions if self._claim(other.id)), share))
+            if gang:
+                self._running.update(member.id for member in gang)
+                self.executor.submit(gang)
 
     def settle(self, completion: Completion) -> None:
         step_id = completion.step_id
@@ -166,6 +166,31 @@ class _Scheduling:
             if warmth is not None and (best is None or warmth > best[0]):
                 best = warmth, self.graph[step_id]
         return best[1] if best else None
+
+    def _companions(self, step: Step) -> tuple[list[Step], int]:
+        """The ready steps that may run together with `step`, itself first and then those that share most of its
+        inputs; and how many of them one worker takes, so that those free now share the work.
+        """
+        resources = step.resources
+        if resources.gang_key is None or not can_gang(step.kind):
+            return [step], 1
+        ready = (self.graph[step_id] for step_id in self._ready)
+        alike = [other for other in ready if (other.kind, other.resources.gang_key) == (step.kind, resources.gang_key)]
+        inputs = set(step.deps.values())
+        alike.sort(key=lambda other: (other is not step, -len(inputs & set(other.deps.values()))))
+        share = math.ceil(len(alike) / max(1, self.executor.num_free(step)))
+        return alike, share if resources.gang_limit is None else min(share, resources.gang_limit)
+
+    def _claim(self, step_id: str) -> bool:
+        """Take a step off the ready ones. False if it is committed already, or another process is at it."""
+        self._ready.remove(step_id)
+        if self.store.has(step_id):
+            self._settle_success(step_id, self.cached)
+        elif self._is_held(step_id):
+            self._leave_to_others(step_id)
+        else:
+            return True
+        return False
 
     def _is_held(self, step_id: str) -> bool:
         with self.store.guard():

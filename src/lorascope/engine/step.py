@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -48,10 +48,15 @@ def _refuse_non_canonical(value: Any, place: str) -> None:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step needs from the machine it runs on. device: "any" or "accelerator"."""
+    """What a step needs from the machine it runs on, and which others may run there with it. device: "any" or
+    "accelerator". gang_key: steps of one kind with the same key may be computed together (None: alone). gang_limit: the
+    most of them together (None: as many as are ready and a worker's fair share).
+    """
 
     device: str = "any"
     memory_bytes: int | None = None
+    gang_key: str | None = None
+    gang_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Step:
             "deps": dict(self.deps),
             "slug": self.slug,
             "locations": dict(self.locations),
-            "resources": {"device": self.resources.device, "memory_bytes": self.resources.memory_bytes},
+            "resources": asdict(self.resources),
         }
 
     @classmethod

@@ -3,16 +3,16 @@
     python -m lorascope.engine.worker --store S --device D [--data DIR] --step ID    runs one step by hand
     python -m lorascope.engine.worker --store S --device D [--data DIR]              serves on stdin and stdout
 
-Serving, it reads {"run": Step.to_json(), "attempt": n} a line and answers {"ready": pid}, {"event": ...} and
-{"completion": ...} lines. These leave on a duplicate of the first stdout while file descriptor 1 points to stderr, so
-that no stray print of a library can break the protocol. It never outlives its coordinator.
+Serving, it reads {"run": [Step.to_json(), ...], "attempt": n} a line and answers {"ready": pid}, {"event": ...} and
+{"completion": ...} lines, one completion for each step as it is settled. These leave on a duplicate of the first stdout
+while file descriptor 1 points to stderr, so that no stray print of a library can break the protocol. It never outlives
+its coordinator.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import gc
 import json
 import os
 import signal
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lorascope.engine.events import Event, Notice, StepFinished
-from lorascope.engine.run import StepBusy, run_step, try_step
+from lorascope.engine.executor import Completion
+from lorascope.engine.run import StepBusy, run_step, try_steps
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
 from lorascope.errors import EnvironmentProblem, LorascopeError, StudyError
@@ -67,14 +68,20 @@ def _serve(store: Store, answers: TextIO, *, device: str, data_dir: Path | None,
     def emit(event: Event) -> None:
         send({"event": event.to_json()})
 
+    def report(completion: Completion) -> None:
+        if completion.failure is not None:
+            print(completion.failure.traceback or completion.failure.text, file=sys.stderr, flush=True)
+        send({"completion": asdict(completion)})
+
     warm: dict[str, Any] = {}
     send({"ready": os.getpid()})
     for line in sys.stdin:
         request = json.loads(line)
-        step = Step.from_json(request["run"])
-        print(f"-- {step.id}", file=sys.stderr, flush=True)
-        completion = try_step(
-            step,
+        steps = [Step.from_json(step) for step in request["run"]]
+        for step in steps:
+            print(f"-- {step.id}", file=sys.stderr, flush=True)
+        try_steps(
+            steps,
             store,
             device=device,
             data_dir=data_dir,
@@ -83,11 +90,8 @@ def _serve(store: Store, answers: TextIO, *, device: str, data_dir: Path | None,
             worker=name,
             attempt=request["attempt"],
             log=log,
+            report=report,
         )
-        if completion.failure is not None:
-            print(completion.failure.traceback or completion.failure.text, file=sys.stderr, flush=True)
-            gc.collect()  # the failed step's tensors, which its traceback kept alive
-        send({"completion": asdict(completion)})
 
 
 def _run_by_hand(step_id: str, store: Store, *, device: str, data_dir: Path | None, name: str) -> int:

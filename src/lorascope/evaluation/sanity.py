@@ -22,8 +22,10 @@ from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import StepProgress
 from lorascope.errors import GateFailure
+from lorascope.methods.dropout import silence_dropout
 from lorascope.study.spec import Seeds, TrainSpec
-from lorascope.training.loop import TrainingLoop
+from lorascope.training.gang import Gang
+from lorascope.training.member import Member
 from lorascope.training.predict import logits_of, predict
 from lorascope.training.run import base_for, make_deterministic, method_from_params, out_of_memory, prepared_model
 
@@ -40,6 +42,7 @@ OVERFIT_LOSS = 0.1
 _OVERFIT_RATES = (1, 3, 10, 30)
 _ACCUMULATION_TOLERANCE = 1e-4
 _DETERMINISM_UPDATES = 3
+_SEEDS = Seeds.model_validate(0)
 
 
 @dataclass(frozen=True)
@@ -65,24 +68,26 @@ class Bench:
     learning_rate: float
     device: str
 
-    def model(self, *, seed: int = 0) -> PreTrainedModel:
-        return prepared_model(self.base, self.method, Seeds.model_validate(seed))
+    def model(self) -> PreTrainedModel:
+        """The method's model as training starts from it."""
+        return prepared_model(self.base, [self.method], [_SEEDS])[0]
 
-    def loop(
-        self, model: PreTrainedModel, *, rows: np.ndarray, learning_rate: float | None = None, **train: Any
-    ) -> TrainingLoop:
-        """A loop over `rows` with some training settings replaced; it never evaluates by itself."""
-        return TrainingLoop(
-            model=model,
+    def gang(self, *, rows: np.ndarray, learning_rate: float | None = None, **train: Any) -> Gang:
+        """A run over `rows` alone, with some training settings replaced; it never evaluates by itself."""
+        member = Member(
             method=self.method,
             task=self.task,
             columns=self.columns.subset(rows),
             train=self.train.model_copy(update=train),
             learning_rate=learning_rate or self.learning_rate,
-            seeds=Seeds.model_validate(0),
+            seeds=_SEEDS,
+            validate=lambda model: {},
+        )
+        return Gang(
+            [member],
+            prepare=lambda members: prepared_model(self.base, [self.method], [_SEEDS]),
             pad_token_id=self.base.pad_token_id,
             device=self.device,
-            validate=dict,
         )
 
 
@@ -108,7 +113,7 @@ def check_sanity(context: StepContext) -> dict[str, Any]:
             if not gate.passed:
                 raise GateFailure(f"gate `{gate.gate}` failed: {gate.detail}", hint=_MEANING[gate.gate])
     except torch.OutOfMemoryError as error:
-        raise out_of_memory(context, error) from error
+        raise out_of_memory(context, str(error)) from error
     return {"gates": [asdict(gate) for gate in gates]}
 
 
@@ -147,7 +152,7 @@ def equals_base_at_initialisation(bench: Bench) -> Gate:
     reading = {"rows": rows, "pad_token_id": bench.base.pad_token_id, "device": bench.device, "precision": "fp32"}
     plain = bench.base.copy(torch.Generator().manual_seed(0), share_frozen=True).eval()
     expected = logits_of(plain, bench.task, bench.columns, **reading)
-    found = logits_of(bench.model(seed=0), bench.task, bench.columns, **reading)
+    found = logits_of(bench.model(), bench.task, bench.columns, **reading)
     difference = float(np.abs(expected - found).max())
     tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
     return Gate(
@@ -158,17 +163,18 @@ def equals_base_at_initialisation(bench: Bench) -> Gate:
 
 def gradient_census(bench: Bench) -> Gate:
     """Exactly the declared parameters get gradients, as many as the formula says, and no other weight moves a bit."""
-    model = bench.model()
-    before = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
-    loop = bench.loop(model, rows=_rows(bench, 2 * bench.train.batch_size))
-    loop.model.train()
-    loop.meters.begin()
-    loop.advance()
-    loop.advance()
-    silent = [name for name, p in loop.trained.items() if p.grad is None or not bool(p.grad.any())]
-    leaking = [name for name, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
-    moved = [name for name, p in model.named_parameters() if name in before and not torch.equal(p, before[name])]
-    count = sum(p.numel() for p in loop.trained.values())
+    rows = _rows(bench, 2 * bench.train.batch_size)
+    gang = bench.gang(rows=rows)
+    before = {name: p.detach().clone() for name, p in gang.model.named_parameters() if not p.requires_grad}
+    gang.advance()
+    gang.advance()
+    gang.accumulate_gradients([np.arange(min(len(rows), bench.train.batch_size))])
+    gradients = gang.flat.row(gang.flat.gradients[0])
+    silent = [name for name, gradient in gradients.items() if not bool(gradient.any())]
+    frozen = [(name, p) for name, p in gang.model.named_parameters() if name in before]
+    leaking = [name for name, p in frozen if p.grad is not None]
+    moved = [name for name, p in frozen if not torch.equal(p, before[name])]
+    count = gang.flat.num_parameters
     expected = bench.method.expected_parameters(bench.base.model, head=bench.base.head)
     problems = [
         *([f"{len(silent)} declared parameters get no gradient, such as {silent[0]}"] if silent else []),
@@ -185,11 +191,8 @@ def same_seed_same_losses(bench: Bench) -> Gate:
     rows = _rows(bench, _DETERMINISM_UPDATES * bench.train.batch_size)
     losses = []
     for _ in range(2):
-        torch.manual_seed(0)
-        loop = bench.loop(bench.model(), rows=rows)
-        loop.model.train()
-        loop.meters.begin()
-        losses.append([float(loop.advance()) for _ in range(loop.updates_per_epoch)])
+        gang = bench.gang(rows=rows)
+        losses.append([float(gang.advance()) for _ in range(gang.members[0].updates_per_epoch)])
     difference = max(abs(a - b) for a, b in zip(*losses, strict=True))
     return Gate(
         "same seed, same losses", losses[0] == losses[1], difference, 0.0,
@@ -202,11 +205,10 @@ def accumulation_changes_nothing(bench: Bench) -> Gate:
     rows = _rows(bench, 16)
     gradients = []
     for micro in (len(rows), 1):
-        model = bench.model()
-        loop = bench.loop(model, rows=rows, batch_size=len(rows), micro_batch_size=micro, precision="fp32")
-        model.eval()
-        loop.accumulate_gradients(np.arange(len(rows)))
-        gradients.append(torch.cat([p.grad.flatten().double() for p in loop.trained.values() if p.grad is not None]))
+        gang = bench.gang(rows=rows, batch_size=len(rows), micro_batch_size=micro, precision="fp32")
+        gang.model.eval()
+        gang.accumulate_gradients([np.arange(len(rows))])
+        gradients.append(gang.flat.gradients[0].double())
     whole, pieces = gradients
     difference = float((whole - pieces).norm() / whole.norm())
     return Gate(
@@ -220,27 +222,25 @@ def overfits_ten(bench: Bench) -> Gate:
     rows = _unlike_rows(bench, OVERFIT_EXAMPLES)
     best = (math.inf, 0.0)
     for factor in _OVERFIT_RATES:
-        model = bench.model()
-        silence_dropout(model)
-        loop = bench.loop(
-            model, rows=rows, learning_rate=bench.learning_rate * factor, epochs=OVERFIT_EPOCHS, batch_size=5,
-            micro_batch_size=None, schedule="constant", warmup=0.0, weight_decay=0.0,
+        rate = bench.learning_rate * factor
+        gang = bench.gang(
+            rows=rows, learning_rate=rate, epochs=OVERFIT_EPOCHS, batch_size=5, micro_batch_size=None,
+            schedule="constant", warmup=0.0, weight_decay=0.0,
         )  # fmt: skip
-        model.train()
-        loop.meters.begin()
-        for _ in range(OVERFIT_EPOCHS):
-            mean = sum(float(loop.advance()) for _ in range(loop.updates_per_epoch)) / loop.updates_per_epoch
+        silence_dropout(gang.model)
+        updates = gang.members[0].updates_per_epoch
+        for epoch in range(1, OVERFIT_EPOCHS + 1):
+            mean = sum(float(gang.advance()) for _ in range(updates)) / updates
             if not mean < OVERFIT_LOSS:
                 continue
-            loss, score = _fit(bench, model, rows)
+            loss, score = _fit(bench, gang.views[0], rows)
             best = min(best, (loss, score))
             if loss < OVERFIT_LOSS and score == 1.0:
-                epochs = loop.progress.update // loop.updates_per_epoch
                 return Gate(
                     "overfit-10", True, loss, OVERFIT_LOSS,
-                    f"{len(rows)} examples learnt in {epochs} epochs at learning rate {loop.learning_rate:g}",
+                    f"{len(rows)} examples learnt in {epoch} epochs at learning rate {rate:g}",
                 )  # fmt: skip
-        best = min(best, _fit(bench, model, rows))
+        best = min(best, _fit(bench, gang.views[0], rows))
     tried = ", ".join(f"{bench.learning_rate * factor:g}" for factor in _OVERFIT_RATES)
     return Gate(
         "overfit-10", False, best[0], OVERFIT_LOSS,
@@ -256,15 +256,6 @@ def _fit(bench: Bench, model: nn.Module, rows: np.ndarray) -> tuple[float, float
     )  # fmt: skip
     found = bench.task.example_scores(frame)
     return float(found["loss"].mean()), float(found["correct"].mean())
-
-
-def silence_dropout(model: nn.Module) -> None:
-    """Sets every dropout probability of the model to 0."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "dropout", None), float):
-            setattr(module, "dropout", 0.0)  # noqa: B010 - a plain attribute of StackedLoRALinear, not a module
 
 
 _GATES = (

@@ -25,7 +25,7 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
     if not any(step.kind == "evaluate" for step in kept):
         return None
     roles = {f"{step.kind}:{index}": step for index, step in enumerate(kept)}
-    study = graph.study.model_dump(mode="json")
+    study = graph.study.model_dump(mode="json", exclude={"train": {"gang"}})
     study["tasks"] = [without_paths(task) for task in study["tasks"]]
     study["models"] = [{"name": model["name"]} for model in study["models"]]
     missing = sum(step.kind == "evaluate" and step.id not in finished for step in graph.steps)

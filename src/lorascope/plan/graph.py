@@ -9,13 +9,14 @@ Runs that share a model and a task stand next to each other, so a worker keeps t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorascope.data.sources import describe_source
-from lorascope.engine.step import Step
+from lorascope.engine.step import Resources, Step, canonical_json
 from lorascope.models.catalog import describe_model
 from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec, TrainSpec
 
@@ -77,6 +78,24 @@ def build_graph(study: Study, *, data_dir: Path | None) -> Graph:
     return Graph(study, list(steps.values()), labels)
 
 
+def gang_resources(model: Mapping[str, Any], method: AnyMethodSpec, train: TrainSpec) -> Resources:
+    """What a run of `method` shares with those it can be trained together with: the base, what is trained of it, and
+    the shape of a batch. What may differ (rank, learning rate, seeds, task, schedule, ...) is left out.
+    """
+    if not method.gangs:
+        return Resources()
+    shared = {
+        "model": model,
+        "method": method.model_dump(mode="json", include={"kind", "sites"}),
+        "train": train.model_dump(mode="json", include={"batch_size", "micro_batch_size", "precision"}),
+    }
+    limits = {"auto": None, "off": 1}
+    return Resources(
+        gang_key=hashlib.sha256(canonical_json(shared).encode()).hexdigest()[:16],
+        gang_limit=limits[train.gang] if isinstance(train.gang, str) else train.gang,
+    )
+
+
 def _described(spec: ModelSpec) -> _Model:
     identity, locations = describe_model(spec)
     return _Model(spec.name, identity, locations)
@@ -124,6 +143,7 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> N
     }
     for method in study.methods:
         sanity = checks[method.name]
+        resources = gang_resources(model.identity, method, resolved_training(study, method))
         for seeds in study.seeds:
             label = RunLabel(model.name, task, method.name, seeds.label)
             params = {**sanity.params, "seeds": seeds.model_dump(), "protocol": study.protocol}
@@ -131,7 +151,7 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> N
             train = add(
                 Step(
                     kind="train", version=VERSIONS["train"], params=params, deps={**inputs, "sanity": sanity.id},
-                    slug=slug, locations=model.locations,
+                    slug=slug, locations=model.locations, resources=resources,
                 ),
                 label,
             )  # fmt: skip
@@ -168,7 +188,7 @@ def _sanity_step(study: Study, model: _Model, task: str, method: AnyMethodSpec, 
             "model": model.identity,
             "method": method.model_dump(mode="json", exclude={"name", "train", "learning_rate"}),
             "learning_rate": method.learning_rate,
-            "train": resolved_training(study, method).model_dump(mode="json"),
+            "train": resolved_training(study, method).model_dump(mode="json", exclude={"gang"}),
         },
         deps=inputs,
         slug=f"{model.name}-{task}-{method.kind}",

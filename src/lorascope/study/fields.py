@@ -65,6 +65,8 @@ _TRAIN: Fields = {
     "gradient_clip": "Largest norm of the gradient of an update; `null` turns clipping off.",
     "evaluations_per_epoch": "How often the validation score is taken; the best of these checkpoints is the result.",
     "early_stopping": "`{patience: 3}` by default; `null` runs every epoch.",
+    "gang": "Runs trained together in one process: `auto` (default: as many as the device trains well), a largest "
+    "number, or `off` for each alone. Faster, with the same results; no part of a run's identity.",
 }
 _METHOD: Fields = {
     "name": "How hypotheses and report call it. Default: its kind; needed where two methods are of one kind.",

@@ -8,9 +8,9 @@ shape. Importing this module loads neither torch nor transformers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from lorascope.registry import nearest
 from lorascope.study.units import Fraction
@@ -163,12 +163,24 @@ class EarlyStopping(Spec):
     patience: Annotated[int, Field(ge=1)] = 3
 
 
+def _check_gang(value: Any) -> Any:
+    if value in ("auto", "off") or (type(value) is int and value >= 1):
+        return value
+    match = nearest(str(value), ("auto", "off"))
+    meant = f": did you mean `{match}`?" if match else ""
+    raise ValueError(f"must be auto, off or a whole number of runs, at least 1; found {value!r}{meant}")
+
+
+Gang = Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=1)], BeforeValidator(_check_gang)]
+
+
 class TrainSpec(Spec):
     """How every run of the study is trained. A method may override single fields (`methods[].train`).
 
     batch_size: examples an update. micro_batch_size: examples a forward pass (None: the whole batch); the rest is
     gradient accumulation. max_length: tokens. warmup: fraction of all updates. evaluations_per_epoch: how often the
-    validation score is taken.
+    validation score is taken. gang: the most runs trained together in one process; it changes no result and is no part
+    of a run's identity.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 3
@@ -184,6 +196,7 @@ class TrainSpec(Spec):
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
     evaluations_per_epoch: Annotated[int, Field(ge=1)] = 1
     early_stopping: EarlyStopping | None = EarlyStopping()
+    gang: Gang = "auto"
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> TrainSpec:
@@ -213,7 +226,10 @@ class MethodBase(Spec):
     """Shared by every method. name: how the study refers to it (default: its kind).
 
     learning_rate belongs to the method because the optimum does: LoRA's is about ten times that of full fine-tuning.
+    gangs: whether runs of this kind can be trained together in one process.
     """
+
+    gangs: ClassVar[bool] = False
 
     name: Name
     train: TrainOverrides = TrainOverrides()
@@ -221,6 +237,8 @@ class MethodBase(Spec):
 
 class FullSpec(MethodBase):
     """Full fine-tuning: every weight of the model is trained."""
+
+    gangs: ClassVar[bool] = True
 
     kind: Literal["full"]
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
@@ -231,6 +249,8 @@ class LoraSpec(MethodBase):
 
     sites: by meaning ("query", "value", "attention", "mlp", "all-linear") or by module name ("q_proj").
     """
+
+    gangs: ClassVar[bool] = True
 
     kind: Literal["lora"]
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4

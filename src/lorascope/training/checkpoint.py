@@ -46,21 +46,3 @@ class Checkpointer:
         if not self.path.exists():
             return None
         return torch.load(self.path, map_location=device, weights_only=True)
-
-
-def random_state(device: str) -> dict[str, torch.Tensor]:
-    """The state of the generators that dropout draws from."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.startswith("cuda"):
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    if device.startswith("mps"):
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def restore_random_state(state: dict[str, torch.Tensor], device: str) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
-    if "mps" in state:
-        torch.mps.set_rng_state(state["mps"].cpu())

@@ -7,29 +7,35 @@ memory on a few validation examples, which the `evaluate` step must find again i
 
 from __future__ import annotations
 
+import gc
 import os
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from lorascope.data.columns import ColumnStore
 from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
-from lorascope.errors import EnvironmentProblem, GateFailure
-from lorascope.methods.base import Method
+from lorascope.engine.events import Notice
+from lorascope.errors import EnvironmentProblem, GateFailure, LorascopeError
+from lorascope.methods.base import Method, NotStackable
+from lorascope.methods.dropout import DropoutStreams, replace_dropouts
 from lorascope.models.loading import BaseModel, load_base
 from lorascope.models.tokenizer import load_tokenizer
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import MethodSpec, Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
+from lorascope.training.gang import Departure, Gang
 from lorascope.training.hardware import peak_flops
-from lorascope.training.loop import TrainingLoop
+from lorascope.training.member import Member
 from lorascope.training.predict import logits_of, predict, scores
+from lorascope.training.sizing import Cost, gang_size, partition, pays_to_compile, split
 
 REFERENCE_EXAMPLES = 64
 
@@ -68,106 +74,250 @@ def tokenizer_for(context: StepContext) -> Any:
     return context.warm[key]
 
 
-def prepared_model(base: BaseModel, method: Method, seeds: Seeds) -> PreTrainedModel:
-    """A run's model, ready to train: head and method drawn from the initialisation seed."""
-    generator = torch.Generator().manual_seed(seeds.initialisation)
-    model = base.copy(generator, share_frozen=method.shares_base)
-    method.prepare(model, head=base.head, generators=[generator])
-    return model
+def prepared_model(
+    base: BaseModel, methods: Sequence[Method], seeds: Sequence[Seeds]
+) -> tuple[PreTrainedModel, DropoutStreams]:
+    """The model of one run, or of a gang, ready to train, and the streams of its dropout masks (`model.streams` too).
 
+    methods, seeds: one of each a run; the methods are alike in kind and sites. Each run's head and method are drawn from
+    its initialisation seed, as they would be alone. Raises NotStackable where the runs cannot be trained together.
+    """
+    first, generators = methods[0], [torch.Generator().manual_seed(s.initialisation) for s in seeds]
+    if len(methods) > 1 and not first.stacks:
+        raise NotStackable(f"{type(first).__name__} trains one run at a time")
+    specs = {"specs": [method.spec for method in methods]} if first.stacks else {}
+    model = base.copy(generators[0], share_frozen=first.shares_base)
+    first.prepare(model, head=base.head, generators=generators, **specs)
+    streams = DropoutStreams(len(methods), base.device)
+    replace_dropouts(model, streams)
+    return model, streams
 
 def train_run(context: StepContext) -> dict[str, Any]:
-    """Trains one run. params: model, method, seeds, train, learning_rate; deps: data, tokens (and sanity, to wait for).
+    """Trains one run: a gang of one. params: model, method, seeds, train, learning_rate; deps: data, tokens (and sanity,
+    to wait for).
 
     Raises GateFailure (NaN, a base weight that moved), EnvironmentProblem (out of memory: says what to lower).
     """
+    ((_, outcome),) = train_gang([context])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def train_gang(contexts: Sequence[StepContext]) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+    """Trains runs of one base, method kind and sites together, as many at a time as pays (training/sizing.py). Yields
+    (index of the context, its result or why it failed) the moment a run is through."""
+    make_deterministic(contexts[0].device)
+    runs: list[_Run] = []
+    for index, context in enumerate(contexts):
+        try:
+            runs.append(_set_up(index, context))
+        except LorascopeError as error:
+            yield index, error
+    for alike in partition(runs, member=lambda run: run.member):
+        for group in split(alike, _size(alike)):
+            yield from _train_together(group)
+
+
+def _size(runs: Sequence[_Run]) -> int:
+    """How many of the runs to train at a time; each learns what it needs alone."""
+    first, limit = runs[0], runs[0].context.step.resources.gang_limit
+    if not first.member.method.stacks:
+        return 1
     try:
-        return _train(context)
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(context, error) from error
+        size, alone = gang_size(
+            [run.member for run in runs],
+            device=first.context.device,
+            limit=limit,
+            build=lambda members: _gang(runs, members, is_captured=False),
+        )
+    except NotStackable as reason:
+        first.context.emit(Notice(step=first.context.step.id, level="info", text=f"{reason}: its runs train one by one"))
+        return 1
+    for run in runs:
+        run.alone = alone
+    return size
 
 
-def out_of_memory(context: StepContext, error: Exception) -> EnvironmentProblem:
-    """The device's memory did not suffice, in words a researcher can act on."""
-    train = TrainSpec.model_validate(context.step.params["train"])
-    micro = train.micro_batch_size or train.batch_size
-    return EnvironmentProblem(
-        f"{context.device} ran out of memory ({str(error).splitlines()[0]})",
-        hint=f"lower train.micro_batch_size (now {micro}; gradients are accumulated to batch_size {train.batch_size}, "
-        f"so the run stays the same experiment), then train.max_length (now {train.max_length}), or set "
-        f"train.precision: bf16 (now {train.precision})",
-    )
+@dataclass(eq=False)
+class _Run:
+    """One run to train, and where it belongs. started: when its set-up began. alone: what an update costs without a
+    gang, where that was measured."""
+
+    index: int
+    context: StepContext
+    member: Member
+    base: BaseModel
+    validation: ColumnStore
+    checkpointer: Checkpointer
+    started: float
+    alone: Cost | None = None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        precision = self.member.train.precision
+        return {"pad_token_id": self.base.pad_token_id, "device": self.context.device, "precision": precision}
 
 
-def _train(context: StepContext) -> dict[str, Any]:
+def _set_up(index: int, context: StepContext) -> _Run:
     started = time.perf_counter()
     params = context.step.params
-    make_deterministic(context.device)
     task = task_from_result(context.deps["data"].result)
-    train_columns, validation = (ColumnStore.open(context.deps["tokens"].path / s) for s in ("train", "validation"))
-    train, seeds = TrainSpec.model_validate(params["train"]), Seeds.model_validate(params["seeds"])
-    base, method = base_for(context, task), method_from_params(params["method"])
-    model = prepared_model(base, method, seeds)
-    fingerprint = frozen_fingerprint(model)
+    columns, validation = (ColumnStore.open(context.deps["tokens"].path / s) for s in ("train", "validation"))
+    base = base_for(context, task)
+    train = TrainSpec.model_validate(params["train"])
     reading = {"pad_token_id": base.pad_token_id, "device": context.device, "precision": train.precision}
 
-    def validate() -> dict[str, float]:
+    def validate(model: nn.Module) -> dict[str, float]:
         return scores(task, predict(model, task, validation, **reading))
 
-    loop = TrainingLoop(
-        model=model,
-        method=method,
+    member = Member(
+        method=method_from_params(params["method"]),
         task=task,
-        columns=train_columns,
+        columns=columns,
         train=train,
         learning_rate=params["learning_rate"],
-        seeds=seeds,
-        pad_token_id=base.pad_token_id,
-        device=context.device,
+        seeds=Seeds.model_validate(params["seeds"]),
         validate=validate,
         emit=context.emit,
         step_id=context.step.id,
     )
-    with nullcontext() if method.shares_base else base.set_aside():
-        progress = loop.run(Checkpointer(context.work))
-    if frozen_fingerprint(model) != fingerprint:
-        raise GateFailure(
-            "a weight of the frozen base changed during training",
-            hint="this is a defect of the method's implementation: it must train only the parameters it declares",
-        )
-    predictions = predict(model, task, validation, **reading)
-    _write_files(context, loop, method, base, predictions)
-    rows = np.arange(min(REFERENCE_EXAMPLES, len(validation)))
-    np.save(context.out / "reference_logits.npy", logits_of(model, task, validation, rows=rows, **reading))
-    trainable = sum(p.numel() for p in loop.trained.values())
+    return _Run(index, context, member, base, validation, Checkpointer(context.work), started)
+
+
+def _train_together(runs: Sequence[_Run]) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+    """Trains the runs as one gang; when memory does not suffice, one half after the other."""
+    states: Mapping[Member, dict[str, Any]] | None = None
+    groups = [list(runs)]
+    while groups:
+        group = groups.pop(0)
+        training = _Training(group, states)
+        yield from training.outcomes()
+        if training.out_of_memory is None:
+            continue
+        left, states = training.left, {**(states or {}), **training.states}
+        if len(left) == 1:
+            yield left[0].index, out_of_memory(left[0].context, training.out_of_memory)
+            continue
+        half = (len(left) + 1) // 2
+        groups[:0] = [left[:half], left[half:]]
+        text = f"{left[0].context.device} ran out of memory with {len(left)} runs together; going on with {half}"
+        left[0].context.emit(Notice(step=left[0].context.step.id, level="warning", text=text))
+
+
+def _gang(runs: Sequence[_Run], members: Sequence[Member], **options: Any) -> Gang:
+    """A gang of some of the runs."""
+    first = runs[0]
+    base, device = first.base, first.context.device
+
+    def prepare(members: Sequence[Member]) -> tuple[PreTrainedModel, DropoutStreams]:
+        return prepared_model(base, [m.method for m in members], [m.seeds for m in members])
+
+    return Gang(
+        members,
+        prepare=prepare,
+        pad_token_id=base.pad_token_id,
+        device=device,
+        **options,
+    )
+
+
+class _Training:
+    """One gang from here to its end, or to the end of the memory: then `left` and `states` say what remains."""
+
+    def __init__(self, runs: list[_Run], states: Mapping[Member, dict[str, Any]] | None) -> None:
+        self.left = list(runs)
+        self.states: dict[Member, dict[str, Any]] = {}
+        self.out_of_memory: str | None = None
+        self._start_states = {m: states[m] for run in runs if states and (m := run.member) in states}
+
+    def outcomes(self) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+        device = self.left[0].context.device
+        gang = None
+        try:
+            members = [run.member for run in self.left]
+            gang = _gang(self.left, members, is_compiled=pays_to_compile(members, device), states=self._start_states)
+            fingerprint = frozen_fingerprint(gang.model)
+            for departure in gang.run([run.checkpointer for run in self.left]):
+                run = next(run for run in self.left if run.member is departure.member)
+                yield run.index, self._outcome(run, departure, gang, fingerprint)
+                self.left.remove(run)
+        except torch.OutOfMemoryError as error:
+            self.out_of_memory = str(error).splitlines()[0]
+        if self.out_of_memory is not None:  # outside the handler, whose traceback holds the tensors
+            self.states = gang.rescue() if gang is not None else self._start_states
+            gc.collect()
+            if device.startswith("cuda"):
+                torch.cuda.empty_cache()
+
+    def _outcome(
+        self, run: _Run, departure: Departure, gang: Gang, fingerprint: dict[str, tuple[float, float]]
+    ) -> dict[str, Any] | Exception:
+        if departure.problem is not None or departure.model is None:
+            return departure.problem or AssertionError("a member left without a model")
+        if frozen_fingerprint(gang.model) != fingerprint:
+            return GateFailure(
+                "a weight of the frozen base changed during training",
+                hint="this is a defect of the method's implementation: it must train only the parameters it declares",
+            )
+        return _result(run, departure.model, gang)
+
+def _result(run: _Run, model: PreTrainedModel, gang: Gang) -> dict[str, Any]:
+    """Writes the run's files; the record's figures."""
+    context, member, base = run.context, run.member, run.base
+    method, task, progress = member.method, member.task, member.progress
+    predictions = predict(model, task, run.validation, **run.reading)
+    _write_files(run, model, predictions)
+    rows = np.arange(min(REFERENCE_EXAMPLES, len(run.validation)))
+    logits = logits_of(model, task, run.validation, rows=rows, **run.reading)
+    np.save(context.out / "reference_logits.npy", logits)
     flops = method.flops_per_parameter * linear_parameters(base.model)
-    peak = peak_flops(context.device, precision=train.precision, warm=context.warm)
+    peak = peak_flops(context.device, precision=member.train.precision, warm=context.warm)
+    measured = member.meters.summary(flops_per_token=flops, peak=peak)
+    gang_peak = measured["peak_memory_bytes"]
+    if run.alone is not None and measured["gang"] > 1:
+        measured["peak_memory_bytes"] = run.alone.peak_bytes
     return {
         "validation": scores(task, predictions),
         "best_update": progress.best_update,
-        "best_epoch": progress.best_update / loop.updates_per_epoch,
+        "best_epoch": progress.best_update / member.updates_per_epoch,
         "updates": progress.update,
-        "epochs": progress.update / loop.updates_per_epoch,
-        "planned_updates": loop.total_updates,
+        "epochs": progress.update / member.updates_per_epoch,
+        "planned_updates": member.total_updates,
         "stopped_early": progress.stopped_early,
         "resumed": progress.resumed,
-        "trainable_parameters": trainable,
+        "trainable_parameters": method.expected_parameters(base.model, head=base.head),
         "total_parameters": sum(p.numel() for p in base.model.parameters()),
         "export_bytes": sum(f.stat().st_size for f in (context.out / "export").iterdir() if f.suffix == ".safetensors"),
         "device": context.device.partition(":")[0],
-        **loop.meters.summary(flops_per_token=flops, peak=peak),
-        "total_seconds": time.perf_counter() - started,
+        "step": gang.describe_step(),
+        **measured,
+        "gang_peak_memory_bytes": gang_peak,
+        "total_seconds": time.perf_counter() - run.started,
     }
 
 
-def _write_files(context: StepContext, loop: TrainingLoop, method: Method, base: BaseModel, predictions: Any) -> None:
+def _write_files(run: _Run, model: PreTrainedModel, predictions: Any) -> None:
     import pandas as pd
 
-    method.export(loop.model, context.out / "export", base=base)
-    tokenizer_for(context).save_pretrained(context.out / "export")
-    pd.DataFrame(loop.progress.curve).to_parquet(context.out / "curves.parquet", index=False)
-    predictions.to_parquet(context.out / "validation_predictions.parquet", index=False)
-    np.save(context.out / "losses.npy", np.asarray(loop.progress.losses, dtype=np.float32))
+    out, progress = run.context.out, run.member.progress
+    run.member.method.export(model, out / "export", base=run.base)
+    tokenizer_for(run.context).save_pretrained(out / "export")
+    pd.DataFrame(progress.curve).to_parquet(out / "curves.parquet", index=False)
+    predictions.to_parquet(out / "validation_predictions.parquet", index=False)
+    np.save(out / "losses.npy", np.asarray(progress.losses, dtype=np.float32))
+
+
+def out_of_memory(context: StepContext, what: str) -> EnvironmentProblem:
+    """The device's memory did not suffice, in words a researcher can act on."""
+    train = TrainSpec.model_validate(context.step.params["train"])
+    micro = train.micro_batch_size or train.batch_size
+    return EnvironmentProblem(
+        f"{context.device} ran out of memory ({what.splitlines()[0]})",
+        hint=f"lower train.micro_batch_size (now {micro}; gradients are accumulated to batch_size {train.batch_size}, "
+        f"so the run stays the same experiment), then train.max_length (now {train.max_length}), or set "
+        f"train.precision: bf16 (now {train.precision})",
+    )
 
 
 def frozen_fingerprint(model: torch.nn.Module) -> dict[str, tuple[float, float]]:

@@ -1,0 +1,305 @@
+"""The training loop: one run, or a gang of them over one frozen base, from the first update to the best checkpoints.
+
+A gang's batch is its members' batches end to end. The base sees one large batch; what is trained is stacked over runs, so
+run k meets only its own examples (methods/stacked.py). A mean loss is taken within each run and summed over runs, so
+gradients never mix; rate, schedule, decay, clipping, Adam step, dropout and early stop are each run's own. A member
+that is done or broken leaves, and the others go on as they would have without it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lorascope.data.batches import padded_length
+from lorascope.errors import GateFailure
+from lorascope.methods.dropout import dropout_key
+from lorascope.methods.stacked import stacked_names
+from lorascope.training.buckets import bucket_count, choose_buckets, rounding_to
+from lorascope.training.feed import Batch, Feed, build_batch, gang_batch
+from lorascope.training.flat import FlatParameters
+from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
+from lorascope.training.meters import GangClock
+from lorascope.training.optimiser import GangOptimiser
+from lorascope.training.stepper import CapturedStepper, Stepper, compile_blocks
+
+if TYPE_CHECKING:
+    from lorascope.methods.dropout import DropoutStreams
+    from lorascope.training.checkpoint import Checkpointer
+    from lorascope.training.member import Member
+
+Prepare = Callable[[Sequence["Member"]], "tuple[nn.Module, DropoutStreams]"]
+_SECONDS_BETWEEN_READINGS = 1.0
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A member that left the gang. model: its own one-run model with its best weights, None if it broke. problem: why
+    it broke."""
+
+    member: Member
+    model: nn.Module | None
+    problem: GateFailure | None = None
+
+
+class Gang:
+    """Trains the members together on one device. prepare: a model for these members, ready to train, and its dropout.
+
+    is_captured: replay updates as CUDA graphs where the device is one (`problem` says why not, if a model cannot be).
+    is_compiled: fuse the blocks' kernels too. states: where another gang of these members stopped (`rescue`).
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        *,
+        prepare: Prepare,
+        pad_token_id: int,
+        device: str,
+        is_captured: bool = True,
+        is_compiled: bool = False,
+        states: Mapping[Member, dict[str, Any]] | None = None,
+    ) -> None:
+        self.members = list(members)
+        self.pad_token_id, self.device = pad_token_id, device
+        self._prepare, self._is_compiled = prepare, is_compiled
+        self._is_captured = is_captured and device.startswith("cuda")
+        self.problem: str | None = None
+        self._pending: list[Tensor] = []
+        self._feed: Feed | None = None
+        self._build_up(states)
+
+    # ------------------------------------------------------------------------------------------------------- running
+
+    def run(self, checkpointers: Sequence[Checkpointer] | None = None) -> Iterator[Departure]:
+        """Trains every member to its end, its early stop, or its failure; each is yielded the moment it leaves.
+
+        checkpointers: one a member; a member that has not begun goes on from its checkpoint.
+        """
+        saving = dict(zip(self.members, checkpointers, strict=True)) if checkpointers is not None else {}
+        self._resume(saving)
+        for member in self.members:
+            member.meters.largest_gang = max(member.meters.largest_gang, len(self.members))
+        reset_peak_memory(self.device)
+        self._clock, self._read_at = GangClock(self.device), time.perf_counter()
+        yield from self._leave({})
+        while self.members:
+            self.advance()
+            is_due = bool(saving) and saving[self.members[0]].due()
+            if is_due or self._is_time_to_look():
+                yield from self._leave(self._look())
+            if is_due:
+                self._save(saving)
+
+    def rescue(self) -> dict[Member, dict[str, Any]]:
+        """Takes the gang apart after it ran out of memory: the state of every member still in it, on the CPU, to go on
+        from. An update that was not finished has changed nothing."""
+        self._note_losses()
+        states = {member: _to_cpu(self._state(run)) for run, member in enumerate(self.members)}
+        self._tear_down()
+        return states
+
+    def advance(self) -> Tensor:
+        """One update of every member on its next batch; returns their mean losses, [runs], on the device."""
+        members = self.members
+        if self._feed is None:
+            self._feed = Feed(self._build_batch, [member.progress.update for member in members])
+        batch = self._feed.take([member.total_updates for member in members])
+        updates = [member.progress.update for member in members]
+        rates = [member.rate(update) for member, update in zip(members, updates, strict=True)]
+        losses = self.stepper.update(batch.micro_batches, self._keys(updates, batch), rates)
+        for run, member in enumerate(members):
+            member.progress.update += 1
+            member.method.after_step(self.views[run], step=member.progress.update)
+            member.meters.count(real_tokens=batch.real_tokens[run], padded_tokens=batch.padded_tokens[run])
+        self._pending.append(losses)
+        return losses
+
+    def accumulate_gradients(self, rows: Sequence[np.ndarray]) -> Tensor:
+        """Gradients of the mean losses over `rows` (one array a member), without an update; returns those losses."""
+        batch = gang_batch(self.members, rows, **self._shape)
+        self.flat.gradients.zero_()
+        return self.stepper.accumulate(batch.micro_batches, self._keys([0] * len(self.members), batch))
+
+    def rehearse(self, rows: Sequence[np.ndarray]) -> None:
+        """An update on `rows` at a rate of 0 and without a trace in the members: for what it costs."""
+        batch = gang_batch(self.members, rows, **self._shape)
+        self.stepper.update(batch.micro_batches, self._keys([0] * len(rows), batch), [0.0] * len(rows))
+
+    def describe_step(self) -> dict[str, Any]:
+        """How updates were computed. problem: why they were not captured where they could have been."""
+        problem = self.stepper.problem if isinstance(self.stepper, CapturedStepper) else self.problem
+        is_captured = self._is_captured and problem is None
+        return {"captured": is_captured, "compiled": is_captured and self._is_compiled, "problem": problem}
+
+    def _keys(self, updates: Sequence[int], batch: Batch) -> list[list[int]]:
+        return [
+            [dropout_key(m.seeds.dropout, u, micro) for m, u in zip(self.members, updates, strict=True)]
+            for micro in range(len(batch.micro_batches))
+        ]
+
+    def _build_batch(self, updates: list[int]) -> Batch:
+        return build_batch(self._batch_members, updates, **self._shape)
+
+    # ------------------------------------------------------------------------------------------------------ evaluating
+
+    def _is_time_to_look(self) -> bool:
+        if any(member.progress.update in member.evaluations for member in self.members):
+            return True
+        return time.perf_counter() - self._read_at >= _SECONDS_BETWEEN_READINGS
+
+    def _look(self) -> dict[Member, GateFailure]:
+        """Books the time, reads the losses, scores who is due; the members that broke, and why."""
+        self._clock.book([member.meters for member in self.members], "training", updates=len(self._pending))
+        problems = self._note_losses()
+        for member in self.members:
+            member.report()
+        due = [m for m in self.members if m.progress.update in m.evaluations and m not in problems]
+        for member in due:
+            run = self.members.index(member)
+            try:
+                if member.note_scores(member.validate(self.views[run])):
+                    self._keep_best(run)
+            except GateFailure as failure:
+                problems[member] = failure
+        if due:
+            self._clock.book([member.meters for member in due], "evaluation")
+        self._read_at = time.perf_counter()
+        return problems
+
+    def _note_losses(self) -> dict[Member, GateFailure]:
+        losses = torch.stack(self._pending, dim=1).float().cpu().tolist() if self._pending else []
+        self._pending.clear()
+        problems: dict[Member, GateFailure] = {}
+        for member, own in zip(self.members, losses, strict=False):
+            try:
+                member.note_losses(own)
+            except GateFailure as failure:
+                problems[member] = failure
+        return problems
+
+    def _keep_best(self, run: int) -> None:
+        member = self.members[run]
+        best = member.best_weights
+        for name, weights in self.flat.row(self.flat.values[run]).items():
+            if name not in best or best[name].shape != weights.shape:
+                pin = self.device.startswith("cuda")
+                best[name] = torch.empty(weights.shape, dtype=weights.dtype, pin_memory=pin)
+            best[name].copy_(weights)
+
+    # --------------------------------------------------------------------------------------------------------- leaving
+
+    def _leave(self, problems: dict[Member, GateFailure]) -> Iterator[Departure]:
+        leaving = [m for m in self.members if m in problems or m.is_done]
+        if not leaving:
+            return
+        peak = peak_memory_bytes(self.device)
+        for member in leaving:
+            member.meters.peak_memory_bytes = max(member.meters.peak_memory_bytes, peak)
+            if member in problems:
+                yield Departure(member, None, problems[member])
+                continue
+            run = self.members.index(member)
+            with torch.no_grad():
+                self.flat.load_row(self.flat.values[run], member.best_weights)
+            yield Departure(member, self.views[run])
+        staying = [member for member in self.members if member not in leaving]
+        self._clock.book([], "other")
+        if staying:
+            states = {member: self._state(self.members.index(member)) for member in staying}
+            self._tear_down()
+            self.members = staying
+            self._build_up(states)
+        else:
+            self._tear_down()
+            self.members = []
+
+    def _build_up(self, states: Mapping[Member, dict[str, Any]] | None) -> None:
+        """The model, optimiser and stepper for the present members, at the weights of `states` if there are any."""
+        members = self.members
+        self.model, streams = self._prepare(members)
+        self.model.train()
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        method = members[0].method
+        stacked = stacked_names(self.model)
+        self.flat = FlatParameters(method.param_groups(self.model), names, runs=len(members), stacked=stacked)
+        self.views = [member.method.view(self.model, run) for run, member in enumerate(members)]  # type: ignore[arg-type]
+        self.optimiser = GangOptimiser(self.flat, [member.train for member in members])
+        for run, member in enumerate(members):
+            if states is not None:
+                self._load(run, states[member])
+        is_captured = self._is_captured and self.problem is None
+        if is_captured and self._is_compiled:
+            compile_blocks(self.model)
+        self.stepper = (CapturedStepper if is_captured else Stepper)(
+            self.model,
+            task=members[0].task,
+            streams=streams,
+            flat=self.flat,
+            optimiser=self.optimiser,
+            device=self.device,
+            precision=members[0].train.precision,
+        )
+        self._shape: dict[str, Any] = {
+            "pad_token_id": self.pad_token_id,
+            "round_up": self._rounding() if is_captured else padded_length,
+            "is_fixed_size": is_captured,
+            "pin": self.device.startswith("cuda"),
+        }
+        self._batch_members = list(members)
+
+    def _rounding(self) -> Callable[[int], int]:
+        """Lengths that pad an epoch of the gang's batches least."""
+        remaining = max(member.total_updates - member.progress.update for member in self.members)
+        an_epoch = max(member.updates_per_epoch for member in self.members)
+        longest = [
+            max(int(m.columns.lengths[m.rows(u % m.updates_per_epoch)].max()) for m in self.members)
+            for u in range(min(remaining, an_epoch))
+        ]
+        limit = max(int(member.columns.lengths.max()) for member in self.members)
+        return rounding_to(choose_buckets(longest, longest=limit, count=bucket_count(remaining)))
+
+    def _tear_down(self) -> None:
+        if isinstance(self.stepper, CapturedStepper):
+            self.problem = self.stepper.problem
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+        self._pending.clear()
+        del self.model, self.views, self.flat, self.optimiser, self.stepper
+
+    # ---------------------------------------------------------------------------------------------------- kill, resume
+
+    def _state(self, run: int) -> dict[str, Any]:
+        weights = {name: t.clone() for name, t in self.flat.row(self.flat.values[run]).items()}
+        return {"weights": weights, "optimiser": self.optimiser.state(run)}
+
+    def _load(self, run: int, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            self.flat.load_row(self.flat.values[run], state["weights"])
+            self.optimiser.restore(run, state["optimiser"])
+
+    def _save(self, saving: Mapping[Member, Checkpointer]) -> None:
+        for run, member in enumerate(self.members):
+            saving[member].save({**member.state(), **self._state(run)})
+        self._clock.book([], "other")
+
+    def _resume(self, saving: Mapping[Member, Checkpointer]) -> None:
+        for run, member in enumerate(self.members):
+            state = saving[member].load(self.device) if member in saving and member.progress.update == 0 else None
+            if state is not None:
+                member.restore(state)
+                member.progress.resumed += 1
+                self._load(run, state)
+
+
+def _to_cpu(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _to_cpu(value) for key, value in state.items()}
+    return state.cpu() if isinstance(state, Tensor) else state

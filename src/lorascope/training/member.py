@@ -1,0 +1,177 @@
+"""One run of a gang: its data order, its schedule, what it has seen, its best weights. It knows nothing of the others.
+
+The order of the data is a function of (order seed, epoch) and dropout one of (dropout seed, update), so a resumed run
+meets the same batches and masks without replaying any, and a run in a gang the same as alone. The order seed decides
+which examples make a batch; when short batches come and when long ones is the same for every seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lorascope.data.batches import epoch_batches
+from lorascope.engine.events import Emit, Metric, StepProgress
+from lorascope.errors import GateFailure
+from lorascope.training.meters import Meters
+from lorascope.training.schedule import learning_rate_factor
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lorascope.data.columns import Examples
+    from lorascope.data.task import Task
+    from lorascope.methods.base import Method
+    from lorascope.study.spec import Seeds, TrainSpec
+
+Validation = Callable[["nn.Module"], dict[str, float]]
+_CURVE_POINTS = 200
+_SEQUENCE_SEED = 20261123
+
+
+@dataclass
+class Progress:
+    """Where a run is. update: updates done. best_*: the evaluation with the best score so far; stale: evaluations since."""
+
+    update: int = 0
+    best_update: int = 0
+    best_score: float = -math.inf
+    best_loss: float = math.inf
+    stale: int = 0
+    stopped_early: bool = False
+    resumed: int = 0
+    losses: list[float] = field(default_factory=list)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Member:
+    """validate: scores a one-run model on the validation set and returns {metric: value, "loss"}.
+
+    The task's primary metric selects the checkpoint (higher is better; ties go to the lower loss).
+    """
+
+    def __init__(
+        self,
+        *,
+        method: Method,
+        task: Task,
+        columns: Examples,
+        train: TrainSpec,
+        learning_rate: float,
+        seeds: Seeds,
+        validate: Validation,
+        emit: Emit | None = None,
+        step_id: str | None = None,
+    ) -> None:
+        self.method, self.task, self.columns = method, task, columns
+        self.train, self.learning_rate, self.seeds, self.validate = train, learning_rate, seeds, validate
+        self.emit, self.step_id = emit or (lambda event: None), step_id
+        self.progress, self.meters = Progress(), Meters()
+        self.best_weights: dict[str, Tensor] = {}
+        self.updates_per_epoch = math.ceil(len(columns) / train.batch_size)
+        self.total_updates = max(1, math.ceil(train.epochs * self.updates_per_epoch))
+        self.evaluations = evaluation_points(self.total_updates, self.updates_per_epoch, train.evaluations_per_epoch)
+        self._epoch: tuple[int, list[np.ndarray]] | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.progress.update >= self.total_updates or self.progress.stopped_early
+
+    @property
+    def micro_batch_size(self) -> int:
+        return self.train.micro_batch_size or self.train.batch_size
+
+    def rows(self, update: int) -> np.ndarray:
+        """The examples of update `update`: a function of the order seed and the epoch alone."""
+        epoch, position = divmod(update, self.updates_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            batches = epoch_batches(
+                self.columns.lengths,
+                batch_size=self.train.batch_size,
+                generator=np.random.default_rng([self.seeds.order, epoch]),
+                sequence=np.random.default_rng([_SEQUENCE_SEED, epoch]),
+            )
+            self._epoch = epoch, batches
+        return self._epoch[1][position]
+
+    def rate(self, update: int) -> float:
+        """The learning rate of update `update`."""
+        return self.learning_rate * learning_rate_factor(
+            update, total=self.total_updates, warmup_fraction=self.train.warmup, schedule=self.train.schedule
+        )
+
+    def note_losses(self, values: list[float]) -> None:
+        """The losses of the updates since the last call. Raises GateFailure for NaN and Inf."""
+        progress = self.progress
+        every = max(1, self.total_updates // _CURVE_POINTS)
+        for value in values:
+            update = len(progress.losses) + 1
+            if not math.isfinite(value):
+                raise GateFailure(
+                    f"the training loss became {value} at update {update} of {self.total_updates}",
+                    hint=f"lower the learning rate ({self.learning_rate:g}), lengthen the warm-up, clip the gradient, "
+                    "or train in fp32; if it is the first update, the data or the checkpoint hold NaN",
+                )
+            progress.losses.append(value)
+            if update % every == 0:
+                self._point("train/loss", float(np.mean(progress.losses[-every:])), update)
+                self._point("learning_rate", self.rate(update - 1), update)
+
+    def note_scores(self, scores: Mapping[str, float]) -> bool:
+        """An evaluation's outcome; True if it is the best so far. Raises GateFailure for a loss of NaN or Inf."""
+        progress = self.progress
+        for name, value in scores.items():
+            self._point(f"validation/{name}", value, progress.update)
+        score, loss = scores[self.task.primary_metric], scores["loss"]
+        if not math.isfinite(loss):
+            raise GateFailure(
+                f"the validation loss is {loss} after update {progress.update} of {self.total_updates}",
+                hint=f"the last updates broke the model: lower the learning rate ({self.learning_rate:g}), lengthen the "
+                "warm-up, clip the gradient, or train in fp32",
+            )
+        is_best = (score, -loss) > (progress.best_score, -progress.best_loss)
+        if is_best:
+            progress.best_score, progress.best_loss = score, loss
+            progress.best_update, progress.stale = progress.update, 0
+        else:
+            progress.stale += 1
+        stopping = self.train.early_stopping
+        progress.stopped_early = (
+            stopping is not None and progress.stale >= stopping.patience and progress.update < self.total_updates
+        )
+        return is_best
+
+    def report(self) -> None:
+        """Says how far it is."""
+        rates = {"tokens/s": self.meters.tokens_per_second()}
+        self.emit(
+            StepProgress(
+                step=self.step_id, done=self.progress.update, total=self.total_updates, unit="update", rates=rates
+            )
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps besides the weights and the optimiser."""
+        return {"progress": asdict(self.progress), "meters": self.meters.state(), "best_weights": self.best_weights}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.progress = Progress(**state["progress"])
+        self.meters.restore(state["meters"])
+        self.best_weights = state["best_weights"]
+
+    def _point(self, name: str, value: float, update: int) -> None:
+        self.progress.curve.append(
+            {"update": update, "epoch": update / self.updates_per_epoch, "name": name, "value": float(value)}
+        )
+        self.emit(Metric(step=self.step_id, name=name, value=float(value), at=update))
+
+
+def evaluation_points(total_updates: int, updates_per_epoch: int, per_epoch: int) -> frozenset[int]:
+    """The updates after which validation is scored: `per_epoch` times an epoch, and after the last update."""
+    interval = updates_per_epoch / per_epoch
+    count = math.floor(total_updates / interval)
+    return frozenset({max(1, round(interval * k)) for k in range(1, count + 1)} | {total_updates})

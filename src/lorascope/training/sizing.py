@@ -1,0 +1,114 @@
+"""How many runs train together: as many as memory holds and as pays.
+
+On a GPU a small model's update is bound by launching kernels, so a larger gang costs each run less at any size measured
+(docs/performance.md); memory decides, from a probe of one run on its longest batch. A processor has no idle time to give
+away, so there a gang's update is timed against a run's own, and kept only if it is faster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+
+from lorascope.data.batches import padded_length
+from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise
+
+if TYPE_CHECKING:
+    from lorascope.training.gang import Gang
+    from lorascope.training.member import Member
+
+T = TypeVar("T")
+LARGEST = {"cuda": 16, "cpu": 4, "mps": 4}
+_LARGEST_PADDING = 1.15
+_MEMORY_SHARE = 0.8
+_LEAST_GAIN = 1.05
+_COMPILE_FROM_UPDATES = 300
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an update costs. seconds: at the usual length; peak_bytes: at the longest, everything else included."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def partition(items: Sequence[T], *, member: Callable[[T], Member]) -> list[list[T]]:
+    """Runs that can share batches: equal heads, and lengths so alike that sharing adds little padding."""
+    groups: list[list[T]] = []
+    ordered = sorted(items, key=lambda item: (_head(member(item)), usual_length(member(item))))
+    for item in ordered:
+        if groups and _head(member(groups[-1][0])) == _head(member(item)):
+            lengths = [usual_length(member(other)) for other in [*groups[-1], item]]
+            if len(lengths) * max(lengths) <= _LARGEST_PADDING * sum(lengths):
+                groups[-1].append(item)
+                continue
+        groups.append([item])
+    return groups
+
+
+def split(items: Sequence[T], size: int) -> list[list[T]]:
+    """As few groups of at most `size` as possible, as equal as possible."""
+    count = -(-len(items) // size)
+    return [[items[int(i)] for i in part] for part in np.array_split(np.arange(len(items)), count)]
+
+
+def gang_size(
+    members: Sequence[Member], *, device: str, limit: int | None, build: Callable[[Sequence[Member]], Gang]
+) -> tuple[int, Cost | None]:
+    """How many of the members to train together, and what one alone costs (None: nothing was to be decided).
+
+    limit: the study's `train.gang`. build: a gang of these members that is thrown away.
+    """
+    kind = torch.device(device).type
+    most = min(len(members), limit or LARGEST[kind])
+    if most == 1:
+        return 1, None
+    alone = probe(build(members[:1]), device)
+    if limit is not None:
+        return most, alone
+    if kind == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        own = max(alone.peak_bytes - torch.cuda.memory_allocated(device), 1)
+        return max(1, min(most, int(_MEMORY_SHARE * free / own))), alone
+    together = probe(build(members[:most]), device)
+    return (most if most * alone.seconds > _LEAST_GAIN * together.seconds else 1), alone
+
+
+def probe(gang: Gang, device: str) -> Cost:
+    """Two updates of a gang that is thrown away: on the longest batches, then on usual ones, which is timed."""
+    reset_peak_memory(device)
+    gang.rehearse([_rows(member, np.argsort(-np.asarray(member.columns.lengths))) for member in gang.members])
+    peak = peak_memory_bytes(device)
+    usual = [_rows(m, np.argsort(np.abs(np.asarray(m.columns.lengths) - usual_length(m)))) for m in gang.members]
+    synchronise(device)
+    start = time.perf_counter()
+    gang.rehearse(usual)
+    synchronise(device)
+    return Cost(time.perf_counter() - start, peak)
+
+
+def pays_to_compile(members: Sequence[Member], device: str) -> bool:
+    """Whether fusing kernels saves more than compiling them takes: decided by the plan alone, so that a repetition of
+    the study computes the same numbers."""
+    return device.startswith("cuda") and max(member.total_updates for member in members) >= _COMPILE_FROM_UPDATES
+
+
+def usual_length(member: Member) -> int:
+    """The padded length of an ordinary batch, tokens."""
+    return padded_length(int(np.median(member.columns.lengths)))
+
+
+def _rows(member: Member, order: np.ndarray) -> np.ndarray:
+    return order[: member.train.batch_size]
+
+
+def _head(member: Member) -> str:
+    config = member.task.head_config()
+    return repr((type(member.task).__name__, member.task.head, config.get("num_labels"), config.get("problem_type")))
