@@ -149,7 +149,7 @@ def sweep(document: dict[str, Any], *, data_dir: Path, devices: list[str]) -> di
         run = subprocess.run(command, capture_output=True, text=True)
         seconds = time.perf_counter() - started
         if run.returncode:
-            raise SystemExit(f"lorascope run ended with {run.returncode}:\n{run.stdout[-3000:]}\n{run.stderr[-3000:]}")
+            raise RuntimeError(f"lorascope run ended with {run.returncode}:\n{run.stdout[-3000:]}\n{run.stderr[-3000:]}")
         events = (results / document["name"] / "events.jsonl").read_text().splitlines()
         records = [json.loads(path.read_text()) for path in sorted(store.glob("**/record.json"))]
     trained = [record["result"] for record in records if record["step"]["kind"] == "train"]

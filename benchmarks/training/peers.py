@@ -172,8 +172,11 @@ def train(
     epochs_to_validate: float | None = None,
     validate_once: bool = False,
 ) -> dict[str, Any]:
-    """One run of `steps` updates, the first `warm_up` of them left out of the steps' times. epochs_to_validate: the length of the whole run, whose every epoch ends with a
-    validation; validate_once: one validation after the last step. Imports and tokenisation are in none of the times."""
+    """One run of `steps` updates, the first `warm_up` of them left out of the steps' times.
+
+    epochs_to_validate: the length of the whole run, whose every epoch ends with a validation; validate_once: one
+    validation after the last step. Imports and tokenisation are in none of the times.
+    """
     setting = workload.setting
     device, batch = setting.device, setting.batch_size
     begun = time.perf_counter()
