@@ -22,7 +22,7 @@ STEP_KINDS: Mapping[str, str] = {
 }
 
 # Kinds of which several steps can be computed together: (Sequence[StepContext]) -> Generator of (index, result).
-GANG_FUNCTIONS: Mapping[str, str] = {}
+GANG_FUNCTIONS: Mapping[str, str] = {"train": "lorascope.training.run:train_gang"}
 
 METHODS: Mapping[str, str] = {
     "full": "lorascope.methods.full:FullFineTuning",

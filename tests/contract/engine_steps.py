@@ -42,17 +42,44 @@ def count(context: StepContext) -> dict[str, Any]:
 
 def checkpointed(context: StepContext) -> dict[str, Any]:
     """Sums params["num_parts"] parts with a checkpoint after each, so that a kill loses one part at most."""
+    while _sums_a_part(context):
+        pass
+    return _summed(context)
+
+
+def checkpointed_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[str, Any] | Exception]]:
+    """The same for several, which take turns."""
+    under_way = list(range(len(contexts)))
+    while under_way:
+        for index in list(under_way):
+            if not _sums_a_part(contexts[index]):
+                under_way.remove(index)
+                yield index, _summed(contexts[index])
+
+
+def _sums_a_part(context: StepContext) -> bool:
+    """One part, and its checkpoint; False if there is none left."""
+    part, total = _summed_so_far(context)
+    if part == context.step.params["num_parts"]:
+        return False
+    time.sleep(context.step.params["part_s"])
+    total += (part + 1) * context.step.params["value"]
+    with Path(os.environ["ENGINE_TALLY"]).open("a") as tally:
+        tally.write(f"{context.step.id}:{part}\n")
+    draft = context.work / "draft"
+    draft.write_text(f"{part + 1} {total}")
+    os.replace(draft, context.work / "checkpoint")
+    return True
+
+
+def _summed_so_far(context: StepContext) -> tuple[int, int]:
     checkpoint = context.work / "checkpoint"
     done, total = (int(part) for part in checkpoint.read_text().split()) if checkpoint.exists() else (0, 0)
-    for part in range(done, context.step.params["num_parts"]):
-        time.sleep(context.step.params["part_s"])
-        total += (part + 1) * context.step.params["value"]
-        with Path(os.environ["ENGINE_TALLY"]).open("a") as tally:
-            tally.write(f"{context.step.id}:{part}\n")
-        draft = context.work / "draft"
-        draft.write_text(f"{part + 1} {total}")
-        os.replace(draft, checkpoint)
-    total += sum(dep.result["total"] for dep in context.deps.values())
+    return done, total
+
+
+def _summed(context: StepContext) -> dict[str, Any]:
+    total = _summed_so_far(context)[1] + sum(dep.result["total"] for dep in context.deps.values())
     (context.out / "total.bin").write_bytes(total.to_bytes(8, "little") * 2000)
     return {"total": total}
 

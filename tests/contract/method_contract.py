@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from lorascope.data.columns import ColumnStore
-from lorascope.methods.base import Method
+from lorascope.methods.base import Method, NotStackable
+from lorascope.methods.dropout import dropout_key
 from lorascope.models.loading import BaseModel
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
-from lorascope.training.loop import TrainingLoop
-from lorascope.training.predict import logits_of, predict
+from lorascope.training.predict import logits_of, model_inputs, predict
 from lorascope.training.run import prepared_model
+from one_run import OneRun
 from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 
 SEEDS = Seeds.model_validate(3)
@@ -29,6 +31,7 @@ TRAIN = TrainSpec(
 )
 RELOAD_TOLERANCE = 1e-6
 MERGE_TOLERANCE = 1e-5
+GANG_TOLERANCE = 1e-5
 
 
 class Killed(Exception):
@@ -36,9 +39,10 @@ class Killed(Exception):
 
 
 class MethodContract:
-    """spec: the method under test."""
+    """spec: the method under test. gang: further specs that are trained together with it."""
 
     spec: ClassVar[Any]
+    gang: ClassVar[tuple[Any, ...]] = ()
     learning_rate: ClassVar[float] = 5e-3
 
     @pytest.fixture(autouse=True)
@@ -65,17 +69,15 @@ class MethodContract:
     def columns(self, checkpoint: Path, tmp_path: Path) -> ColumnStore:
         return tiny_columns(tmp_path / "columns", tiny_examples(40), AutoTokenizer.from_pretrained(checkpoint))
 
-    def loop(self, base: BaseModel, method: Method, columns: ColumnStore, **changes: Any) -> TrainingLoop:
-        task, model = tiny_task(), prepared_model(base, method, SEEDS)
+    def loop(self, base: BaseModel, method: Method, columns: ColumnStore, **changes: Any) -> OneRun:
+        task = tiny_task()
 
-        def validate() -> dict[str, float]:
+        def validate(model: nn.Module) -> dict[str, float]:
             frame = predict(model, task, columns, pad_token_id=0, device="cpu", precision="fp32")
             return {**task.metrics(frame), "loss": float(frame["loss"].mean())}
 
         fields = {"train": TRAIN, "learning_rate": self.learning_rate, "validate": validate, **changes}
-        return TrainingLoop(
-            model=model, method=method, task=task, columns=columns, seeds=SEEDS, pad_token_id=0, device="cpu", **fields
-        )
+        return OneRun(base, method, columns=columns, seeds=SEEDS, **fields)
 
     def logits(self, model: nn.Module, columns: ColumnStore) -> np.ndarray:
         rows = np.arange(len(columns))
@@ -86,7 +88,7 @@ class MethodContract:
     def test_output_equals_base_at_initialisation(self, base: BaseModel, method: Method, columns: ColumnStore) -> None:
         generator = torch.Generator().manual_seed(SEEDS.initialisation)
         plain = base.copy(generator, share_frozen=True).eval()
-        prepared = prepared_model(base, method, SEEDS)
+        prepared = prepared_model(base, [method], [SEEDS])[0]
         np.testing.assert_allclose(self.logits(prepared, columns), self.logits(plain, columns), atol=1e-6)
 
     def test_only_declared_parameters_receive_gradients(
@@ -94,13 +96,12 @@ class MethodContract:
     ) -> None:
         loop = self.loop(base, method, columns)
         before = {name: p.detach().clone() for name, p in loop.model.named_parameters()}
-        loop.meters.begin()
-        loop.model.train()
-        loop.advance()
-        loop.advance()
+        loop.gang.advance()
+        loop.gang.advance()
+        loop.accumulate_gradients(np.arange(8))
         for name, parameter in loop.model.named_parameters():
             if parameter.requires_grad:
-                assert parameter.grad is not None, f"{name} is declared but gets no gradient"
+                assert parameter.grad is not None and bool(parameter.grad.any()), f"{name} gets no gradient"
             else:
                 assert parameter.grad is None, f"{name} is frozen but gets a gradient"
                 assert torch.equal(parameter, before[name]), f"{name} is frozen but moved"
@@ -112,12 +113,12 @@ class MethodContract:
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
     def test_parameter_count_equals_the_formula(self, base: BaseModel, method: Method) -> None:
-        model = prepared_model(base, method, SEEDS)
+        model = prepared_model(base, [method], [SEEDS])[0]
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert trained == method.expected_parameters(base.model, head=base.head)
 
     def test_every_trained_parameter_is_in_exactly_one_group(self, base: BaseModel, method: Method) -> None:
-        model = prepared_model(base, method, SEEDS)
+        model = prepared_model(base, [method], [SEEDS])[0]
         grouped = [id(p) for group in method.param_groups(model) for p in group.parameters]
         trained = {id(p) for p in model.parameters() if p.requires_grad}
         assert len(grouped) == len(set(grouped))
@@ -127,7 +128,7 @@ class MethodContract:
         train = TRAIN.model_copy(update={"epochs": 60, "evaluations_per_epoch": 1, "schedule": "constant"})
         loop = self.loop(base, method, columns.subset(np.arange(10)), train=train)
         loop.run()
-        assert np.mean(loop.progress.losses[-4:]) < 0.75 * np.mean(loop.progress.losses[:4])
+        assert np.mean(loop.progress.losses[-40:]) < 0.75 * np.mean(loop.progress.losses[:4])
 
     def test_exported_model_reloads_equal(
         self, base: BaseModel, method: Method, columns: ColumnStore, tmp_path: Path
@@ -149,6 +150,61 @@ class MethodContract:
         if merged is not None:
             assert np.abs(self.logits(merged, columns) - self.logits(loop.model, columns)).max() <= MERGE_TOLERANCE
 
+    def test_each_run_of_a_gang_is_what_it_is_alone(
+        self, base: BaseModel, method: Method, columns: ColumnStore, tmp_path: Path
+    ) -> None:
+        for module in base.model.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.1
+        methods = [method, *(type(method)(spec) for spec in self.gang or (self.spec, self.spec))]
+        seeds = [Seeds.model_validate(seed) for seed in (3, 4, 5)]
+        if not method.stacks:
+            with pytest.raises(NotStackable):
+                prepared_model(base, methods, seeds)
+            return
+        batch = tiny_task().collate(columns.gather(np.arange(12)), pad_token_id=0, length=16)
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+        together, streams = prepared_model(base, methods, seeds)
+        keys = [dropout_key(s.dropout, 5, 0) for s in seeds]
+        streams.set(keys)
+        initial = [trained_of(m.view(together, run)) for run, m in enumerate(methods)]
+        for run, weights in enumerate(initial):
+            scatter(weights, run)
+        found, gradients = step(together, tensors, runs=3), []
+        for run, own in enumerate(methods):
+            alone, streams = prepared_model(base, [own], [seeds[run]])
+            streams.set([keys[run]])
+            weights = trained_of(own.view(alone, 0))
+            scatter(weights, run)
+            assert all(torch.equal(weights[name], tensor) for name, tensor in initial[run].items())
+            part = slice(4 * run, 4 * run + 4)
+            expected = step(alone, {name: tensor[part] for name, tensor in tensors.items()}, runs=1)
+            assert relative(found.logits[part], expected.logits) <= GANG_TOLERANCE
+            assert relative(found.losses[run], expected.losses[0]) <= GANG_TOLERANCE
+            own.export(together, tmp_path / str(run), base=base, run=run)
+            reloaded = own.reload(tmp_path / str(run), base=base)
+            for model in (own.view(together, run), reloaded):
+                assert np.abs(self.logits(model, columns) - self.logits(alone, columns)).max() <= RELOAD_TOLERANCE
+            assert "lorascope" not in "".join(f.read_text() for f in (tmp_path / str(run)).glob("*.json"))
+            gradients.append(trained_of(own.view(with_gradients_as_weights(alone), 0)))
+        with_gradients_as_weights(together)
+        for run, own in enumerate(methods):
+            for name, gradient in trained_of(own.view(together, run)).items():
+                if not name.endswith("key.bias"):  # softmax ignores it: its gradient is zero but for rounding
+                    assert relative(gradient, gradients[run][name]) <= GANG_TOLERANCE, name
+
+    def test_head_and_weights_of_each_run_of_a_gang_are_drawn_as_alone(self, base: BaseModel, method: Method) -> None:
+        if not method.stacks:
+            return
+        methods = [method, *(type(method)(spec) for spec in self.gang or (self.spec, self.spec))]
+        seeds = [Seeds.model_validate(seed) for seed in (3, 4, 5)]
+        together, _ = prepared_model(base, methods, seeds)
+        for run, own in enumerate(methods):
+            expected = trained_of(own.view(prepared_model(base, [own], [seeds[run]])[0], 0))
+            found = trained_of(own.view(together, run))
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
     @pytest.mark.parametrize("killed_after", [1, 7, 14])
     def test_stopped_and_resumed_run_equals_an_undisturbed_one(
         self, base: BaseModel, method: Method, columns: ColumnStore, tmp_path: Path, killed_after: int,
@@ -158,14 +214,14 @@ class MethodContract:
         whole = self.loop(base, method, columns)
         whole.run()
         broken = self.loop(base, method, columns)
-        advance = broken.advance
+        advance = broken.gang.advance
 
         def until_killed() -> torch.Tensor:
             if broken.progress.update == killed_after:
                 raise Killed
             return advance()
 
-        broken.advance = until_killed  # type: ignore[method-assign]
+        broken.gang.advance = until_killed  # type: ignore[method-assign]
         checkpointer = Checkpointer(tmp_path, largest_share=1e9)
         with pytest.raises(Killed):
             broken.run(checkpointer)
@@ -174,5 +230,44 @@ class MethodContract:
         assert resumed.progress.resumed == 1
         assert resumed.progress.losses == whole.progress.losses
         assert resumed.progress.curve == whole.progress.curve
-        for name, parameter in whole.trained.items():
-            assert torch.equal(parameter, resumed.trained[name])
+        for name, parameter in whole.model.named_parameters():
+            assert torch.equal(parameter, resumed.model.get_parameter(name))
+
+
+class Step(NamedTuple):
+    """logits: [runs * examples, labels]; losses: [runs], each a mean over the run's examples."""
+
+    logits: Tensor
+    losses: Tensor
+
+
+def step(model: nn.Module, batch: dict[str, Tensor], *, runs: int) -> Step:
+    """Forward in training mode and backward of the sum of the runs' losses."""
+    task = tiny_task()
+    logits = model.train()(**model_inputs(task, batch)).logits
+    losses = task.loss_per_example(logits, batch).view(runs, -1).mean(dim=1)
+    losses.sum().backward()
+    return Step(logits.detach(), losses.detach())
+
+
+def trained_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def scatter(weights: dict[str, Tensor], seed: int) -> None:
+    """Moves every weight a little, so that none is zero and every gradient speaks."""
+    for name, tensor in sorted(weights.items()):
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
+        tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator))
+
+
+def with_gradients_as_weights(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None
+            parameter.data = parameter.grad
+    return model
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())

@@ -380,6 +380,16 @@ def test_only_steps_of_one_key_and_kind_run_together(store, executor):
     assert together(store, [keyless]) == [[keyless.id]]
 
 
+@pytest.mark.parametrize("functions", [{}, {"plain": "engine_steps:member_gang"}])
+def test_only_kinds_with_a_gang_function_run_together(store, monkeypatch, functions):
+    monkeypatch.setattr(registry, "STEP_KINDS", {"plain": "engine_steps:member"})
+    monkeypatch.setattr(registry, "GANG_FUNCTIONS", functions)
+    resources = make_member().resources
+    steps = [Step(kind="plain", version=1, params={"seed": seed}, resources=resources) for seed in range(2)]
+    run(steps, store, InlineExecutor(store, devices=["cpu"]))
+    assert [len(members) for members in together(store, steps)] == ([2, 2] if functions else [1, 1])
+
+
 def test_a_gang_prefers_those_that_share_its_inputs(store, executor):
     one, two = make("count", value=1), make("count", value=2)
     steps = [make_member(seed=seed, limit=2, deps={"tokens": (one, two)[seed % 2].id}) for seed in range(5)]

@@ -14,6 +14,10 @@ class TestFull(MethodContract):
 
 class TestLora(MethodContract):
     spec = LoraSpec(name="lora", kind="lora", rank=4, alpha=8, dropout=0.1)
+    gang = (
+        LoraSpec(name="none", kind="lora", rank=8, alpha=4, dropout=0.0),
+        LoraSpec(name="much", kind="lora", rank=1, alpha=8, dropout=0.5),
+    )
     learning_rate = 2e-2
 
 

@@ -43,7 +43,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shown_method_trains_a_small_part_of_the_model(tiny_checkpoints: dict[str, Path]) -> None:
     base = tiny_base(tiny_checkpoints["bert"])
     method = SHOWN["BitFit"](TestBitFit.spec)
-    model = prepared_model(base, method, method_contract.SEEDS)
+    model = prepared_model(base, [method], [method_contract.SEEDS])[0]
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all(name.endswith("bias") or name.startswith(base.head) for name in trained)
     assert "bert.encoder.layer.0.attention.self.query.bias" in trained
@@ -53,4 +53,4 @@ def test_shown_method_trains_a_small_part_of_the_model(tiny_checkpoints: dict[st
 def test_shown_method_refuses_a_model_without_biases(tiny_checkpoints: dict[str, Path]) -> None:
     base = tiny_base(tiny_checkpoints["llama"])
     with pytest.raises(StudyError, match="has no biases"):
-        prepared_model(base, SHOWN["BitFit"](TestBitFit.spec), method_contract.SEEDS)
+        prepared_model(base, [SHOWN["BitFit"](TestBitFit.spec)], [method_contract.SEEDS])[0]

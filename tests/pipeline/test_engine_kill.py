@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from kill import TARGETS, committed, kill_repeatedly, results
 
-from lorascope.engine.step import Step
+from lorascope.engine.step import Resources, Step
 from lorascope.engine.store import Store
 
 CONTRACT = Path(__file__).parents[1] / "contract"
@@ -22,21 +22,24 @@ NUM_PARTS = 5
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds workers through /proc")
 
 
-def layered_graph() -> list[Step]:
+def layered_graph(*, gang_key: str | None = None) -> list[Step]:
     """18 steps in three layers: roots, steps that need two of them, and one that needs everything before it."""
+    resources = Resources(gang_key=gang_key)
 
     def make(value: int, deps: dict[str, str]) -> Step:
         params = {"value": value, "num_parts": NUM_PARTS, "part_s": 0.06}
-        return Step(kind="engine_steps:checkpointed", version=1, params=params, deps=deps)
+        return Step(kind="engine_steps:checkpointed", version=1, params=params, deps=deps, resources=resources)
 
     roots = [make(value, {}) for value in range(1, 7)]
     middle = [make(10 + n, {"a": roots[n % 6].id, "b": roots[(n + 1) % 6].id}) for n in range(11)]
     return [*roots, *middle, make(99, {f"dep{n}": step.id for n, step in enumerate(middle)})]
 
 
-def coordinator(tmp_path: Path, name: str, executor: str) -> tuple[list[str], Store, dict[str, str]]:
-    graph = tmp_path / "graph.json"
-    graph.write_text(json.dumps([step.to_json() for step in layered_graph()]))
+def coordinator(
+    tmp_path: Path, name: str, executor: str, *, gang_key: str | None = None
+) -> tuple[list[str], Store, dict[str, str]]:
+    graph = tmp_path / f"{name}.json"
+    graph.write_text(json.dumps([step.to_json() for step in layered_graph(gang_key=gang_key)]))
     store = Store(tmp_path / name)
     path = os.pathsep.join([str(CONTRACT), *(entry for entry in sys.path if entry)])
     environment = {**os.environ, "PYTHONPATH": path, "ENGINE_TALLY": str(tmp_path / f"{name}.tally")}
@@ -59,9 +62,10 @@ def run_undisturbed(tmp_path: Path) -> Store:
     return store
 
 
-def test_twenty_kills_at_random_points_change_no_result_and_lose_no_work(tmp_path):
+@pytest.mark.parametrize("gang_key", [None, "all"], ids=["alone", "in gangs"])
+def test_twenty_kills_at_random_points_change_no_result_and_lose_no_work(tmp_path, gang_key):
     undisturbed = run_undisturbed(tmp_path)
-    command, store, environment = coordinator(tmp_path, "killed", "local")
+    command, store, environment = coordinator(tmp_path, "killed", "local", gang_key=gang_key)
     kills = kill_repeatedly(
         command,
         store=store,
@@ -77,6 +81,7 @@ def test_twenty_kills_at_random_points_change_no_result_and_lose_no_work(tmp_pat
     assert sum(hits.values()) >= NUM_KILLS // 2, f"too few kills met a study under way: {hits}"
     assert results(store) == results(undisturbed)
     assert len(committed(store)) == len(layered_graph())
+    assert any(artifact.provenance["gang"] > 1 for artifact in store.artifacts()) == bool(gang_key)
     parts = Counter((tmp_path / "killed.tally").read_text().split())
     repeated = sum(parts.values()) - len(parts)
     assert len(parts) == len(layered_graph()) * NUM_PARTS

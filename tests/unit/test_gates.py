@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,8 @@ def test_a_sound_method_passes_every_gate(bench: Any, method: Any) -> None:
 class ChangesTheStart(LoRA):
     """B does not start at zero."""
 
-    def prepare(self, model: nn.Module, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
-        super().prepare(model, head=head, generators=generators)
+    def prepare(self, model: nn.Module, **settings: Any) -> None:
+        super().prepare(model, **settings)
         for module in model.modules():
             if isinstance(module, StackedLoRALinear):
                 nn.init.normal_(module.lora_B)
@@ -66,8 +65,8 @@ def test_a_method_that_changes_the_model_before_training_is_caught(bench: Any) -
 class TrainsOnlyTheHead(LoRA):
     """Adapters are there but frozen: the run would report LoRA and be a linear probe."""
 
-    def prepare(self, model: nn.Module, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
-        super().prepare(model, head=head, generators=generators)
+    def prepare(self, model: nn.Module, **settings: Any) -> None:
+        super().prepare(model, **settings)
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.requires_grad_(False)
@@ -76,8 +75,8 @@ class TrainsOnlyTheHead(LoRA):
 class TrainsANormToo(LoRA):
     """More is trained than declared."""
 
-    def prepare(self, model: nn.Module, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
-        super().prepare(model, head=head, generators=generators)
+    def prepare(self, model: nn.Module, **settings: Any) -> None:
+        super().prepare(model, **settings)
         model.bert.embeddings.LayerNorm.weight.requires_grad_(True)
 
 
@@ -92,8 +91,8 @@ class MovesTheBase(LoRA):
 class CutsTheGradient(LoRA):
     """A declared parameter never reaches the loss."""
 
-    def prepare(self, model: nn.Module, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
-        super().prepare(model, head=head, generators=generators)
+    def prepare(self, model: nn.Module, **settings: Any) -> None:
+        super().prepare(model, **settings)
         model.unused = nn.Parameter(torch.zeros(3))
 
 
@@ -115,8 +114,8 @@ def test_the_census_catches_what_is_not_as_declared(bench: Any, method: type[LoR
 class Restless(FullFineTuning):
     """Uses randomness that no seed controls."""
 
-    def prepare(self, model: nn.Module, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
-        super().prepare(model, head=head, generators=generators)
+    def prepare(self, model: nn.Module, **settings: Any) -> None:
+        super().prepare(model, **settings)
         unseeded = torch.Generator()
         unseeded.seed()
         with torch.no_grad():
@@ -130,7 +129,7 @@ def test_runs_that_do_not_repeat_are_caught(bench: Any) -> None:
 def test_padding_that_leaks_into_the_gradient_is_caught(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the attention mask, a micro-batch padded to another length has another gradient."""
     bench = bench(FullFineTuning(FULL))
-    monkeypatch.setattr("lorascope.training.loop.model_inputs", lambda task, batch: {"input_ids": batch["input_ids"]})
+    monkeypatch.setattr("lorascope.training.stepper.model_inputs", lambda task, batch: {"input_ids": batch["input_ids"]})
     assert not sanity.accumulation_changes_nothing(bench).passed
 
 

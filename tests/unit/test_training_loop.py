@@ -15,10 +15,11 @@ from lorascope.errors import GateFailure
 from lorascope.methods.full import FullFineTuning
 from lorascope.study.spec import EarlyStopping, FullSpec, Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
-from lorascope.training.loop import TrainingLoop, evaluation_points
-from lorascope.training.meters import Meters
-from lorascope.training.run import frozen_fingerprint, out_of_memory, prepared_model
+from lorascope.training.member import evaluation_points
+from lorascope.training.meters import GangClock, Meters
+from lorascope.training.run import frozen_fingerprint, out_of_memory
 from lorascope.training.schedule import learning_rate_factor
+from one_run import OneRun
 from tiny import step_context, tiny_base, tiny_columns, tiny_examples, tiny_task
 
 
@@ -66,20 +67,19 @@ def test_validation_is_scored_per_epoch_and_at_the_end(
     assert evaluation_points(total, per_epoch, times) == expected
 
 
-def make_loop(checkpoint: Path, directory: Path, validate: Any, **train: Any) -> TrainingLoop:
+def make_loop(checkpoint: Path, directory: Path, validate: Any, **train: Any) -> OneRun:
     base, method = tiny_base(checkpoint), FullFineTuning(FullSpec(name="full", kind="full"))
     columns = tiny_columns(directory, tiny_examples(32), AutoTokenizer.from_pretrained(checkpoint))
-    return TrainingLoop(
-        model=prepared_model(base, method, Seeds.model_validate(0)), method=method, task=tiny_task(), columns=columns,
-        train=TrainSpec(batch_size=8, **train), learning_rate=1e-3, seeds=Seeds.model_validate(0), pad_token_id=0,
-        device="cpu", validate=validate,
+    return OneRun(
+        base, method, columns=columns, train=TrainSpec(batch_size=8, **train), learning_rate=1e-3,
+        seeds=Seeds.model_validate(0), validate=validate,
     )  # fmt: skip
 
 
 def scripted(*scores: float) -> Any:
     """A validation that returns these scores in turn."""
     remaining = iter(scores)
-    return lambda: {"accuracy": next(remaining), "loss": 1.0}
+    return lambda model: {"accuracy": next(remaining), "loss": 1.0}
 
 
 def test_early_stopping_waits_for_patience_and_keeps_the_best(
@@ -91,12 +91,12 @@ def test_early_stopping_waits_for_patience_and_keeps_the_best(
     )
     progress = loop.run()
     assert (progress.stopped_early, progress.best_update, progress.update) == (True, 8, 16)
-    assert all(torch.equal(p, loop.best_weights[name]) for name, p in loop.trained.items())
+    assert all(torch.equal(p, loop.member.best_weights[name]) for name, p in loop.trained.items())
 
 
 def test_ties_go_to_the_lower_loss(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     evaluations = iter([{"accuracy": 0.5, "loss": 0.9}, {"accuracy": 0.5, "loss": 0.8}])
-    loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", lambda: next(evaluations), epochs=2)
+    loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", lambda model: next(evaluations), epochs=2)
     assert loop.run().best_update == 8
 
 
@@ -111,42 +111,37 @@ def test_nan_loss_stops_the_run_and_names_the_update(tiny_checkpoints: dict[str,
 
 def test_nan_validation_stops_the_run(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     broken = {"accuracy": 0.5, "loss": float("nan")}
-    loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", lambda: broken, epochs=1)
+    loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", lambda model: broken, epochs=1)
     with pytest.raises(GateFailure, match="the validation loss is nan after update 4 of 4"):
         loop.run()
 
 
-def test_a_checkpoint_keeps_the_energy_spent_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_energy_is_shared_out_and_kept_over_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
     reading = iter([100.0, 130.0, 500.0, 520.0])
     monkeypatch.setattr("lorascope.training.meters.energy_meter", lambda device: lambda: next(reading))
-    first, second = Meters("cpu"), Meters("cpu")
-    first.begin()
-    second.restore(first.state())
-    second.begin()
-    second.book()
-    assert second.energy_joules == 50.0
-
-
-def test_pristine_weights_are_set_aside_and_come_back(tiny_checkpoints: dict[str, Path]) -> None:
-    base = tiny_base(tiny_checkpoints["bert"])
-    before = {name: p.clone() for name, p in base.model.state_dict().items()}
-    with base.set_aside():
-        assert all(p.device.type == "cpu" for p in base.model.parameters())
-    assert all(torch.equal(p, before[name]) for name, p in base.model.state_dict().items())
+    first, other = Meters(), Meters()
+    GangClock("cpu").book([first, other], "training", updates=1)
+    assert first.energy_joules == other.energy_joules == 15.0
+    resumed = Meters()
+    resumed.restore(first.state())
+    GangClock("cpu").book([resumed], "evaluation")
+    assert resumed.energy_joules == 35.0
+    assert resumed.training_seconds == first.training_seconds > 0
+    assert resumed.evaluation_seconds > 0
 
 
 def test_each_epoch_sees_every_example_once_in_another_order(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", scripted(), epochs=2)
-    epochs = [np.concatenate([loop._batch(4 * epoch + i) for i in range(4)]) for epoch in range(2)]
+    epochs = [np.concatenate([loop.member.rows(4 * epoch + i) for i in range(4)]) for epoch in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(32))
     assert list(epochs[0]) != list(epochs[1])
 
 
 def test_order_depends_on_the_order_seed_alone(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     loop = make_loop(tiny_checkpoints["bert"], tmp_path / "c", scripted(), epochs=2)
-    late = list(loop._batch(6))
-    loop._batch(1)
-    assert list(loop._batch(6)) == late
+    late = list(loop.member.rows(6))
+    loop.member.rows(1)
+    assert list(loop.member.rows(6)) == late
 
 
 def test_checkpoint_writing_is_bounded_by_its_share_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +178,7 @@ def test_a_moved_frozen_weight_is_noticed() -> None:
 
 def test_out_of_memory_says_which_settings_to_lower(tmp_path: Path) -> None:
     step = Step(kind="train", version=1, params={"train": TrainSpec(batch_size=16).model_dump(mode="json")})
-    error = out_of_memory(step_context(tmp_path, step, {}, device="cuda:0"), torch.OutOfMemoryError("tried 2 GiB"))
+    error = out_of_memory(step_context(tmp_path, step, {}, device="cuda:0"), "tried 2 GiB")
     assert str(error) == (
         "cuda:0 ran out of memory (tried 2 GiB)\n"
         "  hint: lower train.micro_batch_size (now 16; gradients are accumulated to batch_size 16, so the run stays the "

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class StepContext:
     """step: what to do. out: an empty directory whose files are committed. work: a directory that survives a kill
-    (checkpoints) and is removed at commit. deps: role -> committed artifact. device: a torch device name ("cpu",
-    "cuda:0", "mps"). data_dir: where `{task}_{split}.parquet` may lie. cache_dir: a directory of the store for what
-    can always be rebuilt. warm: a dictionary that lives as long as the worker, for what consecutive steps share.
+    (checkpoints) and is removed at commit. deps: role -> committed artifact. emit: raises StepBusy once another process
+    took the step over. device: a torch device name ("cpu", "cuda:0", "mps"). data_dir: where `{task}_{split}.parquet`
+    may lie. cache_dir: a directory of the store for what can always be rebuilt. warm: a dictionary that lives as long as
+    the worker, for what consecutive steps share.
     """
 
     step: Step

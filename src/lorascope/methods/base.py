@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lorascope.errors import LorascopeError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedModel
 
     from lorascope.models.loading import BaseModel
+
+
+class NotStackable(LorascopeError):
+    """Several runs of this method cannot be trained together on this model: each has to run alone."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +40,32 @@ class Method(ABC):
 
     shares_base: the base's tensors stay frozen, so runs may share them. flops_per_parameter: training FLOPs a token
     and parameter (Kaplan et al. 2020: 6 for full training; 4 where the base's weight gradients are not computed).
+    stacks: `prepare` can give the model the parameters of several runs, stacked along their first axis (methods/stacked).
     """
 
     shares_base: ClassVar[bool]
     flops_per_parameter: ClassVar[int]
+    stacks: ClassVar[bool] = False
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec
 
     @abstractmethod
-    def prepare(self, model: PreTrainedModel, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
-        """Makes exactly the method's parameters trainable, in place. generators: one CPU generator a run, for what is
-        drawn at initialisation. At initialisation the outputs equal the base's."""
+    def prepare(
+        self,
+        model: PreTrainedModel,
+        *,
+        head: Sequence[str],
+        generators: Sequence[torch.Generator],
+        specs: Sequence[Any] | None = None,
+    ) -> None:
+        """Makes exactly the method's parameters trainable, in place. At initialisation the outputs equal the base's.
+
+        generators: one CPU generator a run, for what is drawn at initialisation. The model's head is the first run's,
+        drawn already; those of further runs are drawn here before anything else (`models.loading.run_heads`), so each
+        run gets what it would get alone. specs: one a run (default: `spec` for all), alike in kind and sites. A method
+        that does not stack gets one generator and no specs. Raises NotStackable.
+        """
 
     @abstractmethod
     def expected_parameters(self, model: PreTrainedModel, *, head: Sequence[str]) -> int:
@@ -53,9 +73,12 @@ class Method(ABC):
 
     def param_groups(self, model: PreTrainedModel) -> list[ParamGroup]:
         """All trainable parameters, split by whether they decay: matrices do, biases and norm scales do not."""
+        from lorascope.methods.stacked import stacked_names
+
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        decaying = [p for name, p in trained if decays(name, p)]
-        constant = [p for name, p in trained if not decays(name, p)]
+        stacked = stacked_names(model)
+        decaying = [p for name, p in trained if decays(name, p.ndim - (name in stacked))]
+        constant = [p for name, p in trained if not decays(name, p.ndim - (name in stacked))]
         return [ParamGroup(ps, d) for ps, d in ((decaying, True), (constant, False)) if ps]
 
     def after_step(self, model: PreTrainedModel, *, step: int) -> None:
@@ -64,7 +87,13 @@ class Method(ABC):
 
     @abstractmethod
     def export(self, model: PreTrainedModel, directory: Path, *, base: BaseModel, run: int = 0) -> None:
-        """Writes one run: PEFT's adapter format, or a plain checkpoint; the head included."""
+        """Writes one run: PEFT's adapter format, or a plain checkpoint; the head included. The method is the run's."""
+
+    def view(self, model: PreTrainedModel, run: int) -> PreTrainedModel:
+        """An ordinary model of one run over the same tensors, for evaluation and export; nothing is copied."""
+        from lorascope.methods.stacked import view
+
+        return view(model, run)
 
     @abstractmethod
     def reload(self, directory: Path, *, base: BaseModel) -> nn.Module:
@@ -76,6 +105,7 @@ class Method(ABC):
         return None
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to biases and normalisation scales (Loshchilov & Hutter 2019 practice)."""
-    return not name.endswith("bias") and "norm" not in name.lower() and parameter.ndim > 1
+def decays(name: str, ndim: int) -> bool:
+    """Whether weight decay applies to a parameter: not to biases and normalisation scales (Loshchilov & Hutter 2019
+    practice). ndim: its axes in one run."""
+    return not name.endswith("bias") and "norm" not in name.lower() and ndim > 1

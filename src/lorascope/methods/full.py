@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorascope.methods.base import Method
+from lorascope.models.loading import run_heads
 
 if TYPE_CHECKING:
     import torch
@@ -19,11 +20,25 @@ if TYPE_CHECKING:
 class FullFineTuning(Method):
     shares_base = False
     flops_per_parameter = 6
+    stacks = True
 
-    def prepare(self, model: PreTrainedModel, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
-        del head
-        if len(generators) != 1:
-            raise ValueError("full fine-tuning trains one run at a time: its runs share no frozen base")
+    def prepare(
+        self,
+        model: PreTrainedModel,
+        *,
+        head: Sequence[str],
+        generators: Sequence[torch.Generator],
+        specs: Sequence[Any] | None = None,
+    ) -> None:
+        """One run keeps the plain layers; several get every weight stacked."""
+        from lorascope.methods.stacked import set_run, stack_model
+
+        del specs
+        if len(generators) > 1:
+            heads = run_heads(model, head, generators)
+            stack_model(model, len(generators))
+            for run, weights in enumerate(heads):
+                set_run(model, run, weights)
         model.requires_grad_(True)
 
     def expected_parameters(self, model: PreTrainedModel, *, head: Sequence[str]) -> int:
@@ -31,8 +46,8 @@ class FullFineTuning(Method):
         return sum(p.numel() for p in model.parameters())
 
     def export(self, model: PreTrainedModel, directory: Path, *, base: BaseModel, run: int = 0) -> None:
-        del base, run
-        model.save_pretrained(directory)
+        del base
+        self.view(model, run).save_pretrained(directory)
 
     def reload(self, directory: Path, *, base: BaseModel) -> nn.Module:
         import torch

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method
+from lorascope.models.loading import run_heads
 from lorascope.models.sites import linear_at, resolve_sites
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from lorascope.methods.stacked import StackedLinear, StackedLoRALinear
+    from lorascope.methods.stacked import StackedLoRALinear
     from lorascope.models.loading import BaseModel
     from lorascope.study.spec import LoraSpec
 
@@ -28,29 +29,41 @@ if TYPE_CHECKING:
 class LoRA(Method):
     shares_base = True
     flops_per_parameter = 4
+    stacks = True
     spec: LoraSpec
 
-    def prepare(self, model: PreTrainedModel, *, head: Sequence[str], generators: Sequence[torch.Generator]) -> None:
-        from lorascope.methods.stacked import StackedLinear, StackedLoRALinear, replace_module
+    def prepare(
+        self,
+        model: PreTrainedModel,
+        *,
+        head: Sequence[str],
+        generators: Sequence[torch.Generator],
+        specs: Sequence[LoraSpec] | None = None,
+    ) -> None:
+        from lorascope.methods.stacked import StackedLinear, StackedLoRALinear, replace_module, set_run
 
-        sites = self._sites(model, head)
+        specs = [self.spec] * len(generators) if specs is None else specs
+        sites = _sites(max(specs, key=lambda spec: spec.rank), model, head)
+        head_linears, heads = _head_linears(model, head), run_heads(model, head, generators)
         model.requires_grad_(False)
         for name in sites:
             layer = StackedLoRALinear(
                 linear_at(model, name),
-                rank=self.spec.rank,
-                alphas=[self.spec.alpha] * len(generators),
-                dropout=self.spec.dropout,
+                ranks=[spec.rank for spec in specs],
+                alphas=[spec.alpha for spec in specs],
+                dropouts=[spec.dropout for spec in specs],
                 generators=generators,
             )
             replace_module(model, name, layer)
-        std = getattr(model.config, "initializer_range", 0.02)
-        for name in _head_linears(model, head):
-            replace_module(model, name, StackedLinear(linear_at(model, name), generators=generators, std=std))
+        for name in head_linears:
+            replace_module(model, name, StackedLinear(linear_at(model, name), runs=len(generators)))
+            model.get_submodule(name).requires_grad_(True)
+        for run, weights in enumerate(heads):
+            set_run(model, run, weights)
 
     def expected_parameters(self, model: PreTrainedModel, *, head: Sequence[str]) -> int:
         """rank * (in + out) summed over the sites, plus the head."""
-        layers = [linear_at(model, name) for name in self._sites(model, head)]
+        layers = [linear_at(model, name) for name in _sites(self.spec, model, head)]
         adapters = sum(self.spec.rank * (layer.in_features + layer.out_features) for layer in layers)
         return adapters + sum(p.numel() for name in head for p in model.get_submodule(name).parameters())
 
@@ -58,8 +71,8 @@ class LoRA(Method):
         from peft import LoraConfig
         from safetensors.torch import save_file
 
-        sites = self._sites(base.model, base.head)
-        state = {f"base_model.model.{name}": t for name, t in self._run_state(model, base.head, sites, run).items()}
+        sites = _sites(self.spec, base.model, base.head)
+        state = _adapter_state(self.view(model, run), base.head, sites)
         config = LoraConfig(
             task_type="SEQ_CLS",
             base_model_name_or_path=base.reference,
@@ -75,19 +88,6 @@ class LoRA(Method):
         config.save_pretrained(str(directory))
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, directory / "adapter_model.safetensors")
 
-    def _run_state(
-        self, model: PreTrainedModel, head: Sequence[str], sites: Sequence[str], run: int
-    ) -> dict[str, Tensor]:
-        state = {}
-        for name in sites:
-            layer = cast("StackedLoRALinear", model.get_submodule(name))
-            state[f"{name}.lora_A.weight"] = layer.lora_A[run]
-            state[f"{name}.lora_B.weight"] = layer.lora_B[run]
-        for name in _stacked_heads(model, head):
-            head_layer = cast("StackedLinear", model.get_submodule(name))
-            state |= {f"{name}.{part}": tensor for part, tensor in head_layer.linear(run).items()}
-        return state
-
     def reload(self, directory: Path, *, base: BaseModel) -> nn.Module:
         import torch
         from peft import PeftModel
@@ -98,18 +98,30 @@ class LoRA(Method):
     def merge(self, reloaded: nn.Module) -> nn.Module:
         return cast("PeftModel", reloaded).merge_and_unload(safe_merge=True)  # type: ignore[operator]
 
-    def _sites(self, model: PreTrainedModel, head: Sequence[str]) -> list[str]:
-        sites = resolve_sites(model, self.spec.sites, head=head)
-        for name in sites:
-            layer = linear_at(model, name)
-            widest = min(layer.in_features, layer.out_features)
-            if self.spec.rank > widest:
-                raise StudyError(
-                    f"rank {self.spec.rank} is larger than the layer {name} ({layer.out_features} x {layer.in_features})",
-                    where=f"methods.{self.spec.name}.rank",
-                    hint=f"use a rank of at most {widest}, or leave this site out of `sites`",
-                )
-        return sites
+
+def _sites(spec: LoraSpec, model: PreTrainedModel, head: Sequence[str]) -> list[str]:
+    sites = resolve_sites(model, spec.sites, head=head)
+    for name in sites:
+        layer = linear_at(model, name)
+        widest = min(layer.in_features, layer.out_features)
+        if spec.rank > widest:
+            raise StudyError(
+                f"rank {spec.rank} is larger than the layer {name} ({layer.out_features} x {layer.in_features})",
+                where=f"methods.{spec.name}.rank",
+                hint=f"use a rank of at most {widest}, or leave this site out of `sites`",
+            )
+    return sites
+
+
+def _adapter_state(model: PreTrainedModel, head: Sequence[str], sites: Sequence[str]) -> dict[str, Tensor]:
+    """One run's tensors under PEFT's names."""
+    state: dict[str, Tensor] = {}
+    for name in sites:
+        layer = cast("StackedLoRALinear", model.get_submodule(name))
+        state |= {f"{name}.lora_A.weight": layer.lora_A[0], f"{name}.lora_B.weight": layer.lora_B[0]}
+    for root in head:
+        state |= {f"{root}.{name}": tensor for name, tensor in model.get_submodule(root).named_parameters()}
+    return {f"base_model.model.{name}": tensor for name, tensor in state.items()}
 
 
 def _head_linears(model: PreTrainedModel, head: Sequence[str]) -> list[str]:
@@ -126,15 +138,6 @@ def _head_linears(model: PreTrainedModel, head: Sequence[str]) -> list[str]:
             hint="LoRA can stack linear heads only; use full fine-tuning, or another architecture",
         )
     return inside
-
-
-def _stacked_heads(model: PreTrainedModel, head: Sequence[str]) -> list[str]:
-    from lorascope.methods.stacked import StackedLinear
-
-    return [
-        f"{root}.{name}".rstrip(".") for root in head for name, m in model.get_submodule(root).named_modules()
-        if isinstance(m, StackedLinear)
-    ]  # fmt: skip
 
 
 def _shortest_targets(sites: Sequence[str], base: BaseModel) -> list[str]:

@@ -8,8 +8,7 @@ initialisation seed, so base, full fine-tuning and LoRA differ in nothing else.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from lorascope.models.checkpoint import checkpoint_directory
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 _AUTO_CLASS = {"sequence-classification": "AutoModelForSequenceClassification"}
@@ -36,16 +36,9 @@ class BaseModel:
     reference: str
     revision: str | None
 
-    @contextmanager
-    def set_aside(self) -> Iterator[None]:
-        """The pristine weights off the accelerator for a while, so that they do not count as memory of a run that has
-        weights of its own."""
-        device = next(self.model.parameters()).device
-        self.model.to("cpu")  # type: ignore[arg-type]
-        try:
-            yield
-        finally:
-            self.model.to(device)  # type: ignore[arg-type]
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     def copy(self, generator: torch.Generator, *, share_frozen: bool) -> PreTrainedModel:
         """A model of one run's own, with a freshly drawn head. generator: a CPU generator.
@@ -59,7 +52,7 @@ class BaseModel:
         return model
 
 
-def initialise_head(model: PreTrainedModel, head: tuple[str, ...], generator: torch.Generator) -> None:
+def initialise_head(model: PreTrainedModel, head: Sequence[str], generator: torch.Generator) -> None:
     """Draws every weight of the head from N(0, initializer_range) and zeroes its biases, in order of name."""
     import torch
 
@@ -71,6 +64,27 @@ def initialise_head(model: PreTrainedModel, head: tuple[str, ...], generator: to
                     parameter.zero_()
                 else:
                     parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+
+
+def run_heads(
+    model: PreTrainedModel, head: Sequence[str], generators: Sequence[torch.Generator]
+) -> list[dict[str, Tensor]]:
+    """The head of each run of a gang, parameter name -> tensor. The model's present head is the first run's; each further
+    run's is drawn from its generator as `BaseModel.copy` would draw it. The model is left as it was."""
+    import torch
+
+    def present() -> dict[str, Tensor]:
+        parameters = {f"{root}.{name}": p for root in head for name, p in model.get_submodule(root).named_parameters()}
+        return {name: p.detach().clone() for name, p in parameters.items()}
+
+    heads = [present()]
+    for generator in generators[1:]:
+        initialise_head(model, head, generator)
+        heads.append(present())
+    with torch.no_grad():
+        for name, tensor in heads[0].items():
+            model.get_parameter(name).copy_(tensor)
+    return heads
 
 
 def load_base(

@@ -21,7 +21,7 @@ from lorascope.models.catalog import describe_model
 from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec, TrainSpec
 
 VERSIONS: Mapping[str, int] = {
-    "data": 1, "tokens": 1, "baseline": 2, "sanity": 2, "train": 2, "evaluate": 1, "analysis": 3,
+    "data": 1, "tokens": 1, "baseline": 2, "sanity": 3, "train": 3, "evaluate": 1, "analysis": 3,
 }  # fmt: skip
 
 

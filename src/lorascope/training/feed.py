@@ -21,19 +21,20 @@ _AHEAD = 3
 @dataclass(frozen=True)
 class MicroBatch:
     """One forward pass of a gang. tensors: the task's arrays, [runs * examples, ...], run by run, on the host (pinned for
-    CUDA), and "weights", float32 [runs * examples]: what each example's loss counts, 0 for one that only fills up."""
+    CUDA), and "weights", float32 [runs * examples]: what each example's loss counts, 0 for one that only fills up.
+    padded_tokens: of each run."""
 
     tensors: dict[str, Tensor]
+    padded_tokens: int
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One update of a gang. length: tokens a row is padded to. real_tokens, padded_tokens: one figure a run."""
+    """One update of a gang. real_tokens: one figure a run; padded_tokens: of each run."""
 
-    length: int
     micro_batches: list[MicroBatch]
     real_tokens: list[int]
-    padded_tokens: list[int]
+    padded_tokens: int
 
 
 def build_batch(
@@ -61,34 +62,42 @@ def gang_batch(
     pin: bool,
 ) -> Batch:
     """The batch of these rows, one array of rows a member."""
-    lengths = [np.asarray(member.columns.lengths)[chosen] for member, chosen in zip(members, rows, strict=True)]
-    length = round_up(max(int(own.max()) for own in lengths))
     micro = members[0].micro_batch_size
     size = members[0].train.batch_size if is_fixed_size else max(len(chosen) for chosen in rows)
+    shape = {"pad_token_id": pad_token_id, "round_up": round_up, "pin": pin}
     micro_batches = [
-        _micro_batch(members, rows, slice(start, min(start + micro, size)), length, pad_token_id, pin)
-        for start in range(0, size, micro)
+        _micro_batch(members, rows, slice(start, min(start + micro, size)), **shape) for start in range(0, size, micro)
     ]
-    real = [int(own.sum()) for own in lengths]
-    return Batch(length, micro_batches, real, [size * length] * len(members))
+    real = [int(_lengths(member, chosen).sum()) for member, chosen in zip(members, rows, strict=True)]
+    return Batch(micro_batches, real, sum(micro_batch.padded_tokens for micro_batch in micro_batches))
 
 
 def _micro_batch(
-    members: Sequence[Member], rows: Sequence[np.ndarray], part: slice, length: int, pad_token_id: int, pin: bool
+    members: Sequence[Member],
+    rows: Sequence[np.ndarray],
+    part: slice,
+    *,
+    pad_token_id: int,
+    round_up: Callable[[int], int],
+    pin: bool,
 ) -> MicroBatch:
-    arrays: dict[str, list[np.ndarray]] = {"weights": []}
     examples = part.stop - part.start
-    for member, chosen in zip(members, rows, strict=True):
-        own = chosen[part]
-        filled = np.concatenate([own, np.full(examples - len(own), chosen[0], dtype=chosen.dtype)])
-        batch = member.task.collate(member.columns.gather(filled), pad_token_id=pad_token_id, length=length)
-        for name, array in batch.items():
-            arrays.setdefault(name, []).append(array)
+    filled = [np.concatenate([own, np.repeat(chosen[:1], examples - len(own))]) for chosen in rows for own in (chosen[part],)]
+    longest = max(int(_lengths(member, own).max()) for member, own in zip(members, filled, strict=True))
+    length = round_up(longest)
+    arrays: dict[str, list[np.ndarray]] = {}
+    for member, chosen, own in zip(members, rows, filled, strict=True):
+        batch = member.task.collate(member.columns.gather(own), pad_token_id=pad_token_id, length=length)
         weights = np.zeros(examples, dtype=np.float32)
-        weights[: len(own)] = 1 / len(chosen)
-        arrays["weights"].append(weights)
+        weights[: len(chosen[part])] = 1 / len(chosen)
+        for name, array in {**batch, "weights": weights}.items():
+            arrays.setdefault(name, []).append(array)
     tensors = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in arrays.items()}
-    return MicroBatch({name: t.pin_memory() for name, t in tensors.items()} if pin else tensors)
+    return MicroBatch({name: t.pin_memory() for name, t in tensors.items()} if pin else tensors, examples * length)
+
+
+def _lengths(member: Member, rows: np.ndarray) -> np.ndarray:
+    return np.asarray(member.columns.lengths)[rows]
 
 
 class Feed:

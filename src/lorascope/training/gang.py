@@ -117,7 +117,7 @@ class Gang:
         for run, member in enumerate(members):
             member.progress.update += 1
             member.method.after_step(self.views[run], step=member.progress.update)
-            member.meters.count(real_tokens=batch.real_tokens[run], padded_tokens=batch.padded_tokens[run])
+            member.meters.count(real_tokens=batch.real_tokens[run], padded_tokens=batch.padded_tokens)
         self._pending.append(losses)
         return losses
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ def train_run(context: StepContext) -> dict[str, Any]:
     return outcome
 
 
-def train_gang(contexts: Sequence[StepContext]) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+def train_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[str, Any] | Exception]]:
     """Trains runs of one base, method kind and sites together, as many at a time as pays (training/sizing.py). Yields
     (index of the context, its result or why it failed) the moment a run is through."""
     make_deterministic(contexts[0].device)
