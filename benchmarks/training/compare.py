@@ -257,7 +257,7 @@ def measure_our_sweep(document: dict[str, Any], data_dir: Path, devices: list[st
 
 
 def _line(row: dict[str, Any]) -> str:
-    where = f"{row['task']:>5} {row['precision']} {row['side']:<16} K={row['gang']}"
+    where = f"{row['task']:>5} {row['precision']} {row['side']:<16} K={row['gang'] or 'auto'}"
     if "error" in row:
         return f"{where}  FAILED {row['error'].splitlines()[0][:200]}"
     if row.get("step_ms_mean") is None:

@@ -149,19 +149,21 @@ def sweep(document: dict[str, Any], *, data_dir: Path, devices: list[str]) -> di
         run = subprocess.run(command, capture_output=True, text=True)
         seconds = time.perf_counter() - started
         if run.returncode:
-            raise RuntimeError(f"lorascope run ended with {run.returncode}:\n{run.stdout[-3000:]}\n{run.stderr[-3000:]}")
+            raise RuntimeError(
+                f"lorascope run ended with {run.returncode}:\n{run.stdout[-3000:]}\n{run.stderr[-3000:]}"
+            )
         events = (results / document["name"] / "events.jsonl").read_text().splitlines()
         records = [json.loads(path.read_text()) for path in sorted(store.glob("**/record.json"))]
     trained = [record["result"] for record in records if record["step"]["kind"] == "train"]
-    by_kind: dict[str, float] = collections.Counter()
+    spans: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
     kinds = {record["id"]: record["step"]["kind"] for record in records}
     for event in map(json.loads, events):
         if event["event"] == "step-finished":
-            by_kind[kinds[event["step"]]] += event["seconds"]
+            spans[kinds[event["step"]]].append((event["time_s"] - event["seconds"], event["time_s"]))
     real = sum(run["tokens_per_second"] * run["training_seconds"] for run in trained)
     return {
         "end_to_end_seconds": seconds,
-        "seconds_by_kind": dict(by_kind),
+        "seconds_by_kind": {kind: covered_seconds(own) for kind, own in spans.items()},
         "runs": len(trained),
         "updates": sum(run["updates"] for run in trained),
         "real_tokens": round(real),
@@ -169,3 +171,12 @@ def sweep(document: dict[str, Any], *, data_dir: Path, devices: list[str]) -> di
         "peak_memory_bytes": max(run["peak_memory_bytes"] for run in trained),
         "validation_accuracy": statistics.mean(run["validation"]["accuracy"] for run in trained),
     }
+
+
+def covered_seconds(spans: list[tuple[float, float]]) -> float:
+    """Seconds during which at least one of the spans was under way: the members of a gang share theirs."""
+    covered, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return covered
