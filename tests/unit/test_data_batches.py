@@ -17,7 +17,11 @@ LENGTHS = arrays(np.int64, st.integers(0, 300), elements=st.integers(1, 500))
 @given(lengths=LENGTHS, batch_size=st.integers(1, 40), seed=st.integers(0, 9), grouped=st.booleans())
 def test_an_epoch_holds_every_row_exactly_once(lengths: np.ndarray, batch_size: int, seed: int, grouped: bool) -> None:
     batches = epoch_batches(
-        lengths, batch_size=batch_size, generator=np.random.default_rng(seed), sequence=np.random.default_rng(9), group_by_length=grouped
+        lengths,
+        batch_size=batch_size,
+        generator=np.random.default_rng(seed),
+        sequence=np.random.default_rng(9),
+        group_by_length=grouped,
     )
     rows = np.concatenate(batches) if batches else np.array([])
     assert sorted(rows) == list(range(len(lengths)))
@@ -29,7 +33,10 @@ def test_an_epoch_holds_every_row_exactly_once(lengths: np.ndarray, batch_size: 
 @settings(deadline=None)
 @given(lengths=LENGTHS, seed=st.integers(0, 9))
 def test_the_same_seed_gives_the_same_order(lengths: np.ndarray, seed: int) -> None:
-    first, second = (epoch_batches(lengths, batch_size=8, generator=np.random.default_rng(seed), sequence=np.random.default_rng(9)) for _ in range(2))
+    first, second = (
+        epoch_batches(lengths, batch_size=8, generator=np.random.default_rng(seed), sequence=np.random.default_rng(9))
+        for _ in range(2)
+    )
     assert [batch.tolist() for batch in first] == [batch.tolist() for batch in second]
 
 
@@ -47,7 +54,9 @@ def test_which_rows_share_a_batch_changes_from_epoch_to_epoch(grouped: bool) -> 
     first, second = (
         {
             frozenset(batch.tolist())
-            for batch in epoch_batches(lengths, batch_size=8, generator=generator, sequence=generator, group_by_length=grouped)
+            for batch in epoch_batches(
+                lengths, batch_size=8, generator=generator, sequence=generator, group_by_length=grouped
+            )
         }
         for _ in range(2)
     )
@@ -56,7 +65,9 @@ def test_which_rows_share_a_batch_changes_from_epoch_to_epoch(grouped: bool) -> 
 
 def test_grouped_batches_do_not_go_from_short_to_long() -> None:
     lengths = np.arange(1, 1601)
-    batches = epoch_batches(lengths, batch_size=16, generator=np.random.default_rng(0), sequence=np.random.default_rng(9))
+    batches = epoch_batches(
+        lengths, batch_size=16, generator=np.random.default_rng(0), sequence=np.random.default_rng(9)
+    )
     means = [lengths[batch].mean() for batch in batches]
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.3
 
@@ -66,7 +77,13 @@ def test_grouping_by_length_at_least_halves_the_padding() -> None:
     grouped, shuffled = (
         padding_share(
             lengths,
-            epoch_batches(lengths, batch_size=16, generator=np.random.default_rng(0), sequence=np.random.default_rng(9), group_by_length=group),
+            epoch_batches(
+                lengths,
+                batch_size=16,
+                generator=np.random.default_rng(0),
+                sequence=np.random.default_rng(9),
+                group_by_length=group,
+            ),
         )
         for group in (True, False)
     )

@@ -87,7 +87,9 @@ def assert_same_run(alone: Member, together: Member, ours: Mapping[str, Tensor],
     assert together.progress.best_update == alone.progress.best_update
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
-        if name.endswith("key.bias"):  # softmax cancels it: its gradient is rounding noise, which Adam makes a full step
+        if name.endswith(
+            "key.bias"
+        ):  # softmax cancels it: its gradient is rounding noise, which Adam makes a full step
             continue
         torch.testing.assert_close(theirs[name].reshape(tensor.shape), tensor, rtol=1e-4, atol=1e-4, msg=name)
 
@@ -124,9 +126,7 @@ def test_every_member_equals_its_run_alone(
         assert_same_run(alone, member, weights, final[seed])
 
 
-def test_micro_batches_change_nothing(
-    tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore]
-) -> None:
+def test_micro_batches_change_nothing(tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore]) -> None:
     """Dropout is drawn a micro-batch, so it is off here."""
     split = STEADY.model_copy(update={"micro_batch_size": 2})
     results = []

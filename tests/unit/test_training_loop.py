@@ -20,7 +20,7 @@ from lorascope.training.meters import GangClock, Meters
 from lorascope.training.run import frozen_fingerprint, out_of_memory
 from lorascope.training.schedule import learning_rate_factor
 from one_run import OneRun
-from tiny import step_context, tiny_base, tiny_columns, tiny_examples, tiny_task
+from tiny import step_context, tiny_base, tiny_columns, tiny_examples
 
 
 def factors(total: int, **settings: Any) -> list[float]:

@@ -16,7 +16,7 @@ from lorascope.methods.dropout import silence_dropout
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import FullSpec, LoraSpec, Seeds, TrainSpec
 from one_run import OneRun
-from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
+from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples
 
 TRAIN = TrainSpec(epochs=1, batch_size=8, warmup=0, schedule="constant", weight_decay=0.01)
 SEEDS = Seeds.model_validate(3)

@@ -57,7 +57,8 @@ class DropoutStreams:
 
     def set(self, keys: Sequence[int]) -> None:
         """Gives each run its key (`dropout_key`) for the next micro-batch."""
-        self.keys.copy_(torch.tensor(keys, dtype=torch.int32))
+        host = torch.tensor(keys, dtype=torch.int32)
+        self.keys.copy_(host.pin_memory() if self.keys.is_cuda else host, non_blocking=True)
 
     def view(self, run: int) -> DropoutStreams:
         """The stream of one run, over the same storage."""
@@ -75,11 +76,13 @@ class StackedDropout(nn.Module):
 
     thresholds: Int32[Tensor, " runs"]
     scales: Float[Tensor, " runs"]
+    constants: Int32[Tensor, " 2"]
 
     def __init__(self, probabilities: Sequence[float], streams: DropoutStreams | None = None, site: int = 0) -> None:
         super().__init__()
         self.register_buffer("thresholds", torch.empty(0, dtype=torch.int32), persistent=False)
         self.register_buffer("scales", torch.empty(0), persistent=False)
+        self.register_buffer("constants", torch.zeros(2, dtype=torch.int32), persistent=False)
         self.set_probabilities(probabilities)
         if streams is not None:
             self.connect(streams, site)
@@ -89,8 +92,9 @@ class StackedDropout(nn.Module):
         if len(self.probabilities) != streams.runs:
             raise ValueError(f"{len(self.probabilities)} dropout probabilities for {streams.runs} runs")
         self.streams, self.site = streams, site
-        constants = _splitmix64(site)
-        self._factor, self._offset = _signed(constants >> 32) | 1, _signed(constants & _MASK_32)
+        mixed = _splitmix64(site)
+        # A tensor, not numbers: a compiled block then serves every layer of the model.
+        self.constants = torch.tensor([_signed(mixed >> 32) | 1, _signed(mixed & _MASK_32)], dtype=torch.int32)
         self.to(streams.keys.device)
 
     def set_probabilities(self, probabilities: Sequence[float]) -> None:
@@ -131,7 +135,8 @@ class StackedDropout(nn.Module):
                 f"the shape {tuple(x.shape[1:])}"
             )
         strides = (_EXAMPLE_STRIDE, *(_HEAD_STRIDE, _TOKEN_STRIDE)[2 - between :])
-        rows = (self.streams.keys * self._factor + self._offset).view(-1, *[1] * (x.ndim - 2))
+        factor, offset = self.constants
+        rows = (self.streams.keys * factor + offset).view(-1, *[1] * (x.ndim - 2))
         for axis, stride in enumerate(strides, start=1):
             places = torch.arange(x.shape[axis], dtype=torch.int32, device=x.device) * stride
             rows = rows + places.view(-1, *[1] * (x.ndim - 2 - axis))

@@ -82,7 +82,9 @@ def _micro_batch(
     pin: bool,
 ) -> MicroBatch:
     examples = part.stop - part.start
-    filled = [np.concatenate([own, np.repeat(chosen[:1], examples - len(own))]) for chosen in rows for own in (chosen[part],)]
+    filled = [
+        np.concatenate([own, np.repeat(chosen[:1], examples - len(own))]) for chosen in rows for own in (chosen[part],)
+    ]
     longest = max(int(_lengths(member, own).max()) for member, own in zip(members, filled, strict=True))
     length = round_up(longest)
     arrays: dict[str, list[np.ndarray]] = {}

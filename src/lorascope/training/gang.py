@@ -9,13 +9,13 @@ that is done or broken leaves, and the others go on as they would have without i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorascope.data.batches import padded_length
 from lorascope.errors import GateFailure
@@ -30,11 +30,13 @@ from lorascope.training.optimiser import GangOptimiser
 from lorascope.training.stepper import CapturedStepper, Stepper, compile_blocks
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from lorascope.methods.dropout import DropoutStreams
     from lorascope.training.checkpoint import Checkpointer
     from lorascope.training.member import Member
 
-Prepare = Callable[[Sequence["Member"]], "tuple[nn.Module, DropoutStreams]"]
+Prepare = Callable[[Sequence["Member"]], "tuple[PreTrainedModel, DropoutStreams]"]
 _SECONDS_BETWEEN_READINGS = 1.0
 
 
@@ -44,7 +46,7 @@ class Departure:
     it broke."""
 
     member: Member
-    model: nn.Module | None
+    model: PreTrainedModel | None
     problem: GateFailure | None = None
 
 
@@ -77,7 +79,7 @@ class Gang:
 
     # ------------------------------------------------------------------------------------------------------- running
 
-    def run(self, checkpointers: Sequence[Checkpointer] | None = None) -> Iterator[Departure]:
+    def run(self, checkpointers: Sequence[Checkpointer] | None = None) -> Generator[Departure]:
         """Trains every member to its end, its early stop, or its failure; each is yielded the moment it leaves.
 
         checkpointers: one a member; a member that has not begun goes on from its checkpoint.
@@ -229,7 +231,7 @@ class Gang:
         method = members[0].method
         stacked = stacked_names(self.model)
         self.flat = FlatParameters(method.param_groups(self.model), names, runs=len(members), stacked=stacked)
-        self.views = [member.method.view(self.model, run) for run, member in enumerate(members)]  # type: ignore[arg-type]
+        self.views = [member.method.view(self.model, run) for run, member in enumerate(members)]
         self.optimiser = GangOptimiser(self.flat, [member.train for member in members])
         for run, member in enumerate(members):
             if states is not None:

@@ -34,7 +34,10 @@ class GangOptimiser:
     def _adamw(self, run: int, train: TrainSpec) -> torch.optim.AdamW:
         """AdamW (Loshchilov & Hutter 2019), fused, on the two parts of the run's row: decaying and constant."""
         groups = []
-        for part, decay in ((slice(0, self.flat.num_decaying), train.weight_decay), (slice(self.flat.num_decaying, None), 0.0)):
+        for part, decay in (
+            (slice(0, self.flat.num_decaying), train.weight_decay),
+            (slice(self.flat.num_decaying, None), 0.0),
+        ):
             weights = nn.Parameter(self.flat.values[run, part])
             weights.grad = self.flat.gradients[run, part]
             if weights.numel():

@@ -92,6 +92,7 @@ def prepared_model(
     replace_dropouts(model, streams)
     return model, streams
 
+
 def train_run(context: StepContext) -> dict[str, Any]:
     """Trains one run: a gang of one. params: model, method, seeds, train, learning_rate; deps: data, tokens (and sanity,
     to wait for).
@@ -132,7 +133,9 @@ def _size(runs: Sequence[_Run]) -> int:
             build=lambda members: _gang(runs, members, is_captured=False),
         )
     except NotStackable as reason:
-        first.context.emit(Notice(step=first.context.step.id, level="info", text=f"{reason}: its runs train one by one"))
+        first.context.emit(
+            Notice(step=first.context.step.id, level="info", text=f"{reason}: its runs train one by one")
+        )
         return 1
     for run in runs:
         run.alone = alone
@@ -261,6 +264,7 @@ class _Training:
                 hint="this is a defect of the method's implementation: it must train only the parameters it declares",
             )
         return _result(run, departure.model, gang)
+
 
 def _result(run: _Run, model: PreTrainedModel, gang: Gang) -> dict[str, Any]:
     """Writes the run's files; the record's figures."""

@@ -49,7 +49,9 @@ class Stepper:
         self.losses = torch.zeros(flat.runs, device=device)
         self._needs_mask = not is_causal(model)
 
-    def update(self, micro_batches: Sequence[MicroBatch], keys: Sequence[Sequence[int]], rates: Sequence[float]) -> Tensor:
+    def update(
+        self, micro_batches: Sequence[MicroBatch], keys: Sequence[Sequence[int]], rates: Sequence[float]
+    ) -> Tensor:
         """One update of every run; returns their mean losses, [runs], on the device. keys: each micro-batch's dropout
         keys, one a run. rates: learning rates, one a run."""
         self.optimiser.set_rates(rates)
@@ -96,7 +98,9 @@ class CapturedStepper(Stepper):
         self._optimiser_graph: torch.cuda.CUDAGraph | None = None
         self._is_checked = self._has_stepped = False
 
-    def update(self, micro_batches: Sequence[MicroBatch], keys: Sequence[Sequence[int]], rates: Sequence[float]) -> Tensor:
+    def update(
+        self, micro_batches: Sequence[MicroBatch], keys: Sequence[Sequence[int]], rates: Sequence[float]
+    ) -> Tensor:
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             losses = super().update(micro_batches, keys, rates)
