@@ -9,7 +9,8 @@ second is captured.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # Rows of stacked parameters lie apart in memory by design; what is lost by that is nothing, and is said every time.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 _COMPILED_VARIANTS = 64
+_MASKLESS = "lorascope-causal"
+_TOKEN_AXES = {3: (1,), 4: (2, 3)}  # of [examples, tokens, width] and [examples, heads, query, key]
 
 
 class Stepper:
@@ -48,6 +51,8 @@ class Stepper:
         self.device, self.precision = device, precision
         self.losses = torch.zeros(flat.runs, device=device)
         self._needs_mask = not is_causal(model)
+        if not self._needs_mask:
+            build_no_masks(model)
 
     def update(
         self, micro_batches: Sequence[MicroBatch], keys: Sequence[Sequence[int]], rates: Sequence[float]
@@ -148,7 +153,8 @@ class CapturedStepper(Stepper):
         mode = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            self._compute(static)
+            with _as_if_captured():
+                self._compute(static)
         except RuntimeError as error:
             if "synchroniz" not in str(error):
                 raise
@@ -162,16 +168,57 @@ class CapturedStepper(Stepper):
         self._is_checked = True
 
 
+@contextmanager
+def _as_if_captured() -> Iterator[None]:
+    """Models look at the mask's values to save work, but not while a graph is captured."""
+    ask = torch.cuda.is_current_stream_capturing
+    torch.cuda.is_current_stream_capturing = lambda: True
+    try:
+        yield
+    finally:
+        torch.cuda.is_current_stream_capturing = ask
+
+
 def is_causal(model: nn.Module) -> bool:
     """Whether every attention of the model looks back only, so that padding on the right needs no mask."""
     flags = [module.is_causal for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)]
     return bool(flags) and all(flags)
 
 
+def build_no_masks(model: nn.Module) -> None:
+    """Has a causal model attend by the kernels' own causal mode, which is far faster than the mask transformers builds
+    for it while a graph is captured."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    config: Any = model.config
+    if config._attn_implementation != "sdpa":
+        return
+    AttentionInterface.register(_MASKLESS, sdpa_attention_forward)
+    AttentionMaskInterface.register(_MASKLESS, lambda *args, **kwargs: None)
+    model.set_attn_implementation(_MASKLESS)  # type: ignore[operator]
+
+
 def compile_blocks(model: nn.Module) -> None:
-    """Compiles the model's repeated blocks, in place: one compilation serves all, at every length."""
+    """Compiles the model's repeated blocks, in place: one compilation serves all of them, at every length."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _COMPILED_VARIANTS)
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
-    outermost = max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=())
-    for block in outermost:
-        block.compile(dynamic=True)
+    blocks = list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=()))
+    trains_embeddings = any(p.requires_grad for p in model.get_input_embeddings().parameters())  # type: ignore[operator]
+    # Over frozen embeddings the first block is another program (its input needs no gradient), not worth compiling.
+    for block in blocks if trains_embeddings else blocks[1:]:
+        block.forward = _with_free_length(torch.compile(block.forward))
+
+
+def _with_free_length(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward`, told that the token axes of what it is given vary from call to call."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            for tensor in value if isinstance(value, tuple) else (value,):
+                if isinstance(tensor, Tensor):
+                    for axis in _TOKEN_AXES.get(tensor.ndim, ()):
+                        torch._dynamo.maybe_mark_dynamic(tensor, axis)
+        return forward(*args, **kwargs)
+
+    return call
