@@ -29,8 +29,8 @@ class Checkpointer:
     def due(self) -> bool:
         return time.monotonic() >= self._next
 
-    def save(self, state: dict[str, Any]) -> None:
-        """state: nested dictionaries and lists of tensors and plain values."""
+    def save(self, state: dict[str, Any]) -> float:
+        """state: nested dictionaries and lists of tensors and plain values. Returns the seconds it took."""
         start = time.monotonic()
         staging = self.path.with_suffix(".new")
         with staging.open("wb") as stream:
@@ -39,6 +39,11 @@ class Checkpointer:
             os.fsync(stream.fileno())
         os.replace(staging, self.path)
         spent = time.monotonic() - start
+        self.wait_after(spent)
+        return spent
+
+    def wait_after(self, spent: float) -> None:
+        """Is due again when so many seconds of writing (of all runs of a gang) have become a small share of the time."""
         self._next = time.monotonic() + max(self._interval_s, spent / self._largest_share)
 
     def load(self, device: str) -> dict[str, Any] | None:

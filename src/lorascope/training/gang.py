@@ -159,6 +159,9 @@ class Gang:
     def _look(self) -> dict[Member, GateFailure]:
         """Books the time, reads the losses, scores who is due; the members that broke, and why."""
         self._clock.book([member.meters for member in self.members], "training", updates=len(self._pending))
+        preparation, self.stepper.preparation_seconds = self.stepper.preparation_seconds, 0.0
+        for member in self.members:
+            member.meters.preparation_seconds += preparation / len(self.members)
         problems = self._note_losses()
         for member in self.members:
             member.report()
@@ -288,8 +291,11 @@ class Gang:
             self.optimiser.restore(run, state["optimiser"])
 
     def _save(self, saving: Mapping[Member, Checkpointer]) -> None:
-        for run, member in enumerate(self.members):
-            saving[member].save({**member.state(), **self._state(run)})
+        spent = sum(
+            saving[member].save({**member.state(), **self._state(run)}) for run, member in enumerate(self.members)
+        )
+        for member in self.members:
+            saving[member].wait_after(spent)
         self._clock.book([], "other")
 
     def _resume(self, saving: Mapping[Member, Checkpointer]) -> None:

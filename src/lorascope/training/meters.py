@@ -10,22 +10,22 @@ from typing import Any
 from lorascope.training.hardware import energy_meter, synchronise
 
 _KEPT = (
-    "training_seconds", "evaluation_seconds", "capture_seconds", "real_tokens", "padded_tokens", "updates",
+    "training_seconds", "evaluation_seconds", "preparation_seconds", "real_tokens", "padded_tokens", "updates",
     "energy_joules", "peak_memory_bytes", "largest_gang", "window_ms",
 )  # fmt: skip
 
 
 @dataclass
 class Meters:
-    """Counters of one run. Training time is that of updates alone (capture included); evaluations and checkpoints are
-    kept apart. In a gang a run is booked its share of the time, 1 / (runs under way), and of the energy.
+    """Counters of one run. Training time is that of updates alone; evaluations and checkpoints are kept apart. What
+    compiling and capturing took (`preparation_seconds`) is part of it. In a gang a run is booked its share of the time, 1 / (runs under way), and of the energy.
 
     They survive a kill: `state` goes into the checkpoint and `restore` takes it up again.
     """
 
     training_seconds: float = 0.0
     evaluation_seconds: float = 0.0
-    capture_seconds: float = 0.0
+    preparation_seconds: float = 0.0
     real_tokens: int = 0
     padded_tokens: int = 0
     updates: int = 0
@@ -59,7 +59,7 @@ class Meters:
         return {
             "training_seconds": self.training_seconds,
             "evaluation_seconds": self.evaluation_seconds,
-            "capture_seconds": self.capture_seconds,
+            "preparation_seconds": self.preparation_seconds,
             "tokens_per_second": self.real_tokens / seconds,
             "padded_tokens_per_second": self.padded_tokens / seconds,
             "padding_fraction": 1 - self.real_tokens / max(self.padded_tokens, 1),

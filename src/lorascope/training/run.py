@@ -250,7 +250,9 @@ class _Training:
         gang = None
         try:
             members = [run.member for run in self.left]
-            gang = _gang(self.left, members, is_compiled=pays_to_compile(members, device), states=self._start_states or None)
+            gang = _gang(
+                self.left, members, is_compiled=pays_to_compile(members, device), states=self._start_states or None
+            )
             fingerprint = frozen_fingerprint(gang.model)
             for departure in gang.run([run.checkpointer for run in self.left]):
                 run = next(run for run in self.left if run.member is departure.member)

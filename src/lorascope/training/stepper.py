@@ -8,6 +8,7 @@ second is captured.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,9 @@ _TOKEN_AXES = {3: (1,), 4: (2, 3)}  # of [examples, tokens, width] and [examples
 
 
 class Stepper:
-    """Forward, backward and update for all runs of a model at once. losses: float32 [runs], of the last update."""
+    """Forward, backward and update for all runs of a model at once. losses: float32 [runs], of the last update.
+    preparation_seconds: what compiling and capturing took so far.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Stepper:
         self.flat, self.optimiser = flat, optimiser
         self.device, self.precision = device, precision
         self.losses = torch.zeros(flat.runs, device=device)
+        self.preparation_seconds = 0.0
         self._needs_mask = not is_causal(model)
         if not self._needs_mask:
             build_no_masks(model)
@@ -124,12 +128,15 @@ class CapturedStepper(Stepper):
         for name, tensor in host.items():
             static[name].copy_(tensor, non_blocking=True)
         if is_new:
-            self._compute(static)
+            with self._preparing():
+                self._compute(static)
         elif not self._is_checked:
-            self._check(static)
+            with self._preparing():
+                self._check(static)
         else:
             if shape not in self._graphs:
-                self._graphs[shape] = self._capture(lambda: self._compute(static))
+                with self._preparing():
+                    self._graphs[shape] = self._capture(lambda: self._compute(static))
             self._graphs[shape].replay()
 
     def _apply(self) -> None:
@@ -140,6 +147,13 @@ class CapturedStepper(Stepper):
         if self._optimiser_graph is None:
             self._optimiser_graph = self._capture(self.optimiser.step)
         self._optimiser_graph.replay()
+
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        torch.cuda.synchronize(self.device)
+        self.preparation_seconds += time.perf_counter() - start
 
     def _capture(self, work: Any) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
