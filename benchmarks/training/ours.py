@@ -103,7 +103,7 @@ def train(workload: Workload, *, runs: int) -> dict[str, Any]:
         prepare=lambda members: prepared_model(base, [m.method for m in members], [m.seeds for m in members]),
         pad_token_id=base.pad_token_id,
         device=device,
-        is_compiled=pays_to_compile(members, device) if setting.compiled is None else setting.compiled,
+        compiles=pays_to_compile if setting.compiled is None else (lambda members: setting.compiled),
     )
     reset_peak_memory(device)
     clock = StepClock(device, warm_up=setting.steps)

@@ -141,6 +141,24 @@ def test_every_member_equals_its_run_alone(
         assert_same_run(alone, member, weights, final[seed])
 
 
+def test_places_of_those_that_left_stay_idle(
+    tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a captured gang, which is not captured anew for each that leaves."""
+    checkpoint = tiny_checkpoints["bert"]
+    monkeypatch.setattr("lorascope.training.gang.CapturedStepper", Stepper)
+    together = mixed_members("lora", columns)
+    gang = make_gang(checkpoint, together)
+    final, places = {}, []
+    for departure in gang.run():
+        places.append(len(gang.places))
+        final[departure.member.seeds.order] = weights_of(departure)
+    assert places == [3, 3, 1]
+    for alone, member in zip(mixed_members("lora", columns), together, strict=True):
+        ((seed, weights),) = train(make_gang(checkpoint, [alone])).items()
+        assert_same_run(alone, member, weights, final[seed])
+
+
 def test_micro_batches_change_nothing(tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore]) -> None:
     """Dropout is drawn a micro-batch, so it is off here."""
     split = STEADY.model_copy(update={"micro_batch_size": 2})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,21 +37,6 @@ class Batch:
     padded_tokens: int
 
 
-def build_batch(
-    members: Sequence[Member],
-    updates: Sequence[int],
-    *,
-    pad_token_id: int,
-    round_up: Callable[[int], int],
-    is_fixed_size: bool,
-    pin: bool,
-) -> Batch:
-    """The batch of each member's update. round_up: longest example -> padded length. is_fixed_size: whether a run's short
-    last batch is filled up to the batch size (a captured step has one shape)."""
-    rows = [member.rows(update) for member, update in zip(members, updates, strict=True)]
-    return gang_batch(members, rows, pad_token_id=pad_token_id, round_up=round_up, is_fixed_size=is_fixed_size, pin=pin)
-
-
 def gang_batch(
     members: Sequence[Member],
     rows: Sequence[np.ndarray],
@@ -61,7 +46,8 @@ def gang_batch(
     is_fixed_size: bool,
     pin: bool,
 ) -> Batch:
-    """The batch of these rows, one array of rows a member."""
+    """The batch of these rows, one array of rows a member. round_up: longest example -> padded length. is_fixed_size:
+    whether a run's short last batch is filled up to the batch size (a captured step has one shape)."""
     micro = members[0].micro_batch_size
     size = members[0].train.batch_size if is_fixed_size else max(len(chosen) for chosen in rows)
     shape = {"pad_token_id": pad_token_id, "round_up": round_up, "pin": pin}
@@ -103,19 +89,19 @@ def _lengths(member: Member, rows: np.ndarray) -> np.ndarray:
 
 
 class Feed:
-    """The batches of the members' coming updates, in order. build: (updates, one a member) -> Batch."""
+    """The batches of the members' coming updates, in order. build: {member: update} -> Batch."""
 
-    def __init__(self, build: Callable[[list[int]], Batch], updates: Sequence[int]) -> None:
+    def __init__(self, build: Callable[[Mapping[Member, int]], Batch], updates: Mapping[Member, int]) -> None:
         self._build = build
-        self._next = list(updates)
+        self._next = dict(updates)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: deque[Future[Batch]] = deque()
 
-    def take(self, last: Sequence[int]) -> Batch:
+    def take(self, last: Mapping[Member, int]) -> Batch:
         """The next batch. last: how many updates each member has in all; nothing is built beyond the first of them."""
-        while len(self._ahead) <= _AHEAD and all(n < end for n, end in zip(self._next, last, strict=True)):
-            self._ahead.append(self._pool.submit(self._build, list(self._next)))
-            self._next = [n + 1 for n in self._next]
+        while len(self._ahead) <= _AHEAD and all(update < last[member] for member, update in self._next.items()):
+            self._ahead.append(self._pool.submit(self._build, dict(self._next)))
+            self._next = {member: update + 1 for member, update in self._next.items()}
         return self._ahead.popleft().result()
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from lorascope.errors import GateFailure
 from lorascope.methods.dropout import dropout_key
 from lorascope.methods.stacked import stacked_names
 from lorascope.training.buckets import bucket_count, choose_buckets, rounding_to
-from lorascope.training.feed import Batch, Feed, build_batch, gang_batch
+from lorascope.training.feed import Batch, Feed, gang_batch
 from lorascope.training.flat import FlatParameters
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
 from lorascope.training.meters import GangClock
@@ -54,7 +54,11 @@ class Gang:
     """Trains the members together on one device. prepare: a model for these members, ready to train, and its dropout.
 
     is_captured: replay updates as CUDA graphs where the device is one (`problem` says why not, if a model cannot be).
-    is_compiled: fuse the blocks' kernels too. states: where another gang of these members stopped (`rescue`).
+    compiles: whether fusing the blocks' kernels too pays for these members. states: where another gang of these members
+    stopped (`rescue`).
+
+    members: the runs under way. places: the run each row of the stacked weights belongs to; a captured gang keeps the
+    places of those that left, idle, until half are empty, because a gang of another size is captured anew.
     """
 
     def __init__(
@@ -65,12 +69,12 @@ class Gang:
         pad_token_id: int,
         device: str,
         is_captured: bool = True,
-        is_compiled: bool = False,
+        compiles: Callable[[Sequence[Member]], bool] = lambda members: False,
         states: Mapping[Member, dict[str, Any]] | None = None,
     ) -> None:
         self.members = list(members)
         self.pad_token_id, self.device = pad_token_id, device
-        self._prepare, self._is_compiled = prepare, is_compiled
+        self._prepare, self._compiles = prepare, compiles
         self._is_captured = is_captured and device.startswith("cuda")
         self.problem: str | None = None
         self._pending: list[Tensor] = []
@@ -103,20 +107,20 @@ class Gang:
         """Takes the gang apart after it ran out of memory: the state of every member still in it, on the CPU, to go on
         from. An update that was not finished has changed nothing."""
         self._note_losses()
-        states = {member: _to_cpu(self._state(run)) for run, member in enumerate(self.members)}
+        states = {member: _to_cpu(self._state(member)) for member in self.members}
         self._tear_down()
         return states
 
     def advance(self) -> Tensor:
-        """One update of every member on its next batch; returns their mean losses, [runs], on the device."""
-        members = self.members
+        """One update of every member on its next batch; returns the mean losses, one a place, on the device."""
         if self._feed is None:
-            self._feed = Feed(self._build_batch, [member.progress.update for member in members])
-        batch = self._feed.take([member.total_updates for member in members])
-        updates = [member.progress.update for member in members]
-        rates = [member.rate(update) for member, update in zip(members, updates, strict=True)]
+            self._feed = Feed(self._build_batch, {m: m.progress.update for m in self.members})
+        batch = self._feed.take({member: member.total_updates for member in self.members})
+        updates = [place.progress.update for place in self.places]
+        rates = [p.rate(u) if p in self.members else 0.0 for p, u in zip(self.places, updates, strict=True)]
         losses = self.stepper.update(batch.micro_batches, self._keys(updates, batch), rates)
-        for run, member in enumerate(members):
+        for member in self.members:
+            run = self.places.index(member)
             member.progress.update += 1
             member.method.after_step(self.views[run], step=member.progress.update)
             member.meters.count(real_tokens=batch.real_tokens[run], padded_tokens=batch.padded_tokens)
@@ -125,29 +129,30 @@ class Gang:
 
     def accumulate_gradients(self, rows: Sequence[np.ndarray]) -> Tensor:
         """Gradients of the mean losses over `rows` (one array a member), without an update; returns those losses."""
-        batch = gang_batch(self.members, rows, **self._shape)
+        batch = gang_batch(self.places, rows, **self._shape)
         self.flat.gradients.zero_()
-        return self.stepper.accumulate(batch.micro_batches, self._keys([0] * len(self.members), batch))
+        return self.stepper.accumulate(batch.micro_batches, self._keys([0] * len(rows), batch))
 
     def rehearse(self, rows: Sequence[np.ndarray]) -> None:
         """An update on `rows` at a rate of 0 and without a trace in the members: for what it costs."""
-        batch = gang_batch(self.members, rows, **self._shape)
+        batch = gang_batch(self.places, rows, **self._shape)
         self.stepper.update(batch.micro_batches, self._keys([0] * len(rows), batch), [0.0] * len(rows))
 
     def describe_step(self) -> dict[str, Any]:
         """How updates were computed. problem: why they were not captured where they could have been."""
-        problem = self.stepper.problem if isinstance(self.stepper, CapturedStepper) else self.problem
+        problem = self.stepper.problem or self.problem
         is_captured = self._is_captured and problem is None
-        return {"captured": is_captured, "compiled": is_captured and self._is_compiled, "problem": problem}
+        return {"captured": is_captured, "compiled": is_captured and self._was_compiled, "problem": problem}
 
     def _keys(self, updates: Sequence[int], batch: Batch) -> list[list[int]]:
         return [
-            [dropout_key(m.seeds.dropout, u, micro) for m, u in zip(self.members, updates, strict=True)]
+            [dropout_key(m.seeds.dropout, u, micro) for m, u in zip(self.places, updates, strict=True)]
             for micro in range(len(batch.micro_batches))
         ]
 
-    def _build_batch(self, updates: list[int]) -> Batch:
-        return build_batch(self._batch_members, updates, **self._shape)
+    def _build_batch(self, updates: Mapping[Member, int]) -> Batch:
+        rows = [p.rows(updates[p]) if p in updates else np.argsort(p.columns.lengths)[:1] for p in self.places]
+        return gang_batch(self.places, rows, **self._shape)
 
     # ------------------------------------------------------------------------------------------------------ evaluating
 
@@ -167,10 +172,9 @@ class Gang:
             member.report()
         due = [m for m in self.members if m.progress.update in m.evaluations and m not in problems]
         for member in due:
-            run = self.members.index(member)
             try:
-                if member.note_scores(member.validate(self.views[run])):
-                    self._keep_best(run)
+                if member.note_scores(member.validate(self.views[self.places.index(member)])):
+                    self._keep_best(member)
             except GateFailure as failure:
                 problems[member] = failure
         if due:
@@ -182,21 +186,24 @@ class Gang:
         losses = torch.stack(self._pending, dim=1).float().cpu().tolist() if self._pending else []
         self._pending.clear()
         problems: dict[Member, GateFailure] = {}
-        for member, own in zip(self.members, losses, strict=False):
+        for place, own in zip(self.places, losses, strict=False):
             try:
-                member.note_losses(own)
+                if place in self.members:
+                    place.note_losses(own)
             except GateFailure as failure:
-                problems[member] = failure
+                problems[place] = failure
         return problems
 
-    def _keep_best(self, run: int) -> None:
-        member = self.members[run]
+    def _keep_best(self, member: Member) -> None:
         best = member.best_weights
-        for name, weights in self.flat.row(self.flat.values[run]).items():
+        for name, weights in self._weights(member).items():
             if name not in best or best[name].shape != weights.shape:
                 pin = self.device.startswith("cuda")
                 best[name] = torch.empty(weights.shape, dtype=weights.dtype, pin_memory=pin)
             best[name].copy_(weights)
+
+    def _weights(self, member: Member) -> dict[str, Tensor]:
+        return self.flat.row(self.flat.values[self.places.index(member)])
 
     # --------------------------------------------------------------------------------------------------------- leaving
 
@@ -210,24 +217,25 @@ class Gang:
             if member in problems:
                 yield Departure(member, None, problems[member])
                 continue
-            run = self.members.index(member)
+            run = self.places.index(member)
             with torch.no_grad():
                 self.flat.load_row(self.flat.values[run], member.best_weights)
             yield Departure(member, self.views[run])
-        staying = [member for member in self.members if member not in leaving]
+        self.members = [member for member in self.members if member not in leaving]
         self._clock.book([], "other")
-        if staying:
-            states = {member: self._state(self.members.index(member)) for member in staying}
+        self._close_feed()
+        keeps_places = isinstance(self.stepper, CapturedStepper) and 2 * len(self.members) > len(self.places)
+        if not self.members:
             self._tear_down()
-            self.members = staying
+        elif not keeps_places:
+            states = {member: self._state(member) for member in self.members}
+            self._tear_down()
             self._build_up(states)
-        else:
-            self._tear_down()
-            self.members = []
 
     def _build_up(self, states: Mapping[Member, dict[str, Any]] | None) -> None:
         """The model, optimiser and stepper for the present members, at the weights of `states` if there are any."""
         members = self.members
+        self.places = list(members)
         self.model, streams = self._prepare(members)
         self.model.train()
         names = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -236,11 +244,12 @@ class Gang:
         self.flat = FlatParameters(method.param_groups(self.model), names, runs=len(members), stacked=stacked)
         self.views = [member.method.view(self.model, run) for run, member in enumerate(members)]
         self.optimiser = GangOptimiser(self.flat, [member.train for member in members])
-        for run, member in enumerate(members):
+        for member in members:
             if states is not None:
-                self._load(run, states[member])
+                self._load(member, states[member])
         is_captured = self._is_captured and self.problem is None
-        if is_captured and self._is_compiled:
+        self._was_compiled = is_captured and self._compiles(members)
+        if self._was_compiled:
             compile_blocks(self.model)
         self.stepper = (CapturedStepper if is_captured else Stepper)(
             self.model,
@@ -257,7 +266,6 @@ class Gang:
             "is_fixed_size": is_captured,
             "pin": self.device.startswith("cuda"),
         }
-        self._batch_members = list(members)
 
     def _rounding(self) -> Callable[[int], int]:
         """Lengths that pad an epoch of the gang's batches least."""
@@ -271,40 +279,41 @@ class Gang:
         return rounding_to(choose_buckets(longest, longest=limit, count=bucket_count(remaining)))
 
     def _tear_down(self) -> None:
-        if isinstance(self.stepper, CapturedStepper):
-            self.problem = self.stepper.problem
-        if self._feed is not None:
-            self._feed.close()
-            self._feed = None
+        self.problem = self.stepper.problem
+        self._close_feed()
         self._pending.clear()
         del self.model, self.views, self.flat, self.optimiser, self.stepper
 
+    def _close_feed(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+
     # ---------------------------------------------------------------------------------------------------- kill, resume
 
-    def _state(self, run: int) -> dict[str, Any]:
-        weights = {name: t.clone() for name, t in self.flat.row(self.flat.values[run]).items()}
-        return {"weights": weights, "optimiser": self.optimiser.state(run)}
+    def _state(self, member: Member) -> dict[str, Any]:
+        weights = {name: t.clone() for name, t in self._weights(member).items()}
+        return {"weights": weights, "optimiser": self.optimiser.state(self.places.index(member))}
 
-    def _load(self, run: int, state: dict[str, Any]) -> None:
+    def _load(self, member: Member, state: dict[str, Any]) -> None:
+        run = self.places.index(member)
         with torch.no_grad():
             self.flat.load_row(self.flat.values[run], state["weights"])
             self.optimiser.restore(run, state["optimiser"])
 
     def _save(self, saving: Mapping[Member, Checkpointer]) -> None:
-        spent = sum(
-            saving[member].save({**member.state(), **self._state(run)}) for run, member in enumerate(self.members)
-        )
+        spent = sum(saving[member].save({**member.state(), **self._state(member)}) for member in self.members)
         for member in self.members:
             saving[member].wait_after(spent)
         self._clock.book([], "other")
 
     def _resume(self, saving: Mapping[Member, Checkpointer]) -> None:
-        for run, member in enumerate(self.members):
+        for member in self.members:
             state = saving[member].load(self.device) if member in saving and member.progress.update == 0 else None
             if state is not None:
                 member.restore(state)
                 member.progress.resumed += 1
-                self._load(run, state)
+                self._load(member, state)
 
 
 def _to_cpu(state: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def synchronise(device: str) -> None:
 def reset_peak_memory(device: str) -> None:
     """Starts a new high-water mark: of the allocator on CUDA, of the process on Linux."""
     if device.startswith("cuda"):
+        gc.collect()  # models hold themselves in circles: what was thrown away must not count
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with contextlib.suppress(OSError):

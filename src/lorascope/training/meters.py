@@ -17,8 +17,9 @@ _KEPT = (
 
 @dataclass
 class Meters:
-    """Counters of one run. Training time is that of updates alone; evaluations and checkpoints are kept apart. What
-    compiling and capturing took (`preparation_seconds`) is part of it. In a gang a run is booked its share of the time, 1 / (runs under way), and of the energy.
+    """Counters of one run. Training time is that of updates alone, what compiling and capturing took
+    (`preparation_seconds`) included; evaluations and checkpoints are kept apart. In a gang a run is booked its share of
+    the time, 1 / (runs under way), and of the energy.
 
     They survive a kill: `state` goes into the checkpoint and `restore` takes it up again.
     """

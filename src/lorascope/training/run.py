@@ -250,9 +250,7 @@ class _Training:
         gang = None
         try:
             members = [run.member for run in self.left]
-            gang = _gang(
-                self.left, members, is_compiled=pays_to_compile(members, device), states=self._start_states or None
-            )
+            gang = _gang(self.left, members, compiles=pays_to_compile, states=self._start_states or None)
             fingerprint = frozen_fingerprint(gang.model)
             for departure in gang.run([run.checkpointer for run in self.left]):
                 run = next(run for run in self.left if run.member is departure.member)
@@ -291,9 +289,12 @@ def _result(run: _Run, model: PreTrainedModel, gang: Gang) -> dict[str, Any]:
     flops = method.flops_per_parameter * linear_parameters(base.model)
     peak = peak_flops(context.device, precision=member.train.precision, warm=context.warm)
     measured = member.meters.summary(flops_per_token=flops, peak=peak)
-    gang_peak = measured["peak_memory_bytes"]
-    if run.alone is not None and measured["gang"] > 1:
-        measured["peak_memory_bytes"] = run.alone.peak_bytes
+    # The pristine weights stay on the device for the next run; one that has weights of its own does not need them.
+    is_idle = context.device.startswith("cuda") and not method.shares_base
+    idle = sum(p.numel() * p.element_size() for p in base.model.parameters()) if is_idle else 0
+    gang_peak = measured["peak_memory_bytes"] - idle
+    is_probed = run.alone is not None and measured["gang"] > 1
+    measured["peak_memory_bytes"] = run.alone.peak_bytes - idle if is_probed and run.alone else gang_peak
     return {
         "validation": scores(task, predictions),
         "best_update": progress.best_update,

@@ -27,7 +27,7 @@ LARGEST = {"cuda": 16, "cpu": 4, "mps": 4}
 _LARGEST_PADDING = 1.15
 _MEMORY_SHARE = 0.8
 _LEAST_GAIN = 1.05
-_COMPILE_FROM_UPDATES = 2000  # of all runs together
+_COMPILE_FROM_UPDATES = 2500  # of all runs together
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ def probe(gang: Gang, device: str) -> Cost:
     return Cost(time.perf_counter() - start, peak)
 
 
-def pays_to_compile(members: Sequence[Member], device: str) -> bool:
+def pays_to_compile(members: Sequence[Member]) -> bool:
     """Whether fusing kernels saves more than compiling them takes (some 15 s, less once it is cached): decided by the
     plan, not by a clock, so that a repetition of the study computes the same numbers."""
-    return device.startswith("cuda") and sum(member.total_updates for member in members) >= _COMPILE_FROM_UPDATES
+    return sum(m.total_updates - m.progress.update for m in members) >= _COMPILE_FROM_UPDATES
 
 
 def usual_length(member: Member) -> int:

@@ -35,8 +35,10 @@ _TOKEN_AXES = {3: (1,), 4: (2, 3)}  # of [examples, tokens, width] and [examples
 
 class Stepper:
     """Forward, backward and update for all runs of a model at once. losses: float32 [runs], of the last update.
-    preparation_seconds: what compiling and capturing took so far.
+    preparation_seconds: what compiling and capturing took so far. problem: why updates are not captured after all.
     """
+
+    problem: str | None = None
 
     def __init__(
         self,
@@ -95,11 +97,10 @@ class Stepper:
 
 
 class CapturedStepper(Stepper):
-    """The same on CUDA, replayed as graphs. problem: why steps are not captured after all, None if they are."""
+    """The same on CUDA, replayed as graphs."""
 
     def __init__(self, model: nn.Module, **parts: Any) -> None:
         super().__init__(model, **parts)
-        self.problem: str | None = None
         self._stream = torch.cuda.Stream(self.device)
         self._pool = torch.cuda.graph_pool_handle()
         self._static: dict[tuple[int, ...], dict[str, Tensor]] = {}
@@ -157,7 +158,8 @@ class CapturedStepper(Stepper):
 
     def _capture(self, work: Any) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # Thread-local: the feed's thread pins memory meanwhile, which a capture would else refuse to any thread.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             work()
         return graph
 
