@@ -477,6 +477,14 @@ def test_a_member_that_keeps_killing_its_worker_takes_no_others_with_it(store, l
     assert not any(store.lock(step.id).holder() for step in (bad, *good))
 
 
+def test_runs_on_other_data_only_fill_a_small_gang(store, local):
+    first, other = (Step(kind="engine_steps:count", version=1, params={"value": value}) for value in (1, 2))
+    many = [make_member(seed=seed, deps={"data": first.id}) for seed in range(5)]
+    few = [make_member(seed=seed, deps={"data": other.id}) for seed in range(5, 8)]
+    run([first, other, *many, *few], store, local("cpu"))
+    assert [len(members) for members in together(store, [*many, *few])] == [5] * 5 + [3] * 3
+
+
 def test_free_workers_share_the_members(store, local):
     steps = [make_member(seed=seed, part_s=0.05) for seed in range(5)]
     run(steps, store, local("cpu", "cpu"))

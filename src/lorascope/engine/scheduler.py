@@ -22,6 +22,9 @@ from lorascope.engine.step import Step
 from lorascope.engine.store import Store, StoreProblem
 
 
+_SMALL_GANG = 4
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of every step. done: computed by this call. cached: there before, or computed by another process.
@@ -168,8 +171,11 @@ class _Scheduling:
         return best[1] if best else None
 
     def _companions(self, step: Step) -> tuple[list[Step], int]:
-        """The ready steps that may run together with `step`, itself first and then those that share most of its
-        inputs; and how many of them one worker takes, so that those free now share the work.
+        """The ready steps that may run together with `step`, itself first; and how many of them one worker takes, so
+        that those free now share the work.
+
+        Those with inputs in common with `step` go together. Others are taken only to fill a small gang: a worker would
+        compute them one after the other while the rest stand idle.
         """
         resources = step.resources
         if resources.gang_key is None or not can_gang(step.kind):
@@ -177,7 +183,10 @@ class _Scheduling:
         ready = (self.graph[step_id] for step_id in self._ready)
         alike = [other for other in ready if (other.kind, other.resources.gang_key) == (step.kind, resources.gang_key)]
         inputs = set(step.deps.values())
-        alike.sort(key=lambda other: (other is not step, -len(inputs & set(other.deps.values()))))
+        common = {other.id: len(inputs & set(other.deps.values())) for other in alike}
+        alike.sort(key=lambda other: (other is not step, -common[other.id]))
+        related = sum(common[other.id] > 0 or set(other.deps.values()) == inputs for other in alike)
+        alike = alike[: max(_SMALL_GANG, related)]
         share = math.ceil(len(alike) / max(1, self.executor.num_free(step)))
         return alike, share if resources.gang_limit is None else min(share, resources.gang_limit)
 

@@ -111,4 +111,4 @@ def _rows(member: Member, order: np.ndarray) -> np.ndarray:
 
 def _head(member: Member) -> str:
     config = member.task.head_config()
-    return repr((type(member.task).__name__, member.task.head, config.get("num_labels"), config.get("problem_type")))
+    return repr((member.task.head, config.get("num_labels"), config.get("problem_type")))
