@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, MistralConfig, MistralForSequenceClassification
 
 from lorascope.data.columns import ColumnStore
 from lorascope.engine.context import StepContext
@@ -29,7 +30,7 @@ from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
 from lorascope.training.member import Member
 from lorascope.training.run import prepared_model, train_gang
-from lorascope.training.stepper import CapturedStepper, Stepper
+from lorascope.training.stepper import CapturedStepper, Stepper, is_causal
 from tiny import (
     ARCHITECTURES,
     as_artifact,
@@ -355,6 +356,101 @@ def test_runs_of_a_model_that_cannot_be_stacked_train_one_by_one(
     made[0] = replace(made[0], emit=lambda event: notices.append(event.text) if isinstance(event, Notice) else None)
     assert [result["gang"] for result in outcomes(made).values()] == [1, 1]
     assert notices == ["embeddings is a Conv2d, which cannot be stacked over runs: its runs train one by one"]
+
+
+# --------------------------------------------------------------------------------------------- one member's misfortune
+
+
+def test_a_member_that_may_no_longer_speak_leaves_alone(contexts: Callable[..., list[StepContext]]) -> None:
+    """Its lock was taken over by another process: the engine raises from its `emit`."""
+
+    class Lost(Exception):
+        pass
+
+    def refuse(event: Any) -> None:
+        raise Lost
+
+    made = contexts(3, LORA, 3)
+    made[0] = replace(made[0], emit=refuse)
+    done = outcomes(made)
+    assert isinstance(done[0], Lost)
+    assert [done[i]["updates"] for i in (1, 2)] == [10, 10]
+
+
+def test_a_member_whose_files_cannot_be_written_fails_alone(contexts: Callable[..., list[StepContext]]) -> None:
+    made = contexts(3, LORA, 3)
+    (made[1].out / "export").write_text("in the way")
+    done = outcomes(made)
+    assert isinstance(done[1], OSError)
+    assert [done[i]["updates"] for i in (0, 2)] == [10, 10]
+
+
+@pytest.mark.parametrize("at", [5, 10])
+def test_memory_that_runs_out_in_an_evaluation_loses_none(
+    at: int, contexts: Callable[..., list[StepContext]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note, failures = Member.note_scores, []
+
+    def small_memory(self: Member, scores: Mapping[str, float]) -> bool:
+        if self.progress.update == at and not failures:
+            failures.append(at)
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        return note(self, scores)
+
+    monkeypatch.setattr(Member, "note_scores", small_memory)
+    made = contexts(2, LORA, 2)
+    done = outcomes(made)
+    assert failures == [at]
+    for index, context in enumerate(made):
+        curve = pd.read_parquet(context.out / "curves.parquet")
+        assert curve[curve.name == "validation/loss"]["update"].tolist() == [5, 10]
+        assert done[index]["best_update"] in (5, 10)
+
+
+def test_memory_that_runs_out_while_a_gang_is_built_anew_loses_nothing(
+    tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore]
+) -> None:
+    members = mixed_members("lora", columns)
+    gang = make_gang(tiny_checkpoints["bert"], members)
+    prepare = gang._prepare
+
+    def no_room(members: Sequence[Member]) -> Any:
+        gang._prepare = prepare
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    running = gang.run()
+    first = next(running)
+    gang._prepare = no_room
+    with pytest.raises(torch.OutOfMemoryError):
+        list(running)
+    states = gang.rescue()
+    assert set(states) == {member for member in members if member is not first.member}
+    rescued = make_gang(tiny_checkpoints["bert"], list(states), states=states)
+    final = train(rescued)
+    for alone, member in zip(mixed_members("lora", columns), members, strict=True):
+        if member in states:
+            ((seed, weights),) = train(make_gang(tiny_checkpoints["bert"], [alone])).items()
+            assert_same_run(alone, member, weights, final[seed])
+
+
+def test_a_score_of_nan_breaks_the_run(
+    tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore]
+) -> None:
+    members = [
+        make_member(columns(40), lora(rank=2), 1, validate=scripted(float("nan"))),
+        make_member(columns(40), lora(), 2),
+    ]
+    departures = {d.member.seeds.order: d.problem for d in make_gang(tiny_checkpoints["bert"], members).run()}
+    assert "the validation accuracy is nan" in str(departures[1])
+    assert departures[2] is None
+
+
+def test_a_sliding_window_needs_its_mask() -> None:
+    windowed = MistralConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+                             intermediate_size=32, vocab_size=16, sliding_window=4)  # fmt: skip
+    whole = MistralConfig(**{**windowed.to_dict(), "sliding_window": None, "layer_types": None})
+    assert not is_causal(MistralForSequenceClassification(windowed))
+    assert is_causal(MistralForSequenceClassification(whole))
 
 
 # ---------------------------------------------------------------------------------------------------- compiled blocks

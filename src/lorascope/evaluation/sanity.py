@@ -78,7 +78,7 @@ class Bench:
             method=self.method,
             task=self.task,
             columns=self.columns.subset(rows),
-            train=self.train.model_copy(update=train),
+            train=self.train.model_copy(update={"epochs": OVERFIT_EPOCHS, **train}),
             learning_rate=learning_rate or self.learning_rate,
             seeds=_SEEDS,
             validate=lambda model: {},

@@ -8,8 +8,10 @@ that is done or broken leaves, and the others go on as they would have without i
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,6 @@ import torch
 from torch import Tensor
 
 from lorascope.data.batches import padded_length
-from lorascope.errors import GateFailure
 from lorascope.methods.dropout import dropout_key
 from lorascope.methods.stacked import stacked_names
 from lorascope.training.buckets import bucket_count, choose_buckets, rounding_to
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from lorascope.training.member import Member
 
 Prepare = Callable[[Sequence["Member"]], "tuple[PreTrainedModel, DropoutStreams]"]
-_SECONDS_BETWEEN_READINGS = 1.0
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Departure:
 
     member: Member
     model: PreTrainedModel | None
-    problem: GateFailure | None = None
+    problem: Exception | None = None
 
 
 class Gang:
@@ -80,6 +81,7 @@ class Gang:
         self.remark: str | None = None
         self._pending: list[Tensor] = []
         self._feed: Feed | None = None
+        self._states: Mapping[Member, dict[str, Any]] | None = states
         self._build_up(states)
 
     # ------------------------------------------------------------------------------------------------------- running
@@ -91,26 +93,39 @@ class Gang:
         """
         saving = dict(zip(self.members, checkpointers, strict=True)) if checkpointers is not None else {}
         self._resume(saving)
-        for member in self.members:
-            member.meters.largest_gang = max(member.meters.largest_gang, len(self.members))
         reset_peak_memory(self.device)
-        self._clock, self._read_at = GangClock(self.device), time.perf_counter()
-        yield from self._leave({})
-        while self.members:
-            self.advance()
-            is_due = bool(saving) and saving[self.members[0]].due()
-            if is_due or self._is_time_to_look():
-                yield from self._leave(self._look())
-            if is_due:
-                self._save(saving)
+        self._clock = GangClock(self.device)
+        try:
+            self._look()
+            yield from self._leave()
+            while self.members:
+                self.advance()
+                is_save_due = bool(saving) and saving[self.members[0]].due()
+                if is_save_due or self._is_time_to_look():
+                    self._look()
+                    yield from self._leave()
+                if is_save_due:
+                    self._save(saving)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the thread that builds batches."""
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
 
     def rescue(self) -> dict[Member, dict[str, Any]]:
         """Takes the gang apart after it ran out of memory: the state of every member still in it, on the CPU, to go on
         from. An update that was not finished has changed nothing."""
+        if self._states is not None:  # it happened while the gang was built anew
+            return _to_cpu(self._states)
         self._note_losses()
-        states = {member: _to_cpu(self._state(member)) for member in self.members}
-        self._tear_down()
-        return states
+        del self.stepper, self.model, self.views  # graphs and activations: the copies need room
+        if self.device.startswith("cuda"):
+            gc.collect()
+            torch.cuda.empty_cache()
+        return {member: _to_cpu(self._state(member)) for member in self.members}
 
     def advance(self) -> Tensor:
         """One update of every member on its next batch; returns the mean losses, one a place, on the device."""
@@ -155,48 +170,44 @@ class Gang:
         ]
 
     def _build_batch(self, updates: Mapping[Member, int]) -> Batch:
-        rows = [p.rows(updates[p]) if p in updates else np.argsort(p.columns.lengths)[:1] for p in self.places]
+        rows = [p.rows(updates[p]) if p in updates else np.array([p.columns.lengths.argmin()]) for p in self.places]
         return gang_batch(self.places, rows, **self._shape)
 
     # ------------------------------------------------------------------------------------------------------ evaluating
 
     def _is_time_to_look(self) -> bool:
-        if any(member.progress.update in member.evaluations for member in self.members):
+        if any(member.is_due for member in self.members):
             return True
-        return time.perf_counter() - self._read_at >= _SECONDS_BETWEEN_READINGS
+        return time.perf_counter() - self._looked_at >= _SECONDS_BETWEEN_LOOKS
 
-    def _look(self) -> dict[Member, GateFailure]:
-        """Books the time, reads the losses, scores who is due; the members that broke, and why."""
+    def _look(self) -> None:
+        """Books the time, reads the losses, scores who is due. What befalls a member on the way is its `problem`."""
         self._clock.book([member.meters for member in self.members], "training", updates=len(self._pending))
         preparation, self.stepper.preparation_seconds = self.stepper.preparation_seconds, 0.0
         for member in self.members:
             member.meters.preparation_seconds += preparation / len(self.members)
-        problems = self._note_losses()
+            if self._pending:
+                member.meters.largest_gang = max(member.meters.largest_gang, len(self.members))
+        self._note_losses()
         for member in self.members:
-            member.report()
-        due = [m for m in self.members if m.progress.update in m.evaluations and m not in problems]
+            with _blaming(member):
+                member.report()
+        due = [member for member in self.members if member.is_due and member.problem is None]
         for member in due:
-            try:
+            with _blaming(member):
                 if member.note_scores(member.validate(self.views[self.places.index(member)])):
                     self._keep_best(member)
-            except GateFailure as failure:
-                problems[member] = failure
         if due:
             self._clock.book([member.meters for member in due], "evaluation")
-        self._read_at = time.perf_counter()
-        return problems
+        self._looked_at = time.perf_counter()
 
-    def _note_losses(self) -> dict[Member, GateFailure]:
+    def _note_losses(self) -> None:
         losses = torch.stack(self._pending, dim=1).float().cpu().tolist() if self._pending else []
         self._pending.clear()
-        problems: dict[Member, GateFailure] = {}
         for place, own in zip(self.places, losses, strict=False):
-            try:
-                if place in self.members:
+            if place in self.members:
+                with _blaming(place):
                     place.note_losses(own)
-            except GateFailure as failure:
-                problems[place] = failure
-        return problems
 
     def _keep_best(self, member: Member) -> None:
         best = member.best_weights
@@ -211,30 +222,28 @@ class Gang:
 
     # --------------------------------------------------------------------------------------------------------- leaving
 
-    def _leave(self, problems: dict[Member, GateFailure]) -> Iterator[Departure]:
-        leaving = [m for m in self.members if m in problems or m.is_done]
+    def _leave(self) -> Iterator[Departure]:
+        leaving = [member for member in self.members if member.problem is not None or member.is_done]
         if not leaving:
             return
         peak = peak_memory_bytes(self.device)
         for member in leaving:
             member.meters.peak_memory_bytes = max(member.meters.peak_memory_bytes, peak)
-            if member in problems:
-                yield Departure(member, None, problems[member])
+            if member.problem is not None:
+                yield Departure(member, None, member.problem)
                 continue
             run = self.places.index(member)
             with torch.no_grad():
                 self.flat.load_row(self.flat.values[run], member.best_weights)
             yield Departure(member, self.views[run])
         self.members = [member for member in self.members if member not in leaving]
-        self._clock.book([], "other")
-        self._close_feed()
+        self.close()
         keeps_places = isinstance(self.stepper, CapturedStepper) and 2 * len(self.members) > len(self.places)
-        if not self.members:
+        if self.members and not keeps_places:
+            self._states = {member: self._state(member) for member in self.members}
             self._tear_down()
-        elif not keeps_places:
-            states = {member: self._state(member) for member in self.members}
-            self._tear_down()
-            self._build_up(states)
+            self._build_up(self._states)
+        self._clock.book([], "other")
 
     def _build_up(self, states: Mapping[Member, dict[str, Any]] | None) -> None:
         """The model, optimiser and stepper for the present members, at the weights of `states` if there are any."""
@@ -270,6 +279,7 @@ class Gang:
             "is_fixed_size": is_captured,
             "pin": self.device.startswith("cuda"),
         }
+        self._states = None
 
     def _rounding(self) -> Callable[[int], int]:
         """Lengths that pad an epoch of the gang's batches least."""
@@ -283,15 +293,9 @@ class Gang:
         return rounding_to(choose_buckets(longest, longest=limit, count=bucket_count(remaining)))
 
     def _tear_down(self) -> None:
-        self.problem, self.remark = self.stepper.problem, self.stepper.remark
-        self._close_feed()
-        self._pending.clear()
+        self.problem = self.stepper.problem or self.problem
+        self.remark = self.stepper.remark or self.remark
         del self.model, self.views, self.flat, self.optimiser, self.stepper
-
-    def _close_feed(self) -> None:
-        if self._feed is not None:
-            self._feed.close()
-            self._feed = None
 
     # ---------------------------------------------------------------------------------------------------- kill, resume
 
@@ -320,7 +324,18 @@ class Gang:
                 self._load(member, state)
 
 
+@contextmanager
+def _blaming(member: Member) -> Iterator[None]:
+    """What fails within is this member's problem alone; only a lack of memory is the gang's."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        member.problem = member.problem or error
+
+
 def _to_cpu(state: Any) -> Any:
-    if isinstance(state, dict):
+    if isinstance(state, Mapping):
         return {key: _to_cpu(value) for key, value in state.items()}
     return state.cpu() if isinstance(state, Tensor) else state

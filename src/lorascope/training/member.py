@@ -35,9 +35,11 @@ _SEQUENCE_SEED = 20261123
 
 @dataclass
 class Progress:
-    """Where a run is. update: updates done. best_*: the evaluation with the best score so far; stale: evaluations since."""
+    """Where a run is. update: updates done; evaluated: the last of them after which validation was scored. best_*: the
+    evaluation with the best score so far; stale: evaluations since."""
 
     update: int = 0
+    evaluated: int = 0
     best_update: int = 0
     best_score: float = -math.inf
     best_loss: float = math.inf
@@ -49,7 +51,8 @@ class Progress:
 
 
 class Member:
-    """validate: scores a one-run model on the validation set and returns {metric: value, "loss"}.
+    """validate: scores a one-run model on the validation set and returns {metric: value, "loss"}. problem: why the run
+    broke, None while it is sound.
 
     The task's primary metric selects the checkpoint (higher is better; ties go to the lower loss).
     """
@@ -75,7 +78,13 @@ class Member:
         self.updates_per_epoch = math.ceil(len(columns) / train.batch_size)
         self.total_updates = max(1, math.ceil(train.epochs * self.updates_per_epoch))
         self.evaluations = evaluation_points(self.total_updates, self.updates_per_epoch, train.evaluations_per_epoch)
+        self.problem: Exception | None = None
         self._epoch: tuple[int, list[np.ndarray]] | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether validation is to be scored now."""
+        return self.progress.update in self.evaluations and self.progress.evaluated < self.progress.update
 
     @property
     def is_done(self) -> bool:
@@ -127,9 +136,12 @@ class Member:
         for name, value in scores.items():
             self._point(f"validation/{name}", value, progress.update)
         score, loss = scores[self.task.primary_metric], scores["loss"]
-        if not math.isfinite(loss):
+        progress.evaluated = progress.update
+        for name, value in (("loss", loss), (self.task.primary_metric, score)):
+            if math.isfinite(value):
+                continue
             raise GateFailure(
-                f"the validation loss is {loss} after update {progress.update} of {self.total_updates}",
+                f"the validation {name} is {value} after update {progress.update} of {self.total_updates}",
                 hint=f"the last updates broke the model: lower the learning rate ({self.learning_rate:g}), lengthen the "
                 "warm-up, clip the gradient, or train in fp32",
             )

@@ -11,6 +11,7 @@ import gc
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from lorascope.data.columns import ColumnStore
 from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice
-from lorascope.errors import EnvironmentProblem, GateFailure, LorascopeError
+from lorascope.errors import EnvironmentProblem, GateFailure
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.dropout import DropoutStreams, replace_dropouts
 from lorascope.models.loading import BaseModel, load_base
@@ -114,7 +115,7 @@ def train_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[str
     for index, context in enumerate(contexts):
         try:
             runs.append(_set_up(index, context))
-        except LorascopeError as error:
+        except Exception as error:  # this run's alone
             yield index, error
     for alike in partition(runs, member=lambda run: run.member):
         for group in split(alike, _size(alike)):
@@ -143,14 +144,17 @@ def _size(runs: Sequence[_Run]) -> int:
     return size
 
 
-def _say_one_by_one(run: _Run, reason: NotStackable) -> None:
-    text = f"{reason}: its runs train one by one"
-    run.context.emit(Notice(step=run.context.step.id, level="info", text=text))
+def _say(runs: Sequence[_Run], text: str, *, level: str = "info") -> None:
+    """A notice about all of them, through the first that can still speak: one that lost its lock cannot."""
+    for run in runs:
+        with suppress(Exception):
+            run.context.emit(Notice(step=run.context.step.id, level=level, text=text))
+            return
 
 
 @dataclass(eq=False)
 class _Run:
-    """One run to train, and where it belongs. started: when its set-up began. alone: what an update costs without a
+    """One run to train, and where it belongs. started: when its gang began. alone: what an update costs without a
     gang, where that was measured."""
 
     index: int
@@ -159,7 +163,7 @@ class _Run:
     base: BaseModel
     validation: ColumnStore
     checkpointer: Checkpointer
-    started: float
+    started: float = 0.0
     alone: Cost | None = None
 
     @property
@@ -169,7 +173,6 @@ class _Run:
 
 
 def _set_up(index: int, context: StepContext) -> _Run:
-    started = time.perf_counter()
     params = context.step.params
     task = task_from_result(context.deps["data"].result)
     columns, validation = (ColumnStore.open(context.deps["tokens"].path / s) for s in ("train", "validation"))
@@ -191,7 +194,7 @@ def _set_up(index: int, context: StepContext) -> _Run:
         emit=context.emit,
         step_id=context.step.id,
     )
-    return _Run(index, context, member, base, validation, Checkpointer(context.work), started)
+    return _Run(index, context, member, base, validation, Checkpointer(context.work))
 
 
 def _train_together(runs: Sequence[_Run]) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
@@ -204,7 +207,7 @@ def _train_together(runs: Sequence[_Run]) -> Iterator[tuple[int, dict[str, Any] 
         try:
             yield from training.outcomes()
         except NotStackable as reason:  # found before anything was trained
-            _say_one_by_one(group[0], reason)
+            _say(group, f"{reason}: its runs train one by one")
             groups[:0] = [[run] for run in group]
             continue
         if training.out_of_memory is None:
@@ -216,7 +219,7 @@ def _train_together(runs: Sequence[_Run]) -> Iterator[tuple[int, dict[str, Any] 
         half = (len(left) + 1) // 2
         groups[:0] = [left[:half], left[half:]]
         text = f"{left[0].context.device} ran out of memory with {len(left)} runs together; going on with {half}"
-        left[0].context.emit(Notice(step=left[0].context.step.id, level="warning", text=text))
+        _say(left, text, level="warning")
 
 
 def _gang(runs: Sequence[_Run], members: Sequence[Member], **options: Any) -> Gang:
@@ -241,6 +244,8 @@ class _Training:
 
     def __init__(self, runs: list[_Run], states: Mapping[Member, dict[str, Any]] | None) -> None:
         self.left = list(runs)
+        for run in runs:
+            run.started = time.perf_counter()
         self.states: dict[Member, dict[str, Any]] = {}
         self.out_of_memory: str | None = None
         self._start_states = {m: states[m] for run in runs if states and (m := run.member) in states}
@@ -254,8 +259,15 @@ class _Training:
             fingerprint = frozen_fingerprint(gang.model)
             for departure in gang.run([run.checkpointer for run in self.left]):
                 run = next(run for run in self.left if run.member is departure.member)
-                yield run.index, self._outcome(run, departure, gang, fingerprint)
+                try:
+                    outcome = self._outcome(run, departure, gang, fingerprint)
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:  # this run's alone
+                    outcome = error
+                del departure  # its model holds the weights of a gang that may be built anew
                 self.left.remove(run)
+                yield run.index, outcome
         except torch.OutOfMemoryError as error:
             self.out_of_memory = str(error).splitlines()[0]
         if self.out_of_memory is not None:  # outside the handler, whose traceback holds the tensors

@@ -8,6 +8,7 @@ second is captured.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -147,7 +148,10 @@ class CapturedStepper(Stepper):
         else:
             if shape not in self._graphs:
                 with self._preparing():
-                    self._graphs[shape] = self._capture(lambda: self._compute(static))
+                    graph = self._capture(lambda: self._compute(static))
+                if graph is None:
+                    return self._compute(static)
+                self._graphs[shape] = graph
             self._graphs[shape].replay()
 
     def _apply(self) -> None:
@@ -157,7 +161,10 @@ class CapturedStepper(Stepper):
             return
         if self._optimiser_graph is None:
             self._optimiser_graph = self._capture(self.optimiser.step)
-        self._optimiser_graph.replay()
+        if self._optimiser_graph is None:
+            self.optimiser.step()
+        else:
+            self._optimiser_graph.replay()
 
     @contextmanager
     def _preparing(self) -> Iterator[None]:
@@ -166,25 +173,33 @@ class CapturedStepper(Stepper):
         torch.cuda.synchronize(self.device)
         self.preparation_seconds += time.perf_counter() - start
 
-    def _capture(self, work: Any) -> torch.cuda.CUDAGraph:
+    def _capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+        """The work as a graph, not yet done; None, and `problem` set, if it cannot be captured."""
         graph = torch.cuda.CUDAGraph()
-        # Thread-local: the feed's thread pins memory meanwhile, which a capture would else refuse to any thread.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            work()
+        try:
+            # Thread-local: the feed's thread pins memory meanwhile, which a capture would else refuse to any thread.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                work()
+        except RuntimeError as error:
+            causes = [error, error.__context__]
+            if memory := next((c for c in causes if isinstance(c, torch.OutOfMemoryError)), None):
+                raise memory from None
+            first = causes[1] or error
+            self.problem = f"capturing failed: {str(first).splitlines()[0]}"
+            return None
         return graph
 
     def _compile_and_compare(self, static: dict[str, Tensor]) -> None:
         """The first pass, plainly and again with compiled blocks, whose gradients must be the same up to rounding."""
-        gradients, losses = self.flat.gradients.clone(), self.losses.clone()
         self._compute(static)
         plain, plain_losses = self.flat.gradients.clone(), self.losses.clone()
-        self.flat.gradients.copy_(gradients)
-        self.losses.copy_(losses)
+        self.flat.gradients.zero_()
+        self.losses.zero_()
         blocks = compile_blocks(self.model)
         self._compute(static)
-        difference = largest_difference(self.flat.gradients - gradients, plain - gradients)
+        difference = largest_difference(self.flat.gradients, plain)
         tolerance = COMPILED_TOLERANCE[self.precision]
-        if not difference <= tolerance:
+        if difference > tolerance:
             for block in blocks:
                 del block.forward
             self.flat.gradients.copy_(plain)
@@ -228,7 +243,12 @@ def _as_if_captured() -> Iterator[None]:
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Whether every attention of the model looks back only, so that padding on the right needs no mask."""
+    """Whether every attention of the model looks back at all that came before, so that padding on the right needs no
+    mask."""
+    config: Any = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or getattr(config, "sliding_window", None) is not None:
+        return False
     flags = [module.is_causal for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)]
     return bool(flags) and all(flags)
 
@@ -248,9 +268,14 @@ def build_no_masks(model: nn.Module) -> None:
 
 
 def largest_difference(found: Tensor, expected: Tensor) -> float:
-    """The largest over runs of |found - expected| / |expected|; both [runs, parameters]."""
-    norms = torch.linalg.vector_norm(expected, dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-    return float((torch.linalg.vector_norm(found - expected, dim=1) / norms).max())
+    """The largest over runs of |found - expected| / |expected|; both [runs, parameters]. Infinite where only one of them
+    is finite; a run that is broken in both is not compared."""
+    largest = 0.0
+    for ours, theirs in zip(found, expected, strict=True):
+        norm, difference = float(theirs.norm()), float((ours - theirs).norm())
+        if math.isfinite(norm):
+            largest = max(largest, difference / norm if norm else difference) if math.isfinite(difference) else math.inf
+    return largest
 
 
 def compile_blocks(model: nn.Module) -> list[nn.Module]:
