@@ -62,7 +62,7 @@ def read_groups(directory: Path) -> list[dict[str, Any]]:
         measured = [row for row in file["measurements"] if "error" not in row]
         for task, precision in dict.fromkeys((row["task"], row["precision"]) for row in measured):
             rows = [row for row in measured if (row["task"], row["precision"]) == (task, precision)]
-            cells.setdefault((file["bench"], task, precision), []).append({"machine": file["machine"], "rows": rows})
+            cells.setdefault((file["bench"], task, precision), []).append({"rows": rows, **file})
     return [_group(*cell, runs) for cell, runs in cells.items()]
 
 
@@ -80,16 +80,17 @@ def _group(bench: str, task: str, precision: str, runs: Sequence[dict[str, Any]]
     return {
         "bench": bench,
         "title": f"{_TITLES.get(bench, bench)}, {precision if is_sweep else f'{task.upper()}, {precision}'}",
-        "machine": _machine(next(iter(source.values()))["machine"]),
+        "about": _about(next(iter(source.values()))),
         "key": "end_to_end_seconds" if is_sweep else "step_ms_mean",
         "unit": "seconds, end to end" if is_sweep else "ms a run and step",
         "rows": rows,
     }
 
 
-def _machine(about: dict[str, Any]) -> str:
-    name = about["device_name"] if about["device"] != "cpu" else f"CPU, {about['threads']} threads"
-    return f"{name}, torch {about['versions']['torch']}, transformers {about['versions']['transformers']}"
+def _about(run: dict[str, Any]) -> str:
+    machine = run["machine"]
+    name = machine["device_name"] if machine["device"] != "cpu" else f"CPU, {machine['threads']} threads"
+    return f"batch {run['sizes']['batch_size']}, {name}, torch {machine['versions']['torch']}, {run['date']}"
 
 
 def _is_comparison(group: dict[str, Any]) -> bool:
@@ -184,8 +185,10 @@ def _draw_figure(groups: Sequence[dict[str, Any]], path: Path) -> None:
     )
     for axis, group in zip(axes[:, 0], groups, strict=True):
         _draw_group(axis, group)
-    notes = ["Batch of 16 examples a run. Bars: mean of the n timed updates, padding, data and optimiser included;"]
-    notes += ["lines: 5th to 95th percentile of single updates. Times slower than lorascope in brackets."]
+    notes = ["Bars: mean of the n timed updates of one run, after warm-up, capture and compilation; padding, data and"]
+    notes += [
+        "optimiser included. Lines: 5th to 95th percentile of single updates. In brackets: times slower than lorascope."
+    ]
     if any(row["is_apart"] for group in groups for row in group["rows"]):
         notes.append(f"Hatched: {_APART[0].lower()}{_APART[1:]}.")
     figure.supxlabel("\n".join(notes), fontsize=8, x=0.01, ha="left")
@@ -207,8 +210,8 @@ def _draw_group(axis: Any, group: dict[str, Any]) -> None:
     names = [NAMES[row["side"]] + (f", K = {row['gang']:g}" if row["gang"] > 1 else "") for row in group["rows"]]
     axis.set_yticks(range(len(values)), names, fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.45 * max(values))
-    axis.set_title(f"{group['title']}: {group['unit']} ({group['machine']})", fontsize=8.5, loc="left")
+    axis.set_xlim(0, 1.6 * max(values))
+    axis.set_title(f"{group['title']}: {group['unit']} ({group['about']})", fontsize=8.5, loc="left")
     axis.tick_params(axis="x", labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
 
