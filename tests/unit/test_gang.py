@@ -20,6 +20,7 @@ from lorascope.engine.events import Notice
 from lorascope.engine.step import Resources, Step
 from lorascope.errors import EnvironmentProblem, GateFailure
 from lorascope.methods.base import Method, NotStackable
+from lorascope.methods.dropout import StackedDropout
 from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.models.catalog import describe_model
@@ -28,7 +29,7 @@ from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
 from lorascope.training.member import Member
 from lorascope.training.run import prepared_model, train_gang
-from lorascope.training.stepper import Stepper
+from lorascope.training.stepper import CapturedStepper, Stepper
 from tiny import (
     ARCHITECTURES,
     as_artifact,
@@ -354,3 +355,63 @@ def test_runs_of_a_model_that_cannot_be_stacked_train_one_by_one(
     made[0] = replace(made[0], emit=lambda event: notices.append(event.text) if isinstance(event, Notice) else None)
     assert [result["gang"] for result in outcomes(made).values()] == [1, 1]
     assert notices == ["embeddings is a Conv2d, which cannot be stacked over runs: its runs train one by one"]
+
+
+# ---------------------------------------------------------------------------------------------------- compiled blocks
+
+
+class Pretend(CapturedStepper):
+    """The captured stepper's first pass on a CPU: compiled and compared, nothing captured."""
+
+    def __init__(self, model: Any, **parts: Any) -> None:
+        Stepper.__init__(self, model, **{name: part for name, part in parts.items() if name != "is_compiled"})
+        self.is_compiled, self._has_begun = parts["is_compiled"], False
+
+    def update(self, *arguments: Any) -> Tensor:
+        return Stepper.update(self, *arguments)
+
+    def _apply(self) -> None:
+        Stepper._apply(self)
+
+    def _forward_backward(self, host: dict[str, Tensor]) -> None:
+        if self.is_compiled and not self._has_begun:
+            self._compile_and_compare(host)
+        else:
+            self._compute(host)
+        self._has_begun = True
+
+
+@pytest.mark.parametrize("is_faulty", [False, True])
+def test_compiled_blocks_are_used_only_if_they_compute_the_same(
+    is_faulty: bool, tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A compiler that gets a dropout mask wrong is found out at the first update, and the run is what it would be."""
+    compile = torch.compile
+
+    def faulty(forward: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with monkeypatch.context() as patch:
+                patch.setattr(StackedDropout, "_hash", lambda self, x: torch.zeros_like(x, dtype=torch.int32) - 2**31)
+                return forward(*args, **kwargs)
+
+        return call
+
+    def make(index: int) -> Member:
+        return make_member(columns(40), lora(rank=2, dropout=0.2), index)
+
+    plain = [make(1), make(2)]
+    train(make_gang(tiny_checkpoints["llama"], plain))
+    monkeypatch.setattr(torch, "compile", faulty if is_faulty else lambda f: compile(f, backend="aot_eager"))
+    monkeypatch.setattr("lorascope.training.gang.CapturedStepper", Pretend)
+    members = [make(1), make(2)]
+    gang = make_gang(tiny_checkpoints["llama"], members, compiles=lambda members: True)
+    gang._is_captured = True
+    gang._tear_down()
+    gang._build_up(None)
+    gang.advance()
+    assert gang.stepper.is_compiled is not is_faulty
+    assert ("compiled blocks changed a run's gradient" in (gang.describe_step()["remark"] or "")) is is_faulty
+    train(gang)
+    for alone, together in zip(plain, members, strict=True):
+        np.testing.assert_allclose(together.progress.losses, alone.progress.losses, rtol=1e-5)

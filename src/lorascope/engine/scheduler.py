@@ -21,7 +21,6 @@ from lorascope.engine.run import can_gang
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store, StoreProblem
 
-
 _SMALL_GANG = 4
 
 

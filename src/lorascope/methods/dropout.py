@@ -141,7 +141,7 @@ class StackedDropout(nn.Module):
             places = torch.arange(x.shape[axis], dtype=torch.int32, device=x.device) * stride
             rows = rows + places.view(-1, *[1] * (x.ndim - 2 - axis))
         z = _mixed(rows).unsqueeze(-1) + self.streams.columns[: x.shape[-1]]
-        return torch.addcmul(z, z, z, value=2)
+        return z * (z + z + 1)
 
     def view(self, run: int) -> StackedDropout:
         """The layer of one run."""

@@ -244,12 +244,14 @@ def _gangs(facts: Facts) -> Iterator[str]:
 
 
 def _plain_steps(facts: Facts) -> Iterator[str]:
-    problems: dict[str, None] = {}
-    for run in facts.runs:
-        if problem := (run.get("step") or {}).get("problem"):
-            problems[f"{run['method']} on {run['model']}: {problem}"] = None
-    if problems:
-        yield f"Updates were not captured as CUDA graphs ({'; '.join(problems)}); times are those of plain updates."
+    for key, what in (("problem", "captured as CUDA graphs"), ("remark", "compiled")):
+        said = {
+            f"{run['method']} on {run['model']}: {reason}": None
+            for run in facts.runs
+            if (reason := (run.get("step") or {}).get(key))
+        }
+        if said:
+            yield f"Updates were not {what} ({'; '.join(said)}); their times are those of slower updates."
 
 
 def _multiplicity(facts: Facts) -> Iterator[str]:

@@ -27,7 +27,7 @@ from lorascope.training.flat import FlatParameters
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
 from lorascope.training.meters import GangClock
 from lorascope.training.optimiser import GangOptimiser
-from lorascope.training.stepper import CapturedStepper, Stepper, compile_blocks
+from lorascope.training.stepper import CapturedStepper, Stepper
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,6 +77,7 @@ class Gang:
         self._prepare, self._compiles = prepare, compiles
         self._is_captured = is_captured and device.startswith("cuda")
         self.problem: str | None = None
+        self.remark: str | None = None
         self._pending: list[Tensor] = []
         self._feed: Feed | None = None
         self._build_up(states)
@@ -139,10 +140,13 @@ class Gang:
         self.stepper.update(batch.micro_batches, self._keys([0] * len(rows), batch), [0.0] * len(rows))
 
     def describe_step(self) -> dict[str, Any]:
-        """How updates were computed. problem: why they were not captured where they could have been."""
+        """How updates were computed. problem: why they were not captured where they could have been; remark: why blocks
+        were not compiled where they should have been."""
         problem = self.stepper.problem or self.problem
         is_captured = self._is_captured and problem is None
-        return {"captured": is_captured, "compiled": is_captured and self._was_compiled, "problem": problem}
+        is_compiled = is_captured and self.stepper.is_compiled
+        remark = self.stepper.remark or self.remark
+        return {"captured": is_captured, "compiled": is_compiled, "problem": problem, "remark": remark}
 
     def _keys(self, updates: Sequence[int], batch: Batch) -> list[list[int]]:
         return [
@@ -248,18 +252,18 @@ class Gang:
             if states is not None:
                 self._load(member, states[member])
         is_captured = self._is_captured and self.problem is None
-        self._was_compiled = is_captured and self._compiles(members)
-        if self._was_compiled:
-            compile_blocks(self.model)
-        self.stepper = (CapturedStepper if is_captured else Stepper)(
-            self.model,
-            task=members[0].task,
-            streams=streams,
-            flat=self.flat,
-            optimiser=self.optimiser,
-            device=self.device,
-            precision=members[0].train.precision,
-        )
+        parts: dict[str, Any] = {
+            "task": members[0].task,
+            "streams": streams,
+            "flat": self.flat,
+            "optimiser": self.optimiser,
+            "device": self.device,
+            "precision": members[0].train.precision,
+        }
+        if is_captured:
+            self.stepper = CapturedStepper(self.model, is_compiled=self._compiles(members), **parts)
+        else:
+            self.stepper = Stepper(self.model, **parts)
         self._shape: dict[str, Any] = {
             "pad_token_id": self.pad_token_id,
             "round_up": self._rounding() if is_captured else padded_length,
@@ -279,7 +283,7 @@ class Gang:
         return rounding_to(choose_buckets(longest, longest=limit, count=bucket_count(remaining)))
 
     def _tear_down(self) -> None:
-        self.problem = self.stepper.problem
+        self.problem, self.remark = self.stepper.problem, self.stepper.remark
         self._close_feed()
         self._pending.clear()
         del self.model, self.views, self.flat, self.optimiser, self.stepper

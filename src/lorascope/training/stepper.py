@@ -29,16 +29,21 @@ if TYPE_CHECKING:
 # Rows of stacked parameters lie apart in memory by design; what is lost by that is nothing, and is said every time.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 _COMPILED_VARIANTS = 64
+COMPILED_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
+"""What rounding may change of a run's gradient when kernels are fused, relative to its norm."""
 _MASKLESS = "lorascope-causal"
 _TOKEN_AXES = {3: (1,), 4: (2, 3)}  # of [examples, tokens, width] and [examples, heads, query, key]
 
 
 class Stepper:
     """Forward, backward and update for all runs of a model at once. losses: float32 [runs], of the last update.
-    preparation_seconds: what compiling and capturing took so far. problem: why updates are not captured after all.
+    preparation_seconds: what compiling and capturing took so far. problem: why updates are not captured after all;
+    remark: why blocks are not compiled after all.
     """
 
     problem: str | None = None
+    remark: str | None = None
+    is_compiled = False
 
     def __init__(
         self,
@@ -97,16 +102,17 @@ class Stepper:
 
 
 class CapturedStepper(Stepper):
-    """The same on CUDA, replayed as graphs."""
+    """The same on CUDA, replayed as graphs. is_compiled: of compiled blocks, if they compute what the plain ones do."""
 
-    def __init__(self, model: nn.Module, **parts: Any) -> None:
+    def __init__(self, model: nn.Module, *, is_compiled: bool, **parts: Any) -> None:
         super().__init__(model, **parts)
+        self.is_compiled = is_compiled
         self._stream = torch.cuda.Stream(self.device)
         self._pool = torch.cuda.graph_pool_handle()
         self._static: dict[tuple[int, ...], dict[str, Tensor]] = {}
         self._graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
         self._optimiser_graph: torch.cuda.CUDAGraph | None = None
-        self._is_checked = self._has_stepped = False
+        self._is_checked = self._has_stepped = self._has_begun = False
 
     def update(
         self, micro_batches: Sequence[MicroBatch], keys: Sequence[Sequence[int]], rates: Sequence[float]
@@ -130,7 +136,11 @@ class CapturedStepper(Stepper):
             static[name].copy_(tensor, non_blocking=True)
         if is_new:
             with self._preparing():
-                self._compute(static)
+                if self.is_compiled and not self._has_begun:
+                    self._compile_and_compare(static)
+                else:
+                    self._compute(static)
+            self._has_begun = True
         elif not self._is_checked:
             with self._preparing():
                 self._check(static)
@@ -162,6 +172,28 @@ class CapturedStepper(Stepper):
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             work()
         return graph
+
+    def _compile_and_compare(self, static: dict[str, Tensor]) -> None:
+        """The first pass, plainly and again with compiled blocks, whose gradients must be the same up to rounding."""
+        gradients, losses = self.flat.gradients.clone(), self.losses.clone()
+        self._compute(static)
+        plain, plain_losses = self.flat.gradients.clone(), self.losses.clone()
+        self.flat.gradients.copy_(gradients)
+        self.losses.copy_(losses)
+        blocks = compile_blocks(self.model)
+        self._compute(static)
+        difference = largest_difference(self.flat.gradients - gradients, plain - gradients)
+        tolerance = COMPILED_TOLERANCE[self.precision]
+        if not difference <= tolerance:
+            for block in blocks:
+                del block.forward
+            self.flat.gradients.copy_(plain)
+            self.losses.copy_(plain_losses)
+            self.is_compiled = False
+            self.remark = (
+                f"compiled blocks changed a run's gradient by {difference:.2g} of its norm (allowed: {tolerance:g}), so "
+                "they were not used"
+            )
 
     def _check(self, static: dict[str, Tensor]) -> None:
         """A real pass that watches for what no graph can hold: the host waiting for the device."""
@@ -215,15 +247,24 @@ def build_no_masks(model: nn.Module) -> None:
     model.set_attn_implementation(_MASKLESS)  # type: ignore[operator]
 
 
-def compile_blocks(model: nn.Module) -> None:
-    """Compiles the model's repeated blocks, in place: one compilation serves all of them, at every length."""
+def largest_difference(found: Tensor, expected: Tensor) -> float:
+    """The largest over runs of |found - expected| / |expected|; both [runs, parameters]."""
+    norms = torch.linalg.vector_norm(expected, dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    return float((torch.linalg.vector_norm(found - expected, dim=1) / norms).max())
+
+
+def compile_blocks(model: nn.Module) -> list[nn.Module]:
+    """Compiles the model's repeated blocks, in place: one compilation serves all of them, at every length. Returns them;
+    `del block.forward` undoes it."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _COMPILED_VARIANTS)
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
     blocks = list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=()))
     trains_embeddings = any(p.requires_grad for p in model.get_input_embeddings().parameters())  # type: ignore[operator]
     # Over frozen embeddings the first block is another program (its input needs no gradient), not worth compiling.
-    for block in blocks if trains_embeddings else blocks[1:]:
+    chosen = blocks if trains_embeddings else blocks[1:]
+    for block in chosen:
         block.forward = _with_free_length(torch.compile(block.forward))
+    return chosen
 
 
 def _with_free_length(forward: Callable[..., Any]) -> Callable[..., Any]:
