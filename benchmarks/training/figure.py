@@ -218,7 +218,8 @@ def _draw_group(axis: Any, group: dict[str, Any]) -> None:
 
 def _label(group: dict[str, Any], row: dict[str, Any]) -> str:
     times, count = ratio(group, row), len(row["single_steps"])
-    parts = [f"{row[group['key']]:,.3g}" + (f" ({times:.1f}x)" if times is not None else "")]
+    value = row[group["key"]]
+    parts = [(f"{value:.3g}" if value < 1000 else f"{value:,.0f}") + (f" ({times:.1f}x)" if times is not None else "")]
     parts += [f"n = {count}"] if count else []
     parts += ["scaled from a part"] if row.get("scaled") else []
     return ", ".join(parts)
