@@ -1,7 +1,7 @@
 """lorascope's training against `transformers.Trainer`, both sides in one run.
 
     python benchmarks/training/compare.py --bench gang-smollm2 --data DIR --out benchmarks/training/results
-    python benchmarks/training/compare.py --figure --out benchmarks/training/results
+    python benchmarks/training/compare.py --figure docs/performance.md --out benchmarks/training/results
 
 Every side runs in a process of its own, so that no side's memory, kernels or flags reach the other. Raw figures go to
 OUT/<bench>.json after each of them. README.md beside this says what is compared and how to read it.
@@ -272,7 +272,7 @@ def _line(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training speed: lorascope against transformers.Trainer.")
     parser.add_argument("--bench", choices=BENCHES)
-    parser.add_argument("--figure", action="store_true", help="draw OUT/training.svg and training.md from OUT/*.json")
+    parser.add_argument("--figure", type=Path, metavar="DOCUMENT", help="write its table and figure from OUT/*.json")
     parser.add_argument("--out", type=Path, required=True, help="directory of the raw results")
     parser.add_argument("--data", type=Path, help="directory with {task}_{split}.parquet")
     parser.add_argument("--work", type=Path, help="keeps the prepared data between runs (default: temporary)")
@@ -295,9 +295,9 @@ def main() -> None:
     parser.add_argument("--peer-b-updates", type=int, help="updates a run of peer B is measured on, then scaled")
     given = parser.parse_args()
     if given.figure:
-        from figure import draw
+        from figure import publish
 
-        draw(given.out)
+        publish(given.out, given.figure)
         return
     if given.bench is None or given.data is None:
         parser.error("give --bench and --data, or --figure")
