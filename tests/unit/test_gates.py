@@ -129,7 +129,9 @@ def test_runs_that_do_not_repeat_are_caught(bench: Any) -> None:
 def test_padding_that_leaks_into_the_gradient_is_caught(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the attention mask, a micro-batch padded to another length has another gradient."""
     bench = bench(FullFineTuning(FULL))
-    monkeypatch.setattr("lorascope.training.stepper.model_inputs", lambda task, batch: {"input_ids": batch["input_ids"]})
+    monkeypatch.setattr(
+        "lorascope.training.stepper.model_inputs", lambda task, batch: {"input_ids": batch["input_ids"]}
+    )
     assert not sanity.accumulation_changes_nothing(bench).passed
 
 
