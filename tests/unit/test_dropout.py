@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -285,3 +286,12 @@ def test_a_gang_compiles_into_one_graph_that_reads_the_keys_anew() -> None:
         outputs.append(compiled(input_ids=ids).logits)
         torch.testing.assert_close(outputs[-1], model(input_ids=ids).logits)
     assert not torch.allclose(*outputs)
+
+
+def test_the_hash_reads_places_from_memory() -> None:
+    """Where a length is free, a compiled kernel counts places in 64 bits, in which the hash would not wrap."""
+    layer = StackedDropout([0.1, 0.1], DropoutStreams(2, "cpu")).train()
+    traced = make_fx(lambda x: layer._hash(x))(torch.ones(2, 3, 5, 8))
+    targets = {str(node.target) for node in traced.graph.nodes if node.op == "call_function"}
+    assert any("mul" in target for target in targets)
+    assert not [target for target in targets if "arange" in target or "iota" in target]

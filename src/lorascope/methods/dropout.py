@@ -7,7 +7,8 @@ the keys between replays.
 
 The hash: each row (example, head, token) and each column (feature) gets a well-mixed 32-bit number; their sum z goes
 through the bijection z (2 z + 1) mod 2^32 (the quadratic of RC6, Rivest et al. 1998), and the element is kept if the
-result is below a threshold. That is two integer passes over the elements, in wrapping int32 arithmetic.
+result is below a threshold. That is two integer passes over the elements, in wrapping int32 arithmetic. Places are read
+from a table: those that a compiled kernel counts itself are 64 bits wide where a length is free, and nothing then wraps.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class DropoutStreams:
 
     def __init__(self, runs: int, device: torch.device | str) -> None:
         self.keys = torch.zeros(runs, dtype=torch.int32, device=device)
-        self.columns = _mixed(torch.arange(_LARGEST_WIDTH, dtype=torch.int32, device=device) * _signed(0x9E3779B1))
+        self.places = torch.arange(_LARGEST_WIDTH, dtype=torch.int32, device=device)
+        self.columns = _mixed(self.places * _signed(0x9E3779B1))
 
     @property
     def runs(self) -> int:
@@ -63,7 +65,8 @@ class DropoutStreams:
     def view(self, run: int) -> DropoutStreams:
         """The stream of one run, over the same storage."""
         one = DropoutStreams.__new__(DropoutStreams)
-        one.keys, one.columns = self.keys[run : run + 1], self.columns
+        one.keys = self.keys[run : run + 1]
+        one.places, one.columns = self.places, self.columns
         return one
 
 
@@ -129,16 +132,16 @@ class StackedDropout(nn.Module):
     def _hash(self, x: Tensor) -> Int32[Tensor, "runs examples *positions width"]:
         """A number for every element of x: [runs, examples, ..., width], uniform over the int32 range."""
         between = x.ndim - 3
-        if between > 2 or x.shape[-1] > _LARGEST_WIDTH:
+        if between > 2 or max(x.shape[1:]) > _LARGEST_WIDTH:
             raise ValueError(
-                f"dropout takes at most two axes between examples and features and {_LARGEST_WIDTH} features, found "
-                f"the shape {tuple(x.shape[1:])}"
+                f"dropout takes at most two axes between examples and features and {_LARGEST_WIDTH} of each, found the "
+                f"shape {tuple(x.shape[1:])}"
             )
         strides = (_EXAMPLE_STRIDE, *(_HEAD_STRIDE, _TOKEN_STRIDE)[2 - between :])
         factor, offset = self.constants
         rows = (self.streams.keys * factor + offset).view(-1, *[1] * (x.ndim - 2))
         for axis, stride in enumerate(strides, start=1):
-            places = torch.arange(x.shape[axis], dtype=torch.int32, device=x.device) * stride
+            places = self.streams.places[: x.shape[axis]] * stride
             rows = rows + places.view(-1, *[1] * (x.ndim - 2 - axis))
         z = _mixed(rows).unsqueeze(-1) + self.streams.columns[: x.shape[-1]]
         return z * (z + z + 1)
