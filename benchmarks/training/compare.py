@@ -105,7 +105,8 @@ def measure_peer_sweep(
     measured_updates: int | None,
 ) -> dict[str, Any]:
     """A peer's part of a sweep, run after run: the first `measured_seeds` seeds of every task, each whole (validated at
-    the end of every epoch) or cut after `measured_updates` updates; scaled to the whole, which `scaled` says."""
+    the end of every epoch) or cut after `measured_updates` updates; scaled to the whole, which `scaled` says. A cut run's
+    first tenth warms up: its seconds count once, and the updates that were not made take as long as those after it."""
     import peers
 
     _use_threads(setting.threads)
@@ -120,14 +121,18 @@ def measure_peer_sweep(
         for seed in range(measured_seeds):
             recipe = peers.RECIPES[side]
             if cut:
-                run = peers.train(workload, recipe, steps=measured_updates, seed=seed, validate_once=True)
+                warm_up = -(-measured_updates // 10)
+                run = peers.train(
+                    workload, recipe, steps=measured_updates, seed=seed, warm_up=warm_up, validate_once=True
+                )
             else:
                 run = peers.train(workload, recipe, steps=total, seed=seed, epochs_to_validate=epochs)
             of_task.append({"task": task, "seed": seed, **run})
         runs += of_task
         seconds += seeds * statistics.mean(
             run["startup_seconds"]
-            + run["training_seconds"] * total / run["updates"]
+            + run["training_seconds"]
+            + (total - run["updates"]) * run["step_ms_mean"] / 1000
             + run["evaluation_seconds"] * epochs / run["evaluations"]
             for run in of_task
         )
@@ -235,7 +240,8 @@ def _measure(
     if bench.sweep and side == "ours":
         measured, seconds = in_a_process(measure_our_sweep, document, given.data, [given.device] * given.workers)
     elif bench.sweep:
-        measured_seeds, cut = (given.seeds, None) if side == "peer-a" else (1, given.peer_b_updates)
+        cut = given.peer_a_updates if side == "peer-a" else given.peer_b_updates
+        measured_seeds = given.seeds if side == "peer-a" and cut is None else 1
         measured_seeds = min(given.peer_seeds or measured_seeds, measured_seeds)
         measured, seconds = in_a_process(
             measure_peer_sweep, setting, document, side, bench.tasks, given.seeds, measured_seeds, cut
@@ -292,6 +298,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="sweep: epochs a run")
     parser.add_argument("--workers", type=int, default=1, help="sweep: lorascope's workers on the device")
     parser.add_argument("--peer-seeds", type=int, help="sweep: seeds peer A is measured on, then scaled (default: all)")
+    parser.add_argument("--peer-a-updates", type=int, help="sweep: updates a run of peer A is measured on, then scaled")
     parser.add_argument("--peer-b-updates", type=int, help="updates a run of peer B is measured on, then scaled")
     given = parser.parse_args()
     if given.figure:
