@@ -17,7 +17,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -52,12 +52,14 @@ def kill_repeatedly(
     environment: Mapping[str, str] | None = None,
     log: Path,
     end_timeout_s: float = 600.0,
+    sight: Callable[[], bool] = lambda: True,
 ) -> list[Kill]:
     """Kill `command` `num_kills` times after random delays, then run it to its end (exit code 0 is asserted).
 
     Targets take turns, so each is hit; the delay of a worker's kill counts from when there is one. A step may fail for
     good when its worker is killed three times in a row, as it should; the command is then run once more, as a person
-    would. log: receives the command's output.
+    would. log: receives the command's output. sight: what every other kill waits for before its delay, so that some meet
+    a moment that chance alone may miss on a slow machine.
     """
     kills: list[Kill] = []
     before = committed(store)
@@ -69,6 +71,8 @@ def kill_repeatedly(
             target, after_s = targets[number % len(targets)], rng.uniform(*delay_s)
             if target == "worker":
                 _wait_for_worker(running)
+            if number % 2:
+                _wait_for_sight(running, sight)
             time.sleep(after_s)
             kills.append(_kill(running, target, after_s=after_s, store=store))
             now = committed(store)
@@ -135,6 +139,14 @@ def _wait_for_worker(running: subprocess.Popen[bytes], *, timeout_s: float = 60.
     deadline = time.monotonic() + timeout_s
     while running.poll() is None and not _workers_of(running.pid):
         assert time.monotonic() < deadline, "the command runs without ever starting a worker"
+        time.sleep(0.02)
+
+
+def _wait_for_sight(running: subprocess.Popen[bytes], sight: Callable[[], bool], *, timeout_s: float = 120.0) -> None:
+    """Until it is seen, or the command has ended."""
+    deadline = time.monotonic() + timeout_s
+    while running.poll() is None and not sight():
+        assert time.monotonic() < deadline, "what the kill waits for never happened"
         time.sleep(0.02)
 
 

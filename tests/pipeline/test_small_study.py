@@ -71,24 +71,26 @@ def test_same_study_elsewhere_gives_the_same_measurements(finished: Path, tmp_pa
 
 def test_twenty_kills_of_a_real_study_change_no_measurement(tmp_path: Path) -> None:
     """kill -9 of worker, coordinator and both, at random points of real training, with checkpoints at every turn."""
-    longer = STUDY.replace("epochs: 4,", "epochs: 400, early_stopping: null,")
+    longer = STUDY.replace("epochs: 4,", "epochs: 200, early_stopping: null,")
     for name in ("whole", "killed"):
         write_small_study(tmp_path / name, longer)
     assert run(tmp_path / "whole", "run", "study.yaml").returncode == 0
+    store = Store(tmp_path / "killed" / "store")
     command = ["sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path / "killed"), *lorascope("run", "study.yaml")]
     kills = kill_repeatedly(
         command,
-        store=Store(tmp_path / "killed" / "store"),
+        store=store,
         rng=random.Random(20261121),
         num_kills=20,
-        delay_s=(3.0, 6.0),
+        delay_s=(2.0, 5.0),
         environment=environment(LORASCOPE_CHECKPOINT_SECONDS="0.05"),
         log=tmp_path / "killed.log",
+        sight=lambda: any((store.root / "work").glob("*/checkpoint.pt")),
     )
     hits = Counter(kill.target for kill in kills if kill.hit and kill.num_committed < NUM_STEPS)
     assert set(hits) == set(TARGETS), f"no kill of some target met the study under way: {hits}"
     assert sum(hits.values()) >= 8, f"too few kills met the study under way: {hits}"
-    resumed = [a.result["resumed"] for a in Store(tmp_path / "killed" / "store").artifacts("train")]
+    resumed = [a.result["resumed"] for a in store.artifacts("train")]
     assert max(resumed) >= 1, "no run was ever taken up from a checkpoint"
     measured = (what_was_measured(tmp_path / name / "results" / "small") for name in ("killed", "whole"))
     pd.testing.assert_frame_equal(*measured)
