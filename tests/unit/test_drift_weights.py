@@ -165,6 +165,21 @@ def test_the_threshold_decides_what_is_alike() -> None:
     assert [find_intruders(vectors, tuned, threshold=t)[0].count for t in (0.5, 0.59, 0.61, 0.9)] == [0, 0, 1, 1]
 
 
+@pytest.mark.parametrize(("out", "width"), [(40, 40), (24, 60), (60, 24)])
+def test_intruders_are_those_of_a_loop_over_full_decompositions(out: int, width: int) -> None:
+    """The published procedure, vector by vector, on updates of many sizes."""
+    base = torch.randn(30, out, width, generator=drawn(1), **EXACT)
+    sizes = torch.linspace(0.05, 3, 30, **EXACT)[:, None, None]
+    tuned = base + sizes * torch.randn(base.shape, generator=drawn(2), **EXACT)
+    found = find_intruders(left_singular_vectors(base)[0], tuned, top=10, threshold=0.5)
+    for one, before, after in zip(found, base, tuned, strict=True):
+        old, (new, values, _) = torch.linalg.svd(before, full_matrices=False)[0], torch.linalg.svd(after)
+        is_new = [all(abs(float(old[:, i] @ new[:, j])) < 0.5 for i in range(old.shape[1])) for j in range(10)]
+        assert one.count == sum(is_new)
+        assert one.energy == pytest.approx(sum(float(values[j]) ** 2 for j in range(10) if is_new[j]))
+    assert len({one.count for one in found}) > 5
+
+
 def test_a_small_update_makes_no_intruders_and_nor_does_its_control() -> None:
     drift = measured(matrix_of(SPECTRUM, 60, 60), matrix_of(torch.full((20,), 1e-3, **EXACT), 60, 60, seed=4))
     assert (drift.intruders.count, drift.control.count) == (0, 0)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPECTRUM_LENGTH = 64
-_CUDA_BATCH_BYTES, _OTHER_BATCH_BYTES = 2**30, 2**27  # of one float64 stack of weights; several exist at a time
+_CUDA_BATCH_BYTES, _OTHER_BATCH_BYTES = 2**28, 2**27  # of one float64 stack of weights; up to ten exist at a time
 
 
 @dataclass(frozen=True)
