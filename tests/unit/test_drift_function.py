@@ -49,6 +49,7 @@ def test_examples_are_joined_by_id_whatever_their_order() -> None:
     change = prediction_change(predictions(REFERENCE), run)
     assert change["example_id"].tolist() == ["a", "b", "c"]
     assert change["flip"].tolist() == [0, 0, 1]
+    assert change["kl"].tolist() == pytest.approx([0, 0, 0.6 * math.log(4)])
 
 
 def test_the_floor_bounds_the_divergence_of_what_a_model_excludes() -> None:
