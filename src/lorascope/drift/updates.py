@@ -1,0 +1,215 @@
+"""What a run changed in its base: the update dW of every linear weight, read from what the run exported.
+
+An adapter's update stays as its two factors, dW = left @ right, so nothing of the weight's own size is made for it.
+A head is new for its task and has no update.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lorascope.errors import StudyError
+from lorascope.models.sites import ROLES, resolve_sites
+
+if TYPE_CHECKING:
+    from lorascope.models.loading import BaseModel
+
+_PEFT_PREFIX = "base_model.model."
+# Settings of a LoRA adapter under which its update is alpha / rank * B @ A and nothing else, as PEFT writes them.
+_PLAIN_LORA: Mapping[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "use_dora": (False, None),
+    "use_rslora": (False, None),
+    "use_qalora": (False, None),
+    "use_bdlora": (None,),
+    "fan_in_fan_out": (False, None),
+    "lora_bias": (False, None),
+    "bias": ("none", None),
+    "alpha_pattern": ({}, None),
+    "init_lora_weights": (True, False, "gaussian", None),
+}
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """An update as a product. left: [out, rank], the scaling included; right: [rank, in]."""
+
+    left: Float[Tensor, "out rank"]
+    right: Float[Tensor, "rank in"]
+
+    @property
+    def rank(self) -> int:
+        return self.right.shape[0]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A linear weight of the base, [out, in]. site: its role ("query"), or its name without the layer's number where
+    the architecture has no table of roles. layer: None for a matrix outside the blocks."""
+
+    name: str
+    site: str
+    layer: int | None
+    weight: Float[Tensor, "out in"]
+
+
+@dataclass(frozen=True)
+class WeightUpdate:
+    """change: the tuned weight itself, the factors of the update, or None for a matrix that the run left as it was."""
+
+    matrix: Matrix
+    change: Float[Tensor, "out in"] | LowRank | None
+
+
+def base_matrices(base: BaseModel) -> list[Matrix]:
+    """Every linear weight of the base in the model's order, the head excluded."""
+    table = ROLES.get(base.model.config.model_type, {})
+    roles = {name: role for role in table for name in resolve_sites(base.model, (role,), head=base.head)}
+    found = []
+    for name in resolve_sites(base.model, ("all-linear",), head=base.head):
+        parts = name.split(".")
+        number = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
+        layer = None if number is None else int(parts[number])
+        site = roles.get(name) or ".".join(part for i, part in enumerate(parts) if i != number)
+        found.append(Matrix(name, site, layer, base.model.get_submodule(name).get_parameter("weight").detach()))
+    return found
+
+
+def weight_updates(base: BaseModel, directory: Path) -> Iterator[WeightUpdate]:
+    """The update of every linear weight of the base by the run exported to `directory`, in the model's order.
+
+    The directory holds PEFT's adapter or a plain checkpoint (`Method.export`). Tensors are read one at a time, on the
+    CPU. Raises StudyError for an export that is incomplete, belongs to another base, or is no plain LoRA.
+    """
+    export = open_export(directory)
+    matrices = base_matrices(base)
+    if isinstance(export, _Adapter):
+        export.require_sites({matrix.name for matrix in matrices}, base.head)
+    for matrix in matrices:
+        yield WeightUpdate(matrix, export.change(matrix))
+
+
+@torch.no_grad()
+def parameter_change(base: BaseModel, directory: Path) -> tuple[float, float]:
+    """(||dtheta||, ||theta||): Euclidean norms over every parameter of the base, its embeddings, norms and biases
+    included and its head excluded. Full fine-tuning moves them all, so its linear weights alone would tell too little.
+    """
+    export = open_export(directory)
+    head = tuple(f"{name}." for name in base.head)
+    parameters = {name: p for name, p in base.model.named_parameters() if not name.startswith(head)}
+    total = sum(_square(p.detach()) for p in parameters.values())
+    if isinstance(export, _Adapter):
+        changes = [update.change for update in weight_updates(base, directory)]
+        moved = sum(_square_of_product(change) for change in changes if isinstance(change, LowRank))
+    else:
+        moved = sum(_square(p.detach().cpu().double() - export.tensor(name, p.shape)) for name, p in parameters.items())
+    return moved**0.5, total**0.5
+
+
+def _square(tensor: Tensor) -> float:
+    return float(tensor.detach().cpu().double().square().sum())
+
+
+def _square_of_product(change: LowRank) -> float:
+    """||left @ right||_F^2 = <left' left, right right'>."""
+    left, right = change.left.double(), change.right.double()
+    return float(((left.T @ left) * (right @ right.T)).sum())
+
+
+class _Checkpoint:
+    """A plain checkpoint's tensors by name, whole or in shards."""
+
+    def __init__(self, directory: Path, index: str, whole: str) -> None:
+        self.directory = directory
+        shards = directory / index
+        if shards.is_file():
+            self.files: dict[str, str] = json.loads(shards.read_text())["weight_map"]
+        else:
+            self.files = dict.fromkeys(self._open(whole).keys(), whole)
+
+    def _open(self, file: str) -> Any:
+        try:
+            return safe_open(str(self.directory / file), framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise StudyError(
+                f"{self.directory / file} cannot be read: {error}",
+                hint="the run's export is incomplete; delete its artifact and run the study again",
+            ) from error
+
+    @cached_property
+    def _handles(self) -> dict[str, Any]:
+        return {file: self._open(file) for file in set(self.files.values())}
+
+    def tensor(self, name: str, shape: torch.Size | None = None) -> Tensor:
+        """One tensor on the CPU. Raises StudyError if it is not there, or not of the base's shape."""
+        found = self._handles[self.files[name]].get_tensor(name) if name in self.files else None
+        if found is None or (shape is not None and found.shape != shape):
+            what = "has no" if found is None else f"has a {tuple(found.shape)}"
+            raise StudyError(
+                f"{self.directory} {what} {name}" + (f", its base a {tuple(shape)}" if shape is not None else ""),
+                hint="the checkpoint belongs to another base model; compare a run with the base it started from",
+            )
+        return found
+
+    def change(self, matrix: Matrix) -> Tensor | LowRank | None:
+        return self.tensor(f"{matrix.name}.weight", matrix.weight.shape)
+
+
+class _Adapter(_Checkpoint):
+    """A PEFT LoRA adapter: lora_A [rank, in] and lora_B [out, rank] of the sites it has."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "adapter_model.safetensors.index.json", "adapter_model.safetensors")
+        self.config = json.loads((directory / "adapter_config.json").read_text())
+        for key, plain in _PLAIN_LORA.items():
+            if self.config.get(key) not in plain:
+                raise StudyError(
+                    f"the adapter in {directory} has {key}: {self.config[key]}, so its update is not alpha / rank * B A",
+                    hint="weight-space measures know plain LoRA and full checkpoints: merge this adapter into its base "
+                    "(merge_and_unload) and measure the checkpoint",
+                )
+
+    def require_sites(self, names: set[str], head: tuple[str, ...]) -> None:
+        """Every tensor must be a factor of a known matrix or the head's, or the update would be incomplete."""
+        known = {f"{_PEFT_PREFIX}{name}.{factor}.weight" for name in names for factor in ("lora_A", "lora_B")}
+        heads = tuple(f"{_PEFT_PREFIX}{name}." for name in head)
+        for key in self.files:
+            if key not in known and not key.startswith(heads):
+                raise StudyError(
+                    f"the adapter in {self.directory} changes {key}, which is no linear layer of its base",
+                    hint="the adapter belongs to another base model; compare a run with the base it started from",
+                )
+
+    def change(self, matrix: Matrix) -> LowRank | None:
+        key = f"{_PEFT_PREFIX}{matrix.name}"
+        if f"{key}.lora_A.weight" not in self.files and f"{key}.lora_B.weight" not in self.files:
+            return None
+        out, width = matrix.weight.shape
+        right = self.tensor(f"{key}.lora_A.weight")
+        rank = right.shape[0]
+        left = self.tensor(f"{key}.lora_B.weight", torch.Size((out, rank)))
+        right = self.tensor(f"{key}.lora_A.weight", torch.Size((rank, width)))
+        return LowRank(left.double() * (self.config["lora_alpha"] / rank), right)
+
+
+def open_export(directory: Path) -> _Checkpoint:
+    """The exported run, to read tensors from. Raises StudyError if the directory holds none."""
+    if (directory / "adapter_config.json").is_file():
+        return _Adapter(directory)
+    names = ("model.safetensors.index.json", "model.safetensors")
+    if not any((directory / name).is_file() for name in names):
+        raise StudyError(
+            f"{directory} holds no exported run (neither adapter_config.json nor model.safetensors)",
+            hint="give the `export` directory of a finished train step",
+        )
+    return _Checkpoint(directory, *names)
