@@ -115,16 +115,18 @@ def test_a_model_has_no_distance_to_itself(base: Any, columns: ColumnStore) -> N
     np.testing.assert_array_equal(found.entropy, found.base_entropy)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_indifferent_heads_have_the_entropy_of_the_uniform_distribution(
-    architecture: str, bases: dict[str, Any], columns: ColumnStore
+    architecture: str, precision: str, bases: dict[str, Any], columns: ColumnStore
 ) -> None:
+    """Summaries are fp32 whatever the model computes in."""
     model = copy.deepcopy(bases[architecture])
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "query" in name or "q_proj" in name:
                 parameter.zero_()
-    (found,) = compare_attention(model, model, columns, **TASK)
+    (found,) = compare_attention(model, model, columns, **TASK, precision=precision)
     seen = [np.arange(1, n + 1) if architecture == "llama" else np.full(n, n) for n in columns.lengths]
     np.testing.assert_allclose(found.entropy, np.mean([np.log(keys).mean() for keys in seen]), rtol=1e-5)
 

@@ -116,8 +116,7 @@ class _Scores:
         """softmax(scaling Q K' + mask) in fp32 (Vaswani et al. 2017, eq. 1)."""
         query, key = self.query.float(), self.key.float()
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        with torch.autocast(query.device.type, enabled=False):
-            scores = torch.matmul(query * self.scaling, key.transpose(2, 3))
+        scores = torch.matmul(query * self.scaling, key.transpose(2, 3))
         mask = self.mask
         if mask is None and self.is_causal:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
@@ -141,8 +140,9 @@ class _Comparison:
         self._base[layer] = scores
 
     def compare(self, layer: int, scores: _Scores) -> None:
-        p, q = scores.weights().unflatten(0, (self._runs, -1)), self._base.pop(layer).weights()
-        self._sums[:, :, layer] += self._summaries(p, q)
+        with torch.autocast(scores.query.device.type, enabled=False):
+            p, q = scores.weights().unflatten(0, (self._runs, -1)), self._base.pop(layer).weights()
+            self._sums[:, :, layer] += self._summaries(p, q)
 
     def _summaries(
         self, p: Float[Tensor, "runs examples heads query key"], q: Float[Tensor, "examples heads query key"]
