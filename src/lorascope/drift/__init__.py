@@ -1,0 +1,1 @@
+"""Drift: how far fine-tuning moved a model from its base."""
