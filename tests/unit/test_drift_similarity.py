@@ -164,11 +164,15 @@ def test_standardised_features_are_blind_to_the_scale_of_each_feature():
     assert float((linear_cka(grams(first), grams(scaled)) - linear_cka(grams(first), grams(second))).abs().min()) > 0.1
 
 
-def test_constant_features_count_as_nothing_when_standardised():
-    """Their float32 means are off by rounding, which must not be blown up to unit variance."""
-    first = torch.randn(1, 41, 8, generator=torch.Generator().manual_seed(0))
-    constants = (torch.arange(1, 200) * 100.0 + 0.1).expand(1, 41, 199)
-    a, b = grams(first, standardise=True), grams(torch.cat([first, constants], dim=2), standardise=True)
+def test_features_that_vary_by_rounding_alone_count_as_nothing_when_standardised():
+    """The same number computed in batches of different shape flickers in its last bit: no variation to blow up."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(1, 41, 8, generator=generator)
+    constants = torch.arange(1, 20).expand(1, 41, 19) * 0.1
+    flickering = torch.where(
+        torch.rand(constants.shape, generator=generator) < 0.5, constants, constants * (1 + 1.2e-7)
+    )
+    a, b = grams(first, standardise=True), grams(torch.cat([first, flickering], dim=2), standardise=True)
     torch.testing.assert_close(a.matrices, b.matrices, atol=1e-4, rtol=0)
 
 
@@ -180,7 +184,7 @@ def test_features_far_from_zero_keep_their_cka_in_float32():
     for estimator in ESTIMATORS:
         exact = DEFINITIONS[estimator](first[0].double().numpy(), second[0].double().numpy())
         value = linear_cka(grams(first, estimator=estimator), grams(second, estimator=estimator)).item()
-        assert value == pytest.approx(exact, abs=1e-6)
+        assert value == pytest.approx(exact, abs=1e-8)
 
 
 def test_one_outlier_dimension_hides_a_drift_that_standardised_features_show():
