@@ -119,6 +119,29 @@ def test_pairs_of_layers_hold_each_layers_own_cka_on_the_diagonal(models, estima
     torch.testing.assert_close(linear_cka_pairs(b, a), pairs.T)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_features_of_any_precision_with_or_without_gradients_are_measured(dtype):
+    features = torch.randn(2, 20, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    own = grams(features)
+    assert linear_cka(own, own).tolist() == pytest.approx([1, 1], abs=1e-6)
+    with torch.inference_mode():
+        inside = features.clone()
+    for same in (features.clone().requires_grad_(), inside):
+        torch.testing.assert_close(grams(same).matrices, own.matrices)
+        assert not grams(same).matrices.requires_grad
+
+
+def test_products_stay_exact_where_the_process_allows_reduced_ones():
+    features = torch.randn(1, 20, 6, generator=torch.Generator().manual_seed(0))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert grams(features).matrices.dtype == torch.float64
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert grams(features).matrices.dtype == torch.float32
+
+
 def test_small_drift_keeps_its_digits_in_float32():
     """Drift of 1e-6, with one feature a thousand times the rest and far from zero: float32 sums would lose it."""
     generator = torch.Generator().manual_seed(0)

@@ -132,8 +132,8 @@ def centred_layers(
 
 
 def on_double_device(tensor: Tensor) -> Tensor:
-    """The tensor where float64 exists: as it is, except that MPS's goes to the CPU."""
-    return tensor.cpu() if tensor.device.type == "mps" else tensor
+    """The tensor where float64 exists, without its gradient: as it is, except that MPS's goes to the CPU."""
+    return tensor.detach().cpu() if tensor.device.type == "mps" else tensor.detach()
 
 
 def _product_dtype(features: Tensor) -> torch.dtype:
