@@ -111,9 +111,9 @@ def table(rows: list[dict]) -> str:
     ]
     for r in rows:
         lines.append(
-            f"| {r['scenario']} | {r['examples']} x {r['hidden']} | {r['true_cka']:.4f} | {r['mean_estimate']:.4f} | "
-            f"{r['sd_of_estimates']:.4f} | {r['mean_bootstrap_sd']:.4f} | {r['coverage']:.1%} | "
-            f"{r['coverage_of_differences']:.1%} | {r['copies_coverage']:.0%} | {r['copies_centre']:.4f} |"
+            f"| {r['scenario']} | {r['examples']} x {r['hidden']} | {r['true_cka']:.5f} | {r['mean_estimate']:.5f} | "
+            f"{r['sd_of_estimates']:.2g} | {r['mean_bootstrap_sd']:.2g} | {r['coverage']:.1%} | "
+            f"{r['coverage_of_differences']:.1%} | {r['copies_coverage']:.0%} | {r['copies_centre']:.5f} |"
         )
     return "\n".join(lines)
 
