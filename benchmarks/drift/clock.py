@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,3 +43,17 @@ def compared(work: str, ours: list[float], peer: list[float], *, peer_name: str,
         "repeats": len(ours),
         "samples": {"ours": ours, "peer": peer},
     }
+
+
+def table(directory: Path) -> str:
+    """The comparisons in a folder of results, as README.md shows them."""
+    lines = ["| work | machine | ours | peer | | ratio (extremes) |", "|---|---|---|---|---|---|"]
+    for path in sorted(directory.glob("*.json")):
+        for row in json.loads(path.read_text()):
+            if "ratio" in row:
+                lines.append(
+                    f"| {row['work']} | {row['machine']} | {row['ours']:.3g} {row['unit']} | {row['peer']:.3g} "
+                    f"{row['unit']} | {row['peer_name']} | {row['ratio']:.1f} ({row['ratio_low']:.1f} to "
+                    f"{row['ratio_high']:.1f}) |"
+                )
+    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
     python benchmarks/drift/compare.py --bench similarity [--sizes 17x512x2048 31x750x576] [--threads 2] [--repeats 5]
     python benchmarks/drift/compare.py --bench bootstrap [--device cuda]
+    python benchmarks/drift/compare.py --table
 
 README.md beside this says what is compared and how to read it. Results: results/<bench>-<machine>-<date>.json.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import bootstrap
+import clock
 import similarity
 import torch
 
@@ -32,13 +34,15 @@ BENCHES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
 
 
 def machine(device: str, threads: int) -> str:
-    chip = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{threads} threads"
+    chip = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"threads: {threads}"
     return f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}; {chip}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Drift measures against their peers.")
-    parser.add_argument("--bench", choices=[*BENCHES], required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--bench", choices=[*BENCHES])
+    what.add_argument("--table", action="store_true", help="print README.md's table of the results at hand")
     parser.add_argument(
         "--sizes", nargs="+", default=["17x512x2048", "31x750x576"], help="layers x examples x features"
     )
@@ -51,6 +55,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="bootstrap: where")
     parser.add_argument("--output", type=Path, default=None)
     given = parser.parse_args()
+    if given.table:
+        print(clock.table(Path(__file__).parent / "results"))
+        return
     torch.set_num_threads(given.threads)
 
     about = {

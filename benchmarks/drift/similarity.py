@@ -141,9 +141,10 @@ def errors(first: Tensor, second: Tensor) -> dict[str, float | str]:
     exact, found = reference(first, second), {}
     for name, side in {"ours": ours, **SIDES}.items():
         try:
-            found[name] = float((side(first, second).double() - exact).abs().max())
-        except Exception as error:  # a peer that fails here is a finding
-            found[name] = f"{type(error).__name__}: {error}"
+            error = float((side(first, second).double() - exact).abs().max())
+            found[name] = "NaN" if math.isnan(error) else error
+        except Exception as failure:  # a peer that fails here is a finding
+            found[name] = f"{type(failure).__name__}: {failure}"
     return found
 
 
