@@ -41,14 +41,14 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Path:
     if not directory.exists():
         pytest.skip("the benchmarks are not part of a source distribution")
     monkeypatch.syspath_prepend(str(directory))
-    for name in ("bootstrap", "clock", "coverage"):  # they import each other by these names; leave none behind
+    for name in ("bootstrap", "clock", "simulate_coverage"):  # they import each other by these names; leave none behind
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
     return directory
 
 
 def test_coverage_table_shows_the_simulated_results(benchmarks: Path):
-    coverage = sys.modules["coverage"]
+    coverage = sys.modules["simulate_coverage"]
     rows = json.loads((benchmarks / "results" / "coverage.json").read_text())
     assert coverage.table(rows) in DOCUMENT
     assert [row["scenario"] for row in rows] == list(coverage.SCENARIOS)

@@ -1,6 +1,6 @@
 """How often the bootstrap's 95% percentile interval holds the true CKA, on features whose CKA is known.
 
-    python benchmarks/drift/coverage.py [--samples 400] [--draws 500] [--only NAME] [--output FILE]
+    python benchmarks/drift/simulate_coverage.py [--samples 400] [--draws 500] [--only NAME] [--output FILE]
 
 Features of the base are Gaussian with a diagonal covariance S; a model's are base @ T + noise of covariance e^2 S, so
 its linear CKA to the base is ||S T||_F^2 / (||S||_F ||T' S T + e^2 S||_F). T is the identity plus `drift` times a random
@@ -157,7 +157,7 @@ def main() -> None:
     given = parser.parse_args()
     about = {
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "command": shlex.join(["python", "benchmarks/drift/coverage.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/drift/simulate_coverage.py", *sys.argv[1:]]),
     }
     names = [given.only] if given.only else list(SCENARIOS)
     rows = [{**simulate(name, samples=given.samples, draws=given.draws), **about} for name in names]
