@@ -18,6 +18,7 @@ STEP_KINDS: Mapping[str, str] = {
     "sanity": "lorascope.evaluation.sanity:check_sanity",
     "train": "lorascope.training.run:train_run",
     "evaluate": "lorascope.evaluation.evaluate:evaluate_run",
+    "drift": "lorascope.drift.step:measure_drift",
     "analysis": "lorascope.evaluation.analysis:analyse",
 }
 

@@ -21,6 +21,7 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
 from lorascope.errors import GateFailure
 from lorascope.stats.analyse import analyse_study
+from lorascope.stats.drift import DriftDraws
 from lorascope.study.spec import Study
 
 COSTS = {
@@ -64,7 +65,9 @@ def analyse(context: StepContext) -> JSON:
     _curves(finished).to_parquet(context.out / "curves.parquet", index=False, compression="zstd")
     primary = {task.name: primary_metric(finished, task.name) for task in study.tasks}
     gates = [*_gates(finished), *arm_gates(finished, primary)]
-    analysis = analyse_study(study, measurements, primary=primary, broken_arms=_broken(gates))
+    analysis = analyse_study(
+        study, measurements, primary=primary, broken_arms=_broken(gates), drift=drift_draws(finished)
+    )
     (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))
     facts = {
         "study": params["study"],
@@ -138,6 +141,38 @@ def _measurements(finished: Finished) -> Iterator[pd.DataFrame]:
             run = {**label, "run": artifact.id, "method": f"baseline:{name}", "seed": seed}
             yield _per_example(task, predictions, run)
             yield _summary(run, "test", task.metrics(predictions))
+    for label, artifact in finished.of("drift"):
+        yield from _drift_rows(label, artifact)
+
+
+def _drift_rows(label: Mapping[str, str | None], artifact: Artifact) -> Iterator[pd.DataFrame]:
+    """Every run's distances to its base, then what they are to be read beside, as methods `reference:...`."""
+    rows = pd.read_parquet(artifact.file("drift.parquet"))
+    yield rows.assign(**{key: label[key] for key in ("model", "task", "method")}, example_id=None)
+    references = pd.read_parquet(artifact.file("references.parquet"))
+    between_seeds = references["reference"] == "seed-v-seed"
+    own = references["reference"].where(~between_seeds, f"seed-v-seed:{label['method']}")
+    yield references.drop(columns="reference").assign(
+        run=artifact.id, model=label["model"], task=label["task"], method="reference:" + own, seed="*", unit="1",
+        example_id=None,
+    )  # fmt: skip
+
+
+def drift_draws(finished: Finished) -> dict[tuple[str, str, str], DriftDraws]:
+    """(model, task, method) -> its bootstrap draws."""
+    found = {}
+    for label, artifact in finished.of("drift"):
+        with np.load(artifact.file("draws.npz")) as file:
+            stored = dict(file)
+        key = cast("tuple[str, str, str]", (label["model"], label["task"], label["method"]))
+        found[key] = DriftDraws(
+            seeds=tuple(stored["seeds"].tolist()),
+            sites=tuple(stored["sites"].tolist()),
+            layers=tuple(stored["layers"].tolist()),
+            draws=stored["draws"],
+            summary=stored.get("summary"),
+        )
+    return found
 
 
 def _per_example(task: Task, predictions: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:

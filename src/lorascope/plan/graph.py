@@ -2,6 +2,7 @@
 
     data -> tokens -> baseline
                    -> sanity -> train -> evaluate        (one a run)
+                                     -> drift            (one an arm, where the study measures it)
     everything -> analysis
 
 Runs that share a model and a task stand next to each other, so a worker keeps the base and the tokens loaded.
@@ -10,18 +11,19 @@ Runs that share a model and a task stand next to each other, so a worker keeps t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorascope.data.sources import describe_source
+from lorascope.data.sources import describe_source, file_checksum
 from lorascope.engine.step import Resources, Step, canonical_json
 from lorascope.models.catalog import describe_model
-from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec, TrainSpec
+from lorascope.study.spec import AnyMethodSpec, DriftSpec, ModelSpec, Study, TaskSpec, TrainSpec
 
 VERSIONS: Mapping[str, int] = {
-    "data": 1, "tokens": 1, "baseline": 2, "sanity": 3, "train": 3, "evaluate": 1, "analysis": 3,
+    "data": 1, "tokens": 1, "baseline": 2, "sanity": 3, "train": 3, "evaluate": 1, "drift": 1,
+    "analysis": 4,
 }  # fmt: skip
 
 
@@ -73,8 +75,9 @@ def build_graph(study: Study, *, data_dir: Path | None) -> Graph:
     models = [_described(spec) for spec in study.models]
     data = {task.name: add(_data_step(study, task, data_dir), RunLabel(task=task.name)) for task in study.tasks}
     for model in models:
-        for task in study.tasks:
-            _add_arms(study, model, task.name, data[task.name], add)
+        arms = [_add_arms(study, model, task.name, data[task.name], add) for task in study.tasks]
+        if study.measure.drift is not None:
+            _add_drift(study, study.measure.drift, model, arms, add)
     return Graph(study, list(steps.values()), labels)
 
 
@@ -122,7 +125,16 @@ def without_paths(task: dict[str, Any]) -> dict[str, Any]:
     return {key: (key if key in ("train", "validation", "test") and value else value) for key, value in task.items()}
 
 
-def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> None:
+@dataclass(frozen=True)
+class _Arms:
+    """The steps of a (model, task). inputs: its data and tokens. trained: method -> its train steps."""
+
+    task: str
+    inputs: dict[str, str]
+    trained: dict[str, list[Step]]
+
+
+def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> _Arms:
     tokens = add(
         Step(
             kind="tokens",
@@ -141,6 +153,7 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> N
         method.name: add(_sanity_step(study, model, task, method, inputs), RunLabel(model.name, task, method.name))
         for method in study.methods
     }
+    trained: dict[str, list[Step]] = {method.name: [] for method in study.methods}
     for method in study.methods:
         sanity = checks[method.name]
         resources = gang_resources(model.identity, method, resolved_training(study, method))
@@ -155,6 +168,7 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> N
                 ),
                 label,
             )  # fmt: skip
+            trained[method.name].append(train)
             add(
                 Step(
                     kind="evaluate",
@@ -167,6 +181,35 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> N
                 ),
                 label,
             )
+
+    return _Arms(task, inputs, trained)
+
+
+def _add_drift(study: Study, spec: DriftSpec, model: _Model, arms: Sequence[_Arms], add: Any) -> None:
+    """One step an arm: all its seeds' runs go through the base together, and are compared with each other too."""
+    settings = spec.model_dump(mode="json", exclude={"text", "out_of_task"})
+    locations, text = dict(model.locations), None
+    if spec.text is not None:
+        text, locations["text"] = file_checksum(Path(spec.text)), spec.text
+    for index, of_task in enumerate(arms):
+        other = arms[(index + 1) % len(arms)] if spec.out_of_task and len(arms) > 1 else None
+        inputs = {**of_task.inputs, **({f"other_{role}": i for role, i in other.inputs.items()} if other else {})}
+        for method in study.methods:
+            trained = of_task.trained[method.name]
+            step = Step(
+                kind="drift",
+                version=VERSIONS["drift"],
+                params={
+                    "model": model.identity,
+                    "method": trained[0].params["method"],
+                    "drift": {**settings, "text_sha256": text},
+                    "other_task": other.task if other else None,
+                },
+                deps={**inputs, **{f"train:{step.id}": step.id for step in trained}},
+                slug=f"{model.name}-{of_task.task}-{method.kind}",
+                locations=locations,
+            )
+            add(step, RunLabel(model.name, of_task.task, method.name))
 
 
 def _baseline_step(study: Study, model: _Model, task: str, inputs: dict[str, str]) -> Step:

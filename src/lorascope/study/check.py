@@ -82,6 +82,9 @@ def check_files(study: Study) -> Iterator[Mistake]:
     for index, model in enumerate(study.models):
         if isinstance(model.source, PathSource) and not Path(model.source.path).is_dir():
             yield _absent(("models", index, "source", "path"), Path(model.source.path), wanted="directory")
+    drift = study.measure.drift
+    if drift is not None and drift.text is not None and not Path(drift.text).is_file():
+        yield _absent(("measure", "drift", "text"), Path(drift.text), wanted="file")
 
 
 def _absent(key: tuple[str | int, ...], path: Path, *, wanted: str) -> Mistake:
@@ -140,6 +143,10 @@ def _conclusion(study: Study) -> Iterator[Mistake]:
 def _without_effect(study: Study) -> Iterator[Mistake]:
     """Settings written in the file that would change nothing: their author believes otherwise."""
     train, written = study.train, study.train.model_fields_set
+    drift = study.measure.drift
+    if drift is not None and drift.out_of_task and "out_of_task" in drift.model_fields_set and len(study.tasks) == 1:
+        text = "measure.drift.out_of_task has no effect: the study has one task, so no other task's examples"
+        yield Mistake(("measure", "drift", "out_of_task"), text, "remove it, or add a task")
     if "early_stopping" in written and train.early_stopping and train.epochs * train.evaluations_per_epoch <= 1:
         text = "train.early_stopping has no effect: there is one evaluation, so nothing to stop early"
         yield Mistake(("train", "early_stopping"), text, "raise `evaluations_per_epoch` or `epochs`, or remove it")

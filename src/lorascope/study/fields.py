@@ -135,8 +135,27 @@ _STUDY: Fields = {
     "reproduce its tables.",
     "data": "Caps and carving, the same for every task.",
     "train": "How every run is trained.",
+    "measure": "What is measured of every run besides scores and costs.",
     "hypotheses": "Claims by name, each decided as supported, refuted or inconclusive.",
     "conclusion": "A formula over the hypotheses' names: `H1a and (H2 or H3)`.",
+}
+
+_MEASURE: Fields = {
+    "drift": "How far each run is from its base: `{}` or `true` for the defaults, or the settings below. Absent: not "
+    "measured.",
+}
+_DRIFT: Fields = {
+    "examples": "Probe examples, drawn from the test split by a fixed seed; all of it if it has fewer.",
+    "sites": "Where features are read: the residual stream after each block, what attention adds to it, what the MLP adds.",
+    "pooling": "`mean` over an example's real tokens, or the `decision-token` that a classifier reads (last of a "
+    "decoder, first of an encoder).",
+    "draws": "Bootstrap resamples of the probe examples, from which intervals are made.",
+    "neighbours": "How many nearest neighbours of an example are compared (mutual k-NN).",
+    "attention_examples": "Probe examples on which attention patterns are compared; 0 for none. The work grows with "
+    "the square of their lengths.",
+    "out_of_task": "Read the next task's examples too: drift on inputs the run was not trained for. Nothing with one task.",
+    "text": "A plain UTF-8 text file, relative to the study file: how much worse the run predicts it than its base did "
+    "(forgetting). The checkpoint must have its language-model head.",
 }
 
 FIELDS: Mapping[type[spec.Spec], Fields] = {
@@ -154,6 +173,8 @@ FIELDS: Mapping[type[spec.Spec], Fields] = {
     spec.LoraSpec: _LORA,
     spec.TrainOverrides: {name: _TRAIN[name] for name in spec.TrainOverrides.model_fields},
     spec.Seeds: _SEEDS,
+    spec.MeasureSpec: _MEASURE,
+    spec.DriftSpec: _DRIFT,
     spec.NonInferior: _NON_INFERIOR,
     spec.Equivalent: _EQUIVALENT,
     spec.Superior: _SUPERIOR,

@@ -40,7 +40,8 @@ def load_study(path: str | Path, *, overrides: Sequence[str] = (), files: bool =
 
 
 def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The study with the files of tasks and models given from the study's own folder, not from where it was started."""
+    """The study with the files of tasks, models and measurements given from the study's own folder, not from where it was
+    started."""
 
     def absolute(value: Any) -> Any:
         return str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
@@ -59,4 +60,11 @@ def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def each(key: str, change: Any) -> dict[str, Any]:
         return {key: [change(item) for item in data[key]]} if isinstance(data.get(key), list) else {}
 
-    return {**data, **each("tasks", task), **each("models", model)}
+    measure = data.get("measure")
+    drift = measure.get("drift") if isinstance(measure, dict) else None
+    text = (
+        {"measure": {**measure, "drift": {**drift, "text": absolute(drift.get("text"))}}}
+        if isinstance(drift, dict)
+        else {}
+    )
+    return {**data, **each("tasks", task), **each("models", model), **text}

@@ -288,6 +288,49 @@ class Seeds(Spec):
         return str(parts[0]) if len(set(parts)) == 1 else ".".join(map(str, parts))
 
 
+# ---------------------------------------------------------------------------------------------------- measurements
+
+
+class DriftSpec(Spec):
+    """Drift: how far each run's features, weights and predictions of general text are from its base's.
+
+    examples: probe examples, of the test split. sites: where features are read. pooling: over an example's tokens.
+    draws: bootstrap resamples of the examples. neighbours: k of the mutual nearest neighbours. attention_examples: for
+    attention patterns, 0 for none. out_of_task: read another task's examples too. text: a plain text file on which
+    forgetting is measured.
+    """
+
+    examples: Annotated[int, Field(ge=4)] = 750
+    sites: Annotated[tuple[Literal["residual", "attention", "mlp"], ...], Field(min_length=1)] = (
+        "residual",
+        "attention",
+        "mlp",
+    )
+    pooling: Literal["mean", "decision-token"] = "mean"
+    draws: Annotated[int, Field(ge=100)] = 1000
+    neighbours: Annotated[int, Field(ge=1)] = 10
+    attention_examples: Annotated[int, Field(ge=0)] = 64
+    out_of_task: bool = True
+    text: str | None = None
+
+    @model_validator(mode="after")
+    def _enough_neighbours(self) -> DriftSpec:
+        if self.neighbours >= self.examples - 1:
+            raise ValueError(f"neighbours {self.neighbours} is not below examples {self.examples} - 1")
+        return self
+
+
+class MeasureSpec(Spec):
+    """What is measured of every run besides its scores and costs."""
+
+    drift: DriftSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_default(cls, value: Any) -> Any:
+        return {**value, "drift": {}} if isinstance(value, dict) and value.get("drift") is True else value
+
+
 # ------------------------------------------------------------------------------------------------------ hypotheses
 
 
@@ -367,6 +410,7 @@ class Study(Spec):
     protocol: Literal["strict", "paper"] = "strict"
     data: DataSpec = DataSpec()
     train: TrainSpec = TrainSpec()
+    measure: MeasureSpec = MeasureSpec()
     hypotheses: dict[Name, Hypothesis] = {}
     conclusion: str | None = None
 
