@@ -18,6 +18,7 @@ from lorascope.drift.similarity import (
     linear_cka,
     linear_cka_pairs,
     mutual_knn,
+    nuclear_norms,
     preshapes,
     procrustes_angle,
     raw_cosine,
@@ -348,3 +349,13 @@ def test_mutual_neighbours_of_a_model_with_itself_are_all_and_of_independent_one
     assert mutual_knn(first, second).mean().item() == pytest.approx(10 / 100, abs=0.03)
     with pytest.raises(StudyError, match="100 nearest neighbours of 101"):
         mutual_knn(first, second, k=100)
+
+
+@pytest.mark.parametrize("shape", [(3, 60, 60), (2, 40, 70), (2, 70, 40)])
+def test_nuclear_norms_by_products_equal_those_by_singular_values(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(shape, generator=generator, dtype=torch.float64)
+    scales = torch.logspace(0, -12, shape[2], dtype=torch.float64)
+    matrices = torch.cat([matrices, matrices * scales])
+    expected = torch.linalg.svdvals(matrices).sum(-1)
+    torch.testing.assert_close(nuclear_norms(matrices), expected, rtol=2e-7, atol=0)
