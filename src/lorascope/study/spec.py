@@ -325,11 +325,14 @@ class Superior(Spec):
 
 
 class Lower(Spec):
-    """`lower` needs at least `by` less than `than` of a cost: the ratio of seed means, with its 95% interval."""
+    """`lower` needs at least `by` less than `than` of a cost, or drifts that much less from the base: the ratio of
+    geometric seed means, with its 95% interval."""
 
     lower: str
     than: str
-    on: Literal["training_seconds", "peak_memory_bytes", "trainable_parameters", "energy_joules", "export_bytes"]
+    on: Literal[
+        "training_seconds", "peak_memory_bytes", "trainable_parameters", "energy_joules", "export_bytes", "drift"
+    ]
     by: Fraction
     over: Literal["every", "average"] = "every"
 
