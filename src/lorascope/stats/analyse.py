@@ -16,19 +16,13 @@ from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Sco
 from lorascope.stats.anova import method_by_task_anova
 from lorascope.stats.arms import Arm, read_arms
 from lorascope.stats.conclusion import parse_conclusion
-from lorascope.stats.evidence import Arms, Pairs, cost_evidence, quality_evidence, unless_broken
-from lorascope.stats.hypotheses import (
-    Test,
-    adjust,
-    apply_family,
-    hypothesis_test,
-    judge,
-)
+from lorascope.stats.drift import DriftArm, DriftDraws, Key, read_drift_arms
+from lorascope.stats.drift_analysis import analyse_drift
+from lorascope.stats.evidence import Arms, Pairs, cost_evidence, drift_evidence, quality_evidence, unless_broken
+from lorascope.stats.hypotheses import Test, adjust, apply_family, hypothesis_test, judge
 from lorascope.stats.measurements import validate_measurements
 from lorascope.stats.metrics import CONFUSION_METRICS
-from lorascope.stats.multibootstrap import (
-    estimate_difference,
-)
+from lorascope.stats.multibootstrap import estimate_difference
 from lorascope.stats.paired import (
     discordance_odds_ratio,
     hedges_g,
@@ -54,14 +48,16 @@ def analyse_study(
     measurements: pd.DataFrame,
     *,
     primary: Mapping[str, str],
-    broken_arms: Mapping[tuple[str, str, str], str] | None = None,
+    broken_arms: Mapping[Key, str] | None = None,
+    drift: Mapping[Key, DriftDraws] | None = None,
     generator_seed: int = 0,
 ) -> Analysis:
     """Scores, paired comparisons, verdicts and the conclusion of a study.
 
     measurements: the table of `lorascope.stats.measurements`. primary: task -> its primary metric. broken_arms: (model,
-    task, method) -> the gate it failed; no hypothesis about quality rests on such an arm. generator_seed: of the
-    bootstrap over examples (F1 and MCC only; accuracy needs no draws).
+    task, method) -> the gate it failed; no hypothesis about quality or drift rests on such an arm. drift: (model,
+    task, method) -> the arm's drift under resamples of the probe examples, of every arm with drift in the table.
+    generator_seed: of the bootstrap over examples (F1 and MCC only; accuracy needs no draws).
     Raises DataError if arms were scored on different examples or summaries contradict the per-example rows, StudyError
     for a hypothesis on an unknown metric or method.
     """
@@ -80,7 +76,8 @@ def analyse_study(
         for model, task, method, reference in _pairs_to_compare(study)
         if pairs.seeds((model, task, method), (model, task, reference))
     ])  # fmt: skip
-    hypotheses = _judge_hypotheses(study, pairs, table, primary, broken_arms or {})
+    drift_arms = read_drift_arms(study, table, drift or {})
+    hypotheses = _judge_hypotheses(study, pairs, table, primary, broken_arms or {}, drift_arms)
     return Analysis(
         alpha=ALPHA,
         family=_families(len(hypotheses), len(comparisons)),
@@ -90,6 +87,7 @@ def analyse_study(
         conclusion=_conclude(study, hypotheses),
         anova=method_by_task_anova(scores),
         notes=_notes(study, arms),
+        drift=analyse_drift(study, table, drift_arms, primary=primary),
     )
 
 
@@ -211,7 +209,8 @@ def _judge_hypotheses(
     pairs: Pairs,
     table: pd.DataFrame,
     primary: Mapping[str, str],
-    broken: Mapping[tuple[str, str, str], str],
+    broken: Mapping[Key, str],
+    drift_arms: Mapping[Key, DriftArm],
 ) -> list[HypothesisResult]:
     results, p_values = [], []
     for name, hypothesis in study.hypotheses.items():
@@ -221,9 +220,12 @@ def _judge_hypotheses(
         spoken = " / ".join(dict.fromkeys(metrics.values())).replace("_", " ")
         test = hypothesis_test(hypothesis, spoken)
         _require_known(study, name, test, metrics, pairs)
-        gather = cost_evidence if isinstance(hypothesis, Lower) else quality_evidence
-        parts, average = gather(study, test, metrics, pairs=pairs, table=table)
-        if not isinstance(hypothesis, Lower):
+        if hypothesis.on == "drift":
+            parts, average = drift_evidence(study, test, arms=drift_arms)
+        else:
+            gather = cost_evidence if isinstance(hypothesis, Lower) else quality_evidence
+            parts, average = gather(study, test, metrics, pairs=pairs, table=table)
+        if hypothesis.on == "drift" or not isinstance(hypothesis, Lower):
             parts, average = unless_broken(parts, average, test, broken)
         result, p_value = judge(
             name, test, metric=hypothesis.on, parts=parts, average=average, over=hypothesis.over, alpha=ALPHA

@@ -120,8 +120,78 @@ class HypothesisResult:
 
 
 @dataclass(frozen=True)
+class DriftProfile:
+    """An arm's drift from its base at one site and layer: the mean over seeds, its interval over seeds and examples.
+
+    With one seed the interval is over examples only, and its `method` says so.
+    """
+
+    model: str
+    task: str
+    method: str
+    site: str
+    layer: int
+    drift: Interval
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class DriftReduction:
+    """Drift of method / drift of reference: the geometric mean over seeds.
+
+    task: "*" is the average over tasks. part: "overall" (the mean over layers), "early", "middle" or "late" (thirds of
+    the layers), or "layer". p_value: of a ratio of 1, two-sided (None with one seed). p_holm: over the layers of one
+    (model, task, site); None where there is no such family. ratio is None where `reason` says why there is no estimate.
+    """
+
+    model: str
+    task: str
+    method: str
+    reference: str
+    site: str
+    part: str
+    layer: int | None
+    ratio: Interval | None
+    p_value: float | None
+    p_holm: float | None
+    num_seeds: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class DriftCorrelation:
+    """Spearman correlation over the runs of one (model, task), all methods together. partial: given the weight change."""
+
+    model: str
+    task: str
+    x: str
+    y: str
+    rho: Interval | None
+    partial: Interval | None
+    num_runs: int
+    note: str
+
+
+@dataclass(frozen=True)
+class DriftAnalysis:
+    """What a study says about drift. num_draws: resamples of the examples; num_examples: task -> probe examples."""
+
+    num_draws: int
+    num_examples: dict[str, int]
+    profiles: list[DriftProfile]
+    reductions: list[DriftReduction]
+    correlations: list[DriftCorrelation]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> DriftAnalysis:
+        kinds = {"profiles": DriftProfile, "reductions": DriftReduction, "correlations": DriftCorrelation}
+        return cls(**{**data, **{name: [_rebuild(kind, item) for item in data[name]] for name, kind in kinds.items()}})
+
+
+@dataclass(frozen=True)
 class Analysis:
-    """Everything a report states. anova: method x task on seed scores (None if not estimable)."""
+    """Everything a report states. anova: method x task on seed scores (None if not estimable); drift: None if it was not
+    measured."""
 
     alpha: float
     family: str
@@ -131,6 +201,7 @@ class Analysis:
     conclusion: dict[str, Any] | None
     anova: list[dict[str, Any]] | None
     notes: list[str] = field(default_factory=list)
+    drift: DriftAnalysis | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON literals; `from_json` gives an equal object back. Numbers that do not exist are None, never NaN."""
@@ -151,6 +222,7 @@ class Analysis:
                     _rebuild(HypothesisResult, {**item, "parts": [_rebuild(Part, part) for part in item["parts"]]})
                     for item in data["hypotheses"]
                 ],
+                "drift": DriftAnalysis.from_json(data["drift"]) if data.get("drift") else None,
             }
         )
 

@@ -24,6 +24,13 @@ def saving(cost: str, by: float) -> str:
     return f"at least {100 * by:g}% {_SAVINGS[cost]}"
 
 
+def lower_claim(method: str, reference: str, on: str, by: float) -> str:
+    """ "lora needs at least 90% fewer trainable parameters than full"; of drift: "lora drifts at least 20% less ..."."""
+    if on == "drift":
+        return f"{method} drifts at least {100 * by:g}% less from the base than {reference}"
+    return f"{method} needs {saving(on, by)} than {reference}"
+
+
 def amount(metric: str, value: float) -> str:
     """ "3 points of accuracy", "0.03 of mcc". metric: one name, or several joined by " / "."""
     return f"{_number(metric, abs(value))} of {metric}"

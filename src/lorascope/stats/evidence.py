@@ -1,4 +1,4 @@
-"""What the measurements say on each part of a hypothesis: paired differences of quality, ratios of cost.
+"""What the measurements say on each part of a hypothesis: paired differences of quality, ratios of cost and of drift.
 
 A part is one (model, task); its evidence is an estimate with its variance components, or the reason why there is none.
 """
@@ -14,6 +14,7 @@ import numpy as np
 
 from lorascope.errors import DataError
 from lorascope.stats.arms import Arm, example_metric
+from lorascope.stats.drift import NO_SHARED_SEED, DriftArm, Key, average_over_models, estimate_log_ratio
 from lorascope.stats.hypotheses import ONE_SEED, Evidence, Test
 from lorascope.stats.metrics import CONFUSION_METRICS
 from lorascope.stats.multibootstrap import (
@@ -65,7 +66,7 @@ def unless_broken(
     parts: Sequence[Evidence], average: Evidence, test: Test, broken: Mapping[tuple[str, str, str], str]
 ) -> tuple[list[Evidence], Evidence]:
     """Evidence on an arm that failed a gate may be shown but decides nothing, and neither does an average over it."""
-    judged = []
+    judged, unsound = [], []
     for part in parts:
         reasons = [
             f"{arm} {broken[part.model, part.task, arm]}"
@@ -74,8 +75,8 @@ def unless_broken(
         ]
         if reasons:
             part = replace(part, usable=False, why="; ".join(reasons), remedy="an arm that passes its gates")
+            unsound.append(f"{part.model} on {part.task}: {part.why}")
         judged.append(part)
-    unsound = [f"{part.model} on {part.task}: {part.why}" for part in judged if part.remedy != Evidence.remedy]
     if unsound:
         average = replace(average, usable=False, why="; ".join(unsound), remedy="arms that pass their gates")
     return judged, average
@@ -169,4 +170,32 @@ def _cost_part(model: str, task: str, metric: str, logs: np.ndarray) -> Evidence
     between = float(logs.var(ddof=1)) if n > 1 else 0.0
     estimate = Estimate(float(logs.mean()), between / n, max(n - 1, 1), between, 0.0, 0.0, n, 0)
     usable = n > 1 or metric in _SAME_IN_EVERY_SEED
+    return Evidence(model, task, estimate, usable, "" if usable else ONE_SEED)
+
+
+def drift_evidence(study: Study, test: Test, *, arms: Mapping[Key, DriftArm]) -> tuple[list[Evidence], Evidence]:
+    """Logs of ratios of drift, a run's drift being its mean over the residual stream's layers, paired by seed and by
+    resample of the probe examples. Tasks have examples of their own; models of a task share theirs."""
+    parts = [_drift_part(model.name, task.name, test, arms=arms) for task in study.tasks for model in study.models]
+    by_task = []
+    for task in study.tasks:
+        estimates = [part.estimate for part in parts if part.task == task.name]
+        known = [estimate for estimate in estimates if estimate is not None]
+        if len(known) == len(estimates):
+            by_task.append(average_over_models(known))
+    return parts, _average_evidence(parts, by_task, len(study.tasks))
+
+
+def _drift_part(model: str, task: str, test: Test, *, arms: Mapping[Key, DriftArm]) -> Evidence:
+    found = {method: arms.get((model, task, method)) for method in (test.method, test.reference)}
+    samples = [arm.overall() for arm in found.values() if arm is not None]
+    if None in samples or len(samples) < 2:
+        absent = [method for method, arm in found.items() if arm is None or arm.overall() is None]
+        return Evidence(model, task, None, False, f"the drift of {' and '.join(absent)} is not measured yet")
+    first, second = (sample for sample in samples if sample is not None)
+    estimate, reason = estimate_log_ratio(first, second)
+    if estimate is None:
+        remedy = "a drift above 0 in every run: more probe examples, or methods that change the model"
+        return Evidence(model, task, None, False, reason, Evidence.remedy if reason == NO_SHARED_SEED else remedy)
+    usable = estimate.num_seeds > 1
     return Evidence(model, task, estimate, usable, "" if usable else ONE_SEED)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lorascope.stats.analysis import HypothesisResult, Interval, Part, Verdict
-from lorascope.stats.claims import amount, edge, relation, saving
+from lorascope.stats.claims import amount, edge, lower_claim, relation
 from lorascope.stats.multibootstrap import Estimate
 from lorascope.stats.power import what_would_decide
 from lorascope.study.spec import Equivalent, Hypothesis, Lower, NonInferior, Superior
@@ -26,6 +26,7 @@ class Test:
 
     tail: one-sided level of the deciding bound. distance: how far an estimate is from the nearest threshold.
     low, high: bounds of what the claim allows, on the scale of `show` (None: open); bounds: the same in words.
+    examples: what the examples are called that the estimate is also a sample of (None: it is of none).
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Test:
     low: float | None
     high: float | None
     bounds: str
+    examples: str | None = "test examples"
 
 
 def hypothesis_test(hypothesis: Hypothesis, metric: str) -> Test:
@@ -74,23 +76,25 @@ def hypothesis_test(hypothesis: Hypothesis, metric: str) -> Test:
 
 
 def _lower_test(hypothesis: Lower) -> Test:
-    """Estimates are logs of the ratio of seed means; intervals and the threshold are shown as ratios."""
+    """Estimates are logs of the ratio of geometric seed means; intervals and the threshold are shown as ratios."""
     import math
 
     arm, than, ratio = hypothesis.lower, hypothesis.than, 1 - hypothesis.by
     log_edge = math.log(ratio) if ratio > 0 else -math.inf
-    claim = f"{arm} needs {saving(hypothesis.on, hypothesis.by)} than {than}"
+    claim = lower_claim(arm, than, hypothesis.on, hypothesis.by)
+    examples = "probe examples" if hypothesis.on == "drift" else None
+    how = f"t over seeds{' and examples' if examples else ''}, log scale"
 
     def show(estimate: Estimate) -> Interval:
         log = estimate.interval(0.95)
-        return Interval(math.exp(log.estimate), math.exp(log.low), math.exp(log.high), 0.95, "t over seeds, log scale")
+        return Interval(math.exp(log.estimate), math.exp(log.low), math.exp(log.high), 0.95, how)
 
     return Test(
         "lower", arm, than, claim, ratio, 0.025,
         lambda e: 0.0 if e.mean == log_edge and not e.variance else min(1.0, 2 * e.p_below(log_edge)),
         lambda e: min(1.0, 2 * e.p_above(log_edge)),
         show, lambda e: abs(e.mean - log_edge),
-        None, ratio, f"at or below {100 * ratio:g}% of {than}",
+        None, ratio, f"at or below {100 * ratio:g}% of {than}", examples,
     )  # fmt: skip
 
 
@@ -193,10 +197,11 @@ def _would_decide(test: Test, basis: Sequence[Evidence], judged: Sequence[Part])
             continue
         if not evidence.usable or evidence.estimate is None:
             need = evidence.remedy
-        elif test.kind == "lower":
+        elif test.examples is None:
             need = "more seeds: examples play no part in a cost"
         else:
-            need = what_would_decide(evidence.estimate, distance=test.distance(evidence.estimate), tail=test.tail)
+            distance = test.distance(evidence.estimate)
+            need = what_would_decide(evidence.estimate, distance=distance, tail=test.tail, kind=test.examples)
         needs.append(f"{_place(part)}: {need}")
     return ". ".join(needs) if needs else "decided"
 

@@ -160,16 +160,17 @@ def average_differences(parts: Sequence[SeedDifferences]) -> SeedDifferences:
     )
 
 
-def estimate_difference(differences: SeedDifferences) -> Estimate:
+def estimate_difference(differences: SeedDifferences, *, continuous: bool = False) -> Estimate:
     """The mean difference with its variance components. With one seed, only examples are sampled (df = examples - 1).
 
     The shared variance is at least that of one example changing sides, 1 / examples^2: a test set cannot show a smaller
-    difference, even where both arms predict alike.
+    difference, even where both arms predict alike. continuous: of a measure that does not count examples (drift), whose
+    variance has no such floor.
     """
     n, num_examples = differences.num_seeds, differences.num_examples
     covariance = differences.deviations @ differences.deviations.T
     own = float(np.trace(covariance)) / n
-    floor = 1 / num_examples**2
+    floor = 0.0 if continuous else 1 / num_examples**2
     if n == 1:
         variance = max(own, floor)
         return Estimate(float(differences.values[0]), variance, num_examples - 1, 0.0, 0.0, variance, 1, num_examples)
@@ -178,7 +179,8 @@ def estimate_difference(differences: SeedDifferences) -> Estimate:
     interaction = max(own - shared, 0.0)
     variance = between / n + shared
     stable = max(between, interaction / 2) / n  # few seeds can agree by chance; that is no licence for many df
-    df = (stable + shared) ** 2 / (stable**2 / (n - 1) + shared**2 / (num_examples - 1))
+    spread = stable**2 / (n - 1) + shared**2 / (num_examples - 1)
+    df = (stable + shared) ** 2 / spread if spread else n - 1
     return Estimate(
         float(differences.values.mean()),
         variance,

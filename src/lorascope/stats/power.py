@@ -65,21 +65,22 @@ def _detectable(standard_error: float, df: float, alpha: float, power: float) ->
     return standard_error * float(root)
 
 
-def what_would_decide(estimate: Estimate, *, distance: float, tail: float) -> str:
+def what_would_decide(estimate: Estimate, *, distance: float, tail: float, kind: str = "test examples") -> str:
     """Plain words: how many seeds, or how many examples, would give 80% power if the estimate were the truth.
 
-    distance: from the estimate to what it is compared with. tail: the one-sided level of the deciding test.
+    distance: from the estimate to what it is compared with. tail: the one-sided level of the deciding test. kind: what
+    the examples are called ("probe examples").
     """
     seeds = _seeds_for(estimate, distance, tail)
     examples = _examples_for(estimate, distance, tail)
     assumption = " (80% power, if the estimate is the truth)"
-    now = f"now {_seeds(estimate.num_seeds)} and {estimate.num_examples} test examples"
+    now = f"now {_seeds(estimate.num_seeds)} and {estimate.num_examples} {kind}"
     if seeds and examples:
-        return f"about {_seeds(seeds)} or about {examples} test examples{assumption}; {now}"
+        return f"about {_seeds(seeds)} or about {examples} {kind}{assumption}; {now}"
     if seeds:
         return f"about {_seeds(seeds)}{assumption}; more examples cannot help: variance between seeds dominates; {now}"
     if examples:
-        return f"about {examples} test examples{assumption}; more seeds cannot help: the test set is too small; {now}"
+        return f"about {examples} {kind}{assumption}; more seeds cannot help: there are too few {kind}; {now}"
     return (
         "no reachable number of seeds or of examples alone: the estimate lies too close to the threshold; "
         f"more of both, or a threshold that asks less; {now}"

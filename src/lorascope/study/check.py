@@ -124,9 +124,24 @@ def _hypotheses(study: Study) -> Iterator[Mistake]:
             meant = f": did you mean `{match}`?" if match else ""
             text = f"hypotheses.{name}: `{hypothesis.on}` is no quality metric{meant}"
             yield Mistake(("hypotheses", name, "on"), text, f"allowed: primary, {', '.join(_FILE_METRICS)}")
+        if verb == "lower" and hypothesis.on == "drift":
+            yield from _measured_drift(study, name)
         if verb == "equivalent" and hypothesis.margin == 0:  # pyright: ignore[reportAttributeAccessIssue]
             text = f"hypotheses.{name}: no data can show equivalence within a margin of 0"
             yield Mistake(("hypotheses", name, "margin"), text, "declare the largest difference that would not matter")
+
+
+def _measured_drift(study: Study, name: str) -> Iterator[Mistake]:
+    """A hypothesis on drift rests on the residual stream's drift, which must be measured."""
+    drift = study.measure.drift
+    if drift is None:
+        text = f"hypotheses.{name}: it is about drift, which the study does not measure"
+        yield Mistake(("hypotheses", name, "on"), text, "add `measure: {drift: {}}`")
+    elif "residual" not in drift.sites:
+        text = (
+            f"hypotheses.{name}: it is about the drift of the residual stream, which `measure.drift.sites` leaves out"
+        )
+        yield Mistake(("hypotheses", name, "on"), text, "add `residual` to `measure.drift.sites`")
 
 
 def _conclusion(study: Study) -> Iterator[Mistake]:

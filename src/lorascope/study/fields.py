@@ -117,9 +117,10 @@ _SUPERIOR: Fields = {
     "over": _OVER,
 }
 _LOWER: Fields = {
-    "lower": "The method claimed to need less.",
+    "lower": "The method claimed to need, or to drift, less.",
     "than": "The method it is compared with.",
-    "on": "The cost: `training_seconds`, `peak_memory_bytes`, `trainable_parameters`, `energy_joules`, `export_bytes`.",
+    "on": "The cost: `training_seconds`, `peak_memory_bytes`, `trainable_parameters`, `energy_joules`, `export_bytes`; "
+    "or `drift`, the mean distance of the residual stream's layers from the base's (needs `measure.drift`).",
     "by": "By at least this fraction.",
     "over": _OVER,
 }

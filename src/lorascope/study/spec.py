@@ -368,11 +368,14 @@ class Superior(Spec):
 
 
 class Lower(Spec):
-    """`lower` needs at least `by` less than `than` of a cost: the ratio of seed means, with its 95% interval."""
+    """`lower` needs at least `by` less than `than` of a cost, or drifts that much less from the base: the ratio of
+    geometric seed means, with its 95% interval."""
 
     lower: str
     than: str
-    on: Literal["training_seconds", "peak_memory_bytes", "trainable_parameters", "energy_joules", "export_bytes"]
+    on: Literal[
+        "training_seconds", "peak_memory_bytes", "trainable_parameters", "energy_joules", "export_bytes", "drift"
+    ]
     by: Fraction
     over: Literal["every", "average"] = "every"
 
@@ -394,6 +397,25 @@ Hypothesis = Annotated[
 
 
 # ----------------------------------------------------------------------------------------------------------- study
+
+
+class DriftSpec(Spec):
+    """How far runs move from their base inside: examples probed, where, and how sure."""
+
+    examples: Annotated[int, Field(ge=4)] = 750
+    sites: tuple[Literal["residual", "attention", "mlp"], ...] = ("residual", "attention", "mlp")
+    pooling: Literal["mean", "decision-token"] = "mean"
+    draws: Annotated[int, Field(ge=100)] = 1000
+    neighbours: int = 10
+    attention_examples: Annotated[int, Field(ge=0)] = 64
+    out_of_task: bool = True
+    text: str | None = None
+
+
+class MeasureSpec(Spec):
+    """What is measured beside quality and cost."""
+
+    drift: DriftSpec | None = None
 
 
 class Study(Spec):
