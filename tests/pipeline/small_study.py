@@ -23,8 +23,10 @@ methods:
   - {kind: lora, learning_rate: 1e-2, rank: 4, dropout: 0.1}
 seeds: [1, 2]
 train: {epochs: 4, batch_size: 16, max_length: 32, evaluations_per_epoch: 2}
+measure: {drift: {examples: 60, draws: 200}}
 hypotheses:
   H1a: {non_inferior: lora, to: full, margin: 5%}
+  H1b: {lower: lora, than: full, on: drift, by: 5%}
   H2: {lower: lora, than: full, on: trainable_parameters, by: 50%}
 conclusion: H1a and H2
 """

@@ -17,7 +17,7 @@ from small_study import STUDY, environment, lorascope, run, what_was_measured, w
 from lorascope import api
 from lorascope.engine.store import Store
 
-NUM_STEPS = 2 + 1 + 2 * (1 + 2 * 2) + 1
+NUM_STEPS = 2 + 1 + 2 * (1 + 2 * 2 + 1) + 1
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,27 @@ def test_measurements_hold_every_run_and_every_test_example(finished: Path) -> N
     sizes = runs.groupby(["method", "seed"])["example_id"].nunique()
     assert len(sizes) == 4
     assert sizes.nunique() == 1
+
+
+def test_drift_of_every_run_is_measured_and_shown(finished: Path) -> None:
+    found = pd.read_parquet(finished / "results" / "small" / "measurements.parquet")
+    drift = found[(found["metric"] == "drift") & (found["split"] == "probe")]
+    runs = drift[~drift["method"].str.startswith("reference:")]
+    assert set(runs["site"]) == {"residual", "attention", "mlp"}
+    summaries = runs[runs["layer"].isna()].groupby(["method", "seed"])["value"].sum()
+    assert len(summaries) == 4
+    assert ((summaries > 0) & (summaries < 1.2)).all()
+    embedding = runs[(runs["site"] == "residual") & (runs["layer"] == 0)].set_index("method")["value"]
+    assert embedding["lora"].abs().max() < 1e-9, "LoRA does not touch the embedding"
+    assert embedding["full"].min() > 1e-6, "full fine-tuning does"
+    references = set(drift["method"]) - set(runs["method"])
+    assert references == {
+        "reference:other-examples", "reference:random-initialisation",
+        "reference:seed-v-seed:full", "reference:seed-v-seed:lora",
+    }  # fmt: skip
+    text = (finished / "results" / "small" / "ANALYSIS_REPORT.md").read_text()
+    assert "H1b" in text
+    assert "Drift" in text
 
 
 def test_same_study_elsewhere_gives_the_same_measurements(finished: Path, tmp_path: Path) -> None:

@@ -170,7 +170,9 @@ def drift_draws(finished: Finished) -> dict[tuple[str, str, str], DriftDraws]:
             sites=tuple(stored["sites"].tolist()),
             layers=tuple(stored["layers"].tolist()),
             draws=stored["draws"],
-            summary=stored.get("summary"),
+            # Without the residual stream there is no drift in one number, nor a row of it in the measurements.
+            summary=stored.get("summary", np.full(stored["draws"].shape[:2], np.nan)),
+            num_examples=artifact.result["num_examples"],
         )
     return found
 

@@ -399,25 +399,6 @@ Hypothesis = Annotated[
 # ----------------------------------------------------------------------------------------------------------- study
 
 
-class DriftSpec(Spec):
-    """How far runs move from their base inside: examples probed, where, and how sure."""
-
-    examples: Annotated[int, Field(ge=4)] = 750
-    sites: tuple[Literal["residual", "attention", "mlp"], ...] = ("residual", "attention", "mlp")
-    pooling: Literal["mean", "decision-token"] = "mean"
-    draws: Annotated[int, Field(ge=100)] = 1000
-    neighbours: int = 10
-    attention_examples: Annotated[int, Field(ge=0)] = 64
-    out_of_task: bool = True
-    text: str | None = None
-
-
-class MeasureSpec(Spec):
-    """What is measured beside quality and cost."""
-
-    drift: DriftSpec | None = None
-
-
 class Study(Spec):
     """The question, whole. See docs/writing-a-study.md for every field and why its default is what it is."""
 
