@@ -22,7 +22,7 @@ def ids(path: Path) -> set[str]:
 def test_a_study_has_a_step_for_every_run_and_shares_the_rest(tmp_path: Path) -> None:
     graph = build_graph(load_study(write_small_study(tmp_path)), data_dir=None)
     kinds = Counter(step.kind for step in graph.steps)
-    assert kinds == {"data": 1, "tokens": 1, "baseline": 1, "sanity": 2, "train": 4, "evaluate": 4}
+    assert kinds == {"data": 1, "tokens": 1, "baseline": 1, "sanity": 2, "train": 4, "evaluate": 4, "drift": 2}
     assert len({step.id for step in graph.steps}) == len(graph.steps)
 
 
@@ -57,6 +57,19 @@ def test_what_changes_results_changes_identity(tmp_path: Path) -> None:
         after = build_graph(load_study(path, overrides=[override]), data_dir=None).steps
         assert {step.kind for step in after if step.id in before} >= unchanged
         assert any(step.kind == "train" and step.id not in before for step in after), override
+
+
+def test_settings_of_drift_change_drift_alone_and_its_text_may_move(tmp_path: Path) -> None:
+    path = write_small_study(tmp_path)
+    for name, content in (("a.txt", "one text"), ("b.txt", "one text"), ("c.txt", "another")):
+        (tmp_path / name).write_text(content)
+    without, *with_text = (
+        {step.id for step in build_graph(load_study(path, overrides=overrides), data_dir=None).steps}
+        for overrides in ([], *([f"measure.drift.text={name}"] for name in ("a.txt", "b.txt", "c.txt")))
+    )
+    assert all(step.startswith("drift-") for step in without ^ with_text[0])
+    assert with_text[0] == with_text[1]
+    assert with_text[0] != with_text[2]
 
 
 def test_gangs_are_no_part_of_any_identity(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""A study that measures drift in full: two tasks, a decoder with its language head, a text to forget."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import lorascope
+from lorascope.drift.step import measure_drift
+from lorascope.engine.artifact import Artifact
+from lorascope.engine.store import Store
+from tiny import WORDS, save_tiny_checkpoint, tiny_examples
+
+STUDY = """
+name: drift
+question: Does LoRA stay closer?
+models: [{name: tiny, source: {path: llama}}]
+tasks:
+  - {name: first, kind: classification, train: first.csv, text: text, label: label}
+  - {name: second, kind: classification, train: second.csv, text: text, label: label}
+methods:
+  - {kind: full, learning_rate: 3e-3}
+  - {kind: lora, learning_rate: 1e-2, rank: 4}
+seeds: [1, 2]
+train: {epochs: 2, batch_size: 16, max_length: 32}
+measure: {drift: {examples: 40, draws: 100, attention_examples: 8, text: text.txt}}
+hypotheses:
+  H1b: {lower: lora, than: full, on: drift, by: 20%}
+"""
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("drift")
+    save_tiny_checkpoint(directory / "llama", "llama")
+    for seed, name in enumerate(("first", "second")):
+        examples = tiny_examples(400, seed=seed).drop_duplicates("text")
+        examples[["text", "label"]].to_csv(directory / f"{name}.csv", index=False)
+    words = random.Random(0).choices(WORDS, k=400)
+    (directory / "text.txt").write_text(" ".join(words))
+    (directory / "study.yaml").write_text(STUDY)
+    study = lorascope.load(directory / "study.yaml")
+    outcome = lorascope.run(study, store=directory / "store", results=directory / "results", executor="inline")
+    assert not outcome.failed
+    return directory
+
+
+def drift_artifacts(directory: Path) -> list[Artifact]:
+    found = Store(directory / "store").artifacts("drift")
+    assert len(found) == 4
+    return list(found)
+
+
+def test_every_run_is_read_on_both_tasks_and_on_the_text(studied: Path) -> None:
+    found = pd.read_parquet(studied / "results" / "drift" / "measurements.parquet")
+    runs = found[~found["method"].str.contains(":")]
+    splits = runs[runs["metric"] == "drift"].groupby("task")["split"].unique()
+    assert {task: set(names) for task, names in splits.items()} == {
+        "first": {"probe", "probe:second"}, "second": {"probe", "probe:first"},
+    }  # fmt: skip
+    text = runs[runs["metric"].isin(["text_loss_before", "text_loss_after", "forgetting"])]
+    wide = text.pivot_table(index=["task", "method", "seed"], columns="metric", values="value")
+    assert len(wide) == 8
+    assert wide["text_loss_before"].nunique() == 1
+    assert (wide["text_loss_after"] - wide["text_loss_before"] - wide["forgetting"]).abs().max() < 1e-9
+    assert (wide["forgetting"].abs() > 1e-6).all()
+
+
+def test_a_task_read_from_the_other_gives_the_values_it_gives_itself(studied: Path) -> None:
+    """The base's references on `second` do not depend on which arm looked."""
+    found = pd.read_parquet(studied / "results" / "drift" / "measurements.parquet")
+    fixed = found[found["method"].isin(["reference:other-examples", "reference:random-initialisation"])]
+    spread = fixed.groupby(["task", "method", "site", "layer"])["value"].agg(["count", "std"])
+    assert set(spread["count"]) == {2}
+    assert spread["std"].max() < 1e-12
+
+
+def test_weights_attention_and_draws_are_there_for_every_run(studied: Path) -> None:
+    for artifact in drift_artifacts(studied):
+        rows = pd.read_parquet(artifact.file("drift.parquet"))
+        whole = rows[rows["site"].isna() & rows["layer"].isna()].groupby("metric")["run"].nunique()
+        assert whole["relative_update_norm"] == 2
+        assert rows[rows["site"] == "attention-pattern"].groupby(["run", "metric"])["layer"].nunique().eq(2).all()
+        assert set(artifact.result["drift"]) == {"1", "2"}
+        assert 30 < artifact.result["num_examples"] <= 40
+        assert not rows.duplicated(["run", "split", "site", "layer", "metric"]).any()
+
+
+def test_draws_are_centred_on_the_drift_of_each_run(studied: Path) -> None:
+    import numpy as np
+
+    for artifact in drift_artifacts(studied):
+        rows = pd.read_parquet(artifact.file("drift.parquet"))
+        drift = rows[(rows["metric"] == "drift") & (rows["split"] == "probe") & rows["layer"].notna()]
+        with np.load(artifact.file("draws.npz")) as file:
+            draws, runs, sites, layers = (file[name] for name in ("draws", "runs", "sites", "layers"))
+        centres, spreads = draws.mean(0), draws.std(0)
+        for index, run in enumerate(runs):
+            own = drift[drift["run"] == run].set_index(["site", "layer"])["value"]
+            for point, place in enumerate(zip(sites, layers, strict=True)):
+                assert abs(centres[index, point] - own[place]) < 3 * spreads[index, point] + 1e-6, place
+
+
+def test_the_same_step_elsewhere_gives_the_same_numbers(studied: Path, tmp_path: Path) -> None:
+    """Arms measured in another order, nothing warm from the arm before."""
+    from dataclasses import replace
+
+    from lorascope.engine.context import StepContext
+
+    store = Store(studied / "store")
+    for artifact in drift_artifacts(studied)[:2]:
+        out = tmp_path / artifact.id
+        out.mkdir()
+        step = replace(artifact.step, locations={"model": str(studied / "llama"), "text": str(studied / "text.txt")})
+        context = StepContext(
+            step=step, out=out, work=tmp_path, deps={role: store.artifact(i) for role, i in step.deps.items()},
+            emit=lambda event: None, device="cpu", data_dir=None, cache_dir=store.cache_dir,
+        )  # fmt: skip
+        measure_drift(context)
+        again, before = (pd.read_parquet(path / "drift.parquet") for path in (out, artifact.path))
+        pd.testing.assert_frame_equal(again, before, rtol=1e-6, atol=1e-9)
+
+
+def test_verdict_and_report_speak_of_drift(studied: Path) -> None:
+    analysis = json.loads((studied / "results" / "drift" / "analysis.json").read_text())
+    assert analysis["drift"]["num_draws"] == 100
+    assert analysis["hypotheses"][0]["name"] == "H1b"
+    assert analysis["hypotheses"][0]["average"] is not None
