@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lorascope.errors import EnvironmentProblem
 from lorascope.methods.base import NotStackable
+from lorascope.methods.dropout import DropoutStreams, StackedDropout
 from lorascope.methods.stacked import StackedLinear, StackedLoRALinear, replace_module
 from lorascope.models.sites import linear_at
 
@@ -81,7 +82,8 @@ def read_adapter(directory: Path) -> Adapter:
 
 
 def stack_adapters(base: BaseModel, directories: Sequence[Path]) -> PreTrainedModel:
-    """A model in evaluation mode whose run k is the base with the adapter in directories[k], its head included.
+    """A model in evaluation mode whose run k (`methods.stacked.view`) is the base with the adapter in directories[k], its
+    head included.
 
     Its batches are those of all runs end to end (methods/stacked.py). Raises NotStackable as `read_adapter` does, and for
     tensors that belong to no layer of the base.
@@ -112,6 +114,9 @@ def stack_adapters(base: BaseModel, directories: Sequence[Path]) -> PreTrainedMo
             if name not in adapter.head or adapter.head[name].shape != parameter.shape[1:]:
                 raise NotStackable(f"the adapter in {directories[run]} has no {name} of shape {shapes[name]}")
             parameter.data[run].copy_(adapter.head[name])
+    streams = DropoutStreams(len(adapters), base.device)  # unused in evaluation; a one-run view has one of its own
+    for number, dropout in enumerate(m for m in model.modules() if isinstance(m, StackedDropout)):
+        dropout.connect(streams, number)
     return model.requires_grad_(False).eval()
 
 

@@ -76,7 +76,7 @@ def extract(
     precision: fp32, or bf16 for autocast. max_tokens: padded tokens a batch, None: as suits the device. Raises StudyError
     for a site that is not there and for features that are not finite.
     """
-    features = _extract_runs(
+    features = extract_runs(
         model, columns, runs=1, task=task, pad_token_id=pad_token_id, sites=sites, pooling=pooling,
         precision=precision, names=[name], max_tokens=max_tokens,
     )  # fmt: skip
@@ -100,7 +100,7 @@ def extract_gang(
     all runs of a batch. Raises NotStackable for adapters that are not plain LoRA: read those one at a time.
     """
     model = stack_adapters(base, list(exports.values()))
-    features = _extract_runs(
+    features = extract_runs(
         model, columns, runs=len(exports), task=task, pad_token_id=base.pad_token_id, sites=sites, pooling=pooling,
         precision=precision, names=list(exports), max_tokens=max_tokens,
     )  # fmt: skip
@@ -108,7 +108,7 @@ def extract_gang(
 
 
 @torch.no_grad()
-def _extract_runs(
+def extract_runs(
     model: nn.Module,
     columns: Examples,
     *,
@@ -119,9 +119,10 @@ def _extract_runs(
     pooling: Pooling,
     precision: str,
     names: Sequence[str],
-    max_tokens: int | None,
+    max_tokens: int | None = None,
 ) -> list[Features]:
-    """One set of features a run of a model whose batches are those of `runs` runs end to end."""
+    """`extract` for a model whose batches are those of `runs` runs end to end (`stack_adapters`): one set a run. names:
+    what messages call the runs."""
     check_feature_sites(sites, model)
     plain, blocks = plain_model(model), find_blocks(model)
     device = next(plain.parameters()).device

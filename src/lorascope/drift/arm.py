@@ -1,0 +1,233 @@
+"""The runs of one arm beside their base: every model is loaded once, read, and dropped.
+
+Adapters of one base are stacked and go through it together; whole models come one at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lorascope.drift.adapters import stack_adapters
+from lorascope.drift.attention import AttentionPatterns, compare_attention
+from lorascope.drift.extraction import extract_runs
+from lorascope.drift.forgetting import LanguageHead, TextLoss, text_loss
+from lorascope.drift.grams import Grams
+from lorascope.drift.probe import Probe
+from lorascope.drift.resampling import bootstrap_cka, bootstrap_counts
+from lorascope.drift.text import TextWindows
+from lorascope.drift.updates import weight_updates
+from lorascope.drift.views import Points, View, distances, is_block_output, mean_drift
+from lorascope.drift.weights import measure_updates, weight_measurements
+from lorascope.methods.base import Method, NotStackable
+from lorascope.methods.stacked import view as view_of_run
+from lorascope.training.hardware import synchronise
+
+if TYPE_CHECKING:
+    from lorascope.data.columns import Examples
+    from lorascope.models.loading import BaseModel
+    from lorascope.study.spec import DriftSpec
+
+PRECISION = "fp32"
+"""Of all models alike, whatever they were trained in: bf16's rounding would be a drift of its own (extraction.py)."""
+_BOOTSTRAP_SEED, _CONTROL_SEED = 20261124, 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its step's id, its seeds' label, the directory of its export."""
+
+    id: str
+    seed: str
+    export: Path
+
+
+@dataclass(frozen=True)
+class ProbeOfBase:
+    """Examples that all models look at, with what the base shows on them. split: "probe", or "probe:TASK" of another task.
+    left_out: layers that are constant there, in words."""
+
+    split: str
+    probe: Probe
+    task: Any
+    points: Points
+    base: View
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class TextOfBase:
+    """A text, the base's language-model head, and the base's loss on it."""
+
+    head: LanguageHead
+    windows: TextWindows
+    before: TextLoss
+
+
+@dataclass
+class Watch:
+    """Where the time goes. seconds: part -> seconds."""
+
+    device: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        """Adds what happens within to a part."""
+        start = time.perf_counter()
+        yield
+        synchronise(self.device)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+class Arm:
+    """What is found of an arm's runs. tables: measurements; spectra: singular values of the updates; heads: run ->
+    attention patterns by head; grams: run -> the Grams of its features on the first probe."""
+
+    def __init__(
+        self, base: BaseModel, method: Method, runs: Sequence[Run], *, device: str, spec: DriftSpec, watch: Watch,
+        progress: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.base, self.method, self.runs = base, method, list(runs)
+        self.device, self.spec, self.watch, self._progress = device, spec, watch, progress
+        self.tables: list[pd.DataFrame] = []
+        self.spectra: list[pd.DataFrame] = []
+        self.heads: dict[str, AttentionPatterns] = {}
+        self.grams: dict[str, dict[str, Grams]] = {}
+        self.drift: dict[str, float | None] = {}
+
+    def read(self, probes: Sequence[ProbeOfBase], *, attention: Examples | None, text: TextOfBase | None) -> None:
+        """Notes what every run shows on the probes, where its heads look, and how it predicts the text."""
+        for group, model in self._models():
+            for probe in probes:
+                with self.watch.timing("extraction"):
+                    features = extract_runs(
+                        model, probe.probe.columns, runs=len(group), task=probe.task, sites=self.spec.sites,
+                        pad_token_id=self.base.pad_token_id, pooling=self.spec.pooling, precision=PRECISION,
+                        names=[f"seed {run.seed}" for run in group],
+                    )  # fmt: skip
+                for run, own in zip(group, features, strict=True):
+                    with self.watch.timing("similarity"):
+                        self._note_distances(run, probe, own)
+            if attention is not None:
+                with self.watch.timing("attention"):
+                    self._note_attention(group, model, attention, probes[0])
+            if text is not None:
+                with self.watch.timing("text"):
+                    for index, run in enumerate(group):
+                        self._note_forgetting(run, _one_of(model, group, index), text)
+            for _ in group:
+                self._progress()
+
+    def _models(self) -> Iterator[tuple[list[Run], nn.Module]]:
+        """The arm's models, as many runs in each as can share one."""
+        if self.method.shares_base:
+            try:
+                with self.watch.timing("loading"):
+                    stacked = stack_adapters(self.base, [run.export for run in self.runs])
+            except NotStackable:  # adapters that are more than plain LoRA: each in a copy of the base
+                pass
+            else:
+                yield self.runs, stacked
+                return
+        for run in self.runs:
+            with self.watch.timing("loading"):
+                model = self.method.reload(run.export, base=self.base).to(self.device).eval()
+            yield [run], model
+
+    def _note_distances(self, run: Run, probe: ProbeOfBase, features: Mapping[str, Tensor]) -> None:
+        view = View.of(features, probe.points)
+        rows = distances(probe.base, view, probe.points, neighbours=neighbours(self.spec, probe))
+        summary = mean_drift(rows)
+        table = pd.DataFrame(rows, columns=["site", "layer", "metric", "value"])
+        if summary is not None:
+            table.loc[len(table)] = ["residual", None, "drift", summary]
+        self._note(run, table.assign(unit="1"), split=probe.split)
+        if probe.split == "probe":
+            self.grams[run.id], self.drift[run.id] = view.debiased, summary
+
+    def _note_attention(self, group: list[Run], model: nn.Module, columns: Examples, probe: ProbeOfBase) -> None:
+        found = compare_attention(
+            self.base.model, model, columns, task=probe.task, pad_token_id=self.base.pad_token_id, runs=len(group),
+            precision=PRECISION, name=", ".join(f"seed {run.seed}" for run in group),
+        )  # fmt: skip
+        for run, patterns in zip(group, found, strict=True):
+            self.heads[run.id] = patterns
+            metrics = {
+                "attention_entropy": ("nat", patterns.entropy),
+                "attention_base_entropy": ("nat", patterns.base_entropy),
+                "attention_total_variation": ("1", patterns.total_variation),
+            }
+            rows = [
+                ("attention-pattern", layer, metric, float(value), unit)
+                for metric, (unit, values) in metrics.items() for layer, value in enumerate(values.mean(1), start=1)
+            ]  # fmt: skip
+            self._note(run, pd.DataFrame(rows, columns=["site", "layer", "metric", "value", "unit"]), split="probe")
+
+    def _note_forgetting(self, run: Run, model: nn.Module, text: TextOfBase) -> None:
+        before = text.before.nats_per_token
+        after = text_loss(model, text.head, text.windows, precision=PRECISION).nats_per_token
+        values = {"text_loss_before": before, "text_loss_after": after, "forgetting": after - before}
+        rows = [(None, None, metric, value, "nat") for metric, value in values.items()]
+        self._note(run, pd.DataFrame(rows, columns=["site", "layer", "metric", "value", "unit"]))
+
+    def measure_weights(self, known_vectors: dict[str, Tensor]) -> None:
+        """The updates themselves. known_vectors: the base's singular vectors, kept for the next run of the same base."""
+        for run in self.runs:
+            with self.watch.timing("weights"):
+                found = measure_updates(
+                    weight_updates(self.base, run.export),
+                    generator=torch.Generator().manual_seed(_CONTROL_SEED),
+                    device=self.device,
+                    known_vectors=known_vectors,
+                )
+                table = weight_measurements(found)
+            is_spectrum = table["metric"].str.startswith("singular_value_")
+            self._note(run, table[~is_spectrum])
+            self.spectra.append(table[is_spectrum].assign(run=run.id, seed=run.seed))
+            self._progress()
+
+    def draw(self, probe: ProbeOfBase) -> dict[str, np.ndarray]:
+        """Drift in resamples of the probe, the same ones for every arm of this model and task, as draws.npz holds it."""
+        generator = np.random.default_rng([_BOOTSTRAP_SEED, len(probe.probe)])
+        counts = bootstrap_counts(len(probe.probe), generator=generator, draws=self.spec.draws)
+        with self.watch.timing("bootstrap"):
+            draws = [
+                1 - bootstrap_cka(base, [self.grams[run.id][site] for run in self.runs], counts=counts)
+                for site, base in probe.base.debiased.items()
+            ]
+            values = torch.cat(draws, dim=2).cpu().numpy()
+        points = list(probe.points)
+        found = {
+            "draws": values.astype(np.float32),
+            "runs": np.array([run.id for run in self.runs]),
+            "seeds": np.array([run.seed for run in self.runs]),
+            "sites": np.array([site for site, _ in points]),
+            "layers": np.array([layer for _, layer in points]),
+        }
+        in_summary = [is_block_output(*point) for point in points]
+        if any(in_summary):
+            found["summary"] = values[:, :, in_summary].mean(axis=2).astype(np.float32)
+        return found
+
+    def _note(self, run: Run, table: Any, *, split: str | None = None) -> None:
+        self.tables.append(table.assign(run=run.id, seed=run.seed, split=split))
+
+
+def neighbours(spec: DriftSpec, probe: ProbeOfBase) -> int:
+    """k of the nearest neighbours: what was asked for, or what a smaller probe allows."""
+    return min(spec.neighbours, len(probe.probe) - 2)
+
+
+def _one_of(model: nn.Module, group: Sequence[Run], index: int) -> nn.Module:
+    """The one-run model: a view of a stacked one, or the model itself."""
+    return view_of_run(model, index) if any(hasattr(m, "view") for m in model.modules()) else model
