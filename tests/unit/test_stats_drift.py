@@ -242,14 +242,14 @@ def test_ratios_of_known_runs_overall_in_thirds_in_each_layer_and_on_average():
     ]  # fmt: skip
 
 
-def test_the_overall_ratio_of_the_residual_stream_leaves_the_embedding_out():
+def test_means_over_the_residual_stream_leave_the_embedding_out():
     values, drawn = make_arm(0.1, seed_sd=0.0)
     lora = values * np.where([layer == 0 for _, layer in POINTS], 1e-3, 0.5)
     table = pd.DataFrame([*make_rows("mrpc", "full", SEEDS, values), *make_rows("mrpc", "lora", SEEDS, lora)])
     draws = {("m", "mrpc", "full"): make_draws(SEEDS, drawn), ("m", "mrpc", "lora"): make_draws(SEEDS, drawn / 2)}
     drift = drift_of((table, draws), study=make_study(tasks=[{"name": "mrpc"}]))
-    overall = next(r for r in drift.reductions if (r.site, r.part) == ("residual", "overall"))
-    assert overall.ratio is not None and overall.ratio.estimate == pytest.approx(0.5)
+    means = [r.ratio for r in drift.reductions if r.site == "residual" and r.part != "layer"]
+    assert [ratio.estimate for ratio in means if ratio] == pytest.approx([0.5] * 4)
 
 
 def test_single_layers_are_one_holm_family_for_each_task_and_site():
@@ -533,6 +533,8 @@ def test_partial_spearman_removes_what_a_third_brings_to_both():
     ranks = [stats.rankdata(values) for values in (x, y, cause)]
     residuals = [r - np.polyval(np.polyfit(ranks[2], r, 1), ranks[2]) for r in ranks[:2]]
     assert partial.estimate == pytest.approx(np.corrcoef(*residuals)[0, 1])
+    reach = stats.norm.ppf(0.975) * math.sqrt((1 + partial.estimate**2 / 2) / (400 - 4))
+    assert np.arctanh(partial.high) - np.arctanh(partial.estimate) == pytest.approx(reach)
 
 
 def test_correlations_that_cannot_be_estimated_are_none():
