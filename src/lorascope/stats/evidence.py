@@ -177,12 +177,13 @@ def drift_evidence(study: Study, test: Test, *, arms: Mapping[Key, DriftArm]) ->
     """Logs of ratios of drift, a run's drift being its mean over the residual stream's layers, paired by seed and by
     resample of the probe examples. Tasks have examples of their own; models of a task share theirs."""
     parts = [_drift_part(model.name, task.name, test, arms=arms) for task in study.tasks for model in study.models]
-    by_task = []
-    for task in study.tasks:
-        estimates = [part.estimate for part in parts if part.task == task.name]
-        known = [estimate for estimate in estimates if estimate is not None]
-        if len(known) == len(estimates):
-            by_task.append(average_over_models(known))
+    without = next((part for part in parts if part.estimate is None), None)
+    if without is not None:
+        why = f"{without.model} on {without.task}: {without.why}"
+        return parts, Evidence("*", "*", None, False, why, without.remedy)
+    by_task = [
+        average_over_models([p.estimate for p in parts if p.task == task.name and p.estimate]) for task in study.tasks
+    ]
     return parts, _average_evidence(parts, by_task, len(study.tasks))
 
 

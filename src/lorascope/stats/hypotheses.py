@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lorascope.stats.analysis import HypothesisResult, Interval, Part, Verdict
 from lorascope.stats.claims import amount, edge, lower_claim, relation
@@ -207,14 +206,16 @@ def _would_decide(test: Test, basis: Sequence[Evidence], judged: Sequence[Part])
 
 
 def adjust(p_values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """(Holm 1979, Bonferroni) adjusted p-values, in the order given."""
-    if not p_values:
-        return [], []
-    from statsmodels.stats.multitest import multipletests
+    """(Holm 1979, Bonferroni) adjusted p-values, in the order given.
 
-    holm: Any = multipletests(p_values, method="holm")
-    bonferroni: Any = multipletests(p_values, method="bonferroni")
-    return [float(p) for p in holm[1]], [float(p) for p in bonferroni[1]]
+    Two lines of arithmetic, since statsmodels' function collects garbage at every call: a tenth of a second each.
+    """
+    count = len(p_values)
+    holm, largest = [0.0] * count, 0.0
+    for rank, index in enumerate(sorted(range(count), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (count - rank) * p_values[index]))
+        holm[index] = largest
+    return holm, [min(1.0, count * p) for p in p_values]
 
 
 def apply_family(
