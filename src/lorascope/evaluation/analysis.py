@@ -20,6 +20,7 @@ from lorascope.engine.artifact import Artifact
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
 from lorascope.errors import GateFailure
+from lorascope.evaluation.function import prediction_change
 from lorascope.stats.analyse import analyse_study
 from lorascope.stats.drift import DriftDraws
 from lorascope.study.spec import Study
@@ -60,7 +61,7 @@ def analyse(context: StepContext) -> JSON:
     finished = Finished([(role, label, context.deps[role]) for role, label in params["steps"].items()])
     check_same_examples(finished)
     study = Study.model_validate(_with_any_source(params["study"]))
-    measurements = pd.concat(list(_measurements(finished)), ignore_index=True)
+    measurements = pd.concat([*_measurements(finished), *_function_rows(finished, study)], ignore_index=True)
     measurements.to_parquet(context.out / "measurements.parquet", index=False, compression="zstd")
     _curves(finished).to_parquet(context.out / "curves.parquet", index=False, compression="zstd")
     primary = {task.name: primary_metric(finished, task.name) for task in study.tasks}
@@ -143,6 +144,31 @@ def _measurements(finished: Finished) -> Iterator[pd.DataFrame]:
             yield _summary(run, "test", task.metrics(predictions))
     for label, artifact in finished.of("drift"):
         yield from _drift_rows(label, artifact)
+
+
+def _function_rows(finished: Finished, study: Study) -> Iterator[pd.DataFrame]:
+    """How differently a run decides the test examples: from the reference method's run of the same seed, and from its own
+    arm's runs of other seeds (the mean over them), without which the first says little."""
+    reference = next((method.name for method in study.methods if method.kind == "full"), study.methods[0].name)
+    runs = {
+        (label["model"], label["task"], label["method"], label["seed"]): artifact
+        for label, artifact in finished.of("evaluate")
+    }
+    read = {key: pd.read_parquet(artifact.file("predictions.parquet")) for key, artifact in runs.items()}
+    for (model, task, method, seed), artifact in runs.items():
+        own = read[model, task, method, seed]
+        others = [rows for key, rows in read.items() if key[:3] == (model, task, method) and key[3] != seed]
+        paired = read.get((model, task, reference, seed)) if method != reference else None
+        compared = {"between_seeds": others, f"from_{reference}": [] if paired is None else [paired]}
+        values = {
+            f"{name}_{against}": float(np.mean([change[column].mean() for change in changes]))
+            for against, predictions in compared.items()
+            if (changes := [prediction_change(rows, own) for rows in predictions])
+            for name, column in (("flips", "flip"), ("kl", "kl"), ("js", "js"))
+        }
+        label = {"run": artifact.step.deps["train"], "model": model, "task": task, "method": method, "seed": seed}
+        units = ["fraction" if name.startswith("flips") else "nat" for name in values]
+        yield _rows(label, split="test", metric=list(values), value=list(values.values()), unit=units)
 
 
 def _drift_rows(label: Mapping[str, str | None], artifact: Artifact) -> Iterator[pd.DataFrame]:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lorascope.drift.function import jensen_shannon_divergence, prediction_change
 from lorascope.errors import DataError
+from lorascope.evaluation.function import jensen_shannon_divergence, prediction_change
 
 
 def predictions(rows: dict[str, tuple[float, ...]], *, labels: dict[str, int] | None = None) -> pd.DataFrame:
