@@ -120,8 +120,73 @@ class HypothesisResult:
 
 
 @dataclass(frozen=True)
+class DriftProfile:
+    """Drift (1 - debiased linear CKA to the base) of one arm at one layer of a site: the mean over seeds with a 95%
+    interval over seeds and examples."""
+
+    model: str
+    task: str
+    method: str
+    site: str
+    layer: int
+    drift: Interval
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class DriftReduction:
+    """Drift of `method` as a share of the reference's: the geometric mean over seeds, below 1 where `method` stays
+    closer to the base.
+
+    task: "*" for the average over tasks. part: "overall", "early", "middle", "late" or "layer" (then `layer` says
+    which). p_holm: over the per-layer tests of one (model, task, site), None for what belongs to no family. ratio None:
+    `reason` says why there is no estimate.
+    """
+
+    model: str
+    task: str
+    method: str
+    reference: str
+    site: str
+    part: str
+    layer: int | None
+    ratio: Interval | None
+    p_value: float | None
+    p_holm: float | None
+    num_seeds: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class DriftCorrelation:
+    """Spearman's rho of two quantities over runs. partial: the same with the size of the weight change held."""
+
+    model: str
+    task: str
+    x: str
+    y: str
+    rho: Interval | None
+    partial: Interval | None
+    num_runs: int
+    note: str | None
+
+
+@dataclass(frozen=True)
+class DriftAnalysis:
+    """How far the arms drifted from their base. num_draws: bootstrap draws over examples. num_examples: of the probe, by
+    task."""
+
+    num_draws: int
+    num_examples: dict[str, int]
+    profiles: list[DriftProfile]
+    reductions: list[DriftReduction]
+    correlations: list[DriftCorrelation]
+
+
+@dataclass(frozen=True)
 class Analysis:
-    """Everything a report states. anova: method x task on seed scores (None if not estimable)."""
+    """Everything a report states. anova: method x task on seed scores (None if not estimable). drift: None where the
+    study did not measure it."""
 
     alpha: float
     family: str
@@ -131,6 +196,7 @@ class Analysis:
     conclusion: dict[str, Any] | None
     anova: list[dict[str, Any]] | None
     notes: list[str] = field(default_factory=list)
+    drift: DriftAnalysis | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON literals; `from_json` gives an equal object back. Numbers that do not exist are None, never NaN."""
@@ -151,8 +217,15 @@ class Analysis:
                     _rebuild(HypothesisResult, {**item, "parts": [_rebuild(Part, part) for part in item["parts"]]})
                     for item in data["hypotheses"]
                 ],
+                "drift": _rebuild_drift(data["drift"]) if data.get("drift") else None,
             }
         )
+
+
+def _rebuild_drift(data: Mapping[str, Any]) -> DriftAnalysis:
+    kinds = {"profiles": DriftProfile, "reductions": DriftReduction, "correlations": DriftCorrelation}
+    lists = {name: [_rebuild(kind, item) for item in data[name]] for name, kind in kinds.items()}
+    return DriftAnalysis(**{**data, **lists})
 
 
 def _rebuild(kind: type, data: Mapping[str, Any]) -> Any:
