@@ -129,7 +129,7 @@ def _analysis(shape: Shape, drift: DriftShape, values: Values) -> DriftAnalysis:
     ]
     return DriftAnalysis(
         num_draws=drift.draws,
-        num_examples={task: drift.examples for task in shape.tasks},
+        num_examples=dict.fromkeys(shape.tasks, drift.examples),
         profiles=profiles,
         reductions=list(_reductions(shape, drift, values)),
         correlations=list(_correlations(shape, drift)),

@@ -12,6 +12,7 @@ from lorascope.report.drift_rows import (
     correlations,
     drift_of,
     num_examples,
+    reference_profile,
     runs_with,
     sites,
     snapshot_rows,
@@ -19,6 +20,8 @@ from lorascope.report.drift_rows import (
 from lorascope.report.facts import Facts
 from lorascope.report.figures import drift_dynamics, drift_heat, drift_profiles, drift_scatter
 from lorascope.stats.analysis import DriftCorrelation
+
+_RHOS_AT_MOST = 4
 
 
 def drift_blocks(facts: Facts) -> list[Block | None]:
@@ -39,6 +42,7 @@ def drift_blocks(facts: Facts) -> list[Block | None]:
         drift_tables.weights_table(facts),
         _against_forgetting(facts),
         drift_tables.function_table(facts),
+        drift_tables.correlations_table(facts),
         _dynamics(facts),
     ]
 
@@ -60,11 +64,29 @@ def _profile(facts: Facts, site: str) -> Illustration:
         name=f"drift_{site}",
         title=f"Drift by layer: {SITES.get(site, site)}",
         caption=f"1 − debiased linear CKA to the base; 0: the same features, 1: unrelated. Line: mean over seeds. "
-        f"{_band(facts)} Dashed: two seeds of the same arm against each other. Dotted: a model of the same architecture "
-        "with random weights, and the base on other examples, both against the base. n = seeds × examples: "
-        f"{_n(facts)}.",
+        f"{_band(facts)} {_reference_lines(facts, site)}n = seeds × examples: {_n(facts)}.",
         draw=partial(drift_profiles.draw_profiles, facts, site=site),
     )
+
+
+def _reference_lines(facts: Facts, site: str) -> str:
+    """What the dashed and dotted lines of a profile are, as far as there are any."""
+
+    def drawn(reference: str, method: str | None = None) -> bool:
+        return any(
+            reference_profile(facts, reference, model=model, task=task, site=site, method=method)
+            for model, task in facts.cells
+        )
+
+    text = ""
+    if any(drawn("seed-v-seed", method) for method in (None, *facts.methods)):
+        text += "Dashed, in the method's colour: two seeds of the same arm against each other. "
+    dotted = {
+        "random-initialisation": "the same architecture with random weights",
+        "other-examples": "the base on other examples",
+    }
+    shown = [label for reference, label in dotted.items() if drawn(reference)]
+    return text + (f"Dotted: {wording.listing(shown)}, against the base. " if shown else "")
 
 
 def _heat(facts: Facts) -> Illustration | None:
@@ -110,12 +132,16 @@ def _rank_correlations(facts: Facts, other: str) -> str:
     if not found:
         return "No correlation was computed."
     known = [row for row in found if row.rho is not None]
-    parts = [_rho(facts, row) for row in known]
-    notes = dict.fromkeys((row.note or "").rstrip(".") for row in found if row.rho is None and row.note)
-    missing = f" None where {'; '.join(notes)}." if notes else ""
+    notes = "; ".join(dict.fromkeys((row.note or "").rstrip(".") for row in found if row.rho is None and row.note))
     if not known:
-        return f"No rank correlation: {'; '.join(notes) or 'too few runs'}."
-    return f"Spearman's rho ({wording.confidence_of(row.rho for row in known)}): {'; '.join(parts)}.{missing}"
+        return f"No rank correlation: {notes or 'too few runs'}."
+    if len(known) > _RHOS_AT_MOST:
+        low, high = (pick(row.rho.estimate for row in known if row.rho) for pick in (min, max))
+        spread = " to ".join(wording.decimal(rho, 2, signed=True) for rho in (low, high))
+        return f"Spearman's rho by task: {spread}, intervals in the table of rank correlations."
+    missing = f" None for the others: {notes}." if notes else ""
+    parts = "; ".join(_rho(facts, row) for row in known)
+    return f"Spearman's rho ({wording.confidence_of(row.rho for row in known)}): {parts}.{missing}"
 
 
 def _rho(facts: Facts, row: DriftCorrelation) -> str:

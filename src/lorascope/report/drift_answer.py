@@ -24,11 +24,14 @@ from lorascope.report.facts import Facts
 from lorascope.stats.analysis import DriftReduction, Interval
 
 _PAIRS_AT_MOST = 3
+_NAMED_AT_MOST = 4
 
 
 def answer(facts: Facts) -> tuple[str, ...]:
-    """Sentences for the top of the section."""
-    found = [sentence for lead, tasks in _pairs(facts) for sentence in _pair(facts, lead, tasks)]
+    """Sentences for the top of the section. Of many pairs of methods the tables have the depths."""
+    pairs = _pairs(facts)
+    whole = len(pairs) <= _PAIRS_AT_MOST
+    found = [sentence for lead, tasks in pairs for sentence in _pair(facts, lead, tasks, by_depth=whole)]
     return (*found, *_floor(facts), _caution(facts), *_forgotten(facts))
 
 
@@ -58,7 +61,7 @@ def _pairs(facts: Facts) -> list[tuple[DriftReduction, list[DriftReduction]]]:
     return [(rows[0], [row for row in rows if row.task != "*"]) for rows in groups.values()]
 
 
-def _pair(facts: Facts, lead: DriftReduction, tasks: list[DriftReduction]) -> Iterator[str]:
+def _pair(facts: Facts, lead: DriftReduction, tasks: list[DriftReduction], *, by_depth: bool) -> Iterator[str]:
     if lead.ratio is None:
         yield (
             f"There is no ratio of drift of {wording.name(lead.method)} to {wording.name(lead.reference)} "
@@ -69,8 +72,9 @@ def _pair(facts: Facts, lead: DriftReduction, tasks: list[DriftReduction]) -> It
     singles = [row for row in tasks if row is not lead]
     if singles:
         yield f"Task by task: {'; '.join(_of_task(facts, row) for row in singles)}."
-    yield from _thirds(facts, lead)
-    yield from _layers(facts, lead)
+    if by_depth:
+        yield from _thirds(facts, lead)
+        yield from _layers(facts, lead)
 
 
 def _claim(facts: Facts, row: DriftReduction) -> str:
@@ -136,7 +140,7 @@ def _thirds(facts: Facts, lead: DriftReduction) -> Iterator[str]:
     if found[least].high < found[most].low:
         yield f"By depth the ratio is lowest in the {least} of the layers and highest in the {most}: {parts}."
     else:
-        yield f"By depth the ratio cannot be told apart, as intervals overlap: {parts}."
+        yield f"By depth the ratios cannot be told apart, as their intervals overlap: {parts}."
 
 
 def _layers(facts: Facts, lead: DriftReduction) -> Iterator[str]:
@@ -187,19 +191,24 @@ def _floor(facts: Facts) -> Iterator[str]:
                     f"{wording.name(method)} on {place} (seed v seed {wording.drift(floor)}, drift {wording.drift(drift)})"
                 )
     if not shares:
-        yield "No floor of seed v seed was measured, so how much of a drift is chance of the seed is not known."
+        yield "No floor of seed v seed was measured, so whether the seeds of an arm moved alike is not known."
     elif under:
-        listed = wording.listing(under[:4]) + (f" and {len(under) - 4} more" if len(under) > 4 else "")
+        listed = wording.listing([*under[:_NAMED_AT_MOST], *_rest(len(under) - _NAMED_AT_MOST)])
         yield (
             f"The floor matters: in {len(under)} of {wording.plural(len(shares), 'arm')} two seeds differ from each other "
-            f"at least as much as they differ from the base: {listed}. Drift there says little beyond the seed."
+            f"at least as much as they differ from the base: {listed}. There training moved features as far, but not the "
+            "same way."
         )
     else:
         spread = " to ".join(dict.fromkeys(wording.fraction(pick(shares), 0) for pick in (min, max)))
         yield (
-            f"Drift exceeds the floor of seed v seed in every arm: two seeds of an arm are apart by {spread} of their "
-            "drift from the base."
+            "Drift exceeds the floor of seed v seed in every arm: the distance between two seeds of an arm is "
+            f"{spread} of their drift from the base."
         )
+
+
+def _rest(number: int) -> list[str]:
+    return [f"{number} more"] if number > 0 else []
 
 
 def _caution(facts: Facts) -> str:

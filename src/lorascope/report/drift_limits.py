@@ -21,6 +21,7 @@ _INFLATED = 0.9
 """A biased estimate below this share of the debiased one hides a drift worth naming."""
 _FEW_DRAWS = 500
 _FEW_RUNS = 10
+_NAMED_AT_MOST = 4
 _OTHERS = {
     "drift_standardised": "standardised features",
     "procrustes_distance": "Procrustes distance",
@@ -111,9 +112,10 @@ def _smaller_updates(facts: Facts) -> Iterator[str]:
         place = f"{wording.name(row.method)} on {facts.place(row.model, row.task)}"
         found.append(f"{place} ({wording.drift(first)} v {wording.drift(second)} of ‖W‖)")
     if found:
+        rest = len(found) - _NAMED_AT_MOST
+        listed = wording.listing([*found[:_NAMED_AT_MOST], *([f"{rest} more"] if rest > 0 else [])])
         yield (
-            f"Where drift is lower the weights changed less, too: {wording.listing(found)}. Less drift may come from "
-            "smaller updates alone."
+            f"Where drift is lower the weights changed less, too: {listed}. Less drift may come from smaller updates alone."
         )
 
 

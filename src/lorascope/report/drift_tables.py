@@ -36,7 +36,7 @@ def _site(name: str) -> str:
 
 
 def reduction_table(facts: Facts) -> Table | None:
-    """Every ratio but those of single layers, sites one after the other."""
+    """Every ratio but those of single layers; of sites beside the residual stream those over all layers."""
     rows = [
         (
             *_pair(facts, row),
@@ -50,6 +50,7 @@ def reduction_table(facts: Facts) -> Table | None:
             wording.count(row.num_seeds),
         )
         for row in reductions(facts, *PARTS, site=None)
+        if row.part == "overall" or row.site == "residual"
     ]
     return Table(
         name="drift_reduction",
@@ -224,6 +225,36 @@ def function_table(facts: Facts) -> Table | None:
         note="Means over seeds; of attention also over layers and heads. Total variation: 0 where every head looks where "
         "it did, 1 where it looks elsewhere altogether. Forgetting: rise in loss on general text.",
     )
+
+
+_QUANTITIES = {
+    "drift": "drift",
+    "quality": "test score",
+    "weight_change": "size of the weight change",
+    "forgetting": "forgetting",
+}
+
+
+def correlations_table(facts: Facts) -> Table | None:
+    rows = [
+        (
+            facts.place(row.model, row.task),
+            " and ".join(_QUANTITIES.get(name, name.replace("_", " ")) for name in (row.x, row.y)),
+            wording.plain_range(row.rho, signed=True),
+            wording.plain_range(row.partial, signed=True),
+            wording.count(row.num_runs),
+            row.note or wording.ABSENT,
+        )
+        for row in drift_of(facts).correlations
+    ]
+    headings = ("Spearman's rho (95% interval)", "the same, weight change held", "runs")
+    return Table(
+        name="drift_correlations",
+        title="Rank correlations over runs",
+        columns=(Column("task"), Column("between"), *number_columns(*headings, numeric_from=0), Column("remark")),
+        rows=tuple(rows),
+        note="Runs of all arms together. Weight change held: partial correlation of the ranks given ‖ΔW‖ / ‖W‖.",
+    ) if rows else None  # fmt: skip
 
 
 def _arm_table(

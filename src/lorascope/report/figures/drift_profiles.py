@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_HEIGHT = 1.9
+_HEIGHT = 2.1
 _LEFT = 0.5
 _RIGHT = 1.05
 _LINE = 0.13
@@ -29,9 +29,11 @@ def draw_profiles(facts: Facts, width: float, *, site: str) -> Figure:
     cells = [cell for cell in facts.cells if _profiles(facts, *cell, site=site)]
     columns = canvas.num_columns(width, len(cells))
     figure, axes = canvas.panels(width, [_HEIGHT] * len(cells), columns=columns, left=_LEFT, right=_RIGHT, head=0.5)
-    values = [value for cell in cells for value in _values(facts, *cell, site=site)]
+    shown = [point for cell in cells for point in _points(facts, *cell, site=site)]
+    # embeddings that hardly move must not stretch the scale of the layers that do
+    values, spread = [value for _, value in shown], [value for layer, value in shown if layer > 0]
     for panel, (model, task) in zip(axes, cells, strict=True):
-        note = set_scale(panel, values, which="y")
+        note = set_scale(panel, values, which="y", spread=spread)
         _panel(panel, facts, model, task, site=site)
         examples = drift_of(facts).num_examples.get(task)
         seeds = [profile.num_seeds for profile in _profiles(facts, model, task, site=site)]
@@ -65,13 +67,14 @@ def _seeds(facts: Facts, model: str, task: str, *, site: str) -> dict[str, dict[
     return {method: profile for method, profile in found.items() if profile}
 
 
-def _values(facts: Facts, model: str, task: str, *, site: str) -> list[float]:
-    """All that a panel shows, but of bands only the upper ends: a lower one near 0 would stretch a log scale."""
+def _points(facts: Facts, model: str, task: str, *, site: str) -> list[tuple[int, float]]:
+    """(layer, drift) of all that a panel shows, but of bands only the upper ends: a lower one near 0 would stretch a
+    log scale."""
     profiles = _profiles(facts, model, task, site=site)
     lines = [*_references(facts, model, task, site=site).values(), *_seeds(facts, model, task, site=site).values()]
     return [
-        *(value for row in profiles for value in (row.drift.estimate, row.drift.high)),
-        *(value for line in lines for value in line.values()),
+        *((row.layer, value) for row in profiles for value in (row.drift.estimate, row.drift.high)),
+        *(point for line in lines for point in line.items()),
     ]
 
 

@@ -51,7 +51,8 @@ def _panel(
     drifts, others = [row.value for row, _ in runs], [value for _, value in runs]
     x, y = (others, drifts) if other == "x" else (drifts, others)
     x_label, y_label = (name, _DRIFT) if other == "x" else (_DRIFT, name)
-    x_note, y_note = set_scale(axes, x, which="x"), set_scale(axes, y, which="y")
+    x_note = set_scale(axes, x, which="x", kind="log" if other == "x" else None)
+    y_note = set_scale(axes, y, which="y", kind="linear" if other == "y" else None)  # forgetting has a sign
     for (row, _), x_value, y_value in zip(runs, x, y, strict=True):
         axes.plot(
             [x_value],

@@ -93,7 +93,7 @@ def _draw(axes: Axes, panel: HeatPanel, *, norm: Normalize) -> None:
                 ha="center",
                 va="center",
                 fontsize=canvas.FONT - 2,
-                color=_LIGHT if _luminance(red, green, blue) < 0.32 else _DARK,
+                color=_LIGHT if _luminance(red, green, blue) < 0.2 else _DARK,
             )
     axes.set_xlim(0, len(panel.columns))
     axes.set_ylim(0, len(panel.rows))
