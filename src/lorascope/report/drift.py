@@ -137,7 +137,7 @@ def _rank_correlations(facts: Facts, other: str) -> str:
         return f"No rank correlation: {notes or 'too few runs'}."
     if len(known) > _RHOS_AT_MOST:
         low, high = (pick(row.rho.estimate for row in known if row.rho) for pick in (min, max))
-        spread = " to ".join(wording.decimal(rho, 2, signed=True) for rho in (low, high))
+        spread = " to ".join(dict.fromkeys(wording.decimal(rho, 2, signed=True) for rho in (low, high)))
         return f"Spearman's rho by task: {spread}, intervals in the table of rank correlations."
     missing = f" None for the others: {notes}." if notes else ""
     parts = "; ".join(_rho(facts, row) for row in known)
