@@ -24,6 +24,20 @@ _CURVE_COLUMNS = ["run", "model", "task", "method", "seed", "update", "epoch", "
 
 
 @dataclass(frozen=True)
+class Measured:
+    """One row of the measurements table that belongs to no single example. None: it is of no one site, layer or split."""
+
+    run: str
+    model: str
+    task: str
+    method: str
+    split: str | None
+    site: str | None
+    layer: int | None
+    value: float
+
+
+@dataclass(frozen=True)
 class Facts:
     """directory: the analysis artifact. raw: facts.json. curves: one row a logged value (columns run, model, task,
     method, seed, update, epoch, name, value)."""
@@ -80,6 +94,29 @@ class Facts:
         """(model, task) pairs in the study's order."""
         return [(model, task) for model in self.models for task in self.tasks]
 
+    @cached_property
+    def _measured(self) -> dict[str, pd.DataFrame]:
+        """The measurements by metric, those of single examples and single singular values left out: they are most of the
+        table, and no report shows one."""
+        import pandas as pd
+        import pyarrow.compute as pc
+
+        spectra = pc.starts_with(pc.field("metric"), pattern="singular_value_")  # type: ignore[attr-defined]
+        shown = pc.field("example_id").is_null() & ~spectra
+        rows = pd.read_parquet(self.directory / "measurements.parquet", filters=shown)
+        return {str(metric): part for metric, part in rows.dropna(subset=["value"]).groupby("metric", sort=False)}
+
+    @cached_property
+    def _found(self) -> dict[str, list[Measured]]:
+        return {}
+
+    def measured(self, metric: str) -> list[Measured]:
+        """The values of one metric that belong to no single example. The file is read when first asked for."""
+        if metric not in self._found:
+            rows = self._measured.get(metric)
+            self._found[metric] = [] if rows is None else _measured(rows)
+        return self._found[metric]
+
     def place(self, model: str, task: str) -> str:
         """The shortest name of a (model, task): the model is named only where there are several. "*": the average."""
         if (model, task) == ("*", "*"):
@@ -124,6 +161,26 @@ class Facts:
     def learning_rate(self, method: str) -> float | None:
         spec = next((spec for spec in self.study["methods"] if spec["name"] == method), {})
         return spec.get("learning_rate")
+
+
+def _measured(rows: pd.DataFrame) -> list[Measured]:
+    columns = [
+        [None if absent else value for value, absent in zip(rows[name], rows[name].isna(), strict=True)]
+        for name in ("run", "model", "task", "method", "split", "site", "layer")
+    ]
+    return [
+        Measured(
+            str(run),
+            str(model),
+            str(task),
+            str(method),
+            split,
+            site,
+            None if layer is None else int(float(layer)),
+            value,
+        )
+        for run, model, task, method, split, site, layer, value in zip(*columns, rows["value"].tolist(), strict=True)
+    ]
 
 
 def read_facts(directory: Path) -> Facts:

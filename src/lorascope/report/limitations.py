@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from lorascope.report import wording
+from lorascope.report.drift_limits import drift_limitations
 from lorascope.report.facts import Facts
 
 _SMALL_MODEL = 1_000_000_000
@@ -280,6 +281,7 @@ _RULES: tuple[Callable[[Facts], Iterator[str]], ...] = (
     _power,
     _learning_rates,
     _unfinished_learning,
+    drift_limitations,
     _data_caps,
     _truncation,
     _duplicates,

@@ -1,4 +1,4 @@
-"""The order of a report: summary, results, learning, differences, cost, gates, data, provenance, limitations."""
+"""The order of a report: summary, results, learning, differences, drift, cost, gates, data, provenance, limitations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import partial
 
 from lorascope.report import ledger, sources, tables, wording
 from lorascope.report.document import Block, Bullets, Document, Illustration, Paragraph, Section
+from lorascope.report.drift import drift_blocks
 from lorascope.report.facts import Facts
 from lorascope.report.figures import cost, curves, forest, results
 from lorascope.report.limitations import limitations
@@ -20,6 +21,7 @@ def build_document(facts: Facts) -> Document:
         ("results", "Results against baselines", _results),
         ("learning", "Learning curves", _learning),
         ("differences", "Differences", _differences),
+        ("drift", "Drift from the base", drift_blocks),
         ("cost", "Cost", _cost),
         ("gates", "Gates", _gates),
         ("data", "Data", _data),

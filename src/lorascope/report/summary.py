@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lorascope.report import wording
 from lorascope.report.document import Card
+from lorascope.report.drift_answer import summary_of_drift
 from lorascope.report.facts import Facts
 from lorascope.report.tables import parts_table
 from lorascope.stats.analysis import Comparison, HypothesisResult, Interval
@@ -25,7 +26,7 @@ def summary_sentences(facts: Facts) -> tuple[str, ...]:
     if not facts.analysis.hypotheses:
         sentences.append("The study declares no hypothesis, so it ends without a verdict.")
         sentences += [comparison_sentence(facts, row) for row in facts.analysis.comparisons]
-    return tuple(sentences)
+    return (*sentences, *summary_of_drift(facts))
 
 
 def _scale(facts: Facts) -> str:
@@ -106,6 +107,8 @@ def _statement(facts: Facts, result: HypothesisResult, estimate: Interval, *, me
     if subject is None or reference is None:
         return f"the estimate is {value}"
     first, second = wording.name(subject), wording.name(reference)
+    if metric == "drift":
+        return f"{first} has {value} of the drift of {second}"
     if metric in wording.COSTS:
         return f"{first} needs {value} of the {wording.COSTS[metric]} of {second}"
     style = wording.metric_style(metric)

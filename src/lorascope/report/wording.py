@@ -119,6 +119,51 @@ def magnitude(value: float | int | None) -> str:
     return count(number)
 
 
+def drift(value: float | None) -> str:
+    """A drift, or another number between 0 and about 1 of which the first two digits matter: 0.41, 0.0032, 4.1e-5."""
+    number = as_float(value)
+    if number is not None and 0 < abs(number) < 1e-3:
+        mantissa, exponent = f"{abs(number):.1e}".split("e")
+        return f"{MINUS if number < 0 else ''}{float(mantissa):g}e{int(exponent)}"
+    return significant(number)
+
+
+def signed_drift(value: float | None) -> str:
+    """The same with a sign: +0.012, −0.0031."""
+    number = as_float(value)
+    return f"+{drift(number)}" if number is not None and number > 0 else drift(number)
+
+
+def percentage(value: float | None) -> str:
+    """A small 0-1 fraction as a percentage of two significant digits: 12%, 0.34%."""
+    number = as_float(value)
+    return ABSENT if number is None else f"{drift(number * 100)}%"
+
+
+def two_digits(value: float | None) -> str:
+    return decimal(value, 2)
+
+
+def three_digits(value: float | None) -> str:
+    return decimal(value, 3)
+
+
+def ratio(value: float | None) -> str:
+    """A ratio: 0.42, 1.31, 0.031."""
+    number = as_float(value)
+    return decimal(number, 2) if number is None or abs(number) >= 0.095 else significant(number)
+
+
+def ratio_range(interval: Interval | None) -> str:
+    """ "0.35 to 0.51"."""
+    return ABSENT if interval is None else f"{ratio(interval.low)} to {ratio(interval.high)}"
+
+
+def p_equals(p: float | None) -> str:
+    """ "p = 0.012", "p < 0.001"."""
+    return f"p = {p_value(p)}".replace("= <", "< ")
+
+
 def p_value(p: float | None) -> str:
     number = as_float(p)
     return ABSENT if number is None else "<0.001" if number < 0.001 else f"{number:.3f}"
@@ -175,11 +220,14 @@ COSTS = {
     "export_bytes": "export size",
 }
 
+# Compared as a share of the reference's, not by a difference.
+RATIOS = {**COSTS, "drift": "drift from the base"}
+
 
 def metric_style(metric: str) -> MetricStyle:
-    """Known metrics by name; costs as a percentage of the reference's (a hypothesis compares them so)."""
-    if metric in COSTS:
-        return MetricStyle(f"{COSTS[metric]}, share of the reference's", 100, 1, "%", "%")
+    """Known metrics by name; costs and drift as a percentage of the reference's (a hypothesis compares them so)."""
+    if metric in RATIOS:
+        return MetricStyle(f"{RATIOS[metric]}, share of the reference's", 100, 1, "%", "%")
     return _METRICS.get(metric, MetricStyle(metric.replace("_", " "), 1, 3, "", ""))
 
 
@@ -189,13 +237,13 @@ def score(metric: str, value: float | None) -> str:
     if number is None:
         return ABSENT
     scaled = number * style.scale
-    text = significant(scaled, 3 if scaled < 100 else 4) if metric in COSTS else decimal(scaled, style.digits)
+    text = significant(scaled, 3 if scaled < 100 else 4) if metric in RATIOS else decimal(scaled, style.digits)
     return text + ("" if not style.unit else style.unit if style.unit == "%" else f" {style.unit}")
 
 
 def gap(metric: str, value: float | None, *, unit: bool = True) -> str:
-    """A signed difference: "−0.4 points". For a cost its share of the reference's: "41.0%"."""
-    if metric in COSTS:
+    """A signed difference: "−0.4 points". For a cost or drift its share of the reference's: "41.0%"."""
+    if metric in RATIOS:
         return score(metric, value)
     style = metric_style(metric)
     number = as_float(value)
@@ -233,6 +281,11 @@ def plain_range(interval: Interval | None, *, signed: bool = False) -> str:
         return ABSENT
     estimate, low, high = (decimal(v, 2, signed=signed) for v in (interval.estimate, interval.low, interval.high))
     return f"{estimate} ({low} to {high})"
+
+
+def confidence_of(intervals: Iterable[Interval | None]) -> str:
+    """ "95% interval" of several that share their confidence."""
+    return listing(dict.fromkeys(confidence(interval) for interval in intervals if interval is not None))
 
 
 def confidence(interval: Interval) -> str:

@@ -60,11 +60,9 @@ def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def each(key: str, change: Any) -> dict[str, Any]:
         return {key: [change(item) for item in data[key]]} if isinstance(data.get(key), list) else {}
 
-    measure = data.get("measure")
-    drift = measure.get("drift") if isinstance(measure, dict) else None
-    text = (
-        {"measure": {**measure, "drift": {**drift, "text": absolute(drift.get("text"))}}}
-        if isinstance(drift, dict)
-        else {}
-    )
+    measure: Any = data.get("measure")
+    drift: Any = measure.get("drift") if isinstance(measure, dict) else None
+    text: dict[str, Any] = {}
+    if isinstance(drift, dict):
+        text = {"measure": {**measure, "drift": {**drift, "text": absolute(drift.get("text"))}}}
     return {**data, **each("tasks", task), **each("models", model), **text}

@@ -116,6 +116,34 @@ def panel_title(axes: Axes, text: str, *, offset_inches: float = 0.0, left: floa
     )
 
 
+def note_above(axes: Axes, text: str, *, left: float = 0.0) -> None:
+    """What the y axis shows, in small type between the panel's title and the panel."""
+    axes.annotate(
+        text,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(-left * 72, 5),
+        textcoords="offset points",
+        fontsize=FONT - 1,
+        color=MUTED,
+    )
+
+
+def label_at_right(axes: Axes, text: str, *, y: float, tint: str, offset: float = 5) -> None:
+    """A name beside the panel's right edge. y: as a fraction of its height; offset: from the edge, points."""
+    axes.annotate(
+        text,
+        (1, y),
+        xycoords="axes fraction",
+        xytext=(offset, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=FONT - 1,
+        color=tint,
+        annotation_clip=False,
+    )
+
+
 def axis_label(axes: Axes, text: str) -> None:
     axes.set_xlabel(text, fontsize=FONT - 1, color=MUTED, labelpad=3)
 
