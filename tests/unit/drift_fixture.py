@@ -214,6 +214,8 @@ def _rows(shape: Shape, drift: DriftShape, values: Values) -> Iterator[dict[str,
                 share = 1 - math.exp(-3 * update / max(drift.snapshots))
                 at = {"split": f"snapshot:{update}", "site": site, "layer": layer, "metric": "drift"}
                 yield {**run, **at, "value": share * value}
+            at = {"split": f"snapshot:{update}", "site": site, "layer": None, "metric": "drift"}
+            yield {**run, **at, "value": 0.5 * total}
         whole = {**run, "split": None, "site": None, "layer": None}
         adapter = method != "full"
         for metric, value in {
