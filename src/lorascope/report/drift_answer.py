@@ -136,9 +136,11 @@ def _thirds(facts: Facts, lead: DriftReduction) -> Iterator[str]:
     parts = wording.listing(
         f"{name} {wording.ratio(r.estimate)} ({wording.ratio_range(r)})" for name, r in found.items()
     )
-    least, most = (pick(found, key=lambda name: found[name].estimate) for pick in (min, max))
-    if found[least].high < found[most].low:
-        yield f"By depth the ratio is lowest in the {least} of the layers and highest in the {most}: {parts}."
+    apart = [
+        f"lower in the {low} than in the {high}" for low in found for high in found if found[low].high < found[high].low
+    ]
+    if apart:
+        yield f"By depth the ratio is {wording.listing(apart)} (their intervals do not meet): {parts}."
     else:
         yield f"By depth the ratios cannot be told apart, as their intervals overlap: {parts}."
 

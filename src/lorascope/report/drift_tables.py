@@ -201,7 +201,15 @@ def weights_table(facts: Facts) -> Table | None:
 
 
 def function_table(facts: Facts) -> Table | None:
-    """What models do otherwise: where attention looks, what they forgot."""
+    """What models do otherwise: which examples they decide otherwise, where attention looks, what they forgot."""
+    methods = facts.study["methods"]
+    reference = next((m["name"] for m in methods if m["kind"] == "full"), methods[0]["name"])
+    decisions = {
+        f"flips_from_{reference}": (f"decisions unlike {wording.name(reference)}'s", wording.percentage),
+        "flips_between_seeds": ("unlike another seed's", wording.percentage),
+        f"js_from_{reference}": (f"divergence from {wording.name(reference)} (nat)", wording.drift),
+        "js_between_seeds": ("from another seed (nat)", wording.drift),
+    }
     attention = {
         metric: layer_rows(facts, metric, site="attention-pattern")
         for metric in ("attention_total_variation", "attention_base_entropy", "attention_entropy")
@@ -211,7 +219,8 @@ def function_table(facts: Facts) -> Table | None:
     losses = ("text loss before (nat per token)", "after", "forgetting")
     writers = (wording.drift, wording.two_digits, wording.two_digits)
     last = (wording.three_digits, wording.three_digits, wording.signed_drift)
-    columns = {
+    columns = {metric: (run_rows(facts, metric), *how) for metric, how in decisions.items()}
+    columns |= {
         metric: (frame, heading, write)
         for (metric, frame), heading, write in zip(
             [*attention.items(), *text.items()], (*headings, *losses), (*writers, *last), strict=True
@@ -222,8 +231,10 @@ def function_table(facts: Facts) -> Table | None:
         columns,
         name="drift_function",
         title="Functional change",
-        note="Means over seeds; of attention also over layers and heads. Total variation: 0 where every head looks where "
-        "it did, 1 where it looks elsewhere altogether. Forgetting: rise in loss on general text.",
+        note="Means over seeds. Decisions and the Jensen-Shannon divergence of class probabilities: on the test examples, "
+        "against the run of the same seed, or the arm's other seeds. Attention: also over layers and heads. Total "
+        "variation: 0 where every head looks where it did, 1 where it looks elsewhere altogether. Forgetting: rise in "
+        "loss on general text.",
     )
 
 
