@@ -208,7 +208,7 @@ def _would_decide(test: Test, basis: Sequence[Evidence], judged: Sequence[Part])
 def adjust(p_values: Sequence[float]) -> tuple[list[float], list[float]]:
     """(Holm 1979, Bonferroni) adjusted p-values, in the order given.
 
-    Two lines of arithmetic, since statsmodels' function collects garbage at every call: a tenth of a second each.
+    Written out because statsmodels' function runs the garbage collector at every call, a tenth of a second each time.
     """
     count = len(p_values)
     holm, largest = [0.0] * count, 0.0

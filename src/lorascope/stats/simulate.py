@@ -33,6 +33,7 @@ from lorascope.stats.multibootstrap import (
     mean_differences,
 )
 from lorascope.stats.paired import discordance_odds_ratio, hedges_g, mcnemar, sign_flip_p, t_interval
+from lorascope.stats.simulate_drift import SPREADS, drift_trial
 
 NUM_SEEDS = (3, 5, 8)
 NUM_EXAMPLES = (277, 408, 872)  # RTE, MRPC, SST-2
@@ -238,6 +239,9 @@ def _cells(n: int) -> Iterator[tuple[str, Trial, float]]:
         yield name, lambda g, s=scenario: average_trial(s, n, g), 1.0
     yield "normal", lambda g: normal_trial(n, g), 6.0
     yield "normal", lambda g: anova_trial(n, g), 1.5
+    for name, spread in SPREADS.items():
+        for examples in NUM_EXAMPLES:
+            yield name, lambda g, s=spread, e=examples: drift_trial(s, n, e, g), 1.0
 
 
 def rate(outcomes: dict[str, list[bool | None]]) -> tuple[float, float, float, int] | None:
