@@ -38,6 +38,7 @@ TASKS: Mapping[str, str] = {
     "classification": "lorascope.data.files:ClassificationFiles",
 }
 
+OBSERVER = "lorascope.drift.snapshots:Observer"
 TOKENIZER = "lorascope.models.tokenizer:load_tokenizer"
 
 MODELS: Mapping[str, Mapping[str, str]] = {

@@ -27,7 +27,7 @@ methods:
   - {kind: lora, learning_rate: 1e-2, rank: 4}
 seeds: [1, 2]
 train: {epochs: 2, batch_size: 16, max_length: 32}
-measure: {drift: {examples: 40, draws: 100, attention_examples: 8, text: text.txt}}
+measure: {drift: {examples: 40, draws: 100, attention_examples: 8, snapshots: 3, text: text.txt}}
 hypotheses:
   H1b: {lower: lora, than: full, on: drift, by: 20%}
 """
@@ -57,7 +57,7 @@ def drift_artifacts(directory: Path) -> list[Artifact]:
 
 def test_every_run_is_read_on_both_tasks_and_on_the_text(studied: Path) -> None:
     found = pd.read_parquet(studied / "results" / "drift" / "measurements.parquet")
-    runs = found[~found["method"].str.contains(":")]
+    runs = found[~found["method"].str.contains(":") & ~found["split"].str.startswith("snapshot:", na=False)]
     splits = runs[runs["metric"] == "drift"].groupby("task")["split"].unique()
     assert {task: set(names) for task, names in splits.items()} == {
         "first": {"probe", "probe:second"}, "second": {"probe", "probe:first"},
@@ -123,6 +123,21 @@ def test_the_same_step_elsewhere_gives_the_same_numbers(studied: Path, tmp_path:
         measure_drift(context)
         again, before = (pd.read_parquet(path / "drift.parquet") for path in (out, artifact.path))
         pd.testing.assert_frame_equal(again, before, rtol=1e-6, atol=1e-9)
+
+
+def test_snapshots_of_training_end_at_the_last_update(studied: Path) -> None:
+    found = pd.read_parquet(studied / "results" / "drift" / "measurements.parquet")
+    snapshots = found[found["split"].str.startswith("snapshot:", na=False)]
+    runs = Store(studied / "store").artifacts("train")
+    for artifact in runs:
+        own = snapshots[snapshots["run"] == artifact.id]
+        updates = sorted({int(split.partition(":")[2]) for split in own["split"]})
+        assert updates == [round(artifact.result["updates"] * k / 3) for k in (1, 2, 3)]
+        assert set(own["layer"]) == {0, 1, 2}
+        assert own["value"].between(-0.1, 1.3).all()
+    late = snapshots[snapshots["layer"] == 2].assign(update=lambda t: t["split"].str.split(":").str[1].astype(int))
+    first, last = (late[late["update"] == pick(late["update"])]["value"].mean() for pick in (min, max))
+    assert last > first, "runs move away from their base"
 
 
 def test_verdict_and_report_speak_of_drift(studied: Path) -> None:

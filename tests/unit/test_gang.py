@@ -522,3 +522,27 @@ def test_compiled_blocks_are_used_only_if_they_compute_the_same(
     train(gang)
     for alone, together in zip(plain, members, strict=True):
         np.testing.assert_allclose(together.progress.losses, alone.progress.losses, rtol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- snapshots
+
+
+def test_a_run_that_is_looked_at_ends_as_it_would_have(
+    tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore]
+) -> None:
+    def looked_at() -> list[Member]:
+        members = [make_member(columns(40), lora(rank=2, dropout=0.2), seed) for seed in (1, 2)]
+        for member in members:
+            member.observations = {2, member.total_updates}
+            member.observe = lambda model: {"1": float(sum(p.abs().sum() for p in model.parameters()))}
+        return members
+
+    plain = [make_member(columns(40), lora(rank=2, dropout=0.2), seed) for seed in (1, 2)]
+    train(make_gang(tiny_checkpoints["bert"], plain))
+    seen = looked_at()
+    train(make_gang(tiny_checkpoints["bert"], seen))
+    for expected, found in zip(plain, seen, strict=True):
+        assert found.progress.losses == expected.progress.losses
+        assert [row["update"] for row in found.progress.snapshots] == [2, found.total_updates]
+        first, last = (row["value"] for row in found.progress.snapshots)
+        assert first != last

@@ -134,6 +134,8 @@ def _measurements(finished: Finished) -> Iterator[pd.DataFrame]:
         yield _summary(run, "validation", artifact.result["validation"])
         costs = {name: artifact.result[name] for name in COSTS if artifact.result.get(name) is not None}
         yield _rows(run, split=None, metric=list(costs), value=list(costs.values()), unit=[COSTS[c] for c in costs])
+        if (artifact.path / "snapshots.parquet").exists():
+            yield _snapshot_rows(run, pd.read_parquet(artifact.file("snapshots.parquet")))
     for label, artifact in finished.of("baseline"):
         task = finished.task(label["task"])
         frame = pd.read_parquet(artifact.file("predictions.parquet"))
@@ -144,6 +146,22 @@ def _measurements(finished: Finished) -> Iterator[pd.DataFrame]:
             yield _summary(run, "test", task.metrics(predictions))
     for label, artifact in finished.of("drift"):
         yield from _drift_rows(label, artifact)
+
+
+def _snapshot_rows(run: Mapping[str, Any], seen: pd.DataFrame) -> pd.DataFrame:
+    """Drift of the residual stream on the way, split `snapshot:UPDATE`."""
+    rows = pd.DataFrame(
+        {
+            **{key: run[key] for key in ("run", "model", "task", "method", "seed")},
+            "split": "snapshot:" + seen["update"].astype(str),
+            "site": "residual",
+            "layer": seen["name"].astype("Int64"),
+            "metric": "drift",
+            "value": seen["value"],
+            "unit": "1",
+        }
+    )
+    return rows
 
 
 def _function_rows(finished: Finished, study: Study) -> Iterator[pd.DataFrame]:

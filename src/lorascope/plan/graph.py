@@ -159,7 +159,7 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> _
         resources = gang_resources(model.identity, method, resolved_training(study, method))
         for seeds in study.seeds:
             label = RunLabel(model.name, task, method.name, seeds.label)
-            params = {**sanity.params, "seeds": seeds.model_dump(), "protocol": study.protocol}
+            params = {**sanity.params, "seeds": seeds.model_dump(), "protocol": study.protocol, **_snapshots(study)}
             slug = f"{model.name}-{task}-{method.kind}-{seeds.label}"
             train = add(
                 Step(
@@ -187,7 +187,7 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> _
 
 def _add_drift(study: Study, spec: DriftSpec, model: _Model, arms: Sequence[_Arms], add: Any) -> None:
     """One step an arm: all its seeds' runs go through the base together, and are compared with each other too."""
-    settings = spec.model_dump(mode="json", exclude={"text", "out_of_task"})
+    settings = spec.model_dump(mode="json", exclude={"text", "out_of_task", "snapshots"})
     locations, text = dict(model.locations), None
     if spec.text is not None:
         text, locations["text"] = file_checksum(Path(spec.text)), spec.text
@@ -210,6 +210,14 @@ def _add_drift(study: Study, spec: DriftSpec, model: _Model, arms: Sequence[_Arm
                 locations=locations,
             )
             add(step, RunLabel(model.name, of_task.task, method.name))
+
+
+def _snapshots(study: Study) -> dict[str, Any]:
+    """What a training step has to know to look at drift on its way; nothing where the study takes no snapshots."""
+    drift = study.measure.drift
+    if drift is None or drift.snapshots is None:
+        return {}
+    return {"snapshots": {"count": drift.snapshots, **drift.model_dump(include={"examples", "pooling"})}}
 
 
 def _baseline_step(study: Study, model: _Model, task: str, inputs: dict[str, str]) -> Step:

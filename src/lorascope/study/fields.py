@@ -155,6 +155,8 @@ _DRIFT: Fields = {
     "attention_examples": "Probe examples on which attention patterns are compared; 0 for none. The work grows with "
     "the square of their lengths.",
     "out_of_task": "Read the next task's examples too: drift on inputs the run was not trained for. Nothing with one task.",
+    "snapshots": "How many times each run is looked at while it is trained, evenly over its updates: drift of the residual "
+    "stream on validation examples. Part of the runs' identity. Absent: only when trained.",
     "text": "A plain UTF-8 text file, relative to the study file: how much worse the run predicts it than its base did "
     "(forgetting). The checkpoint must have its language-model head.",
 }

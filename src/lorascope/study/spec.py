@@ -296,8 +296,8 @@ class DriftSpec(Spec):
 
     examples: probe examples, of the test split. sites: where features are read. pooling: over an example's tokens.
     draws: bootstrap resamples of the examples. neighbours: k of the mutual nearest neighbours. attention_examples: for
-    attention patterns, 0 for none. out_of_task: read another task's examples too. text: a plain text file on which
-    forgetting is measured.
+    attention patterns, 0 for none. out_of_task: read another task's examples too. snapshots: looks at each run
+    while it is trained. text: a plain text file on which forgetting is measured.
     """
 
     examples: Annotated[int, Field(ge=4)] = 750
@@ -311,6 +311,7 @@ class DriftSpec(Spec):
     neighbours: Annotated[int, Field(ge=1)] = 10
     attention_examples: Annotated[int, Field(ge=0)] = 64
     out_of_task: bool = True
+    snapshots: Annotated[int, Field(ge=1)] | None = None
     text: str | None = None
 
     @model_validator(mode="after")

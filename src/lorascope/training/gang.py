@@ -176,7 +176,7 @@ class Gang:
     # ------------------------------------------------------------------------------------------------------ evaluating
 
     def _is_time_to_look(self) -> bool:
-        if any(member.is_due for member in self.members):
+        if any(member.is_due or member.is_to_be_observed for member in self.members):
             return True
         return time.perf_counter() - self._looked_at >= _SECONDS_BETWEEN_LOOKS
 
@@ -199,6 +199,12 @@ class Gang:
                     self._keep_best(member)
         if due:
             self._clock.book([member.meters for member in due], "evaluation")
+        observed = [member for member in self.members if member.is_to_be_observed and member.problem is None]
+        for member in observed:
+            with _blaming(member):
+                member.note_snapshot(self.views[self.places.index(member)])
+        if observed:
+            self._clock.book([], "other")
         self._looked_at = time.perf_counter()
 
     def _note_losses(self) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lorascope.study.spec import Seeds, TrainSpec
 
 Validation = Callable[["nn.Module"], dict[str, float]]
+Observation = Callable[["nn.Module"], dict[str, float]]
 _CURVE_POINTS = 200
 _SEQUENCE_SEED = 20261123
 
@@ -36,7 +37,8 @@ _SEQUENCE_SEED = 20261123
 @dataclass
 class Progress:
     """Where a run is. update: updates done; evaluated: the last of them after which validation was scored. best_*: the
-    evaluation with the best score so far; stale: evaluations since."""
+    evaluation with the best score so far; stale: evaluations since. observed, snapshots: the last update at which the
+    run was looked at, and what was seen, one row an update and name."""
 
     update: int = 0
     evaluated: int = 0
@@ -48,11 +50,13 @@ class Progress:
     resumed: int = 0
     losses: list[float] = field(default_factory=list)
     curve: list[dict[str, Any]] = field(default_factory=list)
+    observed: int = 0
+    snapshots: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Member:
-    """validate: scores a one-run model on the validation set and returns {metric: value, "loss"}. problem: why the run
-    broke, None while it is sound.
+    """validate: scores a one-run model on the validation set and returns {metric: value, "loss"}. observe: looks at it
+    `num_snapshots` times in the course of training. problem: why the run broke, None while it is sound.
 
     The task's primary metric selects the checkpoint (higher is better; ties go to the lower loss).
     """
@@ -69,7 +73,10 @@ class Member:
         validate: Validation,
         emit: Emit | None = None,
         step_id: str | None = None,
+        observe: Observation | None = None,
+        num_snapshots: int = 0,
     ) -> None:
+        self.observe = observe
         self.method, self.task, self.columns = method, task, columns
         self.train, self.learning_rate, self.seeds, self.validate = train, learning_rate, seeds, validate
         self.emit, self.step_id = emit or (lambda event: None), step_id
@@ -78,6 +85,7 @@ class Member:
         self.updates_per_epoch = math.ceil(len(columns) / train.batch_size)
         self.total_updates = max(1, math.ceil(train.epochs * self.updates_per_epoch))
         self.evaluations = evaluation_points(self.total_updates, self.updates_per_epoch, train.evaluations_per_epoch)
+        self.observations = {round(self.total_updates * k / num_snapshots) for k in range(1, num_snapshots + 1)} - {0}
         self.problem: Exception | None = None
         self._epoch: tuple[int, list[np.ndarray]] | None = None
 
@@ -85,6 +93,11 @@ class Member:
     def is_due(self) -> bool:
         """Whether validation is to be scored now."""
         return self.progress.update in self.evaluations and self.progress.evaluated < self.progress.update
+
+    @property
+    def is_to_be_observed(self) -> bool:
+        """Whether a snapshot is to be taken now."""
+        return self.progress.update in self.observations and self.progress.observed < self.progress.update
 
     @property
     def is_done(self) -> bool:
@@ -156,6 +169,14 @@ class Member:
             stopping is not None and progress.stale >= stopping.patience and progress.update < self.total_updates
         )
         return is_best
+
+    def note_snapshot(self, model: nn.Module) -> None:
+        """Looks at the run's model as it is now."""
+        assert self.observe is not None
+        progress = self.progress
+        seen = self.observe(model)
+        progress.snapshots += [{"update": progress.update, "name": name, "value": v} for name, v in seen.items()]
+        progress.observed = progress.update
 
     def report(self) -> None:
         """Says how far it is."""

@@ -1,13 +1,15 @@
 """The `train` step: one run, from the base model to an exported checkpoint and its validation scores.
 
 It never opens the test set. What it commits: `export/` (adapter or checkpoint, with tokenizer), `curves.parquet`,
-`losses.npy` (every update), `validation_predictions.parquet`, and `reference_logits.npy`: the logits of the model in
-memory on a few validation examples, which the `evaluate` step must find again in the exported one.
+`losses.npy` (every update), `validation_predictions.parquet`, `snapshots.parquet` where the study takes any, and
+`reference_logits.npy`: the logits of the model in memory on a few validation examples, which the `evaluate` step must find
+again in the exported one.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -29,7 +31,7 @@ from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.dropout import DropoutStreams, replace_dropouts
 from lorascope.models.loading import BaseModel, load_base
 from lorascope.models.tokenizer import load_tokenizer
-from lorascope.registry import METHODS, resolve
+from lorascope.registry import METHODS, OBSERVER, resolve
 from lorascope.study.spec import MethodSpec, Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
@@ -178,6 +180,8 @@ def _set_up(index: int, context: StepContext) -> _Run:
     columns, validation = (ColumnStore.open(context.deps["tokens"].path / s) for s in ("train", "validation"))
     base = base_for(context, task)
     train = TrainSpec.model_validate(params["train"])
+    snapshots = params.get("snapshots")
+    observe = _observer(context, base, task).observe if snapshots else None
     reading = {"pad_token_id": base.pad_token_id, "device": context.device, "precision": train.precision}
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -193,8 +197,22 @@ def _set_up(index: int, context: StepContext) -> _Run:
         validate=validate,
         emit=context.emit,
         step_id=context.step.id,
+        observe=observe,
+        num_snapshots=snapshots["count"] if snapshots else 0,
     )
     return _Run(index, context, member, base, validation, Checkpointer(context.work))
+
+
+def _observer(context: StepContext, base: BaseModel, task: Any) -> Any:
+    """What looks at a run in the course of its training: drift's, which lies above this layer."""
+    module, _, name = OBSERVER.partition(":")
+    return getattr(importlib.import_module(module), name)(
+        context.step.params["snapshots"],
+        base=base,
+        task=task,
+        validation=context.deps["tokens"].path / "validation",
+        warm=context.warm,
+    )
 
 
 def _train_together(runs: Sequence[_Run]) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
@@ -334,6 +352,8 @@ def _write_files(run: _Run, model: PreTrainedModel, predictions: Any) -> None:
     run.member.method.export(model, out / "export", base=run.base)
     tokenizer_for(run.context).save_pretrained(out / "export")
     pd.DataFrame(progress.curve).to_parquet(out / "curves.parquet", index=False)
+    if progress.snapshots:
+        pd.DataFrame(progress.snapshots).to_parquet(out / "snapshots.parquet", index=False)
     predictions.to_parquet(out / "validation_predictions.parquet", index=False)
     np.save(out / "losses.npy", np.asarray(progress.losses, dtype=np.float32))
 

@@ -1,0 +1,55 @@
+"""Drift while a run is being trained: the residual stream of the unfinished model beside its base's, now and then.
+
+The examples come from the validation split, because training must never open the test set. The model is left as it was, so
+a run that is looked at ends with the weights it would have had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorascope.data.columns import ColumnStore
+from lorascope.drift.extraction import extract
+from lorascope.drift.probe import choose_probe
+from lorascope.drift.views import Points, debiased_grams, drift_between
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lorascope.data.task import Task
+    from lorascope.models.loading import BaseModel
+
+_SITE, _SEED, _PRECISION = "residual", 0, "fp32"
+
+
+class Observer:
+    """Looks at runs of one base and task. settings: a study's `examples` and `pooling`. warm: the worker's memory, which
+    keeps what the base shows."""
+
+    def __init__(
+        self, settings: Mapping[str, Any], *, base: BaseModel, task: Task, validation: Path, warm: dict[str, Any]
+    ) -> None:
+        self._pooling, self._base, self._task = settings["pooling"], base, task
+        self._probe = choose_probe(ColumnStore.open(validation), settings["examples"], seed=_SEED)
+        key = f"snapshots:{self._probe.ids_sha256}:{self._pooling}:{warm.get('base_key')}"
+        if warm.get("snapshots_key") != key:
+            features = self._features(base.model, "the base")
+            points = Points.of(features)
+            warm["snapshots"], warm["snapshots_key"] = (points, debiased_grams(features, points)), key
+        self._points, self._grams = warm["snapshots"]
+
+    def observe(self, model: nn.Module) -> dict[str, float]:
+        """Layer (as text) -> 1 - debiased CKA to the base. model: of one run, on the base's device; left as it was.
+
+        Raises StudyError for features that are not finite.
+        """
+        grams = debiased_grams(self._features(model, "the run"), self._points)
+        return {str(layer): value for _, layer, _, value in drift_between(self._grams, grams, self._points)}
+
+    def _features(self, model: nn.Module, name: str) -> Any:
+        return extract(
+            model, self._probe.columns, task=self._task, pad_token_id=self._base.pad_token_id, sites=(_SITE,),
+            pooling=self._pooling, precision=_PRECISION, name=name,
+        )  # fmt: skip
