@@ -226,7 +226,16 @@ def test_layer_table_counts_after_holm(facts):
         return replace(row, p_holm=0.2 if row.layer in (1, 2) else 0.01) if row.part == "layer" else row
 
     rows = tables_of(with_reductions(facts, holm))["drift_layers"].rows
-    assert {row[3:6] for row in rows} == {("6", "4", "0")}
+    assert {(row[3], *row[6:]) for row in rows} == {("6", "6", "4", "0")}
+
+
+def test_one_seed_has_ratios_of_layers_but_no_tests(artifacts):
+    facts = read_facts(artifacts["bare"])
+    (row,) = tables_of(facts)["drift_layers"].rows
+    assert row[3] == "6"
+    assert row[6:] == (wording.ABSENT,) * 3
+    assert "Holm" not in " ".join(answer(facts))
+    assert ", p " not in answer(facts)[0]
 
 
 def measured_mean(artifact: Path, *, task: str, method: str, **columns) -> float:

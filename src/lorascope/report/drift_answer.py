@@ -121,7 +121,7 @@ def _of_task(facts: Facts, row: DriftReduction) -> str:
 
 
 def _reason(row: DriftReduction) -> str:
-    return (row.reason or "no reason was recorded").rstrip(".")
+    return row.reason.rstrip(".")
 
 
 def _thirds(facts: Facts, lead: DriftReduction) -> Iterator[str]:

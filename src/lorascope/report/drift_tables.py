@@ -47,7 +47,7 @@ def reduction_table(facts: Facts) -> Table | None:
             (row.reason or wording.ABSENT) if row.ratio is None else less(row.ratio.estimate),
             wording.p_value(row.p_value),
             wording.p_value(row.p_holm),
-            wording.count(row.num_seeds),
+            wording.ABSENT if row.ratio is None else wording.count(row.num_seeds),
         )
         for row in reductions(facts, *PARTS, site=None)
         if row.part == "overall" or row.site == "residual"
@@ -67,7 +67,7 @@ def reduction_table(facts: Facts) -> Table | None:
 
 
 def layers_table(facts: Facts) -> Table | None:
-    """The per-layer tests of each family in one row."""
+    """The ratios of single layers of each task, comparison and site in one row."""
     families: dict[tuple[str, ...], list[DriftReduction]] = {}
     for row in reductions(facts, "layer", site=None):
         families.setdefault((*_pair(facts, row), _site(row.site)), []).append(row)
@@ -78,24 +78,29 @@ def layers_table(facts: Facts) -> Table | None:
         if not known:
             continue
         extremes = [pick(known, key=lambda item: item[0]) for pick in (min, max)]
+        tested = [row for row in family if row.p_holm is not None]
+        lower, higher = (sum(test(row, alpha=alpha) for row in tested) for test in (below, above))
         rows.append(
             (
                 *what,
                 wording.count(len(known)),
-                wording.count(sum(below(row, alpha=alpha) for row in family)),
-                wording.count(sum(above(row, alpha=alpha) for row in family)),
                 *(f"{wording.ratio(ratio)} (layer {row.layer})" for ratio, row in extremes),
-                wording.count(len(family) - len(known)),
+                wording.count(len(tested)) if tested else wording.ABSENT,
+                wording.count(lower) if tested else wording.ABSENT,
+                wording.count(higher) if tested else wording.ABSENT,
             )
         )
-    headings = ("layers tested", "lower", "higher", "lowest ratio", "highest ratio", "without a ratio")
+    headings = ("layers with a ratio", "lowest ratio", "highest ratio", "layers tested", "lower", "higher")
     return Table(
         name="drift_layers",
         title="Layer by layer",
-        columns=(*number_columns("task", "comparison", "site", numeric_from=3), *number_columns(*headings, numeric_from=0)),
+        columns=(
+            *number_columns("task", "comparison", "site", numeric_from=3),
+            *number_columns(*headings, numeric_from=0),
+        ),
         rows=tuple(rows),
         note=f"Lower, higher: layers whose drift differs from the reference's at {alpha:g} after Holm's correction over "
-        "the layers of that task and site.",
+        "all tests of single layers of that task and site. One seed allows no test.",
     ) if rows else None  # fmt: skip
 
 

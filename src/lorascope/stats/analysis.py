@@ -121,8 +121,10 @@ class HypothesisResult:
 
 @dataclass(frozen=True)
 class DriftProfile:
-    """Drift (1 - debiased linear CKA to the base) of one arm at one layer of a site: the mean over seeds with a 95%
-    interval over seeds and examples."""
+    """An arm's drift from its base at one site and layer: the mean over seeds, its interval over seeds and examples.
+
+    With one seed the interval is over examples only, and its `method` says so.
+    """
 
     model: str
     task: str
@@ -135,12 +137,11 @@ class DriftProfile:
 
 @dataclass(frozen=True)
 class DriftReduction:
-    """Drift of `method` as a share of the reference's: the geometric mean over seeds, below 1 where `method` stays
-    closer to the base.
+    """Drift of method / drift of reference: the geometric mean over seeds.
 
-    task: "*" for the average over tasks. part: "overall", "early", "middle", "late" or "layer" (then `layer` says
-    which). p_holm: over the per-layer tests of one (model, task, site), None for what belongs to no family. ratio None:
-    `reason` says why there is no estimate.
+    task: "*" is the average over tasks. part: "overall" (the mean over layers), "early", "middle" or "late" (thirds of
+    the layers), or "layer". p_value: of a ratio of 1, two-sided (None with one seed). p_holm: over the layers of one
+    (model, task, site); None where there is no such family. ratio is None where `reason` says why there is no estimate.
     """
 
     model: str
@@ -154,12 +155,12 @@ class DriftReduction:
     p_value: float | None
     p_holm: float | None
     num_seeds: int
-    reason: str | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class DriftCorrelation:
-    """Spearman's rho of two quantities over runs. partial: the same with the size of the weight change held."""
+    """Spearman correlation over the runs of one (model, task), all methods together. partial: given the weight change."""
 
     model: str
     task: str
@@ -168,13 +169,12 @@ class DriftCorrelation:
     rho: Interval | None
     partial: Interval | None
     num_runs: int
-    note: str | None
+    note: str
 
 
 @dataclass(frozen=True)
 class DriftAnalysis:
-    """How far the arms drifted from their base. num_draws: bootstrap draws over examples. num_examples: of the probe, by
-    task."""
+    """What a study says about drift. num_draws: resamples of the examples; num_examples: task -> probe examples."""
 
     num_draws: int
     num_examples: dict[str, int]
@@ -182,11 +182,16 @@ class DriftAnalysis:
     reductions: list[DriftReduction]
     correlations: list[DriftCorrelation]
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> DriftAnalysis:
+        kinds = {"profiles": DriftProfile, "reductions": DriftReduction, "correlations": DriftCorrelation}
+        return cls(**{**data, **{name: [_rebuild(kind, item) for item in data[name]] for name, kind in kinds.items()}})
+
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything a report states. anova: method x task on seed scores (None if not estimable). drift: None where the
-    study did not measure it."""
+    """Everything a report states. anova: method x task on seed scores (None if not estimable); drift: None if it was not
+    measured."""
 
     alpha: float
     family: str
@@ -217,15 +222,9 @@ class Analysis:
                     _rebuild(HypothesisResult, {**item, "parts": [_rebuild(Part, part) for part in item["parts"]]})
                     for item in data["hypotheses"]
                 ],
-                "drift": _rebuild_drift(data["drift"]) if data.get("drift") else None,
+                "drift": DriftAnalysis.from_json(data["drift"]) if data.get("drift") else None,
             }
         )
-
-
-def _rebuild_drift(data: Mapping[str, Any]) -> DriftAnalysis:
-    kinds = {"profiles": DriftProfile, "reductions": DriftReduction, "correlations": DriftCorrelation}
-    lists = {name: [_rebuild(kind, item) for item in data[name]] for name, kind in kinds.items()}
-    return DriftAnalysis(**{**data, **lists})
 
 
 def _rebuild(kind: type, data: Mapping[str, Any]) -> Any:
