@@ -236,6 +236,9 @@ def test_one_seed_has_ratios_of_layers_but_no_tests(artifacts):
     assert row[6:] == (wording.ABSENT,) * 3
     assert "Holm" not in " ".join(answer(facts))
     assert ", p " not in answer(facts)[0]
+    assert answer(facts)[0].startswith("LoRA of the only seed stays closer to the base than full fine-tuning")
+    assert "95% interval over examples alone" in answer(facts)[0]
+    assert "Intervals hold examples alone, as there is one seed" in tables_of(facts)["drift_reduction"].note
 
 
 def measured_mean(artifact: Path, *, task: str, method: str, **columns) -> float:
@@ -411,7 +414,8 @@ def test_every_value_lies_on_the_axis(values, kind, scale):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0412, "0.041"), (4.12e-5, "4.1e-5"), (-4.12e-5, "−4.1e-5"), (0.0, "0"), (None, "–")]
+    ("value", "text"),
+    [(0.0412, "0.041"), (4.12e-5, "4.1e-5"), (-4.12e-5, "−4.1e-5"), (0.0, "0"), (-3e-12, "0"), (None, "–")],
 )
 def test_drift_is_written_with_two_digits(value, text):
     assert wording.drift(value) == text

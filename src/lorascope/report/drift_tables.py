@@ -35,6 +35,12 @@ def _site(name: str) -> str:
     return SITES.get(name, name)
 
 
+def _held(facts: Facts) -> str:
+    """What the intervals of drift are over."""
+    several = any(row.num_seeds > 1 for row in drift_of(facts).profiles)
+    return "seeds and examples" if several else "examples alone, as there is one seed"
+
+
 def reduction_table(facts: Facts) -> Table | None:
     """Every ratio but those of single layers; of sites beside the residual stream those over all layers."""
     rows = [
@@ -60,8 +66,8 @@ def reduction_table(facts: Facts) -> Table | None:
             *number_columns("ratio", "95% interval", "less or more", "p", "p Holm", "seeds", numeric_from=0),
         ),
         rows=tuple(rows),
-        note="Ratio of drifts, geometric mean over seeds; below 1 the method stays closer to the base. Intervals hold "
-        f"seeds and examples ({wording.count(drift_of(facts).num_draws)} bootstrap draws of the examples, the same for "
+        note=f"Ratio of drifts, geometric mean over seeds; below 1 the method stays closer to the base. Intervals hold "
+        f"{_held(facts)} ({wording.count(drift_of(facts).num_draws)} bootstrap draws of the examples, the same for "
         "every arm of a task). A dash under p Holm: the test belongs to no family.",
     ) if rows else None  # fmt: skip
 
@@ -144,8 +150,8 @@ def measures_table(facts: Facts) -> Table | None:
         rows=tuple(rows),
         note="Means over seeds and over the layers of the residual stream, embeddings left out; 0 is the same as the "
         "base. Standardised: every feature scaled to variance 1 first, so that no outlier dimension decides. Biased: "
-        "the CKA most papers print, which rises with few examples. Procrustes: what is left after the best rotation. "
-        "Neighbours: share of nearest neighbours that changed.",
+        "from the CKA most papers print, which is too high with few examples. Procrustes: what is left after the best "
+        "rotation. Neighbours: share of nearest neighbours that changed.",
     ) if rows and "drift" in shown else None  # fmt: skip
 
 
