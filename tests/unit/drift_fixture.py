@@ -162,7 +162,9 @@ def _reduction(
     shared |= {"part": part, "layer": first if part == "layer" else None, "num_seeds": len(shape.seeds)}
     if drift.no_ratio in (task, "*"):
         none = {"ratio": None, "p_value": None, "p_holm": None}
-        return DriftReduction(**shared, **none, reason="the reference's drift of seed 42 is not above 0")
+        return DriftReduction(
+            **{**shared, "num_seeds": 0}, **none, reason="the reference's drift of seed 42 is not above 0"
+        )
     shift = 0 if site == "residual" else 1
     tasks = shape.tasks if task == "*" else (task,)
 
@@ -174,9 +176,9 @@ def _reduction(
         return np.exp(np.mean(logs, axis=1))
 
     ratio = _ratio(means(method), means(reference))
-    p = 0.0002 if not ratio.low <= 1 <= ratio.high else 0.31
-    holm = min(1.0, p * drift.layers) if part == "layer" else None
-    return DriftReduction(**shared, ratio=ratio, p_value=p, p_holm=holm, reason=None)
+    p = None if len(shape.seeds) == 1 else 0.31 if ratio.low <= 1 <= ratio.high else 0.0002
+    holm = min(1.0, p * drift.layers) if p is not None and part == "layer" else None
+    return DriftReduction(**shared, ratio=ratio, p_value=p, p_holm=holm, reason="")
 
 
 def _correlations(shape: Shape, drift: DriftShape) -> Iterator[DriftCorrelation]:
@@ -185,7 +187,7 @@ def _correlations(shape: Shape, drift: DriftShape) -> Iterator[DriftCorrelation]
     for model in shape.models:
         for task in shape.tasks:
             known = len(shape.seeds) > 1
-            note = None if known else "fewer than 4 runs"
+            note = "" if known else "fewer than 4 runs"
             yield DriftCorrelation(model, task, "weight_change", "drift", rho if known else None, None, runs, note)
             if drift.text:
                 yield DriftCorrelation(model, task, "drift", "forgetting", rho if known else None, partial, runs, note)

@@ -227,7 +227,19 @@ def test_layer_table_counts_after_holm(facts):
         return replace(row, p_holm=0.2 if row.layer in (1, 2) else 0.01) if row.part == "layer" else row
 
     rows = tables_of(with_reductions(facts, holm))["drift_layers"].rows
-    assert {row[3:6] for row in rows} == {("6", "4", "0")}
+    assert {(row[3], *row[6:]) for row in rows} == {("6", "6", "4", "0")}
+
+
+def test_one_seed_has_ratios_of_layers_but_no_tests(artifacts):
+    facts = read_facts(artifacts["bare"])
+    (row,) = tables_of(facts)["drift_layers"].rows
+    assert row[3] == "6"
+    assert row[6:] == (wording.ABSENT,) * 3
+    assert "Holm" not in " ".join(answer(facts))
+    assert ", p " not in answer(facts)[0]
+    assert answer(facts)[0].startswith("LoRA of the only seed stays closer to the base than full fine-tuning")
+    assert "95% interval over examples alone" in answer(facts)[0]
+    assert "Intervals hold examples alone, as there is one seed" in tables_of(facts)["drift_reduction"].note
 
 
 def measured_mean(artifact: Path, *, task: str, method: str, **columns) -> float:
@@ -403,7 +415,8 @@ def test_every_value_lies_on_the_axis(values, kind, scale):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0412, "0.041"), (4.12e-5, "4.1e-5"), (-4.12e-5, "−4.1e-5"), (0.0, "0"), (None, "–")]
+    ("value", "text"),
+    [(0.0412, "0.041"), (4.12e-5, "4.1e-5"), (-4.12e-5, "−4.1e-5"), (0.0, "0"), (-3e-12, "0"), (None, "–")],
 )
 def test_drift_is_written_with_two_digits(value, text):
     assert wording.drift(value) == text

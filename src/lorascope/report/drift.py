@@ -132,7 +132,7 @@ def _rank_correlations(facts: Facts, other: str) -> str:
     if not found:
         return "No correlation was computed."
     known = [row for row in found if row.rho is not None]
-    notes = "; ".join(dict.fromkeys((row.note or "").rstrip(".") for row in found if row.rho is None and row.note))
+    notes = "; ".join(dict.fromkeys(row.note.rstrip(".") for row in found if row.rho is None and row.note))
     if not known:
         return f"No rank correlation: {notes or 'too few runs'}."
     if len(known) > _RHOS_AT_MOST:

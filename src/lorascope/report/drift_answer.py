@@ -81,6 +81,8 @@ def _claim(facts: Facts, row: DriftReduction) -> str:
     """ "LoRA stays closer to its base than full fine-tuning: it drifts 0.42 times as far (95% interval ...)"."""
     assert row.ratio is not None
     first, second, change = wording.name(row.method), wording.name(row.reference), row.ratio
+    if row.num_seeds == 1:
+        first += " of the only seed"  # the interval knows no other
     if change.high < 1:
         verdict = f"{first} stays closer to the base than {second}: its drift is"
     elif change.low > 1:
@@ -88,10 +90,10 @@ def _claim(facts: Facts, row: DriftReduction) -> str:
     else:
         verdict = f"whether {first} stays closer to the base than {second} is open: its drift is"
     p = f", {wording.p_equals(row.p_value)}" if row.p_value is not None else ""
-    seeds = wording.plural(row.num_seeds, "seed")
+    seeds, over = wording.plural(row.num_seeds, "seed"), " over examples alone" if row.num_seeds == 1 else ""
     return (
         f"{verdict} {wording.ratio(change.estimate)} times as large, {less(change.estimate)}, {_where(facts, row)} "
-        f"({wording.confidence(change)} {wording.ratio_range(change)}{p}; {seeds} × {_examples(facts, row)})"
+        f"({wording.confidence(change)}{over} {wording.ratio_range(change)}{p}; {seeds} × {_examples(facts, row)})"
     )
 
 
@@ -121,7 +123,7 @@ def _of_task(facts: Facts, row: DriftReduction) -> str:
 
 
 def _reason(row: DriftReduction) -> str:
-    return (row.reason or "no reason was recorded").rstrip(".")
+    return row.reason.rstrip(".")
 
 
 def _thirds(facts: Facts, lead: DriftReduction) -> Iterator[str]:

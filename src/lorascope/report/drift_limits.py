@@ -40,9 +40,9 @@ def drift_limitations(facts: Facts) -> Iterator[str]:
 def _no_ratio(facts: Facts) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for row in reductions(facts, "overall", site=None):
-        if row.ratio is None:
+        if row.ratio is None and row.task != "*":
             what = f"{wording.name(row.method)} v {wording.name(row.reference)} on {facts.place(row.model, row.task)}"
-            reasons.setdefault((row.reason or "no reason recorded").rstrip("."), []).append(f"{what}, {row.site}")
+            reasons.setdefault(row.reason.rstrip("."), []).append(f"{what}, {row.site}")
     for reason, places in reasons.items():
         yield f"No ratio of drift for {wording.listing(places)}: {reason}."
 
@@ -148,7 +148,7 @@ def _tests(facts: Facts) -> Iterator[str]:
     tested = [row for row in drift_of(facts).reductions if row.p_value is not None and row.p_holm is None]
     if len(tested) > 1:
         yield (
-            f"Holm's correction of drift covers the layers of a task and site; the other {len(tested)} tests of drift "
+            f"Holm's correction of drift covers the single layers of a task and site; the other {len(tested)} tests of drift "
             "(tasks, sites, thirds) are not corrected for one another."
         )
 

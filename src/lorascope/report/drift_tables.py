@@ -35,6 +35,12 @@ def _site(name: str) -> str:
     return SITES.get(name, name)
 
 
+def _held(facts: Facts) -> str:
+    """What the intervals of drift are over."""
+    several = any(row.num_seeds > 1 for row in drift_of(facts).profiles)
+    return "seeds and examples" if several else "examples alone, as there is one seed"
+
+
 def reduction_table(facts: Facts) -> Table | None:
     """Every ratio but those of single layers; of sites beside the residual stream those over all layers."""
     rows = [
@@ -47,7 +53,7 @@ def reduction_table(facts: Facts) -> Table | None:
             (row.reason or wording.ABSENT) if row.ratio is None else less(row.ratio.estimate),
             wording.p_value(row.p_value),
             wording.p_value(row.p_holm),
-            wording.count(row.num_seeds),
+            wording.ABSENT if row.ratio is None else wording.count(row.num_seeds),
         )
         for row in reductions(facts, *PARTS, site=None)
         if row.part == "overall" or row.site == "residual"
@@ -60,14 +66,14 @@ def reduction_table(facts: Facts) -> Table | None:
             *number_columns("ratio", "95% interval", "less or more", "p", "p Holm", "seeds", numeric_from=0),
         ),
         rows=tuple(rows),
-        note="Ratio of drifts, geometric mean over seeds; below 1 the method stays closer to the base. Intervals hold "
-        f"seeds and examples ({wording.count(drift_of(facts).num_draws)} bootstrap draws of the examples, the same for "
+        note=f"Ratio of drifts, geometric mean over seeds; below 1 the method stays closer to the base. Intervals hold "
+        f"{_held(facts)} ({wording.count(drift_of(facts).num_draws)} bootstrap draws of the examples, the same for "
         "every arm of a task). A dash under p Holm: the test belongs to no family.",
     ) if rows else None  # fmt: skip
 
 
 def layers_table(facts: Facts) -> Table | None:
-    """The per-layer tests of each family in one row."""
+    """The ratios of single layers of each task, comparison and site in one row."""
     families: dict[tuple[str, ...], list[DriftReduction]] = {}
     for row in reductions(facts, "layer", site=None):
         families.setdefault((*_pair(facts, row), _site(row.site)), []).append(row)
@@ -78,24 +84,29 @@ def layers_table(facts: Facts) -> Table | None:
         if not known:
             continue
         extremes = [pick(known, key=lambda item: item[0]) for pick in (min, max)]
+        tested = [row for row in family if row.p_holm is not None]
+        lower, higher = (sum(test(row, alpha=alpha) for row in tested) for test in (below, above))
         rows.append(
             (
                 *what,
                 wording.count(len(known)),
-                wording.count(sum(below(row, alpha=alpha) for row in family)),
-                wording.count(sum(above(row, alpha=alpha) for row in family)),
                 *(f"{wording.ratio(ratio)} (layer {row.layer})" for ratio, row in extremes),
-                wording.count(len(family) - len(known)),
+                wording.count(len(tested)) if tested else wording.ABSENT,
+                wording.count(lower) if tested else wording.ABSENT,
+                wording.count(higher) if tested else wording.ABSENT,
             )
         )
-    headings = ("layers tested", "lower", "higher", "lowest ratio", "highest ratio", "without a ratio")
+    headings = ("layers with a ratio", "lowest ratio", "highest ratio", "layers tested", "lower", "higher")
     return Table(
         name="drift_layers",
         title="Layer by layer",
-        columns=(*number_columns("task", "comparison", "site", numeric_from=3), *number_columns(*headings, numeric_from=0)),
+        columns=(
+            *number_columns("task", "comparison", "site", numeric_from=3),
+            *number_columns(*headings, numeric_from=0),
+        ),
         rows=tuple(rows),
         note=f"Lower, higher: layers whose drift differs from the reference's at {alpha:g} after Holm's correction over "
-        "the layers of that task and site.",
+        "all tests of single layers of that task and site. One seed allows no test.",
     ) if rows else None  # fmt: skip
 
 
@@ -139,8 +150,8 @@ def measures_table(facts: Facts) -> Table | None:
         rows=tuple(rows),
         note="Means over seeds and over the layers of the residual stream, embeddings left out; 0 is the same as the "
         "base. Standardised: every feature scaled to variance 1 first, so that no outlier dimension decides. Biased: "
-        "the CKA most papers print, which rises with few examples. Procrustes: what is left after the best rotation. "
-        "Neighbours: share of nearest neighbours that changed.",
+        "from the CKA most papers print, which is too high with few examples. Procrustes: what is left after the best "
+        "rotation. Neighbours: share of nearest neighbours that changed.",
     ) if rows and "drift" in shown else None  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from lorascope.stats.analysis import Comparison, Interval
 
 ABSENT = "–"
 MINUS = "−"
+_ROUNDING = 1e-9
 
 _NAMES = {
     "full": "full fine-tuning",
@@ -119,16 +120,15 @@ def magnitude(value: float | int | None) -> str:
     return count(number)
 
 
-ROUNDING = 1e-9
-"""Up to here a drift is rounding: the same weights read in other batches reach it."""
-
-
 def drift(value: float | None) -> str:
-    """A drift, or another number between 0 and about 1 of which the first two digits matter: 0.41, 0.0032, 4.1e-5."""
+    """A drift, or another number between 0 and about 1 of which the first two digits matter: 0.41, 0.0032, 4.1e-5.
+
+    What rounding makes of no drift at all (below 1e-9) is 0.
+    """
     number = as_float(value)
-    if number is not None and abs(number) < ROUNDING:
+    if number is not None and abs(number) <= _ROUNDING:
         return "0"
-    if number is not None and abs(number) < 1e-3:
+    if number is not None and 0 < abs(number) < 1e-3:
         mantissa, exponent = f"{abs(number):.1e}".split("e")
         return f"{MINUS if number < 0 else ''}{float(mantissa):g}e{int(exponent)}"
     return significant(number)
