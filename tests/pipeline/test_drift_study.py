@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import lorascope
 from lorascope.drift.step import measure_drift
@@ -27,7 +28,8 @@ methods:
   - {kind: lora, learning_rate: 1e-2, rank: 4}
 seeds: [1, 2]
 train: {epochs: 2, batch_size: 16, max_length: 32}
-measure: {drift: {examples: 40, draws: 100, attention_examples: 8, snapshots: 3, text: text.txt}}
+measure: {drift: {examples: 40, draws: 100, attention_examples: 8, snapshots: 3, layer_pairs: true,
+                 keep: representations, text: text.txt}}
 hypotheses:
   H1b: {lower: lora, than: full, on: drift, by: 20%}
 """
@@ -103,6 +105,26 @@ def test_draws_are_centred_on_the_drift_of_each_run(studied: Path) -> None:
             own = drift[drift["run"] == run].set_index(["site", "layer"])["value"]
             for point, place in enumerate(zip(sites, layers, strict=True)):
                 assert abs(centres[index, point] - own[place]) < 3 * spreads[index, point] + 1e-6, place
+
+
+def test_layer_pairs_and_kept_representations_agree_with_the_drift(studied: Path) -> None:
+    import numpy as np
+
+    from lorascope.drift.grams import grams
+    from lorascope.drift.similarity import linear_cka
+
+    for artifact in drift_artifacts(studied):
+        rows = pd.read_parquet(artifact.file("drift.parquet"))
+        drift = rows[(rows["metric"] == "drift") & (rows["split"] == "probe") & rows["layer"].notna()]
+        with np.load(artifact.file("layer_pairs.npz")) as pairs:
+            for (seed, site), own in drift.groupby(["seed", "site"]):
+                assert artifact.result["layers"][site] == own["layer"].tolist()
+                np.testing.assert_allclose(1 - pairs[f"{site}/{seed}"].diagonal(), own["value"], atol=1e-9)
+                base, run = (
+                    torch.from_numpy(np.load(artifact.path / "representations" / who / f"{site}.npy", mmap_mode="c"))
+                    for who in ("base", f"seed-{seed}")
+                )
+                np.testing.assert_allclose(1 - linear_cka(grams(base), grams(run)), own["value"], atol=1e-9)
 
 
 def test_the_same_step_elsewhere_gives_the_same_numbers(studied: Path, tmp_path: Path) -> None:

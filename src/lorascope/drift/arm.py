@@ -24,6 +24,7 @@ from lorascope.drift.forgetting import LanguageHead, TextLoss, text_loss
 from lorascope.drift.grams import Grams
 from lorascope.drift.probe import Probe
 from lorascope.drift.resampling import bootstrap_cka, bootstrap_counts
+from lorascope.drift.similarity import linear_cka_pairs
 from lorascope.drift.text import TextWindows
 from lorascope.drift.updates import weight_updates
 from lorascope.drift.views import Points, View, distances, is_block_output, mean_drift
@@ -91,12 +92,15 @@ class Watch:
 
 class Arm:
     """What is found of an arm's runs. tables: measurements; spectra: singular values of the updates; heads: run ->
-    attention patterns by head; grams: run -> the Grams of its features on the first probe."""
+    attention patterns by head; grams: run -> the Grams of its features on the first probe; pairs: "SITE/SEED" -> debiased CKA
+    of each layer of the base (rows) with each of the run. out: where representations are kept, if they are."""
 
     def __init__(
         self, base: BaseModel, method: Method, runs: Sequence[Run], *, device: str, spec: DriftSpec, watch: Watch,
-        progress: Callable[[], None],
+        progress: Callable[[], None], out: Path,
     ) -> None:  # fmt: skip
+        self._out = out
+        self.pairs: dict[str, np.ndarray] = {}
         self.base, self.method, self.runs = base, method, list(runs)
         self.device, self.spec, self.watch, self._progress = device, spec, watch, progress
         self.tables: list[pd.DataFrame] = []
@@ -154,6 +158,11 @@ class Arm:
         self._note(run, table.assign(unit="1"), split=probe.split)
         if probe.split == "probe":
             self.grams[run.id], self.drift[run.id] = view.debiased, summary
+            if self.spec.layer_pairs:
+                for site, base in probe.base.debiased.items():
+                    self.pairs[f"{site}/{run.seed}"] = linear_cka_pairs(base, view.debiased[site]).cpu().numpy()
+            if self.spec.keep:
+                keep_representations(self._out, f"seed-{run.seed}", view)
 
     def _note_attention(self, group: list[Run], model: nn.Module, columns: Examples, probe: ProbeOfBase) -> None:
         found = compare_attention(
@@ -221,6 +230,15 @@ class Arm:
 
     def _note(self, run: Run, table: Any, *, split: str | None = None) -> None:
         self.tables.append(table.assign(run=run.id, seed=run.seed, split=split))
+
+
+def keep_representations(out: Path, name: str, view: View) -> None:
+    """Stores a view's features, float32 [layers, examples, hidden] a site: representations/NAME/SITE.npy, for
+    `numpy.load(..., mmap_mode="r")`."""
+    directory = out / "representations" / name
+    directory.mkdir(parents=True)
+    for site, features in view.features.items():
+        np.save(directory / f"{site}.npy", features.cpu().numpy())
 
 
 def neighbours(spec: DriftSpec, probe: ProbeOfBase) -> int:

@@ -2,7 +2,8 @@
 
 Post hoc: it reads what the runs exported. The base's view of the probe is kept warm for the next arm; nothing else is
 stored. It commits drift.parquet (distances, weights, attention, forgetting by run), references.parquet, draws.npz
-(bootstrap draws of drift under the same example weights for every arm) and spectra.parquet, heads.npz (detail).
+(bootstrap draws of drift under the same example weights for every arm), spectra.parquet and heads.npz (detail) and, if the
+study asks for them, layer_pairs.npz and representations/.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from torch import nn
 
 from lorascope.data.columns import ColumnStore, Examples
 from lorascope.data.tasks import task_from_result
-from lorascope.drift.arm import PRECISION, Arm, ProbeOfBase, Run, TextOfBase, Watch, neighbours
+from lorascope.drift.arm import (
+    PRECISION,
+    Arm,
+    ProbeOfBase,
+    Run,
+    TextOfBase,
+    Watch,
+    keep_representations,
+    neighbours,
+)
 from lorascope.drift.extraction import Features, extract
 from lorascope.drift.forgetting import load_language_head, text_loss
 from lorascope.drift.probe import choose_probe
@@ -52,12 +62,21 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
     trained = [artifact for role, artifact in context.deps.items() if role.startswith("train:")]
     runs = [Run(a.id, Seeds.model_validate(a.step.params["seeds"]).label, a.path / "export") for a in trained]
     arm = Arm(
-        base, method, runs, device=context.device, spec=spec, watch=watch, progress=_progress(context, 2 * len(runs))
+        base,
+        method,
+        runs,
+        device=context.device,
+        spec=spec,
+        watch=watch,
+        progress=_progress(context, 2 * len(runs)),
+        out=context.out,
     )
     with watch.timing("base"):
         probes = _probes(context, base, spec)
         references = _fixed_references(context, base, probes[0], spec)
         text = _text(context, base) if params["drift"]["text_sha256"] is not None else None
+    if spec.keep:
+        keep_representations(context.out, "base", probes[0].base)
     test = ColumnStore.open(context.deps["tokens"].path / "test")
     attention = spec.attention_examples and choose_probe(test, spec.attention_examples, seed=_PROBE_SEED).columns
     arm.read(probes, attention=attention or None, text=text)
@@ -67,6 +86,7 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
     return {
         "num_examples": len(probes[0].probe),
         "probes": {p.split: {"examples": len(p.probe), "ids_sha256": p.probe.ids_sha256} for p in probes},
+        "layers": {site: [layer for s, layer in probes[0].points if s == site] for site in probes[0].base.features},
         "left_out": {p.split: p.left_out for p in probes if p.left_out},
         "pooling": spec.pooling,
         "precision": PRECISION,
@@ -205,6 +225,8 @@ def _write(
     _typed(table).to_parquet(out / "references.parquet", index=False)
     _typed(pd.concat(arm.spectra, ignore_index=True)).to_parquet(out / "spectra.parquet", index=False)
     np.savez_compressed(out / "draws.npz", **draws)  # type: ignore[arg-type]
+    if arm.pairs:
+        np.savez_compressed(out / "layer_pairs.npz", **arm.pairs)  # type: ignore[arg-type]
     if arm.heads:
         fields = ("entropy", "base_entropy", "total_variation", "jensen_shannon")
         stacked = {name: np.stack([getattr(arm.heads[run.id], name) for run in arm.runs]) for name in fields}

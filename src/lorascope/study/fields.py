@@ -159,6 +159,9 @@ _DRIFT: Fields = {
     "stream on validation examples. Part of the runs' identity. Absent: only when trained.",
     "text": "A plain UTF-8 text file, relative to the study file: how much worse the run predicts it than its base did "
     "(forgetting). The checkpoint must have its language-model head.",
+    "layer_pairs": "Also compare every layer of a run with every layer of its base: `layer_pairs.npz` in the drift artifact.",
+    "keep": "`representations`: store the features of base and runs, as arrays that can be memory-mapped. Absent: nothing "
+    "is stored.",
 }
 
 FIELDS: Mapping[type[spec.Spec], Fields] = {

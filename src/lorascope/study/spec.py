@@ -297,7 +297,8 @@ class DriftSpec(Spec):
     examples: probe examples, of the test split. sites: where features are read. pooling: over an example's tokens.
     draws: bootstrap resamples of the examples. neighbours: k of the mutual nearest neighbours. attention_examples: for
     attention patterns, 0 for none. out_of_task: read another task's examples too. snapshots: looks at each run
-    while it is trained. text: a plain text file on which forgetting is measured.
+    while it is trained. text: a plain text file on which forgetting is measured. layer_pairs:
+    compare every layer with every other too. keep: store the features.
     """
 
     examples: Annotated[int, Field(ge=4)] = 750
@@ -313,6 +314,8 @@ class DriftSpec(Spec):
     out_of_task: bool = True
     snapshots: Annotated[int, Field(ge=1)] | None = None
     text: str | None = None
+    layer_pairs: bool = False
+    keep: Literal["representations"] | None = None
 
     @model_validator(mode="after")
     def _enough_neighbours(self) -> DriftSpec:
