@@ -91,8 +91,11 @@ def test_same_study_elsewhere_gives_the_same_measurements(finished: Path, tmp_pa
 
 
 def test_twenty_kills_of_a_real_study_change_no_measurement(tmp_path: Path) -> None:
-    """kill -9 of worker, coordinator and both, at random points of real training, with checkpoints at every turn."""
-    longer = STUDY.replace("epochs: 4,", "epochs: 200, early_stopping: null,")
+    """kill -9 of worker, coordinator and both, at random points of real training, with checkpoints at every turn.
+
+    The gang is given: on a processor `auto` asks a clock, and a gang of another size rounds differently.
+    """
+    longer = STUDY.replace("epochs: 4,", "epochs: 100, early_stopping: null, gang: 2,")
     for name in ("whole", "killed"):
         write_small_study(tmp_path / name, longer)
     assert run(tmp_path / "whole", "run", "study.yaml").returncode == 0
