@@ -16,10 +16,11 @@ from torch import Tensor
 from transformers import AutoTokenizer, MistralConfig, MistralForSequenceClassification
 
 from lorascope.data.columns import ColumnStore
+from lorascope.drift.snapshots import Observer
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice
 from lorascope.engine.step import Resources, Step
-from lorascope.errors import EnvironmentProblem, GateFailure
+from lorascope.errors import EnvironmentProblem, GateFailure, StudyError
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.dropout import StackedDropout
 from lorascope.methods.full import FullFineTuning
@@ -487,7 +488,17 @@ def forgets_the_masks_in_backward(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StackedDropout, "forward", lambda self, x: forward(self, x).detach() + (x - x.detach()))
 
 
-@pytest.mark.parametrize("fault", [None, forgets_the_masks, forgets_the_masks_in_backward])
+def finds_no_compiler(patch: pytest.MonkeyPatch) -> None:
+    raise RuntimeError("Failed to find a C compiler")
+
+
+def lacks_memory(patch: pytest.MonkeyPatch) -> None:
+    raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+
+@pytest.mark.parametrize(
+    "fault", [None, forgets_the_masks, forgets_the_masks_in_backward, finds_no_compiler, lacks_memory]
+)
 def test_compiled_blocks_are_used_only_if_they_compute_the_same(
     fault: Callable[[pytest.MonkeyPatch], None] | None, tiny_checkpoints: dict[str, Path],
     columns: Callable[[int], ColumnStore], monkeypatch: pytest.MonkeyPatch,
@@ -518,7 +529,9 @@ def test_compiled_blocks_are_used_only_if_they_compute_the_same(
     gang._build_up(None)
     gang.advance()
     assert gang.stepper.is_compiled is (fault is None)
-    assert ("compiled blocks changed the gradient" in (gang.describe_step()["remark"] or "")) is (fault is not None)
+    remark = gang.describe_step()["remark"] or ""
+    assert remark.startswith("compiled blocks") is (fault is not None)
+    assert remark.endswith("so they were not used") is (fault is not None)
     train(gang)
     for alone, together in zip(plain, members, strict=True):
         np.testing.assert_allclose(together.progress.losses, alone.progress.losses, rtol=1e-5)
@@ -527,22 +540,45 @@ def test_compiled_blocks_are_used_only_if_they_compute_the_same(
 # ----------------------------------------------------------------------------------------------------------- snapshots
 
 
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.parametrize("method", [lambda: lora(rank=2, dropout=0.2), full])
 def test_a_run_that_is_looked_at_ends_as_it_would_have(
-    tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore]
-) -> None:
-    def looked_at() -> list[Member]:
-        members = [make_member(columns(40), lora(rank=2, dropout=0.2), seed) for seed in (1, 2)]
-        for member in members:
-            member.observations = {2, member.total_updates}
-            member.observe = lambda model: {"1": float(sum(p.abs().sum() for p in model.parameters()))}
+    method: Callable[[], Any], architecture: str, tiny_checkpoints: dict[str, Path],
+    columns: Callable[[int], ColumnStore], tmp_path: Path,
+) -> None:  # fmt: skip
+    """With drift's own observer: hooks, evaluation mode and autocast of the live model included."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoints[architecture])
+    tiny_columns(tmp_path / "validation", tiny_examples(30, seed=9), tokenizer)
+    base = tiny_base(tiny_checkpoints[architecture])
+    observer = Observer(
+        {"examples": 20, "pooling": "mean"}, base=base, task=tiny_task(), validation=tmp_path / "validation", warm={}
+    )
+
+    def trained(*, is_looked_at: bool) -> list[Member]:
+        members = [make_member(columns(40), method(), seed) for seed in (1, 2)]
+        for member in members if is_looked_at else ():
+            member.observations, member.observe = {2, member.total_updates}, observer.observe
+        train(make_gang(tiny_checkpoints[architecture], members))
         return members
 
-    plain = [make_member(columns(40), lora(rank=2, dropout=0.2), seed) for seed in (1, 2)]
-    train(make_gang(tiny_checkpoints["bert"], plain))
-    seen = looked_at()
-    train(make_gang(tiny_checkpoints["bert"], seen))
-    for expected, found in zip(plain, seen, strict=True):
+    for expected, found in zip(trained(is_looked_at=False), trained(is_looked_at=True), strict=True):
         assert found.progress.losses == expected.progress.losses
-        assert [row["update"] for row in found.progress.snapshots] == [2, found.total_updates]
-        first, last = (row["value"] for row in found.progress.snapshots)
-        assert first != last
+        seen = {(row["update"], row["name"]): row["value"] for row in found.progress.snapshots}
+        assert set(seen) == {(u, layer) for u in (2, found.total_updates) for layer in ("0", "1", "2")}
+        assert seen[found.total_updates, "2"] > seen[2, "2"] > 0
+
+
+def test_what_cannot_be_looked_at_stops_no_run(
+    tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore]
+) -> None:
+    def refuse(model: Any) -> dict[str, float]:
+        raise StudyError("layer 2 is the same for all examples")
+
+    told: list[Any] = []
+    member = make_member(columns(40), lora(rank=2), 1)
+    member.observations, member.observe, member.emit = {2}, refuse, told.append
+    (departure,) = make_gang(tiny_checkpoints["bert"], [member]).run()
+    assert departure.problem is None
+    assert [event.text for event in told if event.kind == "notice"] == [
+        "no snapshot at update 2: layer 2 is the same for all examples"
+    ]

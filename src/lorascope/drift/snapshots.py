@@ -33,7 +33,7 @@ class Observer:
     ) -> None:
         self._pooling, self._base, self._task = settings["pooling"], base, task
         self._probe = choose_probe(ColumnStore.open(validation), settings["examples"], seed=_SEED)
-        key = f"snapshots:{self._probe.ids_sha256}:{self._pooling}:{warm.get('base_key')}"
+        key = f"{validation.parent.name}:{self._probe.ids_sha256}:{self._pooling}:{warm.get('base_key')}"
         if warm.get("snapshots_key") != key:
             features = self._features(base.model, "the base")
             points = Points.of(features)

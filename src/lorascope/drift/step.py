@@ -37,6 +37,7 @@ from lorascope.drift.text import WINDOW_TOKENS, causal_windows, masked_windows
 from lorascope.drift.views import Points, Row, View, debiased_grams, drift_between, mean_rows
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import StepProgress
+from lorascope.errors import DataError
 from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.models.loading import BaseModel
 from lorascope.study.spec import DriftSpec, Seeds
@@ -198,8 +199,8 @@ def _known_vectors(context: StepContext) -> dict[str, torch.Tensor]:
 
 def _text(context: StepContext, base: BaseModel) -> TextOfBase:
     params, locations, warm = context.step.params, context.step.locations, context.warm
-    key = f"drift:text:{params['drift']['text_sha256']}:{warm.get('base_key')}"
-    if key not in warm:
+    key = f"{params['drift']['text_sha256']}:{warm.get('base_key')}"
+    if warm.get("drift:text", (None,))[0] != key:
         directory = checkpoint_directory(params["model"], locations=locations, cache_dir=context.cache_dir)
         head = load_language_head(directory, device=context.device)
         tokenizer, path = tokenizer_for(context), Path(locations["text"])
@@ -208,8 +209,13 @@ def _text(context: StepContext, base: BaseModel) -> TextOfBase:
             windows = causal_windows(path, tokenizer, length=length)
         else:
             windows = masked_windows(path, tokenizer, generator=np.random.default_rng(_MASK_SEED), length=length)
-        warm[key] = TextOfBase(head, windows, text_loss(base.model, head, windows, precision=PRECISION))
-    return warm[key]
+        if windows.sha256 != params["drift"]["text_sha256"]:
+            raise DataError(
+                f"{path} is not the text it was when the study began",
+                hint="run the study again with the text as it is now",
+            )
+        warm["drift:text"] = key, TextOfBase(head, windows, text_loss(base.model, head, windows, precision=PRECISION))
+    return warm["drift:text"][1]
 
 
 # -------------------------------------------------------------------------------------------------------------- files

@@ -321,6 +321,8 @@ class DriftSpec(Spec):
     def _enough_neighbours(self) -> DriftSpec:
         if self.neighbours >= self.examples - 1:
             raise ValueError(f"neighbours {self.neighbours} is not below examples {self.examples} - 1")
+        if 0 < self.attention_examples < 4:
+            raise ValueError(f"attention_examples {self.attention_examples} must be 0 (none) or at least 4")
         return self
 
 

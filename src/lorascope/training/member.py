@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lorascope.data.batches import epoch_batches
-from lorascope.engine.events import Emit, Metric, StepProgress
-from lorascope.errors import GateFailure
+from lorascope.engine.events import Emit, Metric, Notice, StepProgress
+from lorascope.errors import GateFailure, StudyError
 from lorascope.training.meters import Meters
 from lorascope.training.schedule import learning_rate_factor
 
@@ -174,9 +174,14 @@ class Member:
         """Looks at the run's model as it is now."""
         assert self.observe is not None
         progress = self.progress
-        seen = self.observe(model)
-        progress.snapshots += [{"update": progress.update, "name": name, "value": v} for name, v in seen.items()]
         progress.observed = progress.update
+        try:
+            seen = self.observe(model)
+        except StudyError as error:  # what cannot be looked at is no reason to stop
+            text = f"no snapshot at update {progress.update}: {error.message}"
+            self.emit(Notice(step=self.step_id, level="warning", text=text))
+            return
+        progress.snapshots += [{"update": progress.update, "name": name, "value": v} for name, v in seen.items()]
 
     def report(self) -> None:
         """Says how far it is."""

@@ -113,6 +113,7 @@ def train_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[str
     """Trains runs of one base, method kind and sites together, as many at a time as pays (training/sizing.py). Yields
     (index of the context, its result or why it failed) the moment a run is through."""
     make_deterministic(contexts[0].device)
+    _make_room(contexts[0].warm)
     runs: list[_Run] = []
     for index, context in enumerate(contexts):
         try:
@@ -122,6 +123,12 @@ def train_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[str
     for alike in partition(runs, member=lambda run: run.member):
         for group in split(alike, _size(alike)):
             yield from _train_together(group)
+
+
+def _make_room(warm: dict[str, Any]) -> None:
+    """What drift keeps of a base for its next arm would count in the memory of these runs."""
+    for key in [key for key in warm if key.startswith("drift:")]:
+        del warm[key]
 
 
 def _size(runs: Sequence[_Run]) -> int:

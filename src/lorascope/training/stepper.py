@@ -8,6 +8,7 @@ second is captured.
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 import time
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lorascope.training.flat import FlatParameters
+from lorascope.training.hardware import reset_peak_memory
 from lorascope.training.optimiser import GangOptimiser
 from lorascope.training.predict import autocast, model_inputs
 
@@ -196,24 +198,42 @@ class CapturedStepper(Stepper):
     def _compile_and_compare(self, static: dict[str, Tensor]) -> None:
         """Compiles the blocks, keeps them if their gradients are the plain ones' up to rounding, and does the first pass.
 
-        Compared where no weight is zero: behind LoRA's B, which begins there, every mistake would be hidden.
+        A compiler that fails, or a lack of memory for the comparison, leaves the plain blocks. What the comparison needs
+        is no part of the run's peak memory.
         """
-        values, own = self.flat.values.clone(), self.precision
-        noise = torch.empty_like(values).normal_(std=_FILL, generator=torch.Generator(self.device).manual_seed(0))
-        self.flat.values.copy_(torch.where(values == 0, noise, values))
-        plain = self._gradients(static)
-        self.precision = _OTHER_PRECISION[own]
-        rounded = self._gradients(static)
-        self.precision = own
-        blocks = compile_blocks(self.model)
-        compiled = self._gradients(static)
-        self.flat.values.copy_(values)
-        fault = find_fault(self.flat, compiled, plain=plain, rounded=rounded, precision=own)
+        blocks: list[nn.Module] = []
+        try:
+            fault = self._find_fault_of_compiled(static, blocks)
+        except Exception as error:  # whatever a compiler may raise: the plain blocks are there
+            fault = f"could not be made and compared ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
         if fault is not None:
             for block in blocks:
-                del block.forward
+                block.__dict__.pop("forward", None)
             self.is_compiled, self.remark = False, f"compiled blocks {fault}, so they were not used"
+        gc.collect()
+        reset_peak_memory(self.device)
         self._compute(static)
+
+    def _find_fault_of_compiled(self, static: dict[str, Tensor], blocks: list[nn.Module]) -> str | None:
+        """Compared where no weight is zero: behind LoRA's B, which begins there, every mistake would be hidden. Leaves
+        weights and gradients as they were, whatever happens. blocks: receives those that were compiled."""
+        values, own = self.flat.values.clone(), self.precision
+        try:
+            noise = torch.empty_like(values).normal_(std=_FILL, generator=torch.Generator(self.device).manual_seed(0))
+            self.flat.values.copy_(torch.where(values == 0, noise, values))
+            del noise
+            plain = self._gradients(static)
+            self.precision = _OTHER_PRECISION[own]
+            rounded = self._gradients(static)
+            self.precision = own
+            blocks += compile_blocks(self.model)
+            compiled = self._gradients(static)
+        finally:
+            self.precision = own
+            self.flat.values.copy_(values)
+            self.flat.gradients.zero_()
+            self.losses.zero_()
+        return find_fault(self.flat, compiled, plain=plain, rounded=rounded, precision=own)
 
     def _gradients(self, static: dict[str, Tensor]) -> Tensor:
         """The gradients of a pass that leaves no trace: [runs, parameters]."""
