@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,7 +16,9 @@ import torch
 import lorascope
 from lorascope.drift.step import measure_drift
 from lorascope.engine.artifact import Artifact
+from lorascope.engine.context import StepContext
 from lorascope.engine.store import Store
+from lorascope.errors import StudyError
 from tiny import WORDS, save_tiny_checkpoint, tiny_examples
 
 STUDY = """
@@ -93,8 +98,6 @@ def test_weights_attention_and_draws_are_there_for_every_run(studied: Path) -> N
 
 
 def test_draws_are_centred_on_the_drift_of_each_run(studied: Path) -> None:
-    import numpy as np
-
     for artifact in drift_artifacts(studied):
         rows = pd.read_parquet(artifact.file("drift.parquet"))
         drift = rows[(rows["metric"] == "drift") & (rows["split"] == "probe") & rows["layer"].notna()]
@@ -108,8 +111,6 @@ def test_draws_are_centred_on_the_drift_of_each_run(studied: Path) -> None:
 
 
 def test_layer_pairs_and_kept_representations_agree_with_the_drift(studied: Path) -> None:
-    import numpy as np
-
     from lorascope.drift.grams import grams
     from lorascope.drift.similarity import linear_cka
 
@@ -127,22 +128,22 @@ def test_layer_pairs_and_kept_representations_agree_with_the_drift(studied: Path
                 np.testing.assert_allclose(1 - linear_cka(grams(base), grams(run)), own["value"], atol=1e-9)
 
 
+def measured_again(studied: Path, artifact: Artifact, directory: Path) -> tuple[dict[str, Any], Path]:
+    """(result, directory) of an artifact's step, computed anew with nothing warm."""
+    store, out = Store(studied / "store"), directory / artifact.id
+    out.mkdir()
+    step = replace(artifact.step, locations={"model": str(studied / "llama"), "text": str(studied / "text.txt")})
+    context = StepContext(
+        step=step, out=out, work=directory, deps={role: store.artifact(i) for role, i in step.deps.items()},
+        emit=lambda event: None, device="cpu", data_dir=None, cache_dir=store.cache_dir,
+    )  # fmt: skip
+    return measure_drift(context), out
+
+
 def test_the_same_step_elsewhere_gives_the_same_numbers(studied: Path, tmp_path: Path) -> None:
     """Arms measured in another order, nothing warm from the arm before."""
-    from dataclasses import replace
-
-    from lorascope.engine.context import StepContext
-
-    store = Store(studied / "store")
     for artifact in drift_artifacts(studied)[:2]:
-        out = tmp_path / artifact.id
-        out.mkdir()
-        step = replace(artifact.step, locations={"model": str(studied / "llama"), "text": str(studied / "text.txt")})
-        context = StepContext(
-            step=step, out=out, work=tmp_path, deps={role: store.artifact(i) for role, i in step.deps.items()},
-            emit=lambda event: None, device="cpu", data_dir=None, cache_dir=store.cache_dir,
-        )  # fmt: skip
-        measure_drift(context)
+        _, out = measured_again(studied, artifact, tmp_path)
         again, before = (pd.read_parquet(path / "drift.parquet") for path in (out, artifact.path))
         pd.testing.assert_frame_equal(again, before, rtol=1e-6, atol=1e-9)
 
@@ -160,6 +161,49 @@ def test_snapshots_of_training_end_at_the_last_update(studied: Path) -> None:
     late = snapshots[snapshots["layer"] == 2].assign(update=lambda t: t["split"].str.split(":").str[1].astype(int))
     first, last = (late[late["update"] == pick(late["update"])]["value"].mean() for pick in (min, max))
     assert last > first, "runs move away from their base"
+
+
+def test_a_run_that_cannot_be_compared_costs_the_others_nothing(
+    studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorascope.drift import arm
+
+    artifact, measure, refused = drift_artifacts(studied)[0], arm.distances, iter([True])
+
+    def distances(*args: Any, **settings: Any) -> Any:
+        if next(refused, False):
+            raise StudyError("layer 2 of residual is the same for all 40 examples")
+        return measure(*args, **settings)
+
+    monkeypatch.setattr(arm, "distances", distances)
+    result, out = measured_again(studied, artifact, tmp_path)
+    assert result["not_measured"] == {"probe of seed 1": "layer 2 of residual is the same for all 40 examples"}
+    assert set(result["drift"]) == {"2"}
+    again, before = (pd.read_parquet(path / "drift.parquet") for path in (out, artifact.path))
+    whole = before[(before["seed"] == "2") & (before["split"] == "probe")].reset_index(drop=True)
+    part = again[(again["seed"] == "2") & (again["split"] == "probe")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(part, whole, rtol=1e-6, atol=1e-9)
+    with np.load(out / "draws.npz") as draws:
+        assert draws["seeds"].tolist() == ["2"]
+
+
+def test_a_base_without_a_language_head_is_measured_but_for_its_text(tmp_path: Path) -> None:
+    """A sentence encoder saved without its head: drift is there, forgetting is named as missing in the report."""
+    save_tiny_checkpoint(tmp_path / "llama", "bert")
+    tiny_examples(200, seed=0).drop_duplicates("text")[["text", "label"]].to_csv(tmp_path / "first.csv", index=False)
+    (tmp_path / "text.txt").write_text(" ".join(random.Random(0).choices(WORDS, k=400)))
+    one_task = "\n".join(line for line in STUDY.splitlines() if "second" not in line)
+    (tmp_path / "study.yaml").write_text(
+        one_task.replace("epochs: 2", "epochs: 1").replace("seeds: [1, 2]", "seeds: [1]")
+    )
+    study = lorascope.load(tmp_path / "study.yaml")
+    outcome = lorascope.run(study, store=tmp_path / "store", results=tmp_path / "results", executor="inline")
+    assert not outcome.failed
+    found = pd.read_parquet(tmp_path / "results" / "drift" / "measurements.parquet")
+    assert (found["metric"] == "drift").any()
+    assert not (found["metric"] == "forgetting").any()
+    report = (tmp_path / "results" / "drift" / "ANALYSIS_REPORT.md").read_text()
+    assert "forgetting was not measured. Reason: the checkpoint in" in report
 
 
 def test_verdict_and_report_speak_of_drift(studied: Path) -> None:

@@ -29,6 +29,7 @@ from lorascope.drift.text import TextWindows
 from lorascope.drift.updates import weight_updates
 from lorascope.drift.views import Points, View, distances, is_block_output, mean_drift
 from lorascope.drift.weights import measure_updates, weight_measurements
+from lorascope.errors import StudyError
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.stacked import view as view_of_run
 from lorascope.training.hardware import synchronise
@@ -92,8 +93,9 @@ class Watch:
 
 class Arm:
     """What is found of an arm's runs. tables: measurements; spectra: singular values of the updates; heads: run ->
-    attention patterns by head; grams: run -> the Grams of its features on the first probe; pairs: "SITE/SEED" -> debiased CKA
-    of each layer of the base (rows) with each of the run. out: where representations are kept, if they are."""
+    attention patterns by head; grams: run -> the Grams of its features on the first probe; pairs: "SITE/SEED" -> debiased
+    CKA of each layer of the base (rows) with each of the run; not_measured: what could not be -> why. out: where
+    representations are kept, if they are."""
 
     def __init__(
         self, base: BaseModel, method: Method, runs: Sequence[Run], *, device: str, spec: DriftSpec, watch: Watch,
@@ -101,6 +103,7 @@ class Arm:
     ) -> None:  # fmt: skip
         self._out = out
         self.pairs: dict[str, np.ndarray] = {}
+        self.not_measured: dict[str, str] = {}
         self.base, self.method, self.runs = base, method, list(runs)
         self.device, self.spec, self.watch, self._progress = device, spec, watch, progress
         self.tables: list[pd.DataFrame] = []
@@ -121,7 +124,10 @@ class Arm:
                     )  # fmt: skip
                 for run, own in zip(group, features, strict=True):
                     with self.watch.timing("similarity"):
-                        self._note_distances(run, probe, own)
+                        try:
+                            self._note_distances(run, probe, own)
+                        except StudyError as error:  # this run's alone: the arm's others are measured
+                            self.not_measured[f"{probe.split} of seed {run.seed}"] = error.message
             if attention is not None:
                 with self.watch.timing("attention"):
                     self._note_attention(group, model, attention, probes[0])
@@ -207,19 +213,22 @@ class Arm:
 
     def draw(self, probe: ProbeOfBase) -> dict[str, np.ndarray]:
         """Drift in resamples of the probe, the same ones for every arm of this model and task, as draws.npz holds it."""
+        runs = [run for run in self.runs if run.id in self.grams]
+        if not runs:
+            raise StudyError("no run of this arm could be measured: " + "; ".join(self.not_measured.values()))
         generator = np.random.default_rng([_BOOTSTRAP_SEED, len(probe.probe)])
         counts = bootstrap_counts(len(probe.probe), generator=generator, draws=self.spec.draws)
         with self.watch.timing("bootstrap"):
             draws = [
-                1 - bootstrap_cka(base, [self.grams[run.id][site] for run in self.runs], counts=counts)
+                1 - bootstrap_cka(base, [self.grams[run.id][site] for run in runs], counts=counts)
                 for site, base in probe.base.debiased.items()
             ]
             values = torch.cat(draws, dim=2).cpu().numpy()
         points = list(probe.points)
         found = {
             "draws": values.astype(np.float32),
-            "runs": np.array([run.id for run in self.runs]),
-            "seeds": np.array([run.seed for run in self.runs]),
+            "runs": np.array([run.id for run in runs]),
+            "seeds": np.array([run.seed for run in runs]),
             "sites": np.array([site for site, _ in points]),
             "layers": np.array([layer for _, layer in points]),
         }

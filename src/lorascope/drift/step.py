@@ -36,8 +36,8 @@ from lorascope.drift.similarity import expected_biased_cka
 from lorascope.drift.text import WINDOW_TOKENS, causal_windows, masked_windows
 from lorascope.drift.views import Points, Row, View, debiased_grams, drift_between, mean_rows
 from lorascope.engine.context import StepContext
-from lorascope.engine.events import StepProgress
-from lorascope.errors import DataError
+from lorascope.engine.events import Notice, StepProgress
+from lorascope.errors import DataError, StudyError
 from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.models.loading import BaseModel
 from lorascope.study.spec import DriftSpec, Seeds
@@ -50,7 +50,9 @@ _PROBE_SEED, _RANDOM_MODEL_SEED, _MASK_SEED = 0, 0, 0
 def measure_drift(context: StepContext) -> dict[str, Any]:
     """params: model, method, drift, other_task; deps: data, tokens, other_data and other_tokens, and the arm's train steps.
 
-    Raises StudyError for too few test examples, a site the architecture lacks, features that are not finite.
+    A run whose features cannot be compared, and a text for which the base has no head, are left out, and the result says
+    so (`not_measured`). Raises StudyError for too few test examples, a site the architecture lacks, features that are not
+    finite, and where no run could be measured.
     """
     params, watch = context.step.params, Watch(context.device)
     make_deterministic(context.device)
@@ -75,12 +77,19 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
     with watch.timing("base"):
         probes = _probes(context, base, spec)
         references = _fixed_references(context, base, probes[0], spec)
-        text = _text(context, base) if params["drift"]["text_sha256"] is not None else None
+        text = None
+        if params["drift"]["text_sha256"] is not None:
+            try:
+                text = _text(context, base)
+            except StudyError as error:  # a checkpoint without its language-model head: the rest is measured
+                arm.not_measured["forgetting"] = error.message
     if spec.keep:
         keep_representations(context.out, "base", probes[0].base)
     test = ColumnStore.open(context.deps["tokens"].path / "test")
     attention = spec.attention_examples and choose_probe(test, spec.attention_examples, seed=_PROBE_SEED).columns
     arm.read(probes, attention=attention or None, text=text)
+    for what, why in arm.not_measured.items():
+        context.emit(Notice(step=context.step.id, level="warning", text=f"{what} is not measured: {why}"))
     arm.measure_weights(_known_vectors(context))
     _write(context.out, arm, arm.draw(probes[0]), [*references, *_between_seeds(arm, probes[0])], probes[0])
     hidden = next(iter(probes[0].base.features.values())).shape[-1]
@@ -95,7 +104,8 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
         "draws": spec.draws,
         "hidden": hidden,
         "expected_biased_cka": expected_biased_cka(len(probes[0].probe), hidden),
-        "drift": {run.seed: arm.drift[run.id] for run in runs},
+        "drift": {run.seed: arm.drift[run.id] for run in runs if run.id in arm.drift},
+        "not_measured": arm.not_measured,
         "seconds": {part: round(seconds, 3) for part, seconds in watch.seconds.items()},
         "peak_memory_bytes": peak_memory_bytes(context.device),
     }

@@ -85,6 +85,11 @@ def analyse(context: StepContext) -> JSON:
         "missing_runs": params["missing_runs"],
         "provenance": _provenance(finished),
         "protocol_gap": None,
+        "not_measured": [
+            {**label, "what": what, "why": why}
+            for label, artifact in finished.of("drift")
+            for what, why in artifact.result["not_measured"].items()
+        ],
     }
     (context.out / "facts.json").write_text(json.dumps(facts, indent=1, allow_nan=False))
     return {

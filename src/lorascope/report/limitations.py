@@ -255,6 +255,12 @@ def _plain_steps(facts: Facts) -> Iterator[str]:
             yield f"Updates were not {what} ({'; '.join(said)}); their times are those of slower updates."
 
 
+def _not_measured(facts: Facts) -> Iterator[str]:
+    for part in facts.raw.get("not_measured") or []:
+        where = f"{wording.name(part['method'])} on {wording.name(part['task'])} with {part['model']}"
+        yield f"Drift of {where}: {part['what']} was not measured. Reason: {part['why']}."
+
+
 def _multiplicity(facts: Facts) -> Iterator[str]:
     number = len(facts.analysis.comparisons)
     if not facts.analysis.hypotheses and number:
@@ -292,5 +298,6 @@ _RULES: tuple[Callable[[Facts], Iterator[str]], ...] = (
     _gangs,
     _plain_steps,
     _dirty_tree,
+    _not_measured,
     _notes,
 )
