@@ -51,9 +51,21 @@ def table(directory: Path) -> str:
     for path in sorted(directory.glob("*.json")):
         for row in json.loads(path.read_text()):
             if "ratio" in row:
-                lines.append(
-                    f"| {row['work']} | {row['machine']} | {row['ours']:.3g} {row['unit']} | {row['peer']:.3g} "
-                    f"{row['unit']} | {row['peer_name']} | {row['ratio']:.1f} ({row['ratio_low']:.1f} to "
-                    f"{row['ratio_high']:.1f}) |"
+                unit = row["unit"]
+                ratio = "–"
+                if row["ratio"] is not None:
+                    ratio = f"{row['ratio']:.1f} ({row['ratio_low']:.1f} to {row['ratio_high']:.1f})"
+                cells = (
+                    row["work"],
+                    _machine(row["machine"]),
+                    f"{row['ours']:.3g} {unit}",
+                    f"{row['peer']:.3g} {unit}",
                 )
+                lines.append(f"| {' | '.join(cells)} | {row['peer_name']} | {ratio} |")
     return "\n".join(lines)
+
+
+def _machine(machine: str | dict[str, Any]) -> str:
+    if isinstance(machine, str):
+        return machine
+    return f"{machine['device_name']}, {machine['num_cpus']} CPUs, torch {machine['versions']['torch']}"
