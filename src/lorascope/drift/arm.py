@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from lorascope.drift.adapters import stack_adapters
 from lorascope.drift.attention import AttentionPatterns, compare_attention
 from lorascope.drift.extraction import extract_runs
-from lorascope.drift.forgetting import LanguageHead, TextLoss, text_loss
+from lorascope.drift.forgetting import Forgetting, LanguageHead, TextLoss, text_loss
 from lorascope.drift.grams import Grams
 from lorascope.drift.probe import Probe
 from lorascope.drift.resampling import bootstrap_cka, bootstrap_counts
 from lorascope.drift.similarity import linear_cka_pairs
 from lorascope.drift.text import TextWindows
-from lorascope.drift.updates import weight_updates
+from lorascope.drift.updates import parameter_change, weight_updates
 from lorascope.drift.views import Points, View, distances, is_block_output, mean_drift
 from lorascope.drift.weights import measure_updates, weight_measurements
 from lorascope.errors import StudyError
@@ -189,9 +189,12 @@ class Arm:
             self._note(run, pd.DataFrame(rows, columns=["site", "layer", "metric", "value", "unit"]), split="probe")
 
     def _note_forgetting(self, run: Run, model: nn.Module, text: TextOfBase) -> None:
-        before = text.before.nats_per_token
-        after = text_loss(model, text.head, text.windows, precision=PRECISION).nats_per_token
-        values = {"text_loss_before": before, "text_loss_after": after, "forgetting": after - before}
+        found = Forgetting(text.before, text_loss(model, text.head, text.windows, precision=PRECISION))
+        values = {
+            "text_loss_before": found.before.nats_per_token,
+            "text_loss_after": found.after.nats_per_token,
+            "forgetting": found.nats_per_token,
+        }
         rows = [(None, None, metric, value, "nat") for metric, value in values.items()]
         self._note(run, pd.DataFrame(rows, columns=["site", "layer", "metric", "value", "unit"]))
 
@@ -206,6 +209,10 @@ class Arm:
                     known_vectors=known_vectors,
                 )
                 table = weight_measurements(found)
+                moved, size = parameter_change(self.base, run.export)
+            # Embeddings, norms and biases included, which full fine-tuning moves too.
+            whole = [(None, None, "relative_parameter_change", moved / size, "fraction")]
+            self._note(run, pd.DataFrame(whole, columns=["site", "layer", "metric", "value", "unit"]))
             is_spectrum = table["metric"].str.startswith("singular_value_")
             self._note(run, table[~is_spectrum])
             self.spectra.append(table[is_spectrum].assign(run=run.id, seed=run.seed))

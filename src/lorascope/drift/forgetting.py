@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lorascope.drift.text import Objective, TextWindows
-from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.errors import StudyError
+from lorascope.models.loading import reading_checkpoint
 from lorascope.training.predict import autocast
 
 if TYPE_CHECKING:
@@ -72,22 +73,13 @@ def load_language_head(directory: Path, *, device: str) -> LanguageHead:
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # a missing head is reported below
-    try:
+    with reading_checkpoint(directory):
         config = transformers.AutoConfig.from_pretrained(directory)
         is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
         if not is_encoder and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise _no_head(directory, f"{config.model_type} is no language model")
         auto = transformers.AutoModelForMaskedLM if is_encoder else transformers.AutoModelForCausalLM
         loaded: Any = auto.from_pretrained(directory, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EnvironmentProblem(
-            f"the model in {directory} cannot be loaded: {str(error).splitlines()[0]}",
-            hint="the checkpoint must hold config.json and weights of an architecture transformers knows",
-        ) from error
-    finally:
-        transformers.logging.set_verbosity(verbosity)
     model, info = loaded
     prefix = model.base_model_prefix
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(f"{prefix}."))

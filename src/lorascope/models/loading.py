@@ -8,7 +8,8 @@ initialisation seed, so base, full fine-tuning and LoRA differ in nothing else.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,12 +129,28 @@ def _load(model, head, head_config, pad_token_id, device, locations, cache_dir) 
 
     directory = checkpoint_directory(model, locations=locations, cache_dir=cache_dir)
     auto_class = getattr(transformers, _AUTO_CLASS[head])
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # a head that is missing from the checkpoint is what is wanted here
-    try:
+    with reading_checkpoint(directory):
         loaded, info = auto_class.from_pretrained(
             directory, **head_config, dtype=torch.float32, output_loading_info=True
         )
+    loaded.config.pad_token_id = pad_token_id
+    loaded.config.use_cache = False
+    loaded.requires_grad_(False)
+    head_names = head_modules(loaded, info["missing_keys"])
+    reference = model.get("hub", directory.name)
+    return BaseModel(loaded.to(device).eval(), head_names, pad_token_id, reference, model.get("revision"))
+
+
+@contextmanager
+def reading_checkpoint(directory: Path) -> Iterator[None]:
+    """While transformers reads a checkpoint whose head may be missing, which whoever reads looks at: without its warnings,
+    and with EnvironmentProblem for one that does not load."""
+    import transformers
+
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
     except (OSError, ValueError, RuntimeError) as error:
         raise EnvironmentProblem(
             f"the model in {directory} cannot be loaded: {str(error).splitlines()[0]}",
@@ -141,12 +158,6 @@ def _load(model, head, head_config, pad_token_id, device, locations, cache_dir) 
         ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
-    loaded.config.pad_token_id = pad_token_id
-    loaded.config.use_cache = False
-    loaded.requires_grad_(False)
-    head_names = head_modules(loaded, info["missing_keys"])
-    reference = model.get("hub", directory.name)
-    return BaseModel(loaded.to(device).eval(), head_names, pad_token_id, reference, model.get("revision"))
 
 
 def head_modules(model: PreTrainedModel, missing: set[str]) -> tuple[str, ...]:

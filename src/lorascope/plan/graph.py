@@ -22,7 +22,7 @@ from lorascope.models.catalog import describe_model
 from lorascope.study.spec import AnyMethodSpec, DriftSpec, ModelSpec, Study, TaskSpec, TrainSpec
 
 VERSIONS: Mapping[str, int] = {
-    "data": 1, "tokens": 1, "baseline": 2, "sanity": 3, "train": 4, "evaluate": 1, "drift": 2,
+    "data": 1, "tokens": 1, "baseline": 2, "sanity": 3, "train": 4, "evaluate": 1, "drift": 3,
     "analysis": 5,
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from lorascope.study.spec import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-WEIGHT_CHANGE = "relative_update_norm"  # drift/weights.py: |dW| / |W| of the whole model
+WEIGHT_CHANGE = "relative_update_norm"  # drift/weights.py: |dW| / |W| of all linear weights
 FEW_RUNS = 10
 _HOW = "Fisher z, Bonett-Wright"
 
