@@ -225,6 +225,16 @@ def test_arms_scored_on_other_examples_are_refused(tmp_path: Path) -> None:
         check_same_examples(finished)
 
 
+def test_arms_probed_on_different_examples_are_not_compared(tmp_path: Path) -> None:
+    def probes(ids: str) -> dict[str, Any]:
+        return {"probes": {"probe": {"ids_sha256": ids}, "probe:other": {"ids_sha256": "cc"}}}
+
+    check_same_examples(artifacts(tmp_path / "same", drift_full=probes("aa"), drift_lora=probes("aa")))
+    finished = artifacts(tmp_path / "other", drift_full=probes("aa"), drift_lora=probes("bb"))
+    with pytest.raises(GateFailure, match="the arms of t were probed on different examples"):
+        check_same_examples(finished)
+
+
 def test_an_arm_below_the_linear_probe_is_broken(tmp_path: Path) -> None:
     finished = artifacts(
         tmp_path,

@@ -111,15 +111,20 @@ def _with_any_source(study: JSON) -> JSON:
 
 
 def check_same_examples(finished: Finished) -> None:
-    """Every arm and baseline of a task was scored on the identical examples, or nothing is compared."""
-    hashes: dict[str | None, dict[str, str]] = {}
+    """Every arm and baseline of a task was scored, and every arm probed for drift, on the identical examples, or nothing is
+    compared."""
+    hashes: dict[tuple[str, str | None], dict[str, str]] = {}
     for kind in ("evaluate", "baseline"):
         for label, artifact in finished.of(kind):
-            hashes.setdefault(label["task"], {})[artifact.id] = artifact.result["example_ids_sha256"]
-    for task, found in hashes.items():
+            found = hashes.setdefault(("scored on different test", label["task"]), {})
+            found[artifact.id] = artifact.result["example_ids_sha256"]
+    for label, artifact in finished.of("drift"):
+        found = hashes.setdefault(("probed on different", label["task"]), {})
+        found[artifact.id] = artifact.result["probes"]["probe"]["ids_sha256"]
+    for (how, task), found in hashes.items():
         if len(set(found.values())) > 1:
             raise GateFailure(
-                f"the arms of {task} were scored on different test examples: {', '.join(sorted(found))}",
+                f"the arms of {task} were {how} examples: {', '.join(sorted(found))}",
                 hint="run `lorascope verify STUDY`; a store must not mix data of different origin",
             )
 
