@@ -19,7 +19,8 @@ from typing import Any
 from lorascope.data.sources import describe_source, file_checksum
 from lorascope.engine.step import Resources, Step, canonical_json
 from lorascope.models.catalog import describe_model
-from lorascope.study.spec import AnyMethodSpec, DriftSpec, ModelSpec, Study, TaskSpec, TrainSpec
+from lorascope.study.measure import DriftSpec
+from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec, TrainSpec
 
 VERSIONS: Mapping[str, int] = {
     "data": 1, "tokens": 1, "baseline": 2, "sanity": 3, "train": 4, "evaluate": 1, "drift": 3,
