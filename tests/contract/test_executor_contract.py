@@ -119,7 +119,8 @@ def test_a_dependency_in_the_store_need_not_be_given(store, executor):
     assert outcome.done == [second.id]
 
 
-def test_a_step_that_must_be_alone_overlaps_no_other(store, executor):
+def test_a_step_that_must_be_alone_overlaps_no_other(store, local):
+    executor = local("cpu", "cpu", "cpu")
     quiet = [make_alone("span", value=v, sleep_s=0.1) for v in (1, 2)]
     others = [make("span", value=v, sleep_s=0.1) for v in range(3, 7)]
     outcome, _ = run([quiet[0], *others[:2], quiet[1], *others[2:]], store, executor)
