@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
-
 from lorascope.serving.engines import Request, Served
+
 from lorascope.serving.load import (
     Load,
     choose_adapters,
@@ -86,7 +88,9 @@ def test_the_loads_of_an_arm_are_those_the_study_names() -> None:
     )  # fmt: skip
     merged = [load.name for load in loads_of(spec, workload="generation", num_adapters=0)]
     assert merged == [
-        f"generation-{loop}-round-robin-{how}" for how in ("greedy", "sampled") for loop in ("batch-1", "batch-8", "rate-3")
+        f"generation-{loop}-round-robin-{how}"
+        for how in ("greedy", "sampled")
+        for loop in ("batch-1", "batch-8", "rate-3")
     ]
     largest = [load.name for load in loads_of(spec, workload="generation", num_adapters=4)]
     assert largest == [*merged, "generation-batch-8-zipf-greedy"]
@@ -137,11 +141,13 @@ def test_figures_of_a_load_are_those_computed_by_hand() -> None:
 
 def test_latency_of_an_open_loop_runs_from_the_arrival() -> None:
     (stream,) = drawn(Load("classification", "rate", 2.0, "fixed", "greedy"), num_requests=2, output_tokens=0)
-    answers = [served(request, first=request.arrival_s + 0.3, last=request.arrival_s + 0.3, count=1) for request in stream]
+    answers = [
+        served(request, first=request.arrival_s + 0.3, last=request.arrival_s + 0.3, count=1) for request in stream
+    ]
     rows = request_rows([stream], answers)
     assert [row["latency_ms"] for row in rows] == pytest.approx([300, 300])
     assert [row["ttft_ms"] for row in rows] == [None, None]
-    figures = dict((name, value) for name, value, _ in load_figures(rows, answers, wall_s=[2.0]))
+    figures = {name: value for name, value, _ in load_figures(rows, answers, wall_s=[2.0])}
     assert not any(name.startswith(("ttft", "itl")) for name in figures)
     assert figures["tokens_per_second"] == pytest.approx(sum(len(r.prompt) for r in stream) / 2.0)
 
@@ -172,5 +178,5 @@ def test_two_adapters_are_never_evicted_and_an_engine_that_keeps_all_only_switch
     assert states == {"disk", "resident", "cpu"}
     probes = draw_probes(4, keeps_all=True, generator=generator_of("test", 0))
     assert {p.state for p in probes} == {"resident", "switched"}
-    for before, probe in zip(probes, probes[1:], strict=False):
+    for before, probe in itertools.pairwise(probes):
         assert (probe.adapter == before.adapter) == (probe.state == "resident")

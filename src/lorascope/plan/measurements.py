@@ -8,8 +8,8 @@ from typing import Any
 
 from lorascope.data.sources import file_checksum
 from lorascope.engine.step import Resources, Step
-from lorascope.serving.interpreter import engine_identity
 from lorascope.plan.labels import VERSIONS, PlannedModel, RunLabel, TrainedArms
+from lorascope.serving.interpreter import engine_identity
 from lorascope.study.check_serving import served_method
 from lorascope.study.measure import DriftSpec, ServingSpec
 from lorascope.study.spec import FullSpec, Study

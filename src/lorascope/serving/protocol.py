@@ -16,8 +16,9 @@ from typing import Any
 
 import pandas as pd
 
+from lorascope.serving.arms import Arm
 from lorascope.serving.engines import EngineConfig, EngineFailure, EngineProcess
-from lorascope.serving.equivalence import Gate
+from lorascope.serving.equivalence import EquivalenceGate
 from lorascope.serving.load import Load, draw_batches, generator_of, in_random_order, loads_of
 from lorascope.serving.switching import CPU_SLOTS, SLOTS, draw_probes, states_of
 from lorascope.serving.timing import load_figures, request_rows
@@ -26,15 +27,6 @@ from lorascope.study.measure import ServingSpec
 ATTEMPTS = 3
 FINAL = ("adapter-rejected", "out-of-memory", "model")
 """Failures that another attempt would only repeat."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """name: "base", "full", "merged", "adapters-4". model: the checkpoint an engine loads. adapters: name -> directory."""
-
-    name: str
-    model: Path
-    adapters: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ class Comparison:
     workload: str
     arms: Mapping[str, Arm]
     prompts: Sequence[Sequence[int]]
-    check: Callable[[EngineProcess, Arm], list[Gate]]
+    check: Callable[[EngineProcess, Arm], list[EquivalenceGate]]
     engine: str
     python: Path
     config: EngineConfig

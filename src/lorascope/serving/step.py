@@ -20,13 +20,13 @@ from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
 from lorascope.errors import EnvironmentProblem, StudyError
-from lorascope.serving.arms import PreparedArms
+from lorascope.serving.arms import GATE_TOKENS, Arms
 from lorascope.serving.engines import EngineConfig
 from lorascope.serving.interpreter import PYTHON_LOCATION
 from lorascope.serving.load import generator_of, synthetic_prompts
 from lorascope.serving.protocol import FINAL, Comparison, run_process
 from lorascope.study.measure import ServingSpec
-from lorascope.training.run import base_for
+from lorascope.training.run import tokenizer_for
 
 _KEYS = ("arm", "repeat", "workload", "loop", "level", "choice", "sampling", "setting")
 _PROMPTS_AT_MOST = 2000
@@ -41,6 +41,7 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
     """
     params = context.step.params
     spec = ServingSpec.model_validate({**params["serving"], "engine": _engine_kind(params["engine"])})
+    _check_heads(context)
     found: list[dict[str, Any]] = []
     for workload in spec.workloads:
         found += _compare(context, spec, workload)
@@ -69,25 +70,22 @@ def _engine_kind(engine: Mapping[str, str]) -> str:
 
 def _compare(context: StepContext, spec: ServingSpec, workload: str) -> list[dict[str, Any]]:
     """Every process of one workload."""
-    tasks = _tasks(context)
-    base = base_for(context, tasks[0])
-    prompts = _prompts(context, spec, vocabulary=base.model.config.vocab_size)
-    arms = PreparedArms(context, spec, workload=workload, base=base, tasks=context.step.params["tasks"], prompts=prompts)
-    prepared = arms.prepare()
+    prompts = _prompts(context, spec)
+    arms = Arms(context, spec, workload=workload, prompts=prompts, directory=context.work / "served" / workload)
     _let_go_of_the_device(context)
     longest = max(len(prompt) for prompt in prompts)
-    outputs = max(spec.output_tokens, arms.gate_tokens) if workload == "generation" else 0
+    outputs = max(spec.output_tokens, GATE_TOKENS) if workload == "generation" else 0
     comparison = Comparison(
         spec=spec,
         workload=workload,
-        arms=prepared,
+        arms=arms.arms,
         prompts=prompts,
         check=arms.check,
         engine=spec.engine,
         python=Path(context.step.locations.get(PYTHON_LOCATION, sys.executable)),
         config=EngineConfig(
             workload=workload,
-            model=next(iter(prepared.values())).model,
+            model=next(iter(arms.arms.values())).model,
             adapters={},
             dtype="bfloat16" if spec.precision == "bf16" else "float32",
             device=context.device,
@@ -125,10 +123,12 @@ def _uses_gpu_share(context: StepContext, spec: ServingSpec) -> bool:
     return spec.engine == "vllm" and context.device.startswith("cuda")
 
 
-def _tasks(context: StepContext) -> list[Any]:
-    """The tasks whose adapters are served. Raises StudyError if one head cannot serve them all."""
-    tasks = {name: task_from_result(context.deps[f"data:{name}"].result) for name in context.step.params["tasks"]}
-    sizes = {name: task.head_config()["num_labels"] for name, task in tasks.items()}
+def _check_heads(context: StepContext) -> None:
+    """Raises StudyError if one head cannot serve all tasks whose adapters are served."""
+    sizes = {
+        name: task_from_result(context.deps[f"data:{name}"].result).head_config()["num_labels"]
+        for name in context.step.params["tasks"]
+    }
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in sizes.items())
         raise StudyError(
@@ -137,13 +137,13 @@ def _tasks(context: StepContext) -> list[Any]:
             hint="an engine loads one head shape: keep tasks with equal numbers of classes in this study, or serve fewer "
             "adapters than it takes to reach the other task",
         )
-    return list(tasks.values())
 
 
-def _prompts(context: StepContext, spec: ServingSpec, *, vocabulary: int) -> list[list[int]]:
+def _prompts(context: StepContext, spec: ServingSpec) -> list[list[int]]:
     """Token ids: synthetic, or the tasks' test examples in turn, in an order of their own."""
     if spec.prompt_tokens is not None:
         count = min(spec.requests, _PROMPTS_AT_MOST)
+        vocabulary = len(tokenizer_for(context))
         return synthetic_prompts(spec.prompt_tokens, vocabulary=vocabulary, count=count)
     drawn = []
     for name in context.step.params["tasks"]:

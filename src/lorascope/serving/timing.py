@@ -19,7 +19,9 @@ QUANTILES = {"p50": 50, "p95": 95, "p99": 99}
 def request_rows(batches: Sequence[Sequence[Request]], answers: Sequence[Served]) -> list[dict[str, Any]]:
     """One row a request, in order: latency_ms, ttft_ms (None where nothing is generated), num_tokens, adapter."""
     asked = [request for batch in batches for request in batch]
-    assert [request.id for request in asked] == [answer.id for answer in answers], "an answer for each request, in order"
+    assert [request.id for request in asked] == [answer.id for answer in answers], (
+        "an answer for each request, in order"
+    )
     return [
         {
             "request": request.id,
