@@ -1,0 +1,1 @@
+"""Serving: what a trained run costs where it is used, behind real inference engines."""
