@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
-from lorascope.serving.engines import Request, Served
 
+from lorascope.serving.engines import Request, Served
 from lorascope.serving.load import (
     Load,
     choose_adapters,
@@ -118,7 +118,7 @@ def test_the_order_of_arms_is_another_in_every_repeat() -> None:
 
 
 def served(request: Request, *, first: float, last: float, count: int) -> Served:
-    times = np.linspace(first, last, count).tolist()
+    times = tuple(np.linspace(first, last, count).tolist())
     return Served(
         id=request.id, arrival_s=request.arrival_s, first_s=first, last_s=last, token_s=times, output=None
     )  # fmt: skip

@@ -85,18 +85,15 @@ class Arms:
         requests = [
             Request(
                 id=index,
-                prompt=list(prompt),
+                prompt=prompt,
                 adapter=adapter,
                 output_tokens=GATE_TOKENS if self._workload == "generation" else 0,
-                temperature=0.0,
-                seed=None,
-                arrival_s=0.0,
             )
             for index, (prompt, adapter) in enumerate(zip(expected.prompts, expected.adapters, strict=True))
         ]
         batches = [requests[start : start + _GATE_BATCH] for start in range(0, len(requests), _GATE_BATCH)]
-        served, _ = engine.serve(batches, keep_outputs=True)
-        outputs: list[Any] = [answer.output for answer in served]
+        served = engine.serve(batches, keep_outputs=True)
+        outputs: list[Any] = [answer.output for answer in served.requests]
         if isinstance(expected.answers, Continuations):
             return [generation_gate(expected.answers, outputs, dtype=self._dtype)]
         return classification_gates(expected.answers, np.asarray(outputs), dtype=self._dtype)

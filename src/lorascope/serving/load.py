@@ -85,7 +85,7 @@ def draw_batches(
     requests = [
         Request(
             id=index,
-            prompt=list(prompts[row]),
+            prompt=prompts[row],
             adapter=None if chosen is None else adapters[chosen[index]],
             output_tokens=output_tokens,
             temperature=TEMPERATURE if load.sampling == "sampled" else 0.0,

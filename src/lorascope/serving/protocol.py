@@ -161,12 +161,12 @@ def _answered(
         load, comparison.prompts, adapters=list(arm.adapters), num_requests=comparison.spec.requests,
         output_tokens=comparison.output_tokens, repeat=repeat,
     )  # fmt: skip
-    answers, wall_s = engine.serve(batches)
-    rows = request_rows(batches, answers)
+    served = engine.serve(batches)
+    rows = request_rows(batches, served.requests)
     keys = load.keys()
     figures = [
         {**keys, "metric": name, "value": value, "unit": unit}
-        for name, value, unit in load_figures(rows, answers, wall_s=wall_s)
+        for name, value, unit in load_figures(rows, served.requests, wall_s=served.wall_s)
     ]
     return [{**keys, **row} for row in rows], figures
 
@@ -197,7 +197,7 @@ def _switching(comparison: Comparison, engine: EngineProcess, arm: Arm, *, repea
         output_tokens=min(1, comparison.output_tokens), repeat=repeat,
     )  # fmt: skip
     batches = [[replace(request, id=index, adapter=names[probe.adapter])] for index, probe in enumerate(probes)]
-    answers, _ = engine.serve(batches)
+    answers = engine.serve(batches).requests
     frame = pd.DataFrame({"state": [p.state for p in probes], "latency_ms": [1e3 * a.last_s for a in answers]})
     medians = frame.groupby("state")["latency_ms"].median()
     return [

@@ -175,7 +175,7 @@ def figures_table(found: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         for process in found
         for figure in process["figures"]
     ]
-    frame = pd.DataFrame(rows)[[*_KEYS, "metric", "value", "unit"]]
+    frame = pd.DataFrame(rows, columns=[*_KEYS, "metric", "value", "unit"])
     return frame.astype({"repeat": "int64", "level": "float64", "value": "float64"})
 
 
