@@ -81,12 +81,14 @@ def draw_batches(
     order = np.concatenate([generator.permutation(len(prompts)) for _ in range(rounds)])[:num_requests]
     gaps = generator.exponential(1.0, num_requests)
     arrivals = np.cumsum(gaps) / load.level if load.loop == "rate" else np.zeros(num_requests)
-    chosen = choose_adapters(load.choice, len(adapters), num_requests, generator) if adapters else None
+    asked: list[str | None] = [None] * num_requests
+    if adapters:
+        asked = [adapters[place] for place in choose_adapters(load.choice, len(adapters), num_requests, generator)]
     requests = [
         Request(
             id=index,
             prompt=prompts[row],
-            adapter=None if chosen is None else adapters[chosen[index]],
+            adapter=asked[index],
             output_tokens=output_tokens,
             temperature=TEMPERATURE if load.sampling == "sampled" else 0.0,
             seed=index if load.sampling == "sampled" else None,

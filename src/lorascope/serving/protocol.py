@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from lorascope.serving.arms import Arm
-from lorascope.serving.engines import EngineConfig, EngineFailure, EngineProcess
+from lorascope.serving.engines import EngineConfig, EngineFailure, EngineName, EngineProcess
 from lorascope.serving.equivalence import EquivalenceGate
 from lorascope.serving.load import Load, draw_batches, generator_of, in_random_order, loads_of
 from lorascope.serving.switching import CPU_SLOTS, SLOTS, draw_probes, states_of
@@ -56,7 +56,7 @@ class Comparison:
     arms: Mapping[str, Arm]
     prompts: Sequence[Sequence[int]]
     check: Callable[[EngineProcess, Arm], list[EquivalenceGate]]
-    engine: str
+    engine: EngineName
     python: Path
     config: EngineConfig
     directory: Path
@@ -188,6 +188,9 @@ def _warm_up(comparison: Comparison, engine: EngineProcess, arm: Arm) -> None:
 def _switching(comparison: Comparison, engine: EngineProcess, arm: Arm, *, repeat: int) -> list[dict[str, Any]]:
     """The median latency of a single short request by where its adapter lay."""
     names = list(arm.adapters)
+    if comparison.engine == "vllm":  # it read them all when it started
+        for name in names:
+            engine.unload(name)
     probes = draw_probes(
         len(names), keeps_all=comparison.engine == "transformers", generator=generator_of("switching", repeat)
     )
@@ -199,10 +202,10 @@ def _switching(comparison: Comparison, engine: EngineProcess, arm: Arm, *, repea
     batches = [[replace(request, id=index, adapter=names[probe.adapter])] for index, probe in enumerate(probes)]
     answers = engine.serve(batches).requests
     frame = pd.DataFrame({"state": [p.state for p in probes], "latency_ms": [1e3 * a.last_s for a in answers]})
-    medians = frame.groupby("state")["latency_ms"].median()
+    medians = frame.groupby("state")["latency_ms"].median().to_dict()
     return [
         {"workload": comparison.workload, "loop": "switch", "level": None, "choice": state, "sampling": "greedy",
-         "metric": "latency_ms", "value": float(medians[state]), "unit": "ms"}
+         "metric": "latency_ms", "value": medians[state], "unit": "ms"}
         for state in states_of(probes)
     ]  # fmt: skip
 

@@ -25,7 +25,7 @@ from lorascope.serving.engines import EngineConfig
 from lorascope.serving.interpreter import PYTHON_LOCATION
 from lorascope.serving.load import generator_of, synthetic_prompts
 from lorascope.serving.protocol import FINAL, Comparison, run_process
-from lorascope.study.measure import ServingSpec
+from lorascope.study.measure import ServingSpec, Workload
 from lorascope.training.run import tokenizer_for
 
 _KEYS = ("arm", "repeat", "workload", "loop", "level", "choice", "sampling", "setting")
@@ -68,7 +68,7 @@ def _engine_kind(engine: Mapping[str, str]) -> str:
     return "transformers" if engine["name"] == "transformers" else "vllm"
 
 
-def _compare(context: StepContext, spec: ServingSpec, workload: str) -> list[dict[str, Any]]:
+def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> list[dict[str, Any]]:
     """Every process of one workload."""
     prompts = _prompts(context, spec)
     arms = Arms(context, spec, workload=workload, prompts=prompts, directory=context.work / "served" / workload)
@@ -107,10 +107,9 @@ def _compare(context: StepContext, spec: ServingSpec, workload: str) -> list[dic
             served.add((process.arm, process.setting))
         elif _is_final(found[-1]) or (process.arm, process.setting) not in served:
             given_up.add((process.arm, process.setting))
-        progress = StepProgress(
-            step=context.step.id, done=done + 1, total=len(processes), unit=f"{workload} process", rates={}
-        )
-        context.emit(progress)
+        total = len(processes) * len(spec.workloads)
+        before = len(processes) * spec.workloads.index(workload)
+        context.emit(StepProgress(step=context.step.id, done=before + done + 1, total=total, unit="engine"))
     return found
 
 

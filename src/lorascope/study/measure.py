@@ -52,6 +52,7 @@ def _check_arm(value: Any) -> Any:
 
 ServedArm = Annotated[Literal["base", "full", "merged"] | Annotated[int, Field(ge=1)], BeforeValidator(_check_arm)]
 Count = Annotated[int, Field(ge=1)]
+Workload = Literal["classification", "generation"]
 
 
 class ServingSpec(Spec):
@@ -68,7 +69,7 @@ class ServingSpec(Spec):
     python: str | None = None
     method: str | None = None
     arms: Annotated[tuple[ServedArm, ...], Field(min_length=1)] = ("base", "full", "merged", 1, 2, 4)
-    workloads: Annotated[tuple[Literal["classification", "generation"], ...], Field(min_length=1)] = ("classification",)
+    workloads: Annotated[tuple[Workload, ...], Field(min_length=1)] = ("classification",)
     batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8, 16)
     request_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
     choices: Annotated[tuple[Literal["fixed", "round-robin", "random", "zipf"], ...], Field(min_length=1)] = (
