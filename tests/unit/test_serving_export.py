@@ -203,7 +203,9 @@ def test_exporting_leaves_the_base_in_memory_as_it_was(checkpoints, tmp_path: Pa
         write_merged(run, tmp_path / f"m-{workload}", workload=workload, dtype="bfloat16")
         write_base(run, tmp_path / f"b-{workload}", workload=workload, dtype="bfloat16")
     after = run.base.model.state_dict()
-    assert all(after[name].dtype == tensor.dtype and torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert all(
+        after[name].dtype == tensor.dtype and torch.equal(after[name], tensor) for name, tensor in before.items()
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- precision

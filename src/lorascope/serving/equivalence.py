@@ -96,9 +96,7 @@ def flip_rate(reference: Float[np.ndarray, "examples classes"], served: Float[np
     return float((np.asarray(reference).argmax(axis=1) != np.asarray(served).argmax(axis=1)).mean())
 
 
-def generation_gate(
-    reference: Continuations, served: Sequence[Sequence[int]], *, dtype: Dtype
-) -> EquivalenceGate:
+def generation_gate(reference: Continuations, served: Sequence[Sequence[int]], *, dtype: Dtype) -> EquivalenceGate:
     """Greedy tokens, up to the first step of each prompt where rounding may decide. An output that ends early lacks
     the tokens it should have had."""
     assert len(served) == len(reference.tokens), f"{len(served)} outputs for {len(reference.tokens)} prompts"
