@@ -95,7 +95,9 @@ def test_the_default_is_what_the_run_trained(lora: CommittedRun, checkpoint: Pat
         published = json.loads(capsys.readouterr().out)
         assert published["directory"] == f"{committed.run.id}-{form}"
         assert (published["precision"] is None) is (form == "full")
-        assert published["num_bytes"] == sum(f.stat().st_size for f in Path(published["directory"]).glob("*.safetensors"))
+        assert published["num_bytes"] == sum(
+            f.stat().st_size for f in Path(published["directory"]).glob("*.safetensors")
+        )
 
 
 def test_a_full_run_has_no_adapter_to_write_or_to_merge(checkpoint: Path, tmp_path, monkeypatch, capsys) -> None:
