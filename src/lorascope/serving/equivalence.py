@@ -1,8 +1,8 @@
 """The gate before any latency: what an engine served against what the offline model computes (`reference`).
 
 Two programs that compute one model correctly still differ by rounding: they sum in another order, fuse other operations,
-batch other requests together. A tolerance has to let that through and nothing else. It is chosen by dtype, not by
-outcome:
+batch other requests together. A tolerance has to let that through and nothing else. It is one a
+dtype, the same for every model, arm and engine; those of bfloat16 were set after the first measurement named below:
 
 float32 (24 bits). Sums over thousands of products err by about 1e-6 of their size, and some tens of layers do not let that
 grow beyond 1e-4 of a logit. A probability moves by at most a quarter of a logit's error in two classes, so 1e-3 is ten
@@ -20,7 +20,7 @@ in proportion to the best logit's size: 1e-4 in float32; 2^-7 in bfloat16, one t
 next to each other on the grid change places. Every token before it must agree (float32) or nearly every one (bfloat16:
 its bound is where most errors end, not the worst case, which would leave nothing to compare). Fewer comparable tokens
 than prompts are no evidence, and fail. In bfloat16 this gate is blunt: of two adapters that hardly differ, one may pass for
-the other on few prompts (first measurement: 97% of comparable tokens agree with the wrong one, 99% with the right one). Where
+the other on few prompts (first measurement: 97% of comparable tokens agree with the wrong one, 99 to 100% with the right one). Where
 the weights fit, float32 settles it.
 """
 
