@@ -20,8 +20,8 @@ in proportion to the best logit's size: 1e-4 in float32; 2^-7 in bfloat16, one t
 next to each other on the grid change places. Every token before it must agree (float32) or nearly every one (bfloat16:
 its bound is where most errors end, not the worst case, which would leave nothing to compare). Fewer comparable tokens
 than prompts are no evidence, and fail. In bfloat16 this gate is blunt: of two adapters that hardly differ, one may pass for
-the other on few prompts (first measurement: 97% of comparable tokens agree with the wrong one, 99 to 100% with the right one). Where
-the weights fit, float32 settles it.
+the other on few prompts (first measurement: 97% of comparable tokens agree with the wrong one, 99 to 100% with the
+right one). Where the weights fit, float32 settles it.
 """
 
 from __future__ import annotations
