@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorascope.api import load, results, run, status, verify
+    from lorascope.api import export, load, results, run, status, verify
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "results", "run", "status", "verify"]
+__all__ = ["__version__", "export", "load", "results", "run", "status", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lorascope.engine.store import Store
+    from lorascope.serving.publish import Published
     from lorascope.stats.analysis import Analysis, HypothesisResult
 
 DEFAULT_STORE = Path("store")
@@ -262,3 +263,24 @@ def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
     last = _analysis_of(planned, opened, failures=failures)
     kept = [step.id for step in [*planned.steps, *([last] if last else [])] if opened.has(step.id)]
     return [f"{step_id}: {problem}" for step_id in kept for problem in opened.verify(step_id)]
+
+
+def export(
+    run: str,
+    *,
+    store: Path = DEFAULT_STORE,
+    form: Literal["adapter", "merged", "full", "base"] | None = None,
+    to: Path | None = None,
+    workload: Literal["classification", "generation"] = "classification",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> Published:
+    """Writes a finished run as a directory that transformers, peft and vLLM load. run: the id of its `train` step, or how
+    it begins. form: default: the adapter where one was trained, else the full model. to: default: ./RUN-FORM.
+
+    Raises StudyError for a run that is not there or has no such form, EnvironmentProblem where its base is gone or the
+    directory cannot be written.
+    """
+    from lorascope.engine.devices import find_devices
+    from lorascope.serving.publish import publish_run
+
+    return publish_run(run, store=store, form=form, to=to, workload=workload, dtype=dtype, device=find_devices()[0])

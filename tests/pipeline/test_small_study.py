@@ -31,6 +31,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def test_each_run_of_the_study_is_exported_as_what_it_trained(finished: Path) -> None:
+    for kind, form in (("full", "full"), ("lora", "adapter")):
+        done = run(finished, "export", f"train-tiny-sentiment-{kind}-1", "--json")
+        assert done.returncode == 0, done.stderr[-4000:]
+        published = json.loads(done.stdout)
+        assert published["form"] == form
+        assert (finished / published["directory"] / "lorascope.json").is_file()
+        assert (published["precision"] is None) is (kind == "full")
+
+
 def test_the_same_command_again_is_all_cached(finished: Path) -> None:
     done = run(finished, "run", "study.yaml", "--json")
     outcome = json.loads(done.stdout)

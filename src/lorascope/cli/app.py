@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from lorascope.cli import library_verbs, study_verbs
+from lorascope.cli import export_verb, library_verbs, study_verbs
 from lorascope.errors import LorascopeError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ for verb in (
     study_verbs.status,
     study_verbs.report,
     library_verbs.show,
+    export_verb.export,
     study_verbs.verify,
     library_verbs.ls,
     library_verbs.schema,

@@ -13,7 +13,7 @@ from rich.table import Table
 from lorascope.cli.console import output
 from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreDir
 from lorascope.errors import EnvironmentProblem, StudyError
-from lorascope.registry import EXECUTORS, METHODS, MODELS, TASKS, nearest
+from lorascope.registry import EXECUTORS, METHODS, MODELS, TASKS
 
 
 def init(
@@ -128,23 +128,12 @@ def show(
 
 
 def _describe_step(beginning: str, root: Path) -> dict[str, Any]:
+    from lorascope.engine.find import find_artifact
     from lorascope.engine.store import Store
 
-    store = Store(root)
-    if failure := store.failure(beginning):
+    if failure := Store(root).failure(beginning):
         return {"id": beginning, "state": "failed", "failure": failure.text, "traceback": failure.traceback}
-    ids = [artifact.id for artifact in store.artifacts()]
-    found = [step_id for step_id in ids if step_id == beginning] or [i for i in ids if i.startswith(beginning)]
-    if len(found) > 1:
-        listed = ", ".join(found[:6]) + (" ..." if len(found) > 6 else "")
-        raise StudyError(f"{len(found)} steps begin with `{beginning}`", hint=f"write more of it: {listed}")
-    if not found:
-        match = nearest(beginning, ids)
-        raise StudyError(
-            f"{root} holds no step `{beginning}`" + (f": did you mean `{match}`?" if match else ""),
-            hint=f"lorascope ls steps --store {root}",
-        )
-    artifact = store.artifact(found[0])
+    artifact = find_artifact(beginning, root)
     step = artifact.record["step"]
     return {
         "id": artifact.id,

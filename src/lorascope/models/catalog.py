@@ -10,6 +10,7 @@ import base64
 import hashlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,29 @@ def describe_model(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, str]]:
     if isinstance(source, PackageSource):
         return _describe_package(source)
     return _describe_directory(source)
+
+
+def find_model(identity: Mapping[str, Any], locations: Mapping[str, str]) -> dict[str, str]:
+    """Where the files of a model lie now. identity: what `describe_model` once said of it; locations: and where they lay.
+
+    Raises EnvironmentProblem if they are gone from this machine, or are no longer those files.
+    """
+    if "hub" in identity:
+        return {}
+    known = Path(locations[MODEL_LOCATION])
+    if "package" in identity:
+        module = Path(str(known).removesuffix(f"/{identity['file']}")).name
+        source = PackageSource(package=identity["package"], module=module, file=identity["file"])
+        found, places = _describe_package(source)
+        remedy = f"pip install {identity['package']}=={identity['version']}"
+    else:
+        if not known.exists():
+            raise EnvironmentProblem(f"the model's files are gone from {known}", hint="restore them")
+        found, places = _describe_directory(PathSource(path=str(known)))
+        remedy = "restore the files that the run was trained on, or run the study again"
+    if found != identity:
+        raise EnvironmentProblem(f"the model in {places[MODEL_LOCATION]} is not the one it was", hint=remedy)
+    return places
 
 
 def _describe_package(source: PackageSource) -> tuple[dict[str, Any], dict[str, str]]:

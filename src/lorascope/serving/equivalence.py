@@ -1,23 +1,27 @@
 """The gate before any latency: what an engine served against what the offline model computes (`reference`).
 
 Two programs that compute one model correctly still differ by rounding: they sum in another order, fuse other operations,
-batch other requests together. A tolerance has to let that through and nothing else. It is chosen by dtype, not by
-outcome:
+batch other requests together. A tolerance has to let that through and nothing else. It is one a
+dtype, the same for every model, arm and engine; those of bfloat16 were set after the first measurement named below:
 
 float32 (24 bits). Sums over thousands of products err by about 1e-6 of their size, and some tens of layers do not let that
 grow beyond 1e-4 of a logit. A probability moves by at most a quarter of a logit's error in two classes, so 1e-3 is ten
 times what rounding explains, while a missing head, another adapter or half a scale moves probabilities by whole per cents.
-bfloat16 (8 bits). One rounding errs by 2^-9 = 0.2%, and every layer adds to it: two correct programs differ by about 1% of
-the largest logits. Probabilities may differ by 0.1 in the worst example, the mean KL divergence (which one bad example
-does not make) stays below 1e-3 nats.
+bfloat16 (8 bits). One rounding errs by up to 2^-9 = 0.2%, and every layer adds to it. Probabilities may differ by 0.05 in
+the worst example, and the mean KL divergence, to which no single example adds much, stays below 1e-3 nats. (A first
+measurement, SmolLM2-135M in vLLM against transformers on a processor: 2e-6 and 1e-8 in float32, 0.02 and 7e-5 in bfloat16.)
 
 Decisions. A decision that rounding cannot change, because the reference's best and second-best probability are further
 apart than twice the tolerance, must be the same. The flip rate over all examples is reported beside it.
 
 Greedy tokens. After one different token the two texts answer different questions, so what can be compared is the text up
 to the first step where rounding may decide: the first whose margin, the best logit minus the second-best, is below a bound
-in proportion to the best logit's size. Every token before it must agree (float32) or nearly every one (bfloat16, whose
-bound is not the worst case: that would leave nothing to compare). Too few comparable tokens are no evidence, and fail.
+in proportion to the best logit's size: 1e-4 in float32; 2^-7 in bfloat16, one to two steps of its grid there, where logits
+next to each other on the grid change places. Every token before it must agree (float32) or nearly every one (bfloat16:
+its bound is where most errors end, not the worst case, which would leave nothing to compare). Fewer comparable tokens
+than prompts are no evidence, and fail. In bfloat16 this gate is blunt: of two adapters that hardly differ, one may pass for
+the other on few prompts (first measurement: 97% of comparable tokens agree with the wrong one, 99 to 100% with the
+right one). Where the weights fit, float32 settles it.
 """
 
 from __future__ import annotations
@@ -34,11 +38,11 @@ from lorascope.serving.reference import Continuations
 
 What = Literal["token match", "probability", "decisions", "KL"]
 
-PROBABILITY_TOLERANCE: dict[Dtype, float] = {"float32": 1e-3, "bfloat16": 0.1}
+PROBABILITY_TOLERANCE: dict[Dtype, float] = {"float32": 1e-3, "bfloat16": 0.05}
 KL_TOLERANCE: dict[Dtype, float] = {"float32": 1e-5, "bfloat16": 1e-3}
-MARGIN_BOUND: dict[Dtype, float] = {"float32": 1e-4, "bfloat16": 0.02}  # fraction of the best logit's size
+MARGIN_BOUND: dict[Dtype, float] = {"float32": 1e-4, "bfloat16": 2**-7}  # fraction of the best logit's size
 TOKEN_MATCH: dict[Dtype, float] = {"float32": 1.0, "bfloat16": 0.98}
-FEWEST_COMPARABLE = 0.05  # of all tokens
+FEWEST_COMPARABLE = 1.0  # tokens a prompt, on average
 _SMALLEST_PROBABILITY = 1e-12
 
 
@@ -104,7 +108,7 @@ def generation_gate(reference: Continuations, served: Sequence[Sequence[int]], *
     n, total = int(comparable.sum()), comparable.size
     matched = int((comparable & agrees).sum())
     rate = matched / n if n else 0.0
-    enough = n >= FEWEST_COMPARABLE * total
+    enough = n >= FEWEST_COMPARABLE * len(served)
     wrong = np.flatnonzero((comparable & ~agrees).any(axis=1))
     detail = f"{matched} of {n} comparable tokens agree; {n} of {total} come before the first near-tie of their prompt"
     if len(wrong):
@@ -116,7 +120,7 @@ def generation_gate(reference: Continuations, served: Sequence[Sequence[int]], *
             f"difference of {reference.margins[first, step]:.3g}"
         )
     if not enough:
-        detail += f"; fewer than {FEWEST_COMPARABLE:.0%} are no evidence"
+        detail += f"; fewer than {FEWEST_COMPARABLE:g} a prompt are no evidence"
     return EquivalenceGate("token match", rate, TOKEN_MATCH[dtype], enough and rate >= TOKEN_MATCH[dtype], n, detail)
 
 

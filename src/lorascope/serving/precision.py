@@ -64,8 +64,8 @@ def merge_precision(
     rows = np.arange(min(num_examples, len(examples)))
 
     def outputs(classifier: Any) -> dict[Dtype, np.ndarray]:
-        model = run.language_model(classifier) if workload == "generation" else classifier
-        model.to(device)
+        model: Any = run.language_model(classifier) if workload == "generation" else classifier
+        model.to(torch.device(device))
         found: dict[Dtype, np.ndarray] = {}
         for dtype in ("float32", "bfloat16"):
             cast(model, dtype)

@@ -90,9 +90,10 @@ class TrainedRun:
 
         self.require_decoder()
         with reading_checkpoint(self.checkpoint):
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 self.checkpoint, dtype=torch.float32, output_loading_info=True
             )
+        model, info = loaded
         if lacking := sorted(set(info["missing_keys"])):
             raise StudyError(
                 f"the base checkpoint of {self.id} is no complete language model (it lacks {lacking[0]})",

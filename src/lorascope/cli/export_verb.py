@@ -1,0 +1,101 @@
+"""`lorascope export`: a finished run as a directory that transformers, peft and vLLM load."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lorascope.cli.console import output
+from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreDir
+
+
+class Form(StrEnum):
+    """What is written of a run."""
+
+    adapter = "adapter"
+    merged = "merged"
+    full = "full"
+    base = "base"
+
+
+class Workload(StrEnum):
+    classification = "classification"
+    generation = "generation"
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+def export(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's id (`lorascope ls steps`: train-...), or how it begins.")
+    ],
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            "--format",
+            help="The adapter; the base with it merged in; a fully fine-tuned model; the base, to serve adapters on. "
+            "Default: what the run trained.",
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="A directory that is empty or new. Default: ./RUN-FORMAT."),
+    ] = None,
+    workload: Annotated[
+        Workload, typer.Option("--workload", help="With the task's head, or with the base's language-model head.")
+    ] = Workload.classification,
+    dtype: Annotated[Dtype, typer.Option("--dtype", help="Of every weight.")] = Dtype.float32,
+    store: StoreDir = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Write a finished run as an adapter or a checkpoint that transformers, peft and vLLM load."""
+    import transformers
+
+    from lorascope import api
+
+    transformers.logging.disable_progress_bar()
+    published = api.export(
+        run,
+        store=store,
+        form=form.value if form else None,
+        to=to,
+        workload=workload.value,
+        dtype=dtype.value,
+    )
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(published), "directory": str(published.directory)}, indent=2))
+        return
+    _print(published)
+
+
+def _print(published: Any) -> None:
+    console = output()
+    console.print(
+        f"wrote {published.directory}: {published.form} of {published.run} for {published.workload}, "
+        f"{published.dtype}, {published.num_bytes / 1e6:,.1f} MB of weights",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if published.precision:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("compared", "dtype", "max |logit difference|", "max |probability difference|", "flips"):
+            table.add_column(column)
+        for row in published.precision.rows:
+            flips = f"{row.flip_rate:.2%} of {row.n}"
+            differences = (f"{row.max_abs_logit_difference:.2g}", f"{row.max_probability_difference:.2g}")
+            table.add_row(row.what, row.dtype, *differences, flips)
+        console.print()
+        console.print(table)
+    for tool, text in published.load.items():
+        console.print(f"\n{tool}:", highlight=False)
+        console.print(
+            "\n".join(f"  {line}" for line in text.splitlines()), markup=False, highlight=False, soft_wrap=True
+        )

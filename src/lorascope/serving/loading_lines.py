@@ -1,0 +1,63 @@
+"""What to write to load an exported directory: with transformers, with peft, with vLLM."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from lorascope.serving.trained import ADAPTER_CONFIG, TrainedRun
+
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank takes
+_AUTO = {"classification": "AutoModelForSequenceClassification", "generation": "AutoModelForCausalLM"}
+
+
+def loading_lines(run: TrainedRun, directory: Path, *, form: str, workload: str) -> dict[str, str]:
+    """tool -> code or command. directory: where the export will lie."""
+    place = str(directory.resolve())
+    if form == "adapter":
+        return _adapter_lines(run, place, workload)
+    auto = _AUTO[workload]
+    return {
+        "transformers": f"from transformers import {auto}\nmodel = {auto}.from_pretrained({place!r})",
+        "vllm": shlex.join(["vllm", "serve", place, *_runner(workload)]),
+    }
+
+
+def _adapter_lines(run: TrainedRun, place: str, workload: str) -> dict[str, str]:
+    auto, on_hub = _AUTO[workload], run.base.revision is not None
+    base = run.base.reference if on_hub else str(run.checkpoint.resolve())
+    options = {"revision": run.base.revision} if on_hub else {}
+    if workload == "classification":
+        options |= {"num_labels": run.base.model.config.num_labels, "pad_token_id": run.base.pad_token_id}
+    arguments = ", ".join([repr(base), *(f"{name}={value!r}" for name, value in options.items())])
+    peft = (
+        f"from peft import PeftModel\nfrom transformers import {auto}\n"
+        f"model = PeftModel.from_pretrained({auto}.from_pretrained({arguments}), {place!r})"
+    )
+    return {"peft": peft, "vllm": _vllm_with_adapter(run, base, place, workload)}
+
+
+def _vllm_with_adapter(run: TrainedRun, base: str, place: str, workload: str) -> str:
+    rank = _largest_rank(json.loads((run.export / ADAPTER_CONFIG).read_text()))
+    served = base
+    before: list[str] = []
+    if workload == "classification":  # vLLM needs a base that has a head for the adapter's to replace
+        served = f"{place}-base"
+        before = [shlex.join(["lorascope", "export", run.id, "--format", "base", "--to", served])]
+    revision = ["--revision", run.base.revision] if served == base and run.base.revision else []
+    largest = next((allowed for allowed in _VLLM_RANKS if allowed >= rank), rank)
+    command = [
+        "vllm", "serve", served, *revision, *_runner(workload), "--enable-lora", "--max-lora-rank", str(largest),
+        "--lora-modules", f"{Path(place).name}={place}",
+    ]  # fmt: skip
+    return "\n".join([*before, shlex.join(command)])
+
+
+def _largest_rank(config: dict[str, Any]) -> int:
+    return max([config["r"], *(config.get("rank_pattern") or {}).values()])
+
+
+def _runner(workload: str) -> list[str]:
+    return ["--runner", "pooling"] if workload == "classification" else []

@@ -1,0 +1,196 @@
+"""One run handed to people: a checkpoint directory that says what it is, how exact it is and how to load it.
+
+Works from the store alone. The directory appears whole or not at all, and never in place of another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lorascope.data.columns import ColumnStore
+from lorascope.engine import provenance
+from lorascope.engine.find import find_artifact
+from lorascope.engine.store import Store
+from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.models.catalog import find_model
+from lorascope.serving.export import Dtype, Workload, write_adapter, write_base, write_full, write_merged
+from lorascope.serving.loading_lines import loading_lines
+from lorascope.serving.precision import MergePrecision, merge_precision
+from lorascope.serving.trained import TrainedRun, open_run
+
+if TYPE_CHECKING:
+    from lorascope.engine.artifact import Artifact
+
+Form = Literal["adapter", "merged", "full", "base"]
+
+_WRITERS: Mapping[Form, Callable[..., Path]] = {
+    "adapter": write_adapter,
+    "merged": write_merged,
+    "full": write_full,
+    "base": write_base,
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A directory that was written. num_bytes: of its weights. precision: merged v adapter, None where there is nothing
+    to merge. load: tool -> what to write to load it."""
+
+    directory: Path
+    run: str
+    form: Form
+    workload: Workload
+    dtype: Dtype
+    num_bytes: int
+    precision: MergePrecision | None
+    load: Mapping[str, str]
+
+
+def publish_run(
+    run: str,
+    *,
+    store: Path,
+    form: Form | None,
+    to: Path | None,
+    workload: Workload,
+    dtype: Dtype,
+    device: str = "cpu",
+) -> Published:
+    """Writes a finished run as a checkpoint directory. run: the id of its `train` step, or how it begins. form: default:
+    the adapter where one was trained, else the full model. to: default: ./RUN-FORM. device: where precision is measured.
+
+    Raises StudyError for a run that is not there or has no such form, EnvironmentProblem where the base is gone or the
+    directory cannot be written.
+    """
+    train = find_artifact(run, store, kind="train")
+    opened = _open(train, Store(store))
+    form = form or ("adapter" if opened.has_adapter else "full")
+    target = to or Path(f"{train.id}-{form}")
+    _refuse_to_overwrite(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = target.parent / f".{target.name}-{uuid.uuid4().hex[:12]}"
+        staging.mkdir()
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    try:
+        _WRITERS[form](opened, staging, workload=workload, dtype=dtype)
+        precision = None
+        if opened.has_adapter and form != "base":
+            examples = ColumnStore.open(Store(store).artifact(train.step.deps["tokens"]).path / "validation")
+            precision = merge_precision(opened, examples, workload=workload, device=device)
+        size = sum(file.stat().st_size for file in staging.glob("*.safetensors"))
+        load = loading_lines(opened, target, form=form, workload=workload)
+        published = Published(target, train.id, form, workload, dtype, size, precision, load)
+        _describe(published, opened, train, staging)
+        for file in staging.iterdir():  # safetensors lets nobody else read what it writes
+            file.chmod((staging / "README.md").stat().st_mode)
+        os.rename(staging, target)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return published
+
+
+def _open(train: Artifact, store: Store) -> TrainedRun:
+    """The run, its files and its base as they were when it was trained."""
+    if problems := store.verify(train.id):
+        raise EnvironmentProblem(
+            f"the run is not as it was committed: {problems[0]}",
+            hint=f"delete {train.path} and run its study again",
+        )
+    data = store.artifact(train.step.deps["data"])
+    locations = find_model(train.step.params["model"], train.step.locations)
+    return open_run(train, data, cache_dir=store.cache_dir, locations=locations)
+
+
+def _refuse_to_overwrite(target: Path) -> None:
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if target.exists():
+        what = "holds files already" if target.is_dir() else "is a file"
+        raise StudyError(f"{target} {what}", hint="choose another directory with --to")
+
+
+def _cannot_write(target: Path, error: OSError) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"{target} cannot be written: {error.strerror or error}", hint="choose another directory with --to"
+    )
+
+
+def _describe(published: Published, run: TrainedRun, train: Artifact, directory: Path) -> None:
+    """lorascope.json for programs, README.md for people."""
+    description = {
+        "run": published.run,
+        "form": published.form,
+        "workload": published.workload,
+        "dtype": published.dtype,
+        "base": dict(run.identity),
+        "method": train.step.params["method"],
+        "seeds": train.step.params["seeds"],
+        "task": run.task.name,
+        "classes": list(run.task.label_names),
+        "validation": train.result.get("validation"),
+        "merge_precision": None if published.precision is None else [asdict(row) for row in published.precision.rows],
+        "versions": provenance.describe(device="cpu")["versions"],
+    }
+    (directory / "lorascope.json").write_text(json.dumps(description, indent=2) + "\n")
+    (directory / "README.md").write_text(_readme(published, run, train))
+
+
+def _readme(published: Published, run: TrainedRun, train: Artifact) -> str:
+    method = train.step.params["method"]
+    settings = ", ".join(f"{name} {value}" for name, value in method.items() if name != "kind")
+    what = {
+        "adapter": "the adapter alone",
+        "merged": "the base with the adapter folded in",
+        "full": "the fully fine-tuned model",
+        "base": "the base as adapters are served on it" + (
+            ", with a classification head drawn at random" if published.workload == "classification" else ""
+        ),
+    }[published.form]  # fmt: skip
+    blocks = [f"{tool}:\n\n```{_LANGUAGES[tool]}\n{text}\n```" for tool, text in published.load.items()]
+    parts = [
+        f"# {published.run}",
+        f"Written by lorascope: {what}, for {published.workload}, in {published.dtype}.",
+        f"- base: {_base_text(run)}\n- method: {method['kind']}" + (f" ({settings})" if settings else "")
+        + f"\n- task: {run.task.name} ({', '.join(run.task.label_names)})",
+        *([_precision_text(published.precision)] if published.precision else []),
+        "## Load it",
+        *blocks,
+        "`lorascope.json` says the same for programs, with all versions.",
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _base_text(run: TrainedRun) -> str:
+    identity = run.identity
+    if "hub" in identity:
+        return f"{identity['hub']} at revision {identity['revision']}"
+    if "package" in identity:
+        return f"{identity['file']} of the package {identity['package']} {identity['version']}"
+    return f"the local checkpoint {run.base.reference} (sha256 {identity['checkpoint_sha256'][:16]})"
+
+
+_LANGUAGES = {"transformers": "python", "peft": "python", "vllm": "sh"}
+
+
+def _precision_text(precision: MergePrecision) -> str:
+    lines = [
+        "| compared | dtype | largest logit difference | largest probability difference | decisions that differ |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {row.what} | {row.dtype} | {row.max_abs_logit_difference:.2g} | {row.max_probability_difference:.2g} "
+            f"| {row.flip_rate:.2%} of {row.n} |"
+            for row in precision.rows
+        ),
+    ]
+    return "\n".join(lines)
