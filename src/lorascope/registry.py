@@ -19,6 +19,7 @@ STEP_KINDS: Mapping[str, str] = {
     "train": "lorascope.training.run:train_run",
     "evaluate": "lorascope.evaluation.evaluate:evaluate_run",
     "drift": "lorascope.drift.step:measure_drift",
+    "serving": "lorascope.serving.step:measure_serving",
     "analysis": "lorascope.evaluation.analysis:analyse",
 }
 

@@ -28,6 +28,19 @@ def make_member(
     return Step(kind="engine_steps:member", version=1, params=params, deps=deps or {}, resources=resources)
 
 
+def make_alone(function: str, *, deps: dict[str, str] | None = None, **params: Any) -> Step:
+    """A step beside which nothing else may run."""
+    resources = Resources(alone=True)
+    return Step(kind=f"engine_steps:{function}", version=1, params=params, deps=deps or {}, resources=resources)
+
+
+def span(context: StepContext) -> dict[str, Any]:
+    """When it ran, on a clock that all processes of the machine share, and in which process."""
+    started = time.monotonic()
+    time.sleep(context.step.params["sleep_s"])
+    return {"started": started, "ended": time.monotonic(), "pid": os.getpid()}
+
+
 def count(context: StepContext) -> dict[str, Any]:
     """Appends a line to params["tally"], sleeps, and returns the sum of its dependencies' values plus its own."""
     params = context.step.params

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import engine_steps
 import pytest
-from engine_steps import make, make_member
+from engine_steps import make, make_alone, make_member
 
 from lorascope import registry
 from lorascope.engine import lock as lock_module
@@ -117,6 +117,23 @@ def test_a_dependency_in_the_store_need_not_be_given(store, executor):
     run([first], store, executor)
     outcome, _ = run([second], store, executor)
     assert outcome.done == [second.id]
+
+
+def test_a_step_that_must_be_alone_overlaps_no_other(store, local):
+    executor = local("cpu", "cpu", "cpu")
+    quiet = [make_alone("span", value=v, sleep_s=0.1) for v in (1, 2)]
+    others = [make("span", value=v, sleep_s=0.1) for v in range(3, 7)]
+    outcome, _ = run([quiet[0], *others[:2], quiet[1], *others[2:]], store, executor)
+    assert len(outcome.done) == 6
+    check_alone(store, quiet, others)
+
+
+def check_alone(store: Store, quiet: list[Step], others: list[Step]) -> None:
+    spans = {step.id: store.artifact(step.id).result for step in [*quiet, *others]}
+    for step in quiet:
+        mine = spans[step.id]
+        overlaps = [i for i, s in spans.items() if s["started"] < mine["ended"] and mine["started"] < s["ended"]]
+        assert overlaps == [step.id]
 
 
 def test_a_failure_blocks_its_dependents_and_nothing_else(store, executor):
@@ -598,3 +615,17 @@ def test_any_step_runs_by_hand_from_its_id(store):
 
 def test_the_kinds_used_here_are_found_by_workers():
     assert Path(engine_steps.__file__).parent == HERE
+
+
+def test_workers_that_stand_idle_are_ended_before_a_step_that_must_be_alone(store, local):
+    executor = local("cpu", "cpu")
+    others = [make("span", value=v, sleep_s=0.5) for v in (1, 2)]
+    quiet = make_alone("span", value=3, sleep_s=0.1, deps={f"{i}": s.id for i, s in enumerate(others)})
+    last = make("span", value=4, sleep_s=0.0, deps={"quiet": quiet.id})
+    outcome, _ = run([*others, quiet, last], store, executor)
+    assert len(outcome.done) == 4
+    check_alone(store, [quiet], [*others, last])
+    pids = {store.artifact(step.id).result["pid"] for step in others}
+    assert len(pids) == 2, "both workers were used"
+    (idle,) = pids - {store.artifact(quiet.id).result["pid"]}
+    assert not Path(f"/proc/{idle}").exists()

@@ -7,7 +7,7 @@ import pytest
 from lorascope.stats.analysis import Interval
 from lorascope.stats.claims import amount, edge, relation, saving
 from lorascope.stats.hypotheses import hypothesis_test
-from lorascope.study.spec import Lower, NonInferior
+from lorascope.study.hypothesis import Lower, NonInferior
 
 
 def interval(low: float, high: float) -> Interval:

@@ -20,8 +20,9 @@ from lorascope.stats.drift import DriftDraws, DriftSample, average_over_models, 
 from lorascope.stats.hypotheses import adjust, hypothesis_test
 from lorascope.stats.measurements import validate_measurements
 from lorascope.stats.multibootstrap import Estimate
+from lorascope.study.hypothesis import Lower
 from lorascope.study.load import load_study
-from lorascope.study.spec import Lower, Study
+from lorascope.study.spec import Study
 
 SEEDS = ("1", "2", "3", "4", "5")
 POINTS = (*(("residual", layer) for layer in range(7)), *(("attention", layer) for layer in range(1, 7)))

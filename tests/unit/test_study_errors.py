@@ -178,7 +178,7 @@ def test_error_in_a_hypothesis_speaks_of_the_kind_that_was_meant(tmp_path: Path)
 def test_hypothesis_of_no_kind(tmp_path: Path) -> None:
     assert error_of(GOOD + "hypotheses:\n  H1: {better: lora}\n", tmp_path) == (
         "study.yaml:10: hypotheses.H1: a hypothesis is one of {non_inferior, to, margin}, {equivalent, to, margin}, "
-        "{superior, to}, {lower, than, on, by}"
+        "{superior, to}, {lower, than, on, by}, {overhead, over, on, at_most}"
     )
 
 

@@ -37,7 +37,7 @@ from lorascope.training.hardware import synchronise
 if TYPE_CHECKING:
     from lorascope.data.columns import Examples
     from lorascope.models.loading import BaseModel
-    from lorascope.study.spec import DriftSpec
+    from lorascope.study.measure import DriftSpec
 
 PRECISION = "fp32"
 """Of all models alike, whatever they were trained in: bf16's rounding would be a drift of its own (extraction.py)."""

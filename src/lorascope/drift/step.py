@@ -40,7 +40,8 @@ from lorascope.engine.events import Notice, StepProgress
 from lorascope.errors import DataError, StudyError
 from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.models.loading import BaseModel
-from lorascope.study.spec import DriftSpec, Seeds
+from lorascope.study.measure import DriftSpec
+from lorascope.study.spec import Seeds
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
 from lorascope.training.run import base_for, make_deterministic, method_from_params, tokenizer_for
 

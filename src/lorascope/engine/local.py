@@ -71,6 +71,10 @@ class LocalExecutor:
             return
         free = [slot for slot in slots if not slot.steps]
         slot = max(free, key=lambda slot: len(self._needed(steps[0]) & slot.warm_for))
+        if steps[0].resources.alone:
+            for other in self._slots or ():
+                if other is not slot and other.process is not None:
+                    _retire(other)
         self._start(slot, steps, attempt=1)
 
     def poll(self, emit: Emit, *, timeout_s: float) -> list[Completion]:
@@ -305,6 +309,14 @@ class _Process:
         self.stdout.close()
         with contextlib.suppress(BrokenPipeError):
             self.stdin.close()
+
+
+def _retire(slot: _Slot) -> None:
+    """End an idle worker, so that what it keeps loaded is free; its next step gets a new one."""
+    assert slot.process is not None and not slot.steps
+    slot.process.stop()
+    slot.process.wait(_STOP_TIMEOUT_S)
+    slot.process, slot.warm_for = None, frozenset()
 
 
 def _completion(data: Mapping[str, Any], *, attempt: int) -> Completion:

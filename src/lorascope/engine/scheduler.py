@@ -142,7 +142,7 @@ class _Scheduling:
         """See which steps of other processes are committed, failed, or free again because their process is gone."""
         if not self._elsewhere:
             return
-        if not self._running and not self._ready:
+        if not self._running and not self._allowed():
             time.sleep(poll_s)  # the executor had nothing to wait for
         elif time.monotonic() - self._looked_at < poll_s:
             return
@@ -163,11 +163,19 @@ class _Scheduling:
 
     def _warmest(self) -> Step | None:
         best: tuple[int, Step] | None = None
-        for step_id in self._ready:
+        for step_id in self._allowed():
             warmth = self.executor.warmth(self.graph[step_id])
             if warmth is not None and (best is None or warmth > best[0]):
                 best = warmth, self.graph[step_id]
         return best[1] if best else None
+
+    def _allowed(self) -> list[str]:
+        """The ready steps that may start beside what runs: one that must be alone waits until nothing else is left to run
+        or runs, here or in another process on this store; while it runs, nothing starts."""
+        if any(self.graph[step_id].resources.alone for step_id in self._running):
+            return []
+        shared = [step_id for step_id in self._ready if not self.graph[step_id].resources.alone]
+        return shared if shared or self._running or self._elsewhere else self._ready[:1]
 
     def _companions(self, step: Step) -> tuple[list[Step], int]:
         """The ready steps that may run together with `step`, itself first; and how many of them one worker takes, so

@@ -48,13 +48,16 @@ def _refuse_non_canonical(value: Any, place: str) -> None:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step needs from the machine it runs on, and which others may run there with it. device: "any" or
-    "accelerator". gang_key: steps of one kind with the same key may be computed together (None: alone). gang_limit: the
-    most of them together (None: as many as are ready and a worker's fair share).
+    """What a step needs from the machine it runs on, and which others may run there with it.
+
+    device: "any" or "accelerator". alone: nothing else may run meanwhile, because it measures time. gang_key: steps of one
+    kind with the same key may be computed together (None: alone). gang_limit: the most of them together (None: as many as
+    are ready and a worker's fair share).
     """
 
     device: str = "any"
     memory_bytes: int | None = None
+    alone: bool = False
     gang_key: str | None = None
     gang_limit: int | None = None
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
-from lorascope.plan.graph import VERSIONS, Graph, without_paths
+from lorascope.plan.graph import Graph, without_paths
+from lorascope.plan.labels import VERSIONS
 
 
 def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[str, Failure]) -> Step | None:
@@ -30,6 +31,8 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
     study["models"] = [{"name": model["name"]} for model in study["models"]]
     if study["measure"]["drift"] is not None and study["measure"]["drift"]["text"] is not None:
         study["measure"]["drift"]["text"] = "text"  # where the file lies is no part of what is computed
+    if study["measure"]["serving"] is not None:
+        study["measure"]["serving"]["python"] = None  # likewise
     missing = sum(step.kind == "evaluate" and step.id not in finished for step in graph.steps)
     return Step(
         kind="analysis",

@@ -3,6 +3,7 @@
     data -> tokens -> baseline
                    -> sanity -> train -> evaluate        (one a run)
                                      -> drift            (one an arm, where the study measures it)
+                                     -> serving          (one a model, likewise)
     everything -> analysis
 
 Runs that share a model and a task stand next to each other, so a worker keeps the base and the tokens loaded.
@@ -11,33 +12,17 @@ Runs that share a model and a task stand next to each other, so a worker keeps t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorascope.data.sources import describe_source, file_checksum
+from lorascope.data.sources import describe_source
 from lorascope.engine.step import Resources, Step, canonical_json
 from lorascope.models.catalog import describe_model
-from lorascope.study.spec import AnyMethodSpec, DriftSpec, ModelSpec, Study, TaskSpec, TrainSpec
-
-VERSIONS: Mapping[str, int] = {
-    "data": 1, "tokens": 1, "baseline": 2, "sanity": 3, "train": 4, "evaluate": 1, "drift": 3,
-    "analysis": 5,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RunLabel:
-    """What a step is called in this study: names a person chose, no part of any identity. None: not specific to one."""
-
-    model: str | None = None
-    task: str | None = None
-    method: str | None = None
-    seed: str | None = None
-
-    def __str__(self) -> str:
-        return " / ".join(part for part in (self.model, self.task, self.method, self.seed) if part)
+from lorascope.plan.labels import VERSIONS, PlannedModel, RunLabel, TrainedArms
+from lorascope.plan.measurements import measurement_steps
+from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -50,13 +35,6 @@ class Graph:
 
     def of_kind(self, kind: str) -> list[Step]:
         return [step for step in self.steps if step.kind == kind]
-
-
-@dataclass(frozen=True)
-class _Model:
-    name: str
-    identity: dict[str, Any]
-    locations: dict[str, str]
 
 
 def build_graph(study: Study, *, data_dir: Path | None) -> Graph:
@@ -76,8 +54,8 @@ def build_graph(study: Study, *, data_dir: Path | None) -> Graph:
     data = {task.name: add(_data_step(study, task, data_dir), RunLabel(task=task.name)) for task in study.tasks}
     for model in models:
         arms = [_add_arms(study, model, task.name, data[task.name], add) for task in study.tasks]
-        if study.measure.drift is not None:
-            _add_drift(study, study.measure.drift, model, arms, add)
+        for step, label in measurement_steps(study, model, arms):
+            add(step, label)
     return Graph(study, list(steps.values()), labels)
 
 
@@ -99,9 +77,9 @@ def gang_resources(model: Mapping[str, Any], method: AnyMethodSpec, train: Train
     )
 
 
-def _described(spec: ModelSpec) -> _Model:
+def _described(spec: ModelSpec) -> PlannedModel:
     identity, locations = describe_model(spec)
-    return _Model(spec.name, identity, locations)
+    return PlannedModel(spec.name, identity, locations)
 
 
 def _data_step(study: Study, task: TaskSpec, data_dir: Path | None) -> Step:
@@ -125,16 +103,7 @@ def without_paths(task: dict[str, Any]) -> dict[str, Any]:
     return {key: (key if key in ("train", "validation", "test") and value else value) for key, value in task.items()}
 
 
-@dataclass(frozen=True)
-class _Arms:
-    """The steps of a (model, task). inputs: its data and tokens. trained: method -> its train steps."""
-
-    task: str
-    inputs: dict[str, str]
-    trained: dict[str, list[Step]]
-
-
-def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> _Arms:
+def _add_arms(study: Study, model: PlannedModel, task: str, data: Step, add: Any) -> TrainedArms:
     tokens = add(
         Step(
             kind="tokens",
@@ -182,34 +151,7 @@ def _add_arms(study: Study, model: _Model, task: str, data: Step, add: Any) -> _
                 label,
             )
 
-    return _Arms(task, inputs, trained)
-
-
-def _add_drift(study: Study, spec: DriftSpec, model: _Model, arms: Sequence[_Arms], add: Any) -> None:
-    """One step an arm: all its seeds' runs go through the base together, and are compared with each other too."""
-    settings = spec.model_dump(mode="json", exclude={"text", "out_of_task", "snapshots"})
-    locations, text = dict(model.locations), None
-    if spec.text is not None:
-        text, locations["text"] = file_checksum(Path(spec.text)), spec.text
-    for index, of_task in enumerate(arms):
-        other = arms[(index + 1) % len(arms)] if spec.out_of_task and len(arms) > 1 else None
-        inputs = {**of_task.inputs, **({f"other_{role}": i for role, i in other.inputs.items()} if other else {})}
-        for method in study.methods:
-            trained = of_task.trained[method.name]
-            step = Step(
-                kind="drift",
-                version=VERSIONS["drift"],
-                params={
-                    "model": model.identity,
-                    "method": trained[0].params["method"],
-                    "drift": {**settings, "text_sha256": text},
-                    "other_task": other.task if other else None,
-                },
-                deps={**inputs, **{f"train:{step.id}": step.id for step in trained}},
-                slug=f"{model.name}-{of_task.task}-{method.kind}",
-                locations=locations,
-            )
-            add(step, RunLabel(model.name, of_task.task, method.name))
+    return TrainedArms(task, inputs, trained)
 
 
 def _snapshots(study: Study) -> dict[str, Any]:
@@ -220,7 +162,7 @@ def _snapshots(study: Study) -> dict[str, Any]:
     return {"snapshots": {"count": drift.snapshots, **drift.model_dump(include={"examples", "pooling"})}}
 
 
-def _baseline_step(study: Study, model: _Model, task: str, inputs: dict[str, str]) -> Step:
+def _baseline_step(study: Study, model: PlannedModel, task: str, inputs: dict[str, str]) -> Step:
     return Step(
         kind="baseline",
         version=VERSIONS["baseline"],
@@ -231,7 +173,7 @@ def _baseline_step(study: Study, model: _Model, task: str, inputs: dict[str, str
     )
 
 
-def _sanity_step(study: Study, model: _Model, task: str, method: AnyMethodSpec, inputs: dict[str, str]) -> Step:
+def _sanity_step(study: Study, model: PlannedModel, task: str, method: AnyMethodSpec, inputs: dict[str, str]) -> Step:
     return Step(
         kind="sanity",
         version=VERSIONS["sanity"],

@@ -33,7 +33,8 @@ from lorascope.stats.paired import (
     t_interval,
 )
 from lorascope.stats.power import detectable_after
-from lorascope.study.spec import Lower, Study
+from lorascope.study.hypothesis import Lower
+from lorascope.study.spec import Study
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,7 +24,8 @@ from lorascope.stats.drift import (
 )
 from lorascope.stats.hypotheses import adjust
 from lorascope.stats.multibootstrap import Estimate, average_estimates
-from lorascope.study.spec import Lower, Study
+from lorascope.study.hypothesis import Lower
+from lorascope.study.spec import Study
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from lorascope.stats.analysis import HypothesisResult, Interval, Part, Verdict
 from lorascope.stats.claims import amount, edge, lower_claim, relation
 from lorascope.stats.multibootstrap import Estimate
 from lorascope.stats.power import what_would_decide
-from lorascope.study.spec import Equivalent, Hypothesis, Lower, NonInferior, Superior
+from lorascope.study.hypothesis import Equivalent, Hypothesis, Lower, NonInferior, Superior
 
 ONE_SEED = "one seed: nothing can be said about other seeds"
 
@@ -71,6 +71,7 @@ def hypothesis_test(hypothesis: Hypothesis, metric: str) -> Test:
             lambda e: e.interval(0.95), lambda e: abs(e.mean),
             0.0, None, "above 0",
         )  # fmt: skip
+    assert isinstance(hypothesis, Lower)
     return _lower_test(hypothesis)
 
 

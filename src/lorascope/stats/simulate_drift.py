@@ -14,7 +14,7 @@ import numpy as np
 
 from lorascope.stats.drift import DriftSample, estimate_log_ratio, estimate_mean
 from lorascope.stats.hypotheses import hypothesis_test
-from lorascope.study.spec import Lower
+from lorascope.study.hypothesis import Lower
 
 TRUE_RATIO, LEVEL = 0.8, 0.01
 NUM_DRAWS = 200

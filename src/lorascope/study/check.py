@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 from lorascope.errors import StudyError
 from lorascope.registry import CONCLUSION_PARSER, MODELS, TASKS, nearest
+from lorascope.study.check_serving import check_overhead, check_serving
 from lorascope.study.document import Mistake
+from lorascope.study.hypothesis import Overhead
 from lorascope.study.overrides import item_name
 from lorascope.study.spec import FileTask, MethodBase, NamedTask, PathSource, Study
 
@@ -48,6 +51,8 @@ def check_study(study: Study) -> Iterator[Mistake]:
             yield Mistake(("tasks", index, "name"), text, "give your own data another `name`")
     for index, method in enumerate(study.methods):
         yield from _micro_batches(study, method, index)
+    if study.measure.serving is not None:
+        yield from check_serving(study, study.measure.serving)
     yield from _hypotheses(study)
     yield from _conclusion(study)
     yield from _without_effect(study)
@@ -85,6 +90,9 @@ def check_files(study: Study) -> Iterator[Mistake]:
     drift = study.measure.drift
     if drift is not None and drift.text is not None and not Path(drift.text).is_file():
         yield _absent(("measure", "drift", "text"), Path(drift.text), wanted="file")
+    serving = study.measure.serving
+    if serving is not None and serving.python is not None and not os.access(serving.python, os.X_OK):
+        yield _absent(("measure", "serving", "python"), Path(serving.python), wanted="program")
 
 
 def _absent(key: tuple[str | int, ...], path: Path, *, wanted: str) -> Mistake:
@@ -108,6 +116,9 @@ def _micro_batches(study: Study, method: MethodBase, index: int) -> Iterator[Mis
 def _hypotheses(study: Study) -> Iterator[Mistake]:
     methods = [method.name for method in study.methods]
     for name, hypothesis in study.hypotheses.items():
+        if isinstance(hypothesis, Overhead):
+            yield from check_overhead(study, name, hypothesis)
+            continue
         verb, other = tuple(type(hypothesis).model_fields)[:2]
         compared = {key: getattr(hypothesis, key) for key in (verb, other)}
         for key, method in compared.items():

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorascope.registry import METHODS, nearest
 from lorascope.study import spec
+from lorascope.study.base import Spec
 from lorascope.study.document import KeyPath, Mistake, describe, dotted
 
 _EXPECTED = {
@@ -143,7 +144,7 @@ def _purpose(key: str) -> str | None:
 
 def _allowed_keys(loc: Sequence[str | int]) -> list[str]:
     """The keys of the model that pydantic's location leads to."""
-    candidates: set[type[spec.Spec]] = {spec.Study}
+    candidates: set[type[Spec]] = {spec.Study}
     for part in loc:
         named = {model for model in candidates if part in (f"<{model.__name__}>", _kind_of(model))}
         if named:
@@ -154,20 +155,20 @@ def _allowed_keys(loc: Sequence[str | int]) -> list[str]:
     return list(dict.fromkeys(key for model in candidates for key in model.model_fields))
 
 
-def _kind_of(model: type[spec.Spec]) -> str | None:
+def _kind_of(model: type[Spec]) -> str | None:
     kind = model.model_fields.get("kind")
     return typing.get_args(kind.annotation)[0] if kind else None
 
 
-def _models_in(annotations: Iterable[Any]) -> Iterable[type[spec.Spec]]:
+def _models_in(annotations: Iterable[Any]) -> Iterable[type[Spec]]:
     for annotation in annotations:
-        if isinstance(annotation, type) and issubclass(annotation, spec.Spec):
+        if isinstance(annotation, type) and issubclass(annotation, Spec):
             yield annotation
         else:
             yield from _models_in(typing.get_args(annotation))
 
 
-_HOMES: dict[str, type[spec.Spec]] = {
+_HOMES: dict[str, type[Spec]] = {
     "the study": spec.Study,
     "data": spec.DataSpec,
     "train": spec.TrainSpec,

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lorascope.study.base import Spec
 from lorascope.study.fields import FIELDS
-from lorascope.study.spec import EarlyStopping, MethodBase, Seeds, Spec, TrainOverrides
+from lorascope.study.spec import EarlyStopping, MethodBase, Seeds, TrainOverrides
 
 
 def field_tables() -> Mapping[type[Spec], str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lorascope.study import spec
+from lorascope.study import hypothesis, measure, spec
+from lorascope.study.base import Spec
 
 Fields = Mapping[str, str]
 
@@ -124,6 +125,14 @@ _LOWER: Fields = {
     "by": "By at least this fraction.",
     "over": _OVER,
 }
+_OVERHEAD: Fields = {
+    "overhead": "The serving arm claimed to cost little more: `base`, `full`, `merged` or `adapters-N`.",
+    "over": "The serving arm it is compared with.",
+    "on": "`latency_p50`, `latency_p95`, `latency_p99`, `ttft_p50`, `ttft_p95` (time to first token; `generation` only), "
+    "`tokens_per_second` or `requests_per_second`.",
+    "at_most": "By at most this fraction. What is tested is the ratio within a repeat, over repeats.",
+    "at": "`every` model, workload and batch size must bear the claim out, or their `average`.",
+}
 _STUDY: Fields = {
     "name": "Names the folder of the results.",
     "question": "What the study asks, in one sentence; it heads the report.",
@@ -144,6 +153,32 @@ _STUDY: Fields = {
 _MEASURE: Fields = {
     "drift": "How far each run is from its base: `{}` or `true` for the defaults, or the settings below. Absent: not "
     "measured.",
+    "serving": "What serving the runs costs, merged and as adapters side by side: `{}` or `true` for the defaults, or the "
+    "settings below. Absent: not measured.",
+}
+_SERVING: Fields = {
+    "engine": "`transformers` (needs nothing more), or `vllm` in an interpreter of its own.",
+    "python": "That interpreter, relative to the study file. Absent: the variable `LORASCOPE_SERVE_PYTHON`, else "
+    "`.venv-serve/bin/python` where lorascope is started (`make serve-env`).",
+    "method": "Whose adapters are served. Absent: the first method that has adapters.",
+    "arms": "`base`, `full` (a fully fine-tuned run), `merged` (the first adapter, folded in) and numbers of adapters side "
+    "by side. Each adapter is another run: other tasks first, then other seeds.",
+    "workloads": "`classification` (a class for each prompt) and `generation` (text; decoders only).",
+    "batch_sizes": "Requests submitted at once; the next batch starts when all are answered (closed loop).",
+    "request_rates": "Requests a second that arrive whether or not earlier ones are answered (open loop, Poisson).",
+    "choices": "Which adapter a request asks for: `fixed`, `round-robin`, `random`, `zipf`. The first one applies to every "
+    "load; each further one is measured with most adapters at the largest batch.",
+    "prompt_tokens": "Lengths of synthetic prompts, in turn. Absent: the tasks' test examples.",
+    "output_tokens": "Tokens generated for every request, no fewer and no more.",
+    "sampling": "`greedy`, `sampled` (temperature 1) or both.",
+    "requests": "Requests a load. The 99th percentile of fewer than some 500 is hardly more than their maximum.",
+    "warmup": "Requests before the first load of a process that are not counted.",
+    "repeats": "Fresh engine processes an arm; the order of the arms is drawn anew for each. They are the n of every interval.",
+    "precision": "Of the weights as served: `bf16` or `fp32`.",
+    "slots": "Adapters resident at once (`vllm`); fewer than served shows what eviction costs. Absent: all.",
+    "gpu_memory_fraction": "Share of the accelerator's memory an engine may take (`vllm`).",
+    "switching": "Also measure a request whose adapter is resident, on the CPU, on disk or was evicted, with most adapters.",
+    "tune": "Also search the engine's own settings with most adapters, and measure the best beside the defaults (`vllm`).",
 }
 _DRIFT: Fields = {
     "examples": "Probe examples, drawn from the test split by a fixed seed; all of it if it has fewer.",
@@ -164,7 +199,7 @@ _DRIFT: Fields = {
     "is stored.",
 }
 
-FIELDS: Mapping[type[spec.Spec], Fields] = {
+FIELDS: Mapping[type[Spec], Fields] = {
     spec.Study: _STUDY,
     spec.ModelSpec: _MODEL,
     spec.HubSource: _HUB,
@@ -179,10 +214,12 @@ FIELDS: Mapping[type[spec.Spec], Fields] = {
     spec.LoraSpec: _LORA,
     spec.TrainOverrides: {name: _TRAIN[name] for name in spec.TrainOverrides.model_fields},
     spec.Seeds: _SEEDS,
-    spec.MeasureSpec: _MEASURE,
-    spec.DriftSpec: _DRIFT,
-    spec.NonInferior: _NON_INFERIOR,
-    spec.Equivalent: _EQUIVALENT,
-    spec.Superior: _SUPERIOR,
-    spec.Lower: _LOWER,
+    measure.MeasureSpec: _MEASURE,
+    measure.DriftSpec: _DRIFT,
+    measure.ServingSpec: _SERVING,
+    hypothesis.NonInferior: _NON_INFERIOR,
+    hypothesis.Equivalent: _EQUIVALENT,
+    hypothesis.Superior: _SUPERIOR,
+    hypothesis.Lower: _LOWER,
+    hypothesis.Overhead: _OVERHEAD,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,15 @@ def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def each(key: str, change: Any) -> dict[str, Any]:
         return {key: [change(item) for item in data[key]]} if isinstance(data.get(key), list) else {}
 
-    measure: Any = data.get("measure")
-    drift: Any = measure.get("drift") if isinstance(measure, dict) else None
-    text: dict[str, Any] = {}
-    if isinstance(drift, dict):
-        text = {"measure": {**measure, "drift": {**drift, "text": absolute(drift.get("text"))}}}
-    return {**data, **each("tasks", task), **each("models", model), **text}
+    def measured(item: Any) -> Any:
+        """A link keeps its own name: a virtual environment's interpreter is one."""
+        given = dict(item)
+        if isinstance(given.get("drift"), dict):
+            given["drift"] = {**given["drift"], "text": absolute(given["drift"].get("text"))}
+        serving = given.get("serving")
+        if isinstance(serving, dict) and isinstance(serving.get("python"), str):
+            given["serving"] = {**serving, "python": os.path.abspath(folder / Path(serving["python"]).expanduser())}
+        return given
+
+    measures = {"measure": measured(data["measure"])} if isinstance(data.get("measure"), dict) else {}
+    return {**data, **each("tasks", task), **each("models", model), **measures}

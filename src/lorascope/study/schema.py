@@ -10,7 +10,7 @@ from lorascope.study.fields import FIELDS
 from lorascope.study.spec import AnyMethodSpec, Study
 
 _PERCENTAGE = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$"}
-_FRACTIONS = ("validation_fraction", "warmup", "margin", "by")
+_FRACTIONS = ("validation_fraction", "warmup", "margin", "by", "at_most")
 
 
 def study_schema() -> dict[str, Any]:

@@ -7,37 +7,16 @@ shape. Importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from lorascope.registry import nearest
+from lorascope.study.base import Name, Spec, branch_by_key
+from lorascope.study.hypothesis import Hypothesis
+from lorascope.study.measure import MeasureSpec
 from lorascope.study.units import Fraction
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
-
-
-class Spec(BaseModel):
-    """Base of every part of a study: immutable, and a key it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def _branch_by_key(**branches: type[Spec]) -> Callable[[Any], str | None]:
-    """Which branch of a union a mapping means: the one whose key it has, or nearly has; errors speak of it alone."""
-
-    def branch(value: Any) -> str | None:
-        if isinstance(value, Spec):
-            return f"<{type(value).__name__}>"
-        if not isinstance(value, Mapping):
-            return None
-        present = [key for key in branches if key in value]
-        present += [match for key in value if (match := nearest(key, branches))]
-        return f"<{branches[present[0]].__name__}>" if present else None
-
-    return branch
-
 
 # ---------------------------------------------------------------------------------------------------------- models
 
@@ -68,7 +47,7 @@ ModelSource = Annotated[
     | Annotated[PathSource, Tag("<PathSource>")]
     | Annotated[PackageSource, Tag("<PackageSource>")],
     Discriminator(
-        _branch_by_key(hub=HubSource, path=PathSource, package=PackageSource),
+        branch_by_key(hub=HubSource, path=PathSource, package=PackageSource),
         custom_error_type="no_branch",
         custom_error_message="a source is one of {hub, revision}, {path}, {package, module, file}",
     ),
@@ -226,10 +205,12 @@ class MethodBase(Spec):
     """Shared by every method. name: how the study refers to it (default: its kind).
 
     learning_rate belongs to the method because the optimum does: LoRA's is about ten times that of full fine-tuning.
-    gangs: whether runs of this kind can be trained together in one process.
+    gangs: whether runs of this kind can be trained together in one process. has_adapter: whether what is trained stays
+    apart from the base, so that it can be served beside it or merged into it.
     """
 
     gangs: ClassVar[bool] = False
+    has_adapter: ClassVar[bool] = False
 
     name: Name
     train: TrainOverrides = TrainOverrides()
@@ -251,6 +232,7 @@ class LoraSpec(MethodBase):
     """
 
     gangs: ClassVar[bool] = True
+    has_adapter: ClassVar[bool] = True
 
     kind: Literal["lora"]
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
@@ -288,120 +270,6 @@ class Seeds(Spec):
         return str(parts[0]) if len(set(parts)) == 1 else ".".join(map(str, parts))
 
 
-# ---------------------------------------------------------------------------------------------------- measurements
-
-
-class DriftSpec(Spec):
-    """Drift: how far each run's features, weights and predictions of general text are from its base's.
-
-    examples: probe examples, of the test split. sites: where features are read. pooling: over an example's tokens.
-    draws: bootstrap resamples of the examples. neighbours: k of the mutual nearest neighbours. attention_examples: for
-    attention patterns, 0 for none. out_of_task: read another task's examples too. snapshots: looks at each run
-    while it is trained. text: a plain text file on which forgetting is measured. layer_pairs:
-    compare every layer with every other too. keep: store the features.
-    """
-
-    examples: Annotated[int, Field(ge=4)] = 750
-    sites: Annotated[tuple[Literal["residual", "attention", "mlp"], ...], Field(min_length=1)] = (
-        "residual",
-        "attention",
-        "mlp",
-    )
-    pooling: Literal["mean", "decision-token"] = "mean"
-    draws: Annotated[int, Field(ge=100)] = 1000
-    neighbours: Annotated[int, Field(ge=1)] = 10
-    attention_examples: Annotated[int, Field(ge=0)] = 64
-    out_of_task: bool = True
-    snapshots: Annotated[int, Field(ge=1)] | None = None
-    text: str | None = None
-    layer_pairs: bool = False
-    keep: Literal["representations"] | None = None
-
-    @model_validator(mode="after")
-    def _enough_neighbours(self) -> DriftSpec:
-        if self.neighbours >= self.examples - 1:
-            raise ValueError(f"neighbours {self.neighbours} is not below examples {self.examples} - 1")
-        if 0 < self.attention_examples < 4:
-            raise ValueError(f"attention_examples {self.attention_examples} must be 0 (none) or at least 4")
-        return self
-
-
-class MeasureSpec(Spec):
-    """What is measured of every run besides its scores and costs."""
-
-    drift: DriftSpec | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_default(cls, value: Any) -> Any:
-        return {**value, "drift": {}} if isinstance(value, dict) and value.get("drift") is True else value
-
-
-# ------------------------------------------------------------------------------------------------------ hypotheses
-
-
-class NonInferior(Spec):
-    """`non_inferior` loses at most `margin` to `to` on a quality metric (one-sided, alpha 0.05).
-
-    margin is in the metric's own 0-1 units: "3%" means three points of accuracy. over: the claim must hold on every
-    (model, task), or on their average.
-    """
-
-    non_inferior: str
-    to: str
-    on: str = "primary"
-    margin: Fraction
-    over: Literal["every", "average"] = "every"
-
-
-class Equivalent(Spec):
-    """`equivalent` and `to` differ by less than `margin` either way (TOST, alpha 0.05)."""
-
-    equivalent: str
-    to: str
-    on: str = "primary"
-    margin: Fraction
-    over: Literal["every", "average"] = "every"
-
-
-class Superior(Spec):
-    """`superior` scores more than `to` on a quality metric (two-sided 95% interval above 0)."""
-
-    superior: str
-    to: str
-    on: str = "primary"
-    over: Literal["every", "average"] = "every"
-
-
-class Lower(Spec):
-    """`lower` needs at least `by` less than `than` of a cost, or drifts that much less from the base: the ratio of
-    geometric seed means, with its 95% interval."""
-
-    lower: str
-    than: str
-    on: Literal[
-        "training_seconds", "peak_memory_bytes", "trainable_parameters", "energy_joules", "export_bytes", "drift"
-    ]
-    by: Fraction
-    over: Literal["every", "average"] = "every"
-
-
-Hypothesis = Annotated[
-    Annotated[NonInferior, Tag("<NonInferior>")]
-    | Annotated[Equivalent, Tag("<Equivalent>")]
-    | Annotated[Superior, Tag("<Superior>")]
-    | Annotated[Lower, Tag("<Lower>")],
-    Discriminator(
-        _branch_by_key(non_inferior=NonInferior, equivalent=Equivalent, superior=Superior, lower=Lower),
-        custom_error_type="no_branch",
-        custom_error_message=(
-            "a hypothesis is one of {non_inferior, to, margin}, {equivalent, to, margin}, {superior, to}, "
-            "{lower, than, on, by}"
-        ),
-    ),
-]
-
-
 # ----------------------------------------------------------------------------------------------------------- study
 
 
@@ -420,7 +288,7 @@ class Study(Spec):
     data: DataSpec = DataSpec()
     train: TrainSpec = TrainSpec()
     measure: MeasureSpec = MeasureSpec()
-    hypotheses: dict[Name, Hypothesis] = {}
+    hypotheses: dict[Name, Hypothesis] = Field(default={})
     conclusion: str | None = None
 
     @model_validator(mode="before")

@@ -1,0 +1,215 @@
+"""How arms are compared: fresh engine processes, arms in random order within each repeat, proof before any time is taken.
+
+A repeat is a block: every arm is started once in it, answers the same requests, and is ended. What one process found is
+written down the moment it ends, so a comparison that is interrupted goes on with the next one. An engine that dies is
+started again; one that cannot serve an arm at all, or computes something else than the run does, is reported and not timed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lorascope.serving.arms import Arm
+from lorascope.serving.engines import EngineConfig, EngineFailure, EngineProcess
+from lorascope.serving.equivalence import EquivalenceGate
+from lorascope.serving.load import Load, draw_batches, generator_of, in_random_order, loads_of
+from lorascope.serving.switching import CPU_SLOTS, SLOTS, draw_probes, states_of
+from lorascope.serving.timing import load_figures, request_rows
+from lorascope.study.measure import ServingSpec
+
+ATTEMPTS = 3
+FINAL = ("adapter-rejected", "out-of-memory", "model")
+"""Failures that another attempt would only repeat."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One engine process of the comparison. order: its place among the arms of its repeat. setting: "default", "tuned", or
+    "switching" for the one that is asked for adapters one by one."""
+
+    workload: str
+    repeat: int
+    arm: str
+    order: int
+    setting: str = "default"
+
+    @property
+    def name(self) -> str:
+        return f"{self.workload}-{self.repeat}-{self.arm}-{self.setting}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What all processes of one workload share. prompts: token ids. check: whether a started engine computes what an arm
+    should. engine, python, device: who serves, and where. config: an engine's configuration but for what an arm decides.
+    """
+
+    spec: ServingSpec
+    workload: str
+    arms: Mapping[str, Arm]
+    prompts: Sequence[Sequence[int]]
+    check: Callable[[EngineProcess, Arm], list[EquivalenceGate]]
+    engine: str
+    python: Path
+    config: EngineConfig
+    directory: Path
+    tuned: Mapping[str, Any] | None = None
+
+    @property
+    def output_tokens(self) -> int:
+        return self.spec.output_tokens if self.workload == "generation" else 0
+
+    def processes(self) -> Iterator[Process]:
+        """All of them, repeat by repeat."""
+        largest = f"adapters-{self.spec.most_adapters}"
+        kinds = [(arm, "default") for arm in self.arms]
+        if self.spec.switching and self.spec.most_adapters > 1:
+            kinds.append((largest, "switching"))
+        if self.tuned is not None:
+            kinds.append((largest, "tuned"))
+        for repeat in range(self.spec.repeats):
+            for order, (arm, setting) in enumerate(in_random_order(kinds, repeat=repeat)):
+                yield Process(self.workload, repeat, arm, order, setting)
+
+
+def run_process(comparison: Comparison, process: Process) -> dict[str, Any]:
+    """What this process found: from its file if it ended before, else by running it. Never raises EngineFailure: a failure
+    is part of what was found."""
+    path = comparison.directory / f"{process.name}.json"
+    if not path.exists():
+        found = _with_attempts(comparison, process)
+        requests = found.pop("requests")
+        if requests:
+            pd.DataFrame(requests).to_parquet(path.with_suffix(".parquet"), index=False)
+        draft = path.with_suffix(".new")
+        draft.write_text(json.dumps(found))
+        os.replace(draft, path)
+    return json.loads(path.read_text())
+
+
+def _with_attempts(comparison: Comparison, process: Process) -> dict[str, Any]:
+    lost: list[str] = []
+    while True:
+        try:
+            return {**asdict(process), **_found(comparison, process), "failure": None, "lost": lost}
+        except EngineFailure as failure:
+            lost.append(f"{failure.kind}: {failure.message}")
+            if failure.kind in FINAL or len(lost) == ATTEMPTS:
+                told = {"kind": failure.kind, "text": failure.message, "log": str(failure.log)}
+                return {**asdict(process), "figures": [], "gates": [], "requests": [], "failure": told, "lost": lost}
+
+
+def _found(comparison: Comparison, process: Process) -> dict[str, Any]:
+    arm = comparison.arms[process.arm]
+    directory = comparison.directory / "logs" / process.name
+    config = _config(comparison, process, arm)
+    with EngineProcess(comparison.engine, config, python=comparison.python, directory=directory) as engine:
+        if process.setting == "switching":  # the check would ask for adapters before we have seen them come from disk
+            figures, requests = _switching(comparison, engine, arm, repeat=process.repeat), []
+            gates = comparison.check(engine, arm)
+        else:
+            gates = comparison.check(engine, arm)
+            proven = all(gate.passed for gate in gates)
+            figures, requests = _timed(comparison, engine, arm, repeat=process.repeat) if proven else ([], [])
+        if not all(gate.passed for gate in gates):
+            figures = []
+        return {
+            "engine": asdict(engine.ready), "gates": [asdict(gate) for gate in gates], "figures": figures,
+            "requests": requests,
+        }  # fmt: skip
+
+
+def _timed(
+    comparison: Comparison, engine: EngineProcess, arm: Arm, *, repeat: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(figures, rows of requests) of everything this arm is asked, and of the process itself."""
+    _warm_up(comparison, engine, arm)
+    figures, requests = [_fact("load_s", engine.ready.load_s, "s")], []
+    for load in loads_of(comparison.spec, workload=comparison.workload, num_adapters=len(arm.adapters)):
+        rows, found = _answered(comparison, engine, arm, load, repeat=repeat)
+        requests += rows
+        figures += found
+    return figures + [_fact(name, value, "byte") for name, value in engine.memory().items()], requests
+
+
+def _config(comparison: Comparison, process: Process, arm: Arm) -> EngineConfig:
+    spec, config = comparison.spec, comparison.config
+    options = dict(config.options)
+    if process.setting == "tuned":
+        options |= comparison.tuned or {}
+    slots = spec.slots if spec.slots is not None and spec.slots < len(arm.adapters) else None
+    cpu_slots = None
+    if process.setting == "switching":
+        slots, cpu_slots = SLOTS, CPU_SLOTS
+    return replace(
+        config, model=arm.model, adapters=dict(arm.adapters), slots=slots, cpu_slots=cpu_slots, options=options
+    )
+
+
+def _answered(
+    comparison: Comparison, engine: EngineProcess, arm: Arm, load: Load, *, repeat: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(rows of requests, figures) of one load."""
+    batches = draw_batches(
+        load, comparison.prompts, adapters=list(arm.adapters), num_requests=comparison.spec.requests,
+        output_tokens=comparison.output_tokens, repeat=repeat,
+    )  # fmt: skip
+    served = engine.serve(batches)
+    rows = request_rows(batches, served.requests)
+    keys = load.keys()
+    figures = [
+        {**keys, "metric": name, "value": value, "unit": unit}
+        for name, value, unit in load_figures(rows, served.requests, wall_s=served.wall_s)
+    ]
+    return [{**keys, **row} for row in rows], figures
+
+
+def _warm_up(comparison: Comparison, engine: EngineProcess, arm: Arm) -> None:
+    """Requests that nobody counts, of every batch size, so that what is made at a first use is made."""
+    spec = comparison.spec
+    for size in spec.batch_sizes:
+        count = max(size, spec.warmup // len(spec.batch_sizes)) if spec.warmup else 0
+        if count:
+            load = Load(comparison.workload, "batch", size, "round-robin", "greedy")
+            batches = draw_batches(
+                load, comparison.prompts, adapters=list(arm.adapters), num_requests=count,
+                output_tokens=comparison.output_tokens, repeat=-1,
+            )  # fmt: skip
+            engine.serve(batches)
+
+
+def _switching(comparison: Comparison, engine: EngineProcess, arm: Arm, *, repeat: int) -> list[dict[str, Any]]:
+    """The median latency of a single short request by where its adapter lay."""
+    names = list(arm.adapters)
+    probes = draw_probes(
+        len(names), keeps_all=comparison.engine == "transformers", generator=generator_of("switching", repeat)
+    )
+    load = Load(comparison.workload, "batch", 1, "fixed", "greedy")
+    ((request,),) = draw_batches(
+        load, comparison.prompts[:1], adapters=names[:1], num_requests=1,
+        output_tokens=min(1, comparison.output_tokens), repeat=repeat,
+    )  # fmt: skip
+    batches = [[replace(request, id=index, adapter=names[probe.adapter])] for index, probe in enumerate(probes)]
+    answers = engine.serve(batches).requests
+    frame = pd.DataFrame({"state": [p.state for p in probes], "latency_ms": [1e3 * a.last_s for a in answers]})
+    medians = frame.groupby("state")["latency_ms"].median()
+    return [
+        {"workload": comparison.workload, "loop": "switch", "level": None, "choice": state, "sampling": "greedy",
+         "metric": "latency_ms", "value": float(medians[state]), "unit": "ms"}
+        for state in states_of(probes)
+    ]  # fmt: skip
+
+
+def _fact(metric: str, value: float, unit: str) -> dict[str, Any]:
+    """A figure of the process itself, not of a load."""
+    return {
+        "loop": "none", "level": None, "choice": "none", "sampling": "none", "metric": metric, "value": float(value),
+        "unit": unit,
+    }  # fmt: skip

@@ -1,0 +1,216 @@
+"""The `serving` step: the runs of one model behind an engine, arm beside arm.
+
+It prepares what each arm serves, computes offline what each must answer, and then runs the protocol (protocol.py). What it
+commits: serving.parquet (figures of every process), requests.parquet (every request), processes.json (engines, settings,
+gates, failures). The checkpoints an engine loads are made for it and not kept.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lorascope.data.columns import ColumnStore
+from lorascope.data.tasks import task_from_result
+from lorascope.engine.context import StepContext
+from lorascope.engine.events import Notice, StepProgress
+from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.serving.arms import GATE_TOKENS, Arms
+from lorascope.serving.engines import EngineConfig
+from lorascope.serving.interpreter import PYTHON_LOCATION
+from lorascope.serving.load import generator_of, synthetic_prompts
+from lorascope.serving.protocol import FINAL, Comparison, run_process
+from lorascope.study.measure import ServingSpec
+from lorascope.training.run import tokenizer_for
+
+_KEYS = ("arm", "repeat", "workload", "loop", "level", "choice", "sampling", "setting")
+_PROMPTS_AT_MOST = 2000
+_OPEN_LOOP_REQUESTS_AT_ONCE = 64
+
+
+def measure_serving(context: StepContext) -> dict[str, Any]:
+    """params: model, methods (adapter, full), serving, engine, tasks; deps: adapter:0, adapter:1, ... and full (train
+    steps), data:TASK and tokens:TASK of the tasks whose adapters are served.
+
+    Raises StudyError for tasks that cannot be served by one head, EnvironmentProblem where no arm could be served.
+    """
+    params = context.step.params
+    spec = ServingSpec.model_validate({**params["serving"], "engine": _engine_kind(params["engine"])})
+    _check_heads(context)
+    found: list[dict[str, Any]] = []
+    for workload in spec.workloads:
+        found += _compare(context, spec, workload)
+    _report_failures(context, found)
+    if not any(process["figures"] for process in found):
+        raise EnvironmentProblem(_why_none(found), hint="the log named above says more; see docs/serving.md")
+    frame = figures_table(found)
+    frame.to_parquet(context.out / "serving.parquet", index=False, compression="zstd")
+    _requests_table(context, found).to_parquet(context.out / "requests.parquet", index=False, compression="zstd")
+    processes = [{key: value for key, value in p.items() if key not in ("figures", "requests")} for p in found]
+    (context.out / "processes.json").write_text(json.dumps(processes, indent=1))
+    return {
+        "engine": params["engine"],
+        "arms": list(dict.fromkeys(process["arm"] for process in found)),
+        "repeats": spec.repeats,
+        "num_processes": len(found),
+        "num_failed": sum(process["failure"] is not None for process in found),
+        "num_gates": sum(len(process["gates"]) for process in found),
+        "gates_failed": sorted({p["arm"] for p in found for gate in p["gates"] if not gate["passed"]}),
+    }
+
+
+def _engine_kind(engine: Mapping[str, str]) -> str:
+    return "transformers" if engine["name"] == "transformers" else "vllm"
+
+
+def _compare(context: StepContext, spec: ServingSpec, workload: str) -> list[dict[str, Any]]:
+    """Every process of one workload."""
+    prompts = _prompts(context, spec)
+    arms = Arms(context, spec, workload=workload, prompts=prompts, directory=context.work / "served" / workload)
+    _let_go_of_the_device(context)
+    longest = max(len(prompt) for prompt in prompts)
+    outputs = max(spec.output_tokens, GATE_TOKENS) if workload == "generation" else 0
+    comparison = Comparison(
+        spec=spec,
+        workload=workload,
+        arms=arms.arms,
+        prompts=prompts,
+        check=arms.check,
+        engine=spec.engine,
+        python=Path(context.step.locations.get(PYTHON_LOCATION, sys.executable)),
+        config=EngineConfig(
+            workload=workload,
+            model=next(iter(arms.arms.values())).model,
+            adapters={},
+            dtype="bfloat16" if spec.precision == "bf16" else "float32",
+            device=context.device,
+            max_length=longest + max(outputs, 1),
+            max_batch=max(*spec.batch_sizes, _OPEN_LOOP_REQUESTS_AT_ONCE if spec.request_rates else 1),
+            max_rank=arms.max_rank,
+            options={"gpu_memory_utilization": spec.gpu_memory_fraction} if _uses_gpu_share(context, spec) else {},
+        ),
+        directory=context.work / "processes",
+    )
+    comparison.directory.mkdir(parents=True, exist_ok=True)
+    processes = list(comparison.processes())
+    found, served, given_up = [], set(), set()
+    for done, process in enumerate(processes):
+        if (process.arm, process.setting) in given_up:
+            continue
+        found.append(run_process(comparison, process))
+        if found[-1]["figures"]:
+            served.add((process.arm, process.setting))
+        elif _is_final(found[-1]) or (process.arm, process.setting) not in served:
+            given_up.add((process.arm, process.setting))
+        progress = StepProgress(
+            step=context.step.id, done=done + 1, total=len(processes), unit=f"{workload} process", rates={}
+        )
+        context.emit(progress)
+    return found
+
+
+def _is_final(process: Mapping[str, Any]) -> bool:
+    """It cannot be served, or computes something else: another repeat would show no more."""
+    return process["failure"] is None or process["failure"]["kind"] in FINAL
+
+
+def _uses_gpu_share(context: StepContext, spec: ServingSpec) -> bool:
+    return spec.engine == "vllm" and context.device.startswith("cuda")
+
+
+def _check_heads(context: StepContext) -> None:
+    """Raises StudyError if one head cannot serve all tasks whose adapters are served."""
+    sizes = {
+        name: task_from_result(context.deps[f"data:{name}"].result).head_config()["num_labels"]
+        for name in context.step.params["tasks"]
+    }
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name} {count}" for name, count in sizes.items())
+        raise StudyError(
+            f"adapters of tasks with different numbers of classes ({found}) cannot share one model's head",
+            where="measure.serving.arms",
+            hint="an engine loads one head shape: keep tasks with equal numbers of classes in this study, or serve fewer "
+            "adapters than it takes to reach the other task",
+        )
+
+
+def _prompts(context: StepContext, spec: ServingSpec) -> list[list[int]]:
+    """Token ids: synthetic, or the tasks' test examples in turn, in an order of their own."""
+    if spec.prompt_tokens is not None:
+        count = min(spec.requests, _PROMPTS_AT_MOST)
+        vocabulary = len(tokenizer_for(context))
+        return synthetic_prompts(spec.prompt_tokens, vocabulary=vocabulary, count=count)
+    drawn = []
+    for name in context.step.params["tasks"]:
+        columns = ColumnStore.open(context.deps[f"tokens:{name}"].path / "test")
+        rows = generator_of(f"prompts of {name}", 0).permutation(len(columns))[:_PROMPTS_AT_MOST]
+        drawn.append([ids.tolist() for ids in columns.gather(rows)["input_ids"]])
+    return [prompt for turn in zip(*drawn, strict=False) for prompt in turn][:_PROMPTS_AT_MOST]
+
+
+def _let_go_of_the_device(context: StepContext) -> None:
+    """What this worker keeps loaded would take memory and caches from the engine that is measured."""
+    import gc
+
+    import torch
+
+    context.warm.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# --------------------------------------------------------------------------------------------------------- what is kept
+
+
+def figures_table(found: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Long: a row a process, load and metric."""
+    rows = [
+        {**{key: process[key] for key in ("arm", "repeat", "workload", "setting")}, **figure}
+        for process in found
+        for figure in process["figures"]
+    ]
+    frame = pd.DataFrame(rows, columns=[*_KEYS, "metric", "value", "unit"])
+    return frame.astype({"repeat": "int64", "level": "float64", "value": "float64"})
+
+
+def _requests_table(context: StepContext, found: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    frames = []
+    for process in found:
+        path = context.work / "processes" / f"{process_name(process)}.parquet"
+        if path.exists():
+            named = {key: process[key] for key in ("arm", "repeat", "workload", "setting")}
+            frames.append(pd.read_parquet(path).assign(**named))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def process_name(process: Mapping[str, Any]) -> str:
+    return f"{process['workload']}-{process['repeat']}-{process['arm']}-{process['setting']}"
+
+
+def _report_failures(context: StepContext, found: Sequence[Mapping[str, Any]]) -> None:
+    """What was not measured, said while it runs; the artifact and the report say it too."""
+    for process in found:
+        where = f"{process['arm']} ({process['workload']}, repeat {process['repeat'] + 1})"
+        for lost in process["lost"][: None if process["failure"] is None else -1]:
+            context.emit(_warning(context, f"{where}: the engine was lost ({lost}); it was started again"))
+        if process["failure"] is not None:
+            context.emit(_warning(context, f"{where} was not served: {process['failure']['text']}"))
+        for gate in process["gates"]:
+            if not gate["passed"]:
+                context.emit(_warning(context, f"{where} is not timed: {gate['what']}: {gate['detail']}"))
+
+
+def _warning(context: StepContext, text: str) -> Notice:
+    return Notice(step=context.step.id, level="warning", text=text)
+
+
+def _why_none(found: Sequence[Mapping[str, Any]]) -> str:
+    reasons = [f"{p['arm']}: {p['failure']['text']} (log: {p['failure']['log']})" for p in found if p["failure"]]
+    reasons += [f"{p['arm']}: {g['what']}: {g['detail']}" for p in found for g in p["gates"] if not g["passed"]]
+    return f"no arm could be served. {'; '.join(dict.fromkeys(reasons))}"
