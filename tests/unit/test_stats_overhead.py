@@ -79,7 +79,7 @@ def test_refutation_is_corrected_over_the_parts():
 
 
 def test_an_interval_across_the_bound_is_inconclusive_and_says_how_many_repeats_would_decide():
-    result, _ = verdict_of(measured({4.0: 0.295}))
+    result, _ = verdict_of(measured({4.0: 0.26}, noise=3 * NOISE))
     assert result.verdict == "inconclusive"
     assert "only part of the 90% interval lies at or below 130% of merged" in result.reason
     assert result.would_decide.startswith("m, generation, batch 4: about ")
