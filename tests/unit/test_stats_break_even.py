@@ -23,7 +23,23 @@ from lorascope.stats.serving_trade import machine_comparisons, task_memory, traf
 
 def cell(arm: str, level: float | None, metric: str, value: float, *, loop: str = "batch") -> ServingCell:
     choice = "round-robin" if loop == "batch" else "none"
-    return ServingCell("m", arm, "generation", loop, level, choice, "greedy", "default", metric, "1/s", value, 0.0, None, {"0": value}, None)
+    return ServingCell(
+        "m",
+        arm,
+        "generation",
+        loop,
+        level,
+        choice,
+        "greedy",
+        "default",
+        metric,
+        "1/s",
+        value,
+        0.0,
+        None,
+        {"0": value},
+        None,
+    )
 
 
 def test_throughput_between_measured_batches_is_linear_in_logs_and_is_never_extrapolated():
@@ -41,7 +57,9 @@ def test_adapters_between_measured_arms_are_interpolated_and_beyond_them_unknown
     assert interpolate_adapters(measured, 5, 4.0) is None and interpolate_adapters(measured, 1, 4.0) is None
 
 
-@pytest.mark.parametrize(("weights", "adapter"), [(100.0, 1.0), (100.0, 50.0), (100.0, 51.0), (100.0, 75.0), (3.0, 2.0)])
+@pytest.mark.parametrize(
+    ("weights", "adapter"), [(100.0, 1.0), (100.0, 50.0), (100.0, 51.0), (100.0, 75.0), (3.0, 2.0)]
+)
 def test_the_memory_break_even_is_the_fewest_tasks_that_take_less(weights, adapter):
     fewest = next(t for t in itertools.count(2) if weights + t * adapter < t * weights)
     assert tasks_from_which_adapters_save_memory(weights, adapter) == fewest
@@ -96,7 +114,9 @@ def test_one_machine_compares_adapters_with_merged_models_that_take_turns_at_a_s
     merged = {1: 100.0, 2: 190.0, 4: 360.0}
     adapters = {2: {2: 150.0, 4: 280.0}, 4: {2: 140.0, 4: 260.0}}
     cells = [cell("merged", level, "tokens_per_second", value) for level, value in merged.items()]
-    cells += [cell(f"adapters-{n}", level, "tokens_per_second", v) for n, by in adapters.items() for level, v in by.items()]
+    cells += [
+        cell(f"adapters-{n}", level, "tokens_per_second", v) for n, by in adapters.items() for level, v in by.items()
+    ]
     found = {(m.num_tasks, m.batch): m for m in machine_comparisons(cells)}
     assert found[2, 2].gain == pytest.approx(150 / 100) and found[2, 4].gain == pytest.approx(280 / 190)
     assert found[4, 4].gain == pytest.approx(260 / 100)

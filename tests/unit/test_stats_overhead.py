@@ -36,7 +36,13 @@ def verdict_of(serving: ServingAnalysis | None, *, models: tuple[str, ...] = ("m
     assert isinstance(declared, Overhead)
     parts, average = overhead_evidence(study, declared, serving)
     return judge(
-        "H2", hypothesis_test(declared, ""), metric=declared.on, parts=parts, average=average, over=declared.at, alpha=0.05
+        "H2",
+        hypothesis_test(declared, ""),
+        metric=declared.on,
+        parts=parts,
+        average=average,
+        over=declared.at,
+        alpha=0.05,
     )
 
 
@@ -52,7 +58,10 @@ def measured(overheads: dict[float, float], *, noise: np.ndarray = NOISE, gates:
 def test_an_overhead_below_the_bound_at_every_batch_is_supported():
     result, p = verdict_of(measured({1.0: 0.2, 4.0: 0.1}))
     assert result.verdict == "supported"
-    assert result.claim == "adapters-4 costs at most 30% more p95 latency than merged at every model, workload and batch size"
+    assert (
+        result.claim
+        == "adapters-4 costs at most 30% more p95 latency than merged at every model, workload and batch size"
+    )
     assert [part.task for part in result.parts] == ["generation, batch 1", "generation, batch 4"]
     assert "m, generation, batch 1, the weakest part" in result.reason
     assert (result.num_seeds, result.num_examples) == (5, 0), "n is repeats; requests are no replication"
@@ -130,7 +139,9 @@ def test_an_arm_with_a_failed_gate_leaves_the_claim_open_with_the_reason():
 
 
 def test_a_batch_that_one_arm_lacks_leaves_the_claim_open():
-    frame = pd.DataFrame([*rows("merged", [1.0, 1.1, 1.2]), *rows("adapters-4", [1.0, 1.1, 1.21]), *rows("merged", [1.0] * 3, level=8.0)])
+    frame = pd.DataFrame(
+        [*rows("merged", [1.0, 1.1, 1.2]), *rows("adapters-4", [1.0, 1.1, 1.21]), *rows("merged", [1.0] * 3, level=8.0)]
+    )
     result, _ = verdict_of(analyse_serving(frame, gates=[]))
     assert result.verdict == "inconclusive" and "m, generation, batch 8: adapters-4 was not measured" in result.reason
 
@@ -143,7 +154,9 @@ def test_a_study_that_did_not_serve_leaves_the_claim_open():
 
 def test_only_greedy_default_round_robin_closed_loop_figures_decide():
     dear = {"setting": "tuned"}, {"sampling": "sampled"}, {"choice": "zipf"}, {"loop": "rate"}
-    extra = [row for keys in dear for row in rows("adapters-4", [900.0] * 3, **keys) + rows("merged", [1.0] * 3, **keys)]
+    extra = [
+        row for keys in dear for row in rows("adapters-4", [900.0] * 3, **keys) + rows("merged", [1.0] * 3, **keys)
+    ]
     frame = pd.DataFrame([*rows("merged", [100.0, 101.0, 99.0]), *rows("adapters-4", [110.0, 111.0, 109.0]), *extra])
     result, _ = verdict_of(analyse_serving(frame, gates=[]))
     assert result.verdict == "supported" and len(result.parts) == 1

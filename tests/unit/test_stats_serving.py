@@ -108,7 +108,10 @@ def test_an_arm_with_a_failing_gate_is_in_no_number_and_named():
 
 
 def test_an_engine_that_failed_is_named_with_its_first_reason():
-    facts = [*served_facts(), {"model": MODEL, "arm": "full", "repeat": 0, "workload": "generation", "text": "no memory"}]
+    facts = [
+        *served_facts(),
+        {"model": MODEL, "arm": "full", "repeat": 0, "workload": "generation", "text": "no memory"},
+    ]
     analysis = analyse_serving(served_frame(), gates=[], facts=facts)
     assert [left.reason for left in analysis.left_out] == ["its engine failed in 1 process: no memory"]
     assert analysis.engines == ["vllm (vllm 0.32.0, torch 2.13.0) on CPU, 2 cores"]
@@ -160,5 +163,10 @@ def test_the_analysis_survives_json():
 
 def test_no_sentence_is_said_without_its_numbers():
     assert not analyse_serving(served_frame(arms=("base", "merged")), gates=[]).recommendations
-    even = pd.concat([served_frame(arms=("merged",), luck=0.1), served_frame(arms=("merged",), luck=0.1, seed=2).assign(arm="adapters-1")])
+    even = pd.concat(
+        [
+            served_frame(arms=("merged",), luck=0.1),
+            served_frame(arms=("merged",), luck=0.1, seed=2).assign(arm="adapters-1"),
+        ]
+    )
     assert not any("merge it" in r.text for r in analyse_serving(even, gates=[]).recommendations)

@@ -68,7 +68,9 @@ def _by_batch(overheads: Sequence[ServingOverhead], what: str) -> str:
     parts = wording.listing(_one_overhead(o) for o in shown)
     n = repeats_text(o.num_repeats for o in shown)
     held = " (95% intervals in brackets)" if any(o.interval for o in shown) else ""
-    return f"{arm_name(overheads[0].arm)} instead of a merged model take {_opening(overheads, what)}: {parts}{held}; {n}"
+    return (
+        f"{arm_name(overheads[0].arm)} instead of a merged model take {_opening(overheads, what)}: {parts}{held}; {n}"
+    )
 
 
 def _opening(overheads: Sequence[ServingOverhead], what: str) -> str:

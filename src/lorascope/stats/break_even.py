@@ -34,7 +34,9 @@ def interpolate_throughput(measured: Mapping[float, float], at: float) -> float 
     return float(math.exp(logs))
 
 
-def interpolate_adapters(measured: Mapping[int, Mapping[float, float]], num_adapters: int, batch: float) -> float | None:
+def interpolate_adapters(
+    measured: Mapping[int, Mapping[float, float]], num_adapters: int, batch: float
+) -> float | None:
     """Throughput of so many adapters at a batch size: log throughput is linear in the number of adapters between arms
     that measured the batch size (or sizes around it); None outside them."""
     found = {n: value for n, by_batch in measured.items() if (value := interpolate_throughput(by_batch, batch))}

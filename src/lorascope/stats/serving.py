@@ -36,7 +36,20 @@ from lorascope.stats.serving_trade import machine_comparisons, task_memory, traf
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("model", "arm", "repeat", "workload", "loop", "level", "choice", "sampling", "setting", "metric", "value", "unit")
+COLUMNS = (
+    "model",
+    "arm",
+    "repeat",
+    "workload",
+    "loop",
+    "level",
+    "choice",
+    "sampling",
+    "setting",
+    "metric",
+    "value",
+    "unit",
+)
 REFERENCES = ("merged", "base")
 THROUGHPUTS = ("tokens_per_second", "requests_per_second")
 _TIMES = ("latency_ms", "ttft_ms", "itl_ms")

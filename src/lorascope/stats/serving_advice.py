@@ -65,7 +65,9 @@ def _one_machine(analysis: ServingAnalysis, model: str, workload: str) -> Iterat
     tasks = max(m.num_tasks for m in found)
     most = max((m for m in found if m.num_tasks == tasks), key=lambda m: m.batch)
     assert most.gain is not None
-    together = f"one engine with {tasks} adapters serves {most.gain:.2f} times the tokens of {tasks} merged models in turns"
+    together = (
+        f"one engine with {tasks} adapters serves {most.gain:.2f} times the tokens of {tasks} merged models in turns"
+    )
     advice = "let adapters share the base" if most.gain > 1 else "merge, and let the models take turns"
     yield Recommendation(
         f"{model}, {workload}: for {tasks} tasks on one machine at {most.batch:g} requests at once, {advice}: {together}.",
@@ -120,9 +122,7 @@ def _tuning(analysis: ServingAnalysis, model: str, workload: str) -> Iterator[Re
 
 
 def _switch(analysis: ServingAnalysis, model: str, workload: str) -> Iterator[Recommendation]:
-    slow = [
-        s for s in analysis.switching if (s.model, s.workload) == (model, workload) and s.ratio and s.ratio.low > 1
-    ]
+    slow = [s for s in analysis.switching if (s.model, s.workload) == (model, workload) and s.ratio and s.ratio.low > 1]
     if slow:
         worst = max(slow, key=lambda s: s.ratio.estimate if s.ratio else 0.0)
         assert worst.ratio is not None

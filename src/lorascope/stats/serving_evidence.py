@@ -38,7 +38,9 @@ def overhead_evidence(
         found = [cell for cell in cells if cell.model == model.name and cell.metric == metric]
         logs = dict(_logs_by_load(found, hypothesis))
         if not logs:
-            why = "; ".join(_why_absent(serving, model.name, arm, None) for arm in (hypothesis.overhead, hypothesis.over))
+            why = "; ".join(
+                _why_absent(serving, model.name, arm, None) for arm in (hypothesis.overhead, hypothesis.over)
+            )
             parts.append(Evidence(model.name, "any workload", None, False, why, REMEDY))
         for (workload, level), by_repeat in logs.items():
             parts.append(_part(serving, hypothesis, (model.name, workload, level), by_repeat))

@@ -101,5 +101,3 @@ def traffic_comparisons(cells: Sequence[ServingCell]) -> list[TrafficBreakEven]:
 def bytes_of_tasks(memory: TaskMemory, num_tasks: int) -> tuple[float, float]:
     """(with adapters, merged): W + T a and T W."""
     return memory.weights_bytes + num_tasks * memory.adapter_bytes, num_tasks * memory.weights_bytes
-
-

@@ -130,11 +130,7 @@ def latency_trial(machine: Machine, num_repeats: int, generator: np.random.Gener
 def true_mean(machine: Machine, num_repeats: int) -> float:
     """Expectation of merged's log p95 latency, from many draws for its request quantile."""
     processes = num_repeats * len(ARMS)
-    return (
-        _mean_quantile(machine)
-        + machine.trend * (processes - 1) / (2 * processes)
-        + machine.slow * math.log(1.25)
-    )
+    return _mean_quantile(machine) + machine.trend * (processes - 1) / (2 * processes) + machine.slow * math.log(1.25)
 
 
 @functools.cache
