@@ -1,4 +1,4 @@
-"""The order of a report: summary, results, learning, differences, drift, serving, cost, gates, data, provenance, limitations."""
+"""The order of a report: from the summary over results, differences, drift, serving and cost to limitations."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from lorascope.report.facts import Facts
 from lorascope.report.serving_rows import (
     Place,
     arm_name,
+    level_text,
     overheads_of,
     percent,
     percent_more,
@@ -63,37 +64,38 @@ def _of_place(facts: Facts, place: Place) -> Iterator[str]:
 
 
 def _by_batch(overheads: Sequence[ServingOverhead], what: str) -> str:
-    """ "with 4 adapters instead of a merged model, p95 latency is 49% more at batch 1 (95% interval ...), ..."."""
+    """The overhead at each batch size, of many only the first and the last."""
     shown = overheads if len(overheads) <= _BATCHES_AT_MOST else [overheads[0], overheads[-1]]
     parts = wording.listing(_one_overhead(o) for o in shown)
     n = repeats_text(o.num_repeats for o in shown)
     held = " (95% intervals in brackets)" if any(o.interval for o in shown) else ""
-    return (
-        f"{arm_name(overheads[0].arm)} instead of a merged model take {_opening(overheads, what)}: {parts}{held}; {n}"
-    )
+    return f"{_opening(overheads, what)}: {parts}{held}; {n}"
 
 
 def _opening(overheads: Sequence[ServingOverhead], what: str) -> str:
+    """ "4 adapters have more p95 latency than the merged model at every batch size"."""
     known = [o.interval for o in overheads if o.interval is not None]
-    if known and len(known) == len(overheads):
-        if all(interval.low > 1 for interval in known):
-            return f"more {what} at every batch size"
-        if all(interval.high < 1 for interval in known):
-            return f"less {what} at every batch size"
-        return f"more or less {what}, as batch sizes differ or cannot be told"
-    return f"other {what}, by how much repeats cannot bound"
+    arm = arm_name(overheads[0].arm)
+    have = "has" if arm.startswith("1 ") else "have"
+    if len(known) < len(overheads):
+        return f"{arm} against the merged model in {what}, without intervals"
+    if all(interval.low > 1 for interval in known):
+        return f"{arm} {have} a higher {what} than the merged model at every batch size"
+    if all(interval.high < 1 for interval in known):
+        return f"{arm} {have} a lower {what} than the merged model at every batch size"
+    return f"whether {arm} {have} a higher {what} than the merged model depends on the batch size or is open"
 
 
 def _one_overhead(o: ServingOverhead) -> str:
     bounds = f" [{percent(o.interval.low)} to {percent(o.interval.high)}]" if o.interval else ""
-    return f"{percent_more(o.estimate)} at batch {wording.significant(o.level)}{bounds}"
+    return f"{percent_more(o.estimate)} at batch {level_text(o.level)}{bounds}"
 
 
 def _span(facts: Facts, place: Place) -> Iterator[str]:
     overheads = most_adapters_overheads(serving_of(facts), *place)
     if overheads:
         low, high = (pick(overheads, key=lambda o: o.estimate) for pick in (min, max))
-        ends = [f"{percent_more(o.estimate)} (batch {wording.significant(o.level)})" for o in (low, high)]
+        ends = [f"{percent_more(o.estimate)} (batch {level_text(o.level)})" for o in (low, high)]
         span = " to ".join(dict.fromkeys(ends))
         yield f"{place_name(facts, place)}, {arm_name(low.arm)} over merged: p95 latency {span}"
 
@@ -128,13 +130,13 @@ def _one_machine(facts: Facts, place: Place, where: str) -> Iterator[str]:
     most = rows[-1]
     gains = f"{_times(rows[0])}{f' to {_times(most)}' if most is not rows[0] else ''}"
     if not losing:
-        verdict = f"one engine with adapters serves more than merged models in turns for any number of tasks from {rows[0].num_tasks} to {most.num_tasks}"
+        verdict = "one engine with adapters serves more than merged models in turns, for every number of tasks measured"
     elif len(losing) == len(rows):
         verdict = f"merging wins up to {wording.plural(most.num_tasks, 'task')}, the most measured"
     else:
         verdict = f"merging wins while there are at most {wording.plural(max(losing), 'task')}"
     yield (
-        f"{where}, one machine, {wording.significant(batch)} requests at once over all tasks: {verdict} "
+        f"{where}, one machine, {level_text(batch)} requests at once over all tasks: {verdict} "
         f"(tokens/s of adapters over merged: {gains})."
     )
 
@@ -152,7 +154,7 @@ def _memory(facts: Facts, place: Place, where: str) -> Iterator[str]:
             tasks = max(4, row.break_even_tasks)
             adapters, merged = (wording.bytes_text(size) for size in bytes_of_tasks(row, tasks))
             yield (
-                f"{where}, memory: merging wins only below {wording.plural(row.break_even_tasks, 'task')}; weights of "
+                f"{where}, memory: merging wins while there are fewer than {row.break_even_tasks} tasks; weights of "
                 f"{wording.plural(tasks, 'task')} take {adapters} with adapters and {merged} merged."
             )
 

@@ -91,7 +91,7 @@ def overheads_of(
 
 def load_name(row: ServingCell | ServingOverhead) -> str:
     """ "batch 4", "8 requests/s"; with what is not standard about it."""
-    level = wording.significant(row.level, 2) if row.level is not None else ""
+    level = level_text(row.level)
     name = f"batch {level}" if row.loop == "batch" else f"{level} requests/s"
     odd = [
         text
@@ -99,6 +99,11 @@ def load_name(row: ServingCell | ServingOverhead) -> str:
         if text not in (standard, "none") and not (text == row.choice and num_adapters(row.arm) is None)
     ]
     return ", ".join([name, *odd])
+
+
+def level_text(level: float | None) -> str:
+    """A batch size or request rate: 4, 0.5."""
+    return "" if level is None else f"{level:g}"
 
 
 def repeats_text(counts: Iterable[int]) -> str:

@@ -47,7 +47,7 @@ def draw_memory(facts: Facts, width: float) -> Figure:
     places = memory_places(facts)
     heights = [len(memory_of(facts, place)) * _ROW + 0.1 for place in places]
     columns = canvas.num_columns(width, len(places), panel_width=3.4)
-    figure, axes = canvas.panels(width, heights, columns=columns, left=1.05, right=1.2)
+    figure, axes = canvas.panels(width, heights, columns=columns, left=1.0, right=1.35)
     arms = arms_of(facts)
     for panel, place in zip(axes, places, strict=True):
         rows = memory_of(facts, place)
@@ -65,7 +65,7 @@ def draw_memory(facts: Facts, width: float) -> Figure:
             _beside(panel, y, arm_name(arm), value=f"{wording.bytes_text(row['weights'])}{adapters}")
         panel.set_xlim(0, 1.04 * largest / size)
         _rows(panel, len(rows), unit)
-        canvas.panel_title(panel, place_name(facts, place), left=1.0)
+        canvas.panel_title(panel, place_name(facts, place), left=0.95)
     return figure
 
 
@@ -87,7 +87,7 @@ def draw_switching(facts: Facts, width: float) -> Figure:
     places = switching_places(facts)
     heights = [len(switching_of(facts, place)) * _ROW + 0.15 for place in places]
     columns = canvas.num_columns(width, len(places), panel_width=3.4)
-    figure, axes = canvas.panels(width, heights, columns=columns, left=1.05, right=1.0)
+    figure, axes = canvas.panels(width, heights, columns=columns, left=1.0, right=1.15)
     for panel, place in zip(axes, places, strict=True):
         rows = switching_of(facts, place)
         for index, row in enumerate(rows):
@@ -103,14 +103,14 @@ def draw_switching(facts: Facts, width: float) -> Figure:
         panel.margins(x=0.06)
         _rows(panel, len(rows), "latency of a single request (ms)")
         n = repeats_text(row.num_repeats for row in rows)
-        canvas.panel_title(panel, f"{place_name(facts, place)} (n = {n})", left=1.0)
+        canvas.panel_title(panel, f"{place_name(facts, place)} (n = {n})", left=0.95)
     return figure
 
 
 def states_text(facts: Facts) -> str:
     """What the rows mean, of the states that occur."""
     shown = {row.state for place in switching_places(facts) for row in switching_of(facts, place)}
-    return "; ".join(f"{_SHORT[s]}: {STATES[s]}" for s in _ORDER if s in shown and s in _SHORT)
+    return "; ".join(f"“{_SHORT[s]}”: {STATES[s]}" for s in _ORDER if s in shown and s in _SHORT)
 
 
 def _rows(axes: Axes, count: int, label: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lorascope.report import wording
 from lorascope.report.facts import Facts
 from lorascope.report.figures import canvas
 from lorascope.report.figures.drift_scale import set_scale
@@ -18,6 +17,7 @@ from lorascope.report.serving_rows import (
     arm_name,
     arms_of,
     curves_of,
+    level_text,
     place_name,
     places_of,
     repeats_text,
@@ -96,11 +96,12 @@ def place_of(level: float, levels: Sequence[float]) -> float:
 def set_levels(axes: Axes, levels: Sequence[float]) -> None:
     """An x axis whose ticks are the measured levels."""
     axes.set_xlim(-0.12 * max(len(levels) - 1, 1), (len(levels) - 1) + 0.08 * max(len(levels) - 1, 1))
-    axes.set_xticks(range(len(levels)), [wording.significant(level, 2) for level in levels])
+    axes.set_xticks(range(len(levels)), [level_text(level) for level in levels])
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]], *, height: float) -> None:
     """Names at the ends of lines, spread so that none covers another. ends: (name, colour, last y)."""
+    axes.get_ylim()  # settles limits that matplotlib would work out only when it draws
     to_fraction = axes.transAxes.inverted()
     heights = [float(to_fraction.transform(axes.transData.transform((0, y)))[1]) for _, _, y in ends]
     placed = canvas.spread(heights, gap=_LINE / height, low=0.0, high=1.0)

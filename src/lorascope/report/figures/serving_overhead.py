@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lorascope.report import wording
 from lorascope.report.facts import Facts
 from lorascope.report.figures import canvas
 from lorascope.report.figures.serving_curves import label_ends, place_of, set_levels
@@ -12,6 +11,7 @@ from lorascope.report.serving_rows import (
     Place,
     arm_name,
     arms_of,
+    level_text,
     overheads_of,
     place_name,
     places_of,
@@ -75,7 +75,7 @@ def _overhead_panel(axes: Axes, facts: Facts, place: Place, rows: list[ServingOv
             shape = canvas.MARKERS[index % len(canvas.MARKERS)]
             axes.plot([at], [more(o.estimate)], shape, color=tint, markersize=3.6, markeredgewidth=0, zorder=4)
         last = max(here, key=lambda o: num_adapters(o.arm) or 0)
-        ends.append((f"batch {wording.significant(level, 2)}", tint, more(last.estimate)))
+        ends.append((f"batch {level_text(level)}", tint, more(last.estimate)))
     axes.axhline(0, color=canvas.MUTED, linewidth=0.8, zorder=1)
     axes.set_xlim(numbers[0] - 0.08 * span, numbers[-1] + 0.08 * span)
     axes.set_xticks(numbers)

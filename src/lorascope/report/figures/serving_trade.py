@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorascope.report import wording
 from lorascope.report.facts import Facts
 from lorascope.report.figures import canvas
 from lorascope.report.figures.serving_curves import label_ends
-from lorascope.report.serving_rows import Place, place_name, places_of, serving_of
+from lorascope.report.serving_rows import Place, level_text, place_name, places_of, serving_of
 from lorascope.stats.break_even import machines_merged, machines_with_adapters, shares_of
 from lorascope.stats.serving_analysis import OneMachine, TrafficBreakEven
 
@@ -73,7 +72,7 @@ def _tasks(axes: Axes, facts: Facts, place: Place) -> tuple[str, str]:
     axes.set_xticks(tasks)
     canvas.axis_label(axes, "tasks on one machine")
     label_ends(axes, ends, height=_HEIGHT / 2)
-    return "one machine", f"tokens/s, {wording.significant(rows[0].batch, 2)} requests at once"
+    return "one machine", f"tokens/s, {level_text(rows[0].batch)} requests at once"
 
 
 def _traffic(axes: Axes, facts: Facts, place: Place) -> tuple[str, str]:
