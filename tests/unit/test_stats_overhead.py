@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -10,8 +11,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 from served_fixture import MODEL, served_frame, served_gates
+from test_stats_analyse import make_measurements, make_study
 from test_stats_serving import rows
 
+from lorascope.stats.analyse import analyse_study
+from lorascope.stats.analysis import Analysis
 from lorascope.stats.hypotheses import hypothesis_test, judge
 from lorascope.stats.serving import analyse_serving
 from lorascope.stats.serving_analysis import ServingAnalysis
@@ -166,3 +170,20 @@ def test_metrics_of_hypotheses_are_those_of_the_table():
     assert [metric_of(on) for on in ("latency_p95", "ttft_p50", "tokens_per_second", "requests_per_second")] == [
         "latency_ms_p95", "ttft_ms_p50", "tokens_per_second", "requests_per_second",
     ]  # fmt: skip
+
+
+def test_a_whole_study_judges_it_within_its_family_and_its_conclusion():
+    hypotheses = {
+        "H1": {"lower": "lora", "than": "full", "on": "training_seconds", "by": "20%"},
+        "H2": {"overhead": "adapters-4", "over": "merged", "on": "latency_p95", "at_most": "30%"},
+    }
+    study = make_study(hypotheses=hypotheses, conclusion="H1 and H2")
+    for overhead, verdict in ((0.1, "supported"), (0.6, "refuted")):
+        serving = measured({1.0: overhead, 4.0: 0.1})
+        analysis = analyse_study(
+            study, make_measurements(), primary={"mrpc": "accuracy", "rte": "accuracy"}, serving=serving
+        )
+        assert analysis.conclusion is not None and analysis.conclusion["values"] == {"H1": "supported", "H2": verdict}
+        assert analysis.conclusion["verdict"] == verdict
+        assert analysis.serving is serving and analysis.hypotheses[1].p_holm is not None
+        assert Analysis.from_json(json.loads(json.dumps(analysis.to_json()))) == analysis
