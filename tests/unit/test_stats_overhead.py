@@ -161,7 +161,7 @@ def test_only_greedy_default_round_robin_closed_loop_figures_decide():
     extra = [
         row for keys in dear for row in rows("adapters-4", [900.0] * 3, **keys) + rows("merged", [1.0] * 3, **keys)
     ]
-    frame = pd.DataFrame([*rows("merged", [100.0, 101.0, 99.0]), *rows("adapters-4", [110.0, 111.0, 109.0]), *extra])
+    frame = pd.DataFrame([*extra, *rows("merged", [100.0, 101.0, 99.0]), *rows("adapters-4", [110.0, 111.0, 109.0])])
     result, _ = verdict_of(analyse_serving(frame, gates=[]))
     assert result.verdict == "supported" and len(result.parts) == 1
 
