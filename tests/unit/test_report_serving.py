@@ -64,7 +64,7 @@ def test_a_study_without_serving_is_the_same_bytes_as_before_serving_could_be_me
     pages = [render_report(path, path / "report").parent / "ANALYSIS_REPORT.md" for path in (first, second)]
     assert pages[0].read_bytes() == pages[1].read_bytes()
     assert "serving" not in pages[0].read_text().lower()
-    assert not [path for path in pages[0].parent.rglob("*serving*")]
+    assert not list(pages[0].parent.rglob("*serving*"))
 
 
 def test_serving_is_rendered_in_every_format_without_a_missing_value(report):
