@@ -68,6 +68,22 @@ class Facts:
         return self.raw.get("failures") or []
 
     @property
+    def serving_gates(self) -> list[dict[str, Any]]:
+        """Of served arms: model, arm, workload, what, value, tolerance, passed, n, detail."""
+        return (self.raw.get("serving") or {}).get("gates") or []
+
+    @property
+    def engines(self) -> list[dict[str, Any]]:
+        """One an engine process: model, arm, repeat, workload, setting, engine, versions, device_name, settings, head,
+        notes, order."""
+        return (self.raw.get("serving") or {}).get("engines") or []
+
+    @property
+    def serving_failures(self) -> list[dict[str, Any]]:
+        """Engine processes that failed: model, arm, repeat, workload, setting, text."""
+        return (self.raw.get("serving") or {}).get("failures") or []
+
+    @property
     def data(self) -> dict[str, dict[str, Any]]:
         return self.raw.get("data") or {}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from lorascope.report import wording
 from lorascope.report.drift_limits import drift_limitations
 from lorascope.report.facts import Facts
+from lorascope.report.serving_limits import serving_limitations
 
 _SMALL_MODEL = 1_000_000_000
 _TRUNCATION_WORTH_NAMING = 0.01
@@ -288,6 +289,7 @@ _RULES: tuple[Callable[[Facts], Iterator[str]], ...] = (
     _learning_rates,
     _unfinished_learning,
     drift_limitations,
+    serving_limitations,
     _data_caps,
     _truncation,
     _duplicates,

@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 def render_report(analysis_dir: Path, directory: Path) -> Path:
     """Render `analysis_dir` into `directory` (results/<study>/, made if absent) and return the path of report.html.
 
-    analysis_dir holds analysis.json, facts.json, curves.parquet and measurements.parquet. Writes ANALYSIS_REPORT.md,
-    report.html, figures/*.png and *.pdf, tables/*.tex, and copies measurements.parquet and analysis.json. Files of
-    other names are left alone. Raises FileNotFoundError for a missing input, before anything is written.
+    analysis_dir holds analysis.json, facts.json, curves.parquet and measurements.parquet, and serving.parquet where the
+    study served. Writes ANALYSIS_REPORT.md, report.html, figures/*.png and *.pdf, tables/*.tex, and copies analysis.json and
+    the tables measurements.parquet and serving.parquet. Files of other names are left alone. Raises FileNotFoundError for a
+    missing input, before anything is written.
     """
     copies = {name: (analysis_dir / name).read_bytes() for name in ("measurements.parquet", "analysis.json")}
+    served = analysis_dir / "serving.parquet"
+    if served.exists():
+        copies[served.name] = served.read_bytes()
     document = build_document(read_facts(analysis_dir))
     drawn = {illustration.name: _draw(illustration) for illustration in document.illustrations}
     for name, forms in drawn.items():

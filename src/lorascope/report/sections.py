@@ -1,4 +1,4 @@
-"""The order of a report: summary, results, learning, differences, drift, cost, gates, data, provenance, limitations."""
+"""The order of a report: from the summary over results, differences, drift, serving and cost to limitations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lorascope.report.drift import drift_blocks
 from lorascope.report.facts import Facts
 from lorascope.report.figures import cost, curves, forest, results
 from lorascope.report.limitations import limitations
+from lorascope.report.serving import serving_blocks
 from lorascope.report.summary import comparison_sentence, conclusion, hypothesis_cards, summary_sentences
 
 _SENTENCES_AT_MOST = 8
@@ -22,6 +23,7 @@ def build_document(facts: Facts) -> Document:
         ("learning", "Learning curves", _learning),
         ("differences", "Differences", _differences),
         ("drift", "Drift from the base", drift_blocks),
+        ("serving", "Serving", serving_blocks),
         ("cost", "Cost", _cost),
         ("gates", "Gates", _gates),
         ("data", "Data", _data),

@@ -6,7 +6,8 @@ from lorascope.report import wording
 from lorascope.report.document import Card
 from lorascope.report.drift_answer import summary_of_drift
 from lorascope.report.facts import Facts
-from lorascope.report.tables import parts_table
+from lorascope.report.serving_answer import summary_of_serving
+from lorascope.report.tables import parts_table, unit_of
 from lorascope.stats.analysis import Comparison, HypothesisResult, Interval
 
 
@@ -26,7 +27,7 @@ def summary_sentences(facts: Facts) -> tuple[str, ...]:
     if not facts.analysis.hypotheses:
         sentences.append("The study declares no hypothesis, so it ends without a verdict.")
         sentences += [comparison_sentence(facts, row) for row in facts.analysis.comparisons]
-    return (*sentences, *summary_of_drift(facts))
+    return (*sentences, *summary_of_drift(facts), *summary_of_serving(facts))
 
 
 def _scale(facts: Facts) -> str:
@@ -59,7 +60,8 @@ def hypothesis_cards(facts: Facts) -> tuple[Card, ...]:
 def _reason(result: HypothesisResult) -> str:
     """Why the verdict; the place is left out where there is only one, since the answer has just named it."""
     if len(result.parts) == 1:
-        return result.reason.removeprefix(f"{result.parts[0].model} on {result.parts[0].task}: ")
+        part, joint = result.parts[0], ", " if result.kind == "overhead" else " on "
+        return result.reason.removeprefix(f"{part.model}{joint}{part.task}: ")
     return result.reason
 
 
@@ -73,7 +75,7 @@ def _answer(facts: Facts, result: HypothesisResult) -> str:
     if estimate is None:
         return _range_of_parts(facts, result)
     metric = facts.hypothesis_metric(result, task=facts.tasks[0])
-    n = wording.sample(result.num_seeds, result.num_examples)
+    n = wording.sample(result.num_seeds, result.num_examples, unit=unit_of(result))
     return f"{where} {_statement(facts, result, estimate, metric=metric)} ({_bounds(metric, estimate)}; {n})."
 
 
@@ -87,7 +89,7 @@ def _range_of_parts(facts: Facts, result: HypothesisResult) -> str:
     low, high = (pick(part.estimate.estimate for part in known if part.estimate) for pick in (min, max))
     seeds = wording.range_text([part.num_seeds for part in known])
     examples = wording.range_text([part.num_examples for part in known])
-    n = f"{seeds} seeds" + (f" × {examples} examples" if examples != "0" else "")
+    n = f"{seeds} {unit_of(result)}s" + (f" × {examples} examples" if examples != "0" else "")
     first = wording.gap(metric, low, unit=False)
     return f"Estimates run from {first} to {wording.gap(metric, high)} ({n})."
 
@@ -100,15 +102,17 @@ def _bounds(metric: str, interval: Interval) -> str:
 
 def _statement(facts: Facts, result: HypothesisResult, estimate: Interval, *, metric: str) -> str:
     declared = (facts.study.get("hypotheses") or {}).get(result.name, {})
-    keys = ("non_inferior", "equivalent", "superior", "lower")
+    keys = ("non_inferior", "equivalent", "superior", "lower", "overhead")
     subject = next((declared[key] for key in keys if key in declared), None)
-    reference = declared.get("to") or declared.get("than")
+    reference = declared.get("to") or declared.get("than") or declared.get("over")
     value = wording.gap(metric, estimate.estimate)
     if subject is None or reference is None:
         return f"the estimate is {value}"
     first, second = wording.name(subject), wording.name(reference)
     if metric == "drift":
         return f"{first} has {value} of the drift of {second}"
+    if metric in wording.SERVED:
+        return f"{first} has {value} of the {wording.SERVED[metric]} of {second}"
     if metric in wording.COSTS:
         return f"{first} needs {value} of the {wording.COSTS[metric]} of {second}"
     style = wording.metric_style(metric)

@@ -242,6 +242,11 @@ def post_hoc_table(facts: Facts) -> Table | None:
     )
 
 
+def unit_of(result: HypothesisResult) -> str:
+    """What its n counts: engine processes started anew, or trained runs."""
+    return "repeat" if result.kind == "overhead" else "seed"
+
+
 def parts_table(facts: Facts, result: HypothesisResult) -> Table | None:
     """The (model, task) cells a hypothesis rests on; none where it rests on one."""
     if len(result.parts) < 2:
@@ -250,7 +255,7 @@ def parts_table(facts: Facts, result: HypothesisResult) -> Table | None:
         name=f"hypothesis_{result.name}",
         title=f"{result.name}, part by part",
         columns=_text("where", "verdict")
-        + _number("estimate", "interval", "p Holm", "seeds × examples")
+        + _number("estimate", "interval", "p Holm", "repeats" if result.kind == "overhead" else "seeds × examples")
         + _text("why"),
         rows=tuple(_part_row(facts, result, part) for part in result.parts),
     )
@@ -270,6 +275,8 @@ def _part_row(facts: Facts, result: HypothesisResult, part: Part) -> tuple[str, 
         wording.ABSENT if estimate is None else wording.gap(metric, estimate.estimate),
         interval or wording.ABSENT,
         wording.p_value(part.p_holm),
-        f"{part.num_seeds} × {wording.count(part.num_examples)}",
+        wording.count(part.num_seeds)
+        if result.kind == "overhead"
+        else f"{part.num_seeds} × {wording.count(part.num_examples)}",
         part.reason,
     )

@@ -226,8 +226,19 @@ COSTS = {
     "export_bytes": "export size",
 }
 
+SERVED = {
+    "latency_p50": "median latency",
+    "latency_p95": "p95 latency",
+    "latency_p99": "p99 latency",
+    "ttft_p50": "median time to first token",
+    "ttft_p95": "p95 time to first token",
+    "tokens_per_second": "time per token",
+    "requests_per_second": "time per request",
+}
+"""What hypotheses about the overhead of serving are on; throughput as the time it takes."""
+
 # Compared as a share of the reference's, not by a difference.
-RATIOS = {**COSTS, "drift": "drift from the base"}
+RATIOS = {**COSTS, "drift": "drift from the base", **SERVED}
 
 
 def metric_style(metric: str) -> MetricStyle:
@@ -298,10 +309,10 @@ def confidence(interval: Interval) -> str:
     return f"{decimal(interval.confidence * 100, 0)}% interval"
 
 
-def sample(num_seeds: int, num_examples: int) -> str:
-    """ "5 seeds × 277 examples"; a cost has no examples."""
+def sample(num_seeds: int, num_examples: int, *, unit: str = "seed") -> str:
+    """ "5 seeds × 277 examples"; a cost has no examples. unit: what the number is of, where not seeds ("repeat")."""
     if not num_examples:
-        return plural(num_seeds, "seed")
+        return plural(num_seeds, unit)
     return f"{plural(num_seeds, 'seed')} × {plural(num_examples, 'example')}"
 
 

@@ -33,7 +33,9 @@ from lorascope.stats.paired import (
     t_interval,
 )
 from lorascope.stats.power import detectable_after
-from lorascope.study.hypothesis import Lower
+from lorascope.stats.serving_analysis import ServingAnalysis
+from lorascope.stats.serving_evidence import overhead_evidence
+from lorascope.study.hypothesis import Lower, Overhead
 from lorascope.study.spec import Study
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def analyse_study(
     primary: Mapping[str, str],
     broken_arms: Mapping[Key, str] | None = None,
     drift: Mapping[Key, DriftDraws] | None = None,
+    serving: ServingAnalysis | None = None,
     generator_seed: int = 0,
 ) -> Analysis:
     """Scores, paired comparisons, verdicts and the conclusion of a study.
@@ -58,6 +61,7 @@ def analyse_study(
     measurements: the table of `lorascope.stats.measurements`. primary: task -> its primary metric. broken_arms: (model,
     task, method) -> the gate it failed; no hypothesis about quality or drift rests on such an arm. drift: (model,
     task, method) -> the arm's drift under resamples of the probe examples, of every arm with drift in the table.
+    serving: of `analyse_serving`, if the study serves.
     generator_seed: of the bootstrap over examples (F1 and MCC only; accuracy needs no draws).
     Raises DataError if arms were scored on different examples or summaries contradict the per-example rows, StudyError
     for a hypothesis on an unknown metric or method.
@@ -78,7 +82,7 @@ def analyse_study(
         if pairs.seeds((model, task, method), (model, task, reference))
     ])  # fmt: skip
     drift_arms = read_drift_arms(study, table, drift or {})
-    hypotheses = _judge_hypotheses(study, pairs, table, primary, broken_arms or {}, drift_arms)
+    hypotheses = _judge_hypotheses(study, pairs, table, primary, broken_arms or {}, drift_arms, serving)
     return Analysis(
         alpha=ALPHA,
         family=_families(len(hypotheses), len(comparisons)),
@@ -89,6 +93,7 @@ def analyse_study(
         anova=method_by_task_anova(scores),
         notes=_notes(study, arms),
         drift=analyse_drift(study, table, drift_arms, primary=primary),
+        serving=serving,
     )
 
 
@@ -143,6 +148,8 @@ def _pairs_to_compare(study: Study) -> list[tuple[str, str, str, str]]:
     reference = next((method.name for method in study.methods if method.kind == "full"), study.methods[0].name)
     wanted = [(method.name, reference) for method in study.methods if method.name != reference]
     for hypothesis in study.hypotheses.values():
+        if isinstance(hypothesis, Overhead):
+            continue
         test = hypothesis_test(hypothesis, "")
         pair = (test.method, test.reference)
         if not isinstance(hypothesis, Lower) and pair not in wanted and pair[::-1] not in wanted:
@@ -212,9 +219,19 @@ def _judge_hypotheses(
     primary: Mapping[str, str],
     broken: Mapping[Key, str],
     drift_arms: Mapping[Key, DriftArm],
+    serving: ServingAnalysis | None,
 ) -> list[HypothesisResult]:
     results, p_values = [], []
     for name, hypothesis in study.hypotheses.items():
+        if isinstance(hypothesis, Overhead):
+            test = hypothesis_test(hypothesis, "")
+            parts, average = overhead_evidence(study, hypothesis, serving)
+            result, p_value = judge(
+                name, test, metric=hypothesis.on, parts=parts, average=average, over=hypothesis.at, alpha=ALPHA
+            )
+            results.append(result)
+            p_values.append(p_value)
+            continue
         metrics = {
             task.name: primary[task.name] if hypothesis.on == "primary" else hypothesis.on for task in study.tasks
         }

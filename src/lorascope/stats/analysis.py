@@ -6,21 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from lorascope.stats.interval import Interval as Interval
+from lorascope.stats.interval import rebuild
+from lorascope.stats.serving_analysis import ServingAnalysis
+
 Verdict = Literal["supported", "refuted", "inconclusive"]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """estimate with a confidence interval. confidence: 0.95 or 0.90. method: how it was made ("multi-bootstrap")."""
-
-    estimate: float
-    low: float
-    high: float
-    confidence: float
-    method: str
 
 
 @dataclass(frozen=True)
@@ -185,13 +178,13 @@ class DriftAnalysis:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DriftAnalysis:
         kinds = {"profiles": DriftProfile, "reductions": DriftReduction, "correlations": DriftCorrelation}
-        return cls(**{**data, **{name: [_rebuild(kind, item) for item in data[name]] for name, kind in kinds.items()}})
+        return cls(**{**data, **{name: [rebuild(kind, item) for item in data[name]] for name, kind in kinds.items()}})
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything a report states. anova: method x task on seed scores (None if not estimable); drift: None if it was not
-    measured."""
+    """Everything a report states. anova: method x task on seed scores (None if not estimable); drift, serving: None if
+    they were not measured."""
 
     alpha: float
     family: str
@@ -202,10 +195,15 @@ class Analysis:
     anova: list[dict[str, Any]] | None
     notes: list[str] = field(default_factory=list)
     drift: DriftAnalysis | None = None
+    serving: ServingAnalysis | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON literals; `from_json` gives an equal object back. Numbers that do not exist are None, never NaN."""
-        return asdict(self)
+        """JSON literals; `from_json` gives an equal object back. Numbers that do not exist are None, never NaN.
+
+        A study that does not serve has no key "serving": its analysis is what it was before serving could be measured.
+        """
+        data = asdict(self)
+        return data if self.serving is not None else {name: data[name] for name in data if name != "serving"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Analysis:
@@ -213,21 +211,16 @@ class Analysis:
         return cls(
             **{
                 **data,
-                "scores": [_rebuild(Score, score) for score in data["scores"]],
+                "scores": [rebuild(Score, score) for score in data["scores"]],
                 "comparisons": [
-                    _rebuild(Comparison, {**item, "mcnemar": [_rebuild(McNemar, test) for test in item["mcnemar"]]})
+                    rebuild(Comparison, {**item, "mcnemar": [rebuild(McNemar, test) for test in item["mcnemar"]]})
                     for item in data["comparisons"]
                 ],
                 "hypotheses": [
-                    _rebuild(HypothesisResult, {**item, "parts": [_rebuild(Part, part) for part in item["parts"]]})
+                    rebuild(HypothesisResult, {**item, "parts": [rebuild(Part, part) for part in item["parts"]]})
                     for item in data["hypotheses"]
                 ],
                 "drift": DriftAnalysis.from_json(data["drift"]) if data.get("drift") else None,
+                "serving": ServingAnalysis.from_json(data["serving"]) if data.get("serving") else None,
             }
         )
-
-
-def _rebuild(kind: type, data: Mapping[str, Any]) -> Any:
-    """A dataclass of this module from JSON, its intervals included."""
-    intervals = [item.name for item in fields(kind) if "Interval" in str(item.type)]
-    return kind(**{**data, **{name: Interval(**data[name]) for name in intervals if data[name] is not None}})

@@ -31,6 +31,22 @@ def lower_claim(method: str, reference: str, on: str, by: float) -> str:
     return f"{method} needs {saving(on, by)} than {reference}"
 
 
+_OVERHEADS = {
+    "latency_p50": "median latency",
+    "latency_p95": "p95 latency",
+    "latency_p99": "p99 latency",
+    "ttft_p50": "median time to first token",
+    "ttft_p95": "p95 time to first token",
+    "tokens_per_second": "time per token",
+    "requests_per_second": "time per request",
+}
+
+
+def overhead_claim(arm: str, over: str, on: str, at_most: float) -> str:
+    """ "adapters-4 costs at most 30% more p95 latency than merged"; throughput is spoken of as the time it takes."""
+    return f"{arm} costs at most {100 * at_most:g}% more {_OVERHEADS[on]} than {over}"
+
+
 def amount(metric: str, value: float) -> str:
     """ "3 points of accuracy", "0.03 of mcc". metric: one name, or several joined by " / "."""
     return f"{_number(metric, abs(value))} of {metric}"

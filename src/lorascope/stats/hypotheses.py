@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lorascope.stats.analysis import HypothesisResult, Interval, Part, Verdict
-from lorascope.stats.claims import amount, edge, lower_claim, relation
+from lorascope.stats.claims import amount, edge, lower_claim, overhead_claim, relation
 from lorascope.stats.multibootstrap import Estimate
-from lorascope.stats.power import what_would_decide
-from lorascope.study.hypothesis import Equivalent, Hypothesis, Lower, NonInferior, Superior
+from lorascope.stats.power import what_would_decide, what_would_decide_by_repeats
+from lorascope.stats.repeats import ratio_over_repeats
+from lorascope.study.hypothesis import Equivalent, Hypothesis, Lower, NonInferior, Overhead, Superior
 
 ONE_SEED = "one seed: nothing can be said about other seeds"
 
@@ -25,7 +26,8 @@ class Test:
 
     tail: one-sided level of the deciding bound. distance: how far an estimate is from the nearest threshold.
     low, high: bounds of what the claim allows, on the scale of `show` (None: open); bounds: the same in words.
-    examples: what the examples are called that the estimate is also a sample of (None: it is of none).
+    examples: what the examples are called that the estimate is also a sample of (None: it is of none). unit: what is
+    repeated. scope: what "every" and "average" range over. joint: between a part's model and its place.
     """
 
     kind: str
@@ -42,6 +44,9 @@ class Test:
     high: float | None
     bounds: str
     examples: str | None = "test examples"
+    unit: str = "seeds"
+    scope: tuple[str, str] = ("on every model and task", "on average over models and tasks")
+    joint: str = " on "
 
 
 def hypothesis_test(hypothesis: Hypothesis, metric: str) -> Test:
@@ -71,8 +76,7 @@ def hypothesis_test(hypothesis: Hypothesis, metric: str) -> Test:
             lambda e: e.interval(0.95), lambda e: abs(e.mean),
             0.0, None, "above 0",
         )  # fmt: skip
-    assert isinstance(hypothesis, Lower)
-    return _lower_test(hypothesis)
+    return _lower_test(hypothesis) if isinstance(hypothesis, Lower) else _overhead_test(hypothesis)
 
 
 def _lower_test(hypothesis: Lower) -> Test:
@@ -95,6 +99,21 @@ def _lower_test(hypothesis: Lower) -> Test:
         lambda e: min(1.0, 2 * e.p_above(log_edge)),
         show, lambda e: abs(e.mean - log_edge),
         None, ratio, f"at or below {100 * ratio:g}% of {than}", examples,
+    )  # fmt: skip
+
+
+def _overhead_test(hypothesis: Overhead) -> Test:
+    """Estimates are logs of how much dearer an arm is, over repeats; intervals and the threshold are shown as ratios."""
+    import math
+
+    arm, over, ratio = hypothesis.overhead, hypothesis.over, 1 + hypothesis.at_most
+    log_edge = math.log(ratio)
+    return Test(
+        "overhead", arm, over, overhead_claim(arm, over, hypothesis.on, hypothesis.at_most), ratio, 0.05,
+        lambda e: e.p_below(log_edge), lambda e: e.p_above(log_edge),
+        lambda e: ratio_over_repeats(e, confidence=0.90), lambda e: abs(e.mean - log_edge),
+        None, ratio, f"at or below {100 * ratio:g}% of {over}", None, "repeats",
+        ("at every model, workload and batch size", "on average over models, workloads and batch sizes"), ", ",
     )  # fmt: skip
 
 
@@ -123,15 +142,15 @@ def judge(
     refuted = [part for part in judged if part.verdict == "refuted"]
     undecided = [part for part in judged if part.verdict == "inconclusive"]
     if refuted:
-        verdict, reason = "refuted", f"{_place(refuted[0])}: {refuted[0].reason}"
+        verdict, reason = "refuted", f"{_place(test, refuted[0])}: {refuted[0].reason}"
     elif undecided:
         more = f" (and {len(undecided) - 1} more)" if len(undecided) > 1 else ""
-        verdict, reason = "inconclusive", f"{_place(undecided[0])}{more}: {undecided[0].reason}"
+        verdict, reason = "inconclusive", f"{_place(test, undecided[0])}{more}: {undecided[0].reason}"
     else:
         weakest = max(judged, key=lambda part: part.p_value or 0.0)
-        verdict, reason = "supported", f"{_place(weakest)}, the weakest part: {weakest.reason}"
+        verdict, reason = "supported", f"{_place(test, weakest)}, the weakest part: {weakest.reason}"
         if len(judged) == 1:
-            reason = f"{_place(weakest)}: {weakest.reason}"
+            reason = f"{_place(test, weakest)}: {weakest.reason}"
     shown = judged if over == "every" else [*_judge_parts(test, parts, alpha), *judged]
     estimates = [part.estimate for part in basis if part.estimate is not None]
     p_value = max((part.p_value if part.p_value is not None else 1.0) for part in judged)
@@ -140,7 +159,7 @@ def judge(
     result = HypothesisResult(
         name=name,
         kind=test.kind,
-        claim=test.claim + (" on every model and task" if over == "every" else " on average over models and tasks"),
+        claim=f"{test.claim} {test.scope[0] if over == 'every' else test.scope[1]}",
         verdict=verdict,
         metric=metric,
         threshold=test.threshold,
@@ -186,8 +205,8 @@ def _judge_parts(test: Test, parts: Sequence[Evidence], alpha: float) -> list[Pa
     return judged
 
 
-def _place(part: Part) -> str:
-    return "average" if part.task == "*" else f"{part.model} on {part.task}"
+def _place(test: Test, part: Part) -> str:
+    return "average" if part.task == "*" else f"{part.model}{test.joint}{part.task}"
 
 
 def _would_decide(test: Test, basis: Sequence[Evidence], judged: Sequence[Part]) -> str:
@@ -197,12 +216,16 @@ def _would_decide(test: Test, basis: Sequence[Evidence], judged: Sequence[Part])
             continue
         if not evidence.usable or evidence.estimate is None:
             need = evidence.remedy
+        elif test.unit == "repeats":
+            need = what_would_decide_by_repeats(
+                evidence.estimate, distance=test.distance(evidence.estimate), tail=test.tail
+            )
         elif test.examples is None:
             need = "more seeds: examples play no part in a cost"
         else:
             distance = test.distance(evidence.estimate)
             need = what_would_decide(evidence.estimate, distance=distance, tail=test.tail, kind=test.examples)
-        needs.append(f"{_place(part)}: {need}")
+        needs.append(f"{_place(test, part)}: {need}")
     return ". ".join(needs) if needs else "decided"
 
 
@@ -233,7 +256,8 @@ def apply_family(
                 verdict="inconclusive",
                 reason=f"{result.reason}; supported alone (p = {p:.3f}), but not among the study's {len(results)} "
                 f"hypotheses (Holm-adjusted p = {p_holm:.3f})",
-                would_decide="fewer hypotheses declared beforehand, or more seeds or examples",
+                would_decide="fewer hypotheses declared beforehand, or more "
+                + ("repeats" if result.kind == "overhead" else "seeds or examples"),
             )
         final.append(result)
     return final

@@ -87,6 +87,15 @@ def what_would_decide(estimate: Estimate, *, distance: float, tail: float, kind:
     )
 
 
+def what_would_decide_by_repeats(estimate: Estimate, *, distance: float, tail: float) -> str:
+    """The same where repeats are all that varies."""
+    repeats = _seeds_for(estimate, distance, tail) if estimate.variance else None
+    now = f"now {estimate.num_seeds} repeats"
+    if repeats:
+        return f"about {repeats} repeats (80% power, if the estimate is the truth); {now}"
+    return f"no reachable number of repeats: the estimate lies too close to the threshold; {now}"
+
+
 def _seeds(count: int) -> str:
     return "1 seed" if count == 1 else f"{count} seeds"
 
