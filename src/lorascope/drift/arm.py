@@ -26,9 +26,9 @@ from lorascope.drift.probe import Probe
 from lorascope.drift.resampling import bootstrap_cka, bootstrap_counts
 from lorascope.drift.similarity import linear_cka_pairs
 from lorascope.drift.text import TextWindows
-from lorascope.drift.updates import parameter_change, weight_updates
+from lorascope.drift.updates import weight_updates
 from lorascope.drift.views import Points, View, distances, is_block_output, mean_drift
-from lorascope.drift.weights import measure_updates, weight_measurements
+from lorascope.drift.weights import measure_updates, relative_parameter_change, weight_measurements
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.stacked import view as view_of_run
@@ -199,19 +199,22 @@ class Arm:
         self._note(run, pd.DataFrame(rows, columns=["site", "layer", "metric", "value", "unit"]))
 
     def measure_weights(self, known_vectors: dict[str, Tensor]) -> None:
-        """The updates themselves. known_vectors: the base's singular vectors, kept for the next run of the same base."""
-        for run in self.runs:
-            with self.watch.timing("weights"):
-                found = measure_updates(
-                    weight_updates(self.base, run.export),
-                    generator=torch.Generator().manual_seed(_CONTROL_SEED),
-                    device=self.device,
-                    known_vectors=known_vectors,
-                )
-                table = weight_measurements(found)
-                moved, size = parameter_change(self.base, run.export)
+        """The updates themselves. known_vectors: the base's singular vectors, kept for the next arm of the same base."""
+        with self.watch.timing("weights"):
+            found = measure_updates(
+                zip(*(weight_updates(self.base, run.export) for run in self.runs), strict=True),
+                generator=torch.Generator().manual_seed(_CONTROL_SEED),
+                device=self.device,
+                known_vectors=known_vectors,
+            )
+            tables = [weight_measurements(drifts) for drifts in found]
+            shares = [
+                relative_parameter_change(self.base, run.export, linear=drifts)
+                for run, drifts in zip(self.runs, found, strict=True)
+            ]
+        for run, table, share in zip(self.runs, tables, shares, strict=True):
             # Embeddings, norms and biases included, which full fine-tuning moves too.
-            whole = [(None, None, "relative_parameter_change", moved / size, "fraction")]
+            whole = [(None, None, "relative_parameter_change", share, "fraction")]
             self._note(run, pd.DataFrame(whole, columns=["site", "layer", "metric", "value", "unit"]))
             is_spectrum = table["metric"].str.startswith("singular_value_")
             self._note(run, table[~is_spectrum])
