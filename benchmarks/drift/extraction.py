@@ -137,7 +137,7 @@ def write_adapters(base: Any, setting: Setting) -> tuple[Any, dict[str, Path]]:
 
     from lorascope.methods.lora import LoRA
     from lorascope.study.spec import LoraSpec, Seeds
-    from lorascope.training.run import prepared_model
+    from lorascope.training.preparation import prepared_model
 
     method = LoRA(LoraSpec.model_validate({"name": "lora", "kind": "lora", "rank": RANK}))
     exports = {

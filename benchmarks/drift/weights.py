@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--no-published", dest="published", action="store_false", help="leave the slowest side out")
+    parser.add_argument("--published", action="store_true", help="the slowest side too")
     parser.add_argument("--output", type=Path, default=None)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

@@ -40,7 +40,7 @@ from lorascope.models.loading import load_base
 from lorascope.models.tokenizer import load_tokenizer
 from lorascope.study.spec import Seeds, Study
 from lorascope.training.hardware import peak_memory_bytes
-from lorascope.training.run import method_from_params, prepared_model
+from lorascope.training.preparation import method_from_params, prepared_model
 
 # Layers of a model with random weights, on SmolLM2's tokenizer. TinyLlama's embedding table has SmolLM2's rows.
 SHAPES: Mapping[str, Mapping[str, int]] = {

@@ -24,7 +24,7 @@ from lorascope.models.blocks import FEATURE_SITES, PARTS, check_comparable, find
 from lorascope.models.loading import BaseModel
 from lorascope.models.sites import ROLES
 from lorascope.study.spec import LoraSpec, Seeds
-from lorascope.training.run import prepared_model
+from lorascope.training.preparation import prepared_model
 from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 
 ROUNDING = {"rtol": 2e-5, "atol": 2e-5}

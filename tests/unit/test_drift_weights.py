@@ -40,7 +40,7 @@ from lorascope.methods.lora import LoRA
 from lorascope.models.loading import BaseModel
 from lorascope.stats.measurements import validate_measurements
 from lorascope.study.spec import FullSpec, LoraSpec, Seeds
-from lorascope.training.run import prepared_model
+from lorascope.training.preparation import prepared_model
 from tiny import ARCHITECTURES, tiny_base
 
 EXACT = {"dtype": torch.float64}

@@ -30,7 +30,8 @@ from lorascope.study.spec import EarlyStopping, FullSpec, LoraSpec, ModelSpec, S
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
 from lorascope.training.member import Member
-from lorascope.training.run import prepared_model, train_gang
+from lorascope.training.preparation import prepared_model
+from lorascope.training.run import train_gang
 from lorascope.training.stepper import CapturedStepper, Stepper, is_causal
 from tiny import (
     ARCHITECTURES,

@@ -42,7 +42,7 @@ from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.models.loading import BaseModel
 from lorascope.study.spec import DriftSpec, Seeds
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
-from lorascope.training.run import base_for, make_deterministic, method_from_params, tokenizer_for
+from lorascope.training.preparation import base_for, make_deterministic, method_from_params, tokenizer_for
 
 _PROBE_SEED, _RANDOM_MODEL_SEED, _MASK_SEED = 0, 0, 0
 
