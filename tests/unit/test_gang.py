@@ -552,7 +552,11 @@ def test_a_run_that_is_looked_at_ends_as_it_would_have(
     tiny_columns(tmp_path / "validation", tiny_examples(30, seed=9), tokenizer)
     base = tiny_base(tiny_checkpoints[architecture])
     observer = Observer(
-        {"examples": 20, "pooling": "mean"}, base=base, task=tiny_task(), validation=tmp_path / "validation", warm={}
+        {"examples": 20, "pooling": {"bert": "token", "llama": "mean"}[architecture]},
+        base=base,
+        task=tiny_task(),
+        validation=tmp_path / "validation",
+        warm={},
     )
 
     def trained(*, is_looked_at: bool) -> list[Member]:
