@@ -14,7 +14,7 @@ from lorascope.study.spec import Seeds
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Gang
 from lorascope.training.member import Member, Progress
-from lorascope.training.run import prepared_model
+from lorascope.training.preparation import prepared_model
 from tiny import tiny_task
 
 

@@ -13,18 +13,18 @@ import torch
 
 
 def seconds_in_turn(
-    sides: Mapping[str, Callable[[], Any]], *, repeats: int, device: str = "cpu"
+    sides: Mapping[str, Callable[[], Any]], *, repeats: int, device: str = "cpu", warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each side in each repeat, after one run of each that does not count. In turn, so that what else the
+    """Seconds of each side in each repeat, after one run of each that does not count (warm_up). In turn, so that what else the
     machine does falls on all sides alike."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(repeats + 1):
+    for repeat in range(repeats + warm_up):
         for name, side in sides.items():
             started = time.perf_counter()
             side()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
-            if repeat:
+            if repeat >= warm_up:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
 

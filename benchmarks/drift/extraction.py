@@ -137,7 +137,7 @@ def write_adapters(base: Any, setting: Setting) -> tuple[Any, dict[str, Path]]:
 
     from lorascope.methods.lora import LoRA
     from lorascope.study.spec import LoraSpec, Seeds
-    from lorascope.training.run import prepared_model
+    from lorascope.training.preparation import prepared_model
 
     method = LoRA(LoraSpec.model_validate({"name": "lora", "kind": "lora", "rank": RANK}))
     exports = {
@@ -169,7 +169,7 @@ def naive(setting: Setting, *, keeps_tokens: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=setting.store) as folder, torch.no_grad():
         for name in ("base", *parts["exports"]):
             with meter.part("models"):
-                model = base.model if name == "base" else parts["method"].reload(parts["exports"][name], base=base)
+                model = base.model if name == "base" else reloaded(parts, name, setting)
             with meter.part("features"):
                 found: list[list[np.ndarray]] = []
                 for row in range(len(columns)):
@@ -197,6 +197,11 @@ def naive(setting: Setting, *, keeps_tokens: bool) -> dict[str, Any]:
     return {**meter.summary(), "cka": ckas[0].diagonal().tolist()}
 
 
+def reloaded(parts: dict[str, Any], name: str, setting: Setting) -> Any:
+    """A run as peft reads it back, on the device."""
+    return parts["method"].reload(parts["exports"][name], base=parts["base"]).to(setting.device)
+
+
 def feature_space_cka(x: np.ndarray, y: np.ndarray) -> float:
     """||Yc' Xc||_F^2 / (||Xc' Xc||_F ||Yc' Yc||_F) (Kornblith et al. 2019, eq. 4). x, y: [examples, hidden]."""
     x, y = x - x.mean(0), y - y.mean(0)
@@ -205,19 +210,23 @@ def feature_space_cka(x: np.ndarray, y: np.ndarray) -> float:
 
 def ours(setting: Setting, *, sites: tuple[str, ...], together: bool) -> dict[str, Any]:
     """together: all runs through the base at once; otherwise each reloaded by peft."""
-    from lorascope.drift.extraction import extract, extract_gang
+    from lorascope.drift.adapters import stack_adapters
+    from lorascope.drift.extraction import extract, extract_runs
 
     parts = open_setting(setting)
     base, exports = parts["base"], parts["exports"]
     reading: dict[str, Any] = {"task": parts["task"], "sites": sites, "precision": setting.precision}
     meter = Meter(setting.device)
     with meter.part("models"):
-        models = {} if together else {name: parts["method"].reload(path, base=base) for name, path in exports.items()}
+        models = {} if together else {name: reloaded(parts, name, setting) for name in exports}
     with meter.part("features"):
-        alone = {**reading, "pad_token_id": base.pad_token_id}
+        alone: dict[str, Any] = {**reading, "pad_token_id": base.pad_token_id}
         reference = extract(base.model, parts["columns"], **alone)
         if together:
-            features = extract_gang(base, exports, parts["columns"], **reading)
+            stacked = stack_adapters(base, list(exports.values()))
+            names = list(exports)
+            found = extract_runs(stacked, parts["columns"], **alone, pooling="mean", runs=len(names), names=names)
+            features = dict(zip(names, found, strict=True))
         else:
             features = {name: extract(model, parts["columns"], **alone) for name, model in models.items()}
     with meter.part("similarity"):
@@ -303,7 +312,7 @@ def main() -> None:
             given.threads,
         )  # fmt: skip
         rows = compare(setting, sides=given.sides, repeats=given.repeats)
-    output = given.output or default_output()
+    output = given.output or default_output(given.device)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(rows, indent=1) + "\n")
 
@@ -344,9 +353,9 @@ def describe(result: dict[str, Any]) -> str:
     )
 
 
-def default_output() -> Path:
-    date = datetime.date.today().isoformat()
-    return Path(__file__).parent / "results" / f"extraction-{platform.machine()}-{os.cpu_count()}cpu-{date}.json"
+def default_output(device: str) -> Path:
+    machine = f"{os.cpu_count()}cpu" if device == "cpu" else device.partition(":")[0]
+    return Path(__file__).parent / "results" / f"extraction-{platform.machine()}-{machine}-{datetime.date.today()}.json"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.gang import Gang
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
 from lorascope.training.member import Member
-from lorascope.training.run import linear_parameters, make_deterministic, method_from_params, prepared_model
+from lorascope.training.preparation import make_deterministic, method_from_params, prepared_model
+from lorascope.training.result import linear_parameters
 from lorascope.training.sizing import pays_to_compile
 
 

@@ -32,7 +32,7 @@ from workload import (
 
 from lorascope.models.loading import head_modules
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise
-from lorascope.training.run import linear_parameters
+from lorascope.training.result import linear_parameters
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # a head the checkpoint does not have is what is wanted
 transformers.utils.logging.disable_progress_bar()

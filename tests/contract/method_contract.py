@@ -21,7 +21,7 @@ from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.predict import logits_of, model_inputs, predict
-from lorascope.training.run import prepared_model
+from lorascope.training.preparation import prepared_model
 from one_run import OneRun
 from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 

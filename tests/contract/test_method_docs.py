@@ -13,7 +13,7 @@ import pytest
 
 from lorascope.errors import StudyError
 from lorascope.registry import METHODS
-from lorascope.training.run import prepared_model
+from lorascope.training.preparation import prepared_model
 from tiny import tiny_base
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-method.md"

@@ -128,16 +128,52 @@ def test_layer_pairs_and_kept_representations_agree_with_the_drift(studied: Path
                 np.testing.assert_allclose(1 - linear_cka(grams(base), grams(run)), own["value"], atol=1e-9)
 
 
-def measured_again(studied: Path, artifact: Artifact, directory: Path) -> tuple[dict[str, Any], Path]:
-    """(result, directory) of an artifact's step, computed anew with nothing warm."""
+def measured_again(
+    studied: Path, artifact: Artifact, directory: Path, *, warm: dict[str, Any] | None = None, **settings: Any
+) -> tuple[dict[str, Any], Path]:
+    """(result, directory) of an artifact's step, computed anew, with nothing warm unless given. settings: of drift, in the
+    place of the study's."""
     store, out = Store(studied / "store"), directory / artifact.id
     out.mkdir()
-    step = replace(artifact.step, locations={"model": str(studied / "llama"), "text": str(studied / "text.txt")})
+    step = replace(
+        artifact.step,
+        locations={"model": str(studied / "llama"), "text": str(studied / "text.txt")},
+        params={**artifact.step.params, "drift": {**artifact.step.params["drift"], **settings}},
+    )
     context = StepContext(
         step=step, out=out, work=directory, deps={role: store.artifact(i) for role, i in step.deps.items()},
-        emit=lambda event: None, device="cpu", data_dir=None, cache_dir=store.cache_dir,
+        emit=lambda event: None, device="cpu", data_dir=None, cache_dir=store.cache_dir, warm={} if warm is None else warm,
     )  # fmt: skip
     return measure_drift(context), out
+
+
+def test_drift_by_tokens_resamples_examples(studied: Path, tmp_path: Path) -> None:
+    from lorascope.data.columns import ColumnStore
+    from lorascope.drift.grams import grams
+    from lorascope.drift.probe import choose_probe, choose_tokens
+    from lorascope.drift.resampling import bootstrap_cka, bootstrap_counts
+    from lorascope.drift.similarity import linear_cka
+
+    for artifact in drift_artifacts(studied)[:3:2]:
+        result, out = measured_again(studied, artifact, tmp_path, pooling="token")
+        tokens = Store(studied / "store").artifact(artifact.step.deps["tokens"])
+        probe = choose_probe(ColumnStore.open(tokens.path / "test"), 40, seed=0).columns
+        sample = choose_tokens(np.asarray(probe.lengths), seed=0)
+        assert result["num_rows"] == len(sample) == int(np.asarray(probe.lengths).sum()) > result["num_examples"]
+        base, run = (
+            grams(torch.from_numpy(np.load(out / "representations" / who / "residual.npy")))
+            for who in ("base", "seed-2")
+        )
+        rows = pd.read_parquet(out / "drift.parquet")
+        is_own = (rows["metric"] == "drift") & (rows["split"] == "probe") & (rows["seed"] == "2")
+        own = rows[is_own & (rows["site"] == "residual") & rows["layer"].notna()]
+        np.testing.assert_allclose(1 - linear_cka(base, run), own["value"], atol=1e-9)
+        count = len(probe)
+        of_examples = bootstrap_counts(count, generator=np.random.default_rng([20261124, count]), draws=100)
+        expected = 1 - bootstrap_cka(base, [run], counts=of_examples[:, sample.examples])
+        with np.load(out / "draws.npz") as file:
+            found = file["draws"][:, list(file["seeds"]).index("2"), file["sites"] == "residual"]
+        np.testing.assert_allclose(found, expected[:, 0], atol=1e-6)
 
 
 def test_the_same_step_elsewhere_gives_the_same_numbers(studied: Path, tmp_path: Path) -> None:
@@ -146,6 +182,24 @@ def test_the_same_step_elsewhere_gives_the_same_numbers(studied: Path, tmp_path:
         _, out = measured_again(studied, artifact, tmp_path)
         again, before = (pd.read_parquet(path / "drift.parquet") for path in (out, artifact.path))
         pd.testing.assert_frame_equal(again, before, rtol=1e-6, atol=1e-9)
+
+
+def test_the_bases_singular_vectors_are_computed_once_though_tasks_alternate(
+    studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorascope.drift import weights
+
+    decompose, shapes, warm = weights.left_singular_vectors, [], {}
+
+    def counted(matrix: torch.Tensor) -> Any:
+        shapes.append(matrix.shape)
+        return decompose(matrix)
+
+    monkeypatch.setattr(weights, "left_singular_vectors", counted)
+    by_task = sorted(drift_artifacts(studied), key=lambda artifact: artifact.step.params["other_task"])
+    for artifact in (by_task[0], by_task[2], by_task[1], by_task[3]):
+        measured_again(studied, artifact, tmp_path, warm=warm)
+    assert len(shapes) == 2 * 7, "a Llama block has seven linear weights"
 
 
 def test_snapshots_of_training_end_at_the_last_update(studied: Path) -> None:

@@ -22,7 +22,7 @@ from lorascope.methods.lora import LoRA
 from lorascope.models.blocks import attention_modules, find_blocks
 from lorascope.models.loading import BaseModel
 from lorascope.study.spec import LoraSpec, Seeds
-from lorascope.training.run import prepared_model
+from lorascope.training.preparation import prepared_model
 from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 
 TASK: dict[str, Any] = {"task": tiny_task(), "pad_token_id": 0}

@@ -33,7 +33,7 @@ from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.models.loading import BaseModel
 from lorascope.study.spec import FullSpec, LoraSpec, Seeds
-from lorascope.training.run import prepared_model
+from lorascope.training.preparation import prepared_model
 from tiny import WORDS, tiny_base
 
 SHAPE = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lorascope.data.columns import ColumnStore
 from lorascope.data.steps import ids_checksum
-from lorascope.drift.probe import choose_probe, choose_tokens
+from lorascope.drift.probe import PROBE_TOKENS, TokenSample, choose_probe, choose_tokens, rows_of
 from lorascope.errors import StudyError
 
 
@@ -81,3 +82,13 @@ def test_chosen_tokens_are_real_sorted_and_distinct() -> None:
     pairs = list(zip(some.examples.tolist(), some.positions.tolist(), strict=True))
     assert len(some) == 6 and pairs == sorted(set(pairs)) and set(pairs) < set(expected)
     assert pairs != list(zip(*(a.tolist() for a in vars(choose_tokens(lengths, 6, seed=1)).values()), strict=True))
+
+
+def test_a_studys_pooling_is_kept_but_for_tokens_of_which_a_fixed_sample_is_drawn():
+    columns = SimpleNamespace(lengths=np.full(300, 7))
+    assert [rows_of(pooling, columns) for pooling in ("mean", "decision-token")] == ["mean", "decision-token"]
+    one, two = (rows_of("token", columns) for _ in range(2))
+    assert isinstance(one, TokenSample) and isinstance(two, TokenSample)
+    assert len(one) == PROBE_TOKENS < 300 * 7
+    np.testing.assert_array_equal(one.examples, two.examples)
+    np.testing.assert_array_equal(one.positions, two.positions)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -21,8 +25,14 @@ from lorascope.drift.spectra import (
     singular_values,
     stable_rank,
 )
-from lorascope.drift.updates import LowRank, Matrix, WeightUpdate, base_matrices, parameter_change, weight_updates
-from lorascope.drift.weights import MatrixDrift, measure_updates, summarise_drift, weight_measurements
+from lorascope.drift.updates import LowRank, Matrix, WeightUpdate, base_matrices, weight_updates
+from lorascope.drift.weights import (
+    MatrixDrift,
+    measure_updates,
+    relative_parameter_change,
+    summarise_drift,
+    weight_measurements,
+)
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method
 from lorascope.methods.full import FullFineTuning
@@ -30,7 +40,7 @@ from lorascope.methods.lora import LoRA
 from lorascope.models.loading import BaseModel
 from lorascope.stats.measurements import validate_measurements
 from lorascope.study.spec import FullSpec, LoraSpec, Seeds
-from lorascope.training.run import prepared_model
+from lorascope.training.preparation import prepared_model
 from tiny import ARCHITECTURES, tiny_base
 
 EXACT = {"dtype": torch.float64}
@@ -56,8 +66,17 @@ def measured(weight: Tensor, change: Tensor | LowRank, **options: object) -> Mat
     """change: a dense update dW, or factors."""
     tuned = change if isinstance(change, LowRank) else weight + change
     update = WeightUpdate(Matrix("blocks.0.q", "query", 0, weight), tuned)
-    (drift,) = measure_updates([update], generator=drawn(3), device="cpu", **options)  # type: ignore[arg-type]
+    ((drift,),) = measure_updates([[update]], generator=drawn(3), device="cpu", **options)  # type: ignore[arg-type]
     return drift
+
+
+def measured_export(base: BaseModel, directory: Path) -> list[MatrixDrift]:
+    return measured_exports(base, directory)[0]
+
+
+def measured_exports(base: BaseModel, *directories: Path) -> list[list[MatrixDrift]]:
+    updates = zip(*(weight_updates(base, directory) for directory in directories), strict=True)
+    return measure_updates(updates, generator=drawn(), device="cpu")
 
 
 # ------------------------------------------------------------------------------------------------- spectra and ranks
@@ -251,13 +270,16 @@ def test_batches_and_known_vectors_do_not_change_the_measures(monkeypatch: pytes
     def updates():
         for i, weight in enumerate(base):
             change = weight + matrix_of(SPECTRUM.flip(0), *weight.shape, seed=20 + i) if i != 2 else None
-            yield WeightUpdate(Matrix(f"{i}", "query", i, weight), change)
+            yield [WeightUpdate(Matrix(f"{i}", "query", i, weight), change)]
 
-    together = measure_updates(updates(), generator=drawn(), device="cpu")
+    def measures(**options: Any) -> list[MatrixDrift]:
+        return measure_updates(updates(), generator=drawn(), device="cpu", **options)[0]
+
+    together = measures()
     known: dict[str, Tensor] = {}
-    first, second = (measure_updates(updates(), generator=drawn(), device="cpu", known_vectors=known) for _ in range(2))
-    monkeypatch.setattr(weights, "_OTHER_BATCH_BYTES", 1)
-    apart = measure_updates(updates(), generator=drawn(), device="cpu")
+    first, second = (measures(known_vectors=known) for _ in range(2))
+    monkeypatch.setattr(weights, "_ITEMS_A_CORE", 1)
+    apart = measures()
     assert [drift.name for drift in together] == ["0", "1", "2", "3"]
     assert set(known) == {"0", "1", "3"}
     for other in (first, second, apart):
@@ -265,6 +287,52 @@ def test_batches_and_known_vectors_do_not_change_the_measures(monkeypatch: pytes
             assert (one.intruders.count, one.control.count) == (two.intruders.count, two.control.count)
             for name in ("update_norm", "tuned_norm", "control_norm", "effective_rank"):
                 assert getattr(one, name) == pytest.approx(getattr(two, name), rel=1e-12), name
+
+
+def test_runs_measured_together_are_each_as_alone() -> None:
+    """One changed nothing in the second matrix; an adapter and a dense update may meet in one matrix."""
+    weight = matrix_of(SPECTRUM, 30, 20)
+    factors = LowRank(torch.randn(30, 2, generator=drawn(1), **EXACT), torch.randn(2, 20, generator=drawn(2), **EXACT))
+    changes = [
+        [weight + matrix_of(SPECTRUM, 30, 20, seed=7), weight + matrix_of(SPECTRUM.flip(0), 30, 20, seed=8), factors],
+        [weight + matrix_of(SPECTRUM, 30, 20, seed=9), None, factors],
+    ]
+    matrices = [Matrix(f"{i}", "query", i, weight) for i in range(2)]
+    updates = [[WeightUpdate(m, c) for c in of_runs] for m, of_runs in zip(matrices, changes, strict=True)]
+    together = measure_updates(updates, generator=drawn(), device="cpu")
+    for run, found in enumerate(together):
+        alone = measure_updates([[of_runs[run]] for of_runs in updates], generator=drawn(), device="cpu")[0]
+        # Random updates are drawn one after the other, so a run's depend on what is measured with it.
+        assert [replace(drift, control=None, control_norm=0) for drift in found] == [
+            replace(drift, control=None, control_norm=0) for drift in alone
+        ]
+
+
+@pytest.mark.parametrize(("out", "width"), [(192, 320), (320, 192)])
+def test_measures_at_the_sizes_of_a_model_are_those_of_full_decompositions(out: int, width: int) -> None:
+    """Against NumPy, on updates from one that changes no direction to one that replaces most."""
+    weight = torch.randn(out, width, generator=drawn(1), **EXACT) * torch.linspace(3, 0.1, width, **EXACT)
+    noise = torch.randn(out, width, generator=drawn(2), **EXACT)
+    tuned = [weight + size * noise for size in (0.01, 0.3, 1, 3)]
+    updates = [[WeightUpdate(Matrix("q", "query", 0, weight), change) for change in tuned]]
+    found = [drifts[0] for drifts in measure_updates(updates, generator=drawn(), device="cpu")]
+    base = np.linalg.svd(weight.numpy(), full_matrices=False)[0]
+    for drift, change in zip(found, tuned, strict=True):
+        values = np.linalg.svd((change - weight).numpy(), compute_uv=False)
+        np.testing.assert_allclose(drift.singular_values, values[:64], rtol=1e-6)
+        left, energies, _ = np.linalg.svd(change.numpy(), full_matrices=False)
+        is_new = np.abs(base.T @ left[:, :10]).max(axis=0) < 0.5
+        assert drift.intruders.count == is_new.sum()
+        assert drift.intruders.energy == pytest.approx(float((energies[:10] ** 2)[is_new].sum()), rel=1e-6)
+    assert [drift.intruders.count > 0 for drift in found] == [False, False, True, True]
+
+
+def test_measuring_leaves_torch_its_threads() -> None:
+    before = torch.get_num_threads()
+    measured(matrix_of(SPECTRUM, 60, 60), torch.ones(60, 60, **EXACT))
+    assert torch.get_num_threads() == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before
 
 
 # ----------------------------------------------------------------------------------------------------- exported runs
@@ -315,7 +383,7 @@ def test_a_full_runs_updates_are_the_differences_of_its_weights(base: BaseModel,
     method = full()
     directory = exported(base, method, tmp_path)
     tuned = dict(method.reload(directory, base=base).named_modules())
-    drifts = measure_updates(weight_updates(base, directory), generator=drawn(), device="cpu")
+    drifts = measured_export(base, directory)
     modules = dict(base.model.named_modules())
     linears = {"bert": 2 * 6 + 1, "roberta": 2 * 6, "llama": 2 * 7}  # BERT's checkpoint has a pooler
     assert len(drifts) == len(base_matrices(base)) == linears[base.model.config.model_type]
@@ -329,10 +397,7 @@ def test_a_merged_adapter_measures_what_the_adapter_does(base: BaseModel, tmp_pa
     method = lora(sites=["attention", "mlp"])
     adapter = exported(base, method, tmp_path / "adapter")
     method.merge(method.reload(adapter, base=base)).save_pretrained(tmp_path / "merged")
-    one, two = (
-        measure_updates(weight_updates(base, directory), generator=drawn(), device="cpu")
-        for directory in (adapter, tmp_path / "merged")
-    )
+    one, two = (measured_export(base, directory) for directory in (adapter, tmp_path / "merged"))
     for factored, dense in zip(one, two, strict=True):
         assert factored.update_norm == pytest.approx(dense.update_norm, rel=1e-5)
         assert factored.intruders.count == dense.intruders.count
@@ -344,20 +409,17 @@ def test_a_checkpoint_in_shards_measures_what_the_whole_does(base: BaseModel, tm
     whole = exported(base, method, tmp_path / "whole")
     method.reload(whole, base=base).save_pretrained(tmp_path / "shards", max_shard_size="20KB")  # type: ignore[operator]
     assert not (tmp_path / "shards" / "model.safetensors").exists()
-    one, two = (
-        measure_updates(weight_updates(base, directory), generator=drawn(), device="cpu")
-        for directory in (whole, tmp_path / "shards")
-    )
+    one, two = (measured_export(base, directory) for directory in (whole, tmp_path / "shards"))
     assert one == two
 
 
 def test_a_run_that_did_not_move_has_drifted_nowhere(base: BaseModel, tmp_path: Path) -> None:
     for name, method in (("lora", lora()), ("full", full())):
         directory = exported(base, method, tmp_path / name, moves=0)
-        drifts = measure_updates(weight_updates(base, directory), generator=drawn(), device="cpu")
+        drifts = measured_export(base, directory)
         assert not any(drift.changed for drift in drifts)
         assert set(summarise_drift(drifts).values()) == {0.0}
-        assert parameter_change(base, directory)[0] == 0
+        assert relative_parameter_change(base, directory, linear=drifts) == 0
 
 
 def test_the_change_of_all_parameters_counts_embeddings_and_norms(base: BaseModel, tmp_path: Path) -> None:
@@ -366,15 +428,19 @@ def test_the_change_of_all_parameters_counts_embeddings_and_norms(base: BaseMode
     tuned = dict(method.reload(directory, base=base).named_parameters())
     inside = {n: p for n, p in base.model.named_parameters() if not n.startswith(tuple(f"{h}." for h in base.head))}
     moved = math.hypot(*(float((tuned[n] - p).detach().double().norm()) for n, p in inside.items()))
-    assert parameter_change(base, directory)[0] == pytest.approx(moved)
-    linear = measure_updates(weight_updates(base, directory), generator=drawn(), device="cpu")
+    size = math.hypot(*(float(p.detach().double().norm()) for p in inside.values()))
+    linear = measured_export(base, directory)
+    assert relative_parameter_change(base, directory, linear=linear) == pytest.approx(moved / size)
     assert moved > summarise_drift(linear)["update_norm"]
 
 
 def test_an_adapter_changes_no_parameter_but_its_sites(base: BaseModel, tmp_path: Path) -> None:
     directory = exported(base, lora(), tmp_path)
-    drifts = measure_updates(weight_updates(base, directory), generator=drawn(), device="cpu")
-    assert parameter_change(base, directory)[0] == pytest.approx(summarise_drift(drifts)["update_norm"])
+    drifts = measured_export(base, directory)
+    inside = [p for n, p in base.model.named_parameters() if not n.startswith(tuple(f"{h}." for h in base.head))]
+    size = math.hypot(*(float(p.detach().double().norm()) for p in inside))
+    moved = summarise_drift(drifts)["update_norm"]
+    assert relative_parameter_change(base, directory, linear=drifts) == pytest.approx(moved / size)
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -382,7 +448,7 @@ def test_an_adapter_changes_no_parameter_but_its_sites(base: BaseModel, tmp_path
 
 def test_the_table_is_fit_for_the_measurements(base: BaseModel, tmp_path: Path) -> None:
     directory = exported(base, lora(), tmp_path)
-    table = weight_measurements(measure_updates(weight_updates(base, directory), generator=drawn(), device="cpu"))
+    table = weight_measurements(measured_export(base, directory))
     named = table.assign(run="r", model="m", task="t", method="lora", seed="1")
     assert len(validate_measurements(named)) == len(table)
     one = table[(table["site"] == "query") & (table["layer"] == 1)].set_index("metric")["value"]
@@ -394,9 +460,8 @@ def test_the_table_is_fit_for_the_measurements(base: BaseModel, tmp_path: Path) 
 def test_summaries_pool_norms_over_all_matrices_and_average_ranks_over_the_changed() -> None:
     drift = {"query": measured(SPECTRUM.diag(), 3 * torch.eye(20, **EXACT))}
     weight = torch.eye(20, **EXACT)
-    left = measure_updates(
-        [WeightUpdate(Matrix("blocks.0.k", "key", 0, weight), None)], generator=drawn(), device="cpu"
-    )
+    unchanged = WeightUpdate(Matrix("blocks.0.k", "key", 0, weight), None)
+    (left,) = measure_updates([[unchanged]], generator=drawn(), device="cpu")
     table = weight_measurements([drift["query"], *left])
     layer = table[table["site"].isna() & (table["layer"] == 0)].set_index("metric")["value"]
     overall = table[table["site"].isna() & table["layer"].isna()].set_index("metric")["value"]
@@ -409,7 +474,7 @@ def test_summaries_pool_norms_over_all_matrices_and_average_ranks_over_the_chang
 
 def test_matrices_outside_the_blocks_are_measured_once(base: BaseModel) -> None:
     outside = WeightUpdate(Matrix("pooler.dense", "pooler.dense", None, torch.eye(3)), 2 * torch.eye(3))
-    table = weight_measurements(measure_updates([outside], generator=drawn(), device="cpu"))
+    table = weight_measurements(measure_updates([[outside]], generator=drawn(), device="cpu")[0])
     assert not table.duplicated(["site", "layer", "metric"]).any()
 
 

@@ -30,7 +30,8 @@ from lorascope.study.spec import EarlyStopping, FullSpec, LoraSpec, ModelSpec, S
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
 from lorascope.training.member import Member
-from lorascope.training.run import prepared_model, train_gang
+from lorascope.training.preparation import prepared_model
+from lorascope.training.run import train_gang
 from lorascope.training.stepper import CapturedStepper, Stepper, is_causal
 from tiny import (
     ARCHITECTURES,
@@ -551,7 +552,11 @@ def test_a_run_that_is_looked_at_ends_as_it_would_have(
     tiny_columns(tmp_path / "validation", tiny_examples(30, seed=9), tokenizer)
     base = tiny_base(tiny_checkpoints[architecture])
     observer = Observer(
-        {"examples": 20, "pooling": "mean"}, base=base, task=tiny_task(), validation=tmp_path / "validation", warm={}
+        {"examples": 20, "pooling": {"bert": "token", "llama": "mean"}[architecture]},
+        base=base,
+        task=tiny_task(),
+        validation=tmp_path / "validation",
+        warm={},
     )
 
     def trained(*, is_looked_at: bool) -> list[Member]:

@@ -22,16 +22,17 @@ from lorascope.drift.attention import AttentionPatterns, compare_attention
 from lorascope.drift.extraction import extract_runs
 from lorascope.drift.forgetting import Forgetting, LanguageHead, TextLoss, text_loss
 from lorascope.drift.grams import Grams
-from lorascope.drift.probe import Probe
+from lorascope.drift.probe import Pooling, Probe, TokenSample
 from lorascope.drift.resampling import bootstrap_cka, bootstrap_counts
 from lorascope.drift.similarity import linear_cka_pairs
 from lorascope.drift.text import TextWindows
-from lorascope.drift.updates import parameter_change, weight_updates
+from lorascope.drift.updates import weight_updates
 from lorascope.drift.views import Points, View, distances, is_block_output, mean_drift
-from lorascope.drift.weights import measure_updates, weight_measurements
+from lorascope.drift.weights import measure_updates, relative_parameter_change, weight_measurements
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.stacked import view as view_of_run
+from lorascope.models.blocks import check_comparable
 from lorascope.training.hardware import synchronise
 
 if TYPE_CHECKING:
@@ -56,14 +57,20 @@ class Run:
 @dataclass(frozen=True)
 class ProbeOfBase:
     """Examples that all models look at, with what the base shows on them. split: "probe", or "probe:TASK" of another task.
-    left_out: layers that are constant there, in words."""
+    pooling: what a row of the features is. left_out: layers that are constant there, in words."""
 
     split: str
     probe: Probe
+    pooling: Pooling
     task: Any
     points: Points
     base: View
     left_out: list[str]
+
+    @property
+    def num_rows(self) -> int:
+        """Of the features: examples, or tokens."""
+        return len(self.pooling) if isinstance(self.pooling, TokenSample) else len(self.probe)
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ class Arm:
                 with self.watch.timing("extraction"):
                     features = extract_runs(
                         model, probe.probe.columns, runs=len(group), task=probe.task, sites=self.spec.sites,
-                        pad_token_id=self.base.pad_token_id, pooling=self.spec.pooling, precision=PRECISION,
+                        pad_token_id=self.base.pad_token_id, pooling=probe.pooling, precision=PRECISION,
                         names=[f"seed {run.seed}" for run in group],
                     )  # fmt: skip
                 for run, own in zip(group, features, strict=True):
@@ -152,6 +159,7 @@ class Arm:
         for run in self.runs:
             with self.watch.timing("loading"):
                 model = self.method.reload(run.export, base=self.base).to(self.device).eval()
+            check_comparable(model, self.base.model, name=f"the run of seed {run.seed}")
             yield [run], model
 
     def _note_distances(self, run: Run, probe: ProbeOfBase, features: Mapping[str, Tensor]) -> None:
@@ -199,19 +207,22 @@ class Arm:
         self._note(run, pd.DataFrame(rows, columns=["site", "layer", "metric", "value", "unit"]))
 
     def measure_weights(self, known_vectors: dict[str, Tensor]) -> None:
-        """The updates themselves. known_vectors: the base's singular vectors, kept for the next run of the same base."""
-        for run in self.runs:
-            with self.watch.timing("weights"):
-                found = measure_updates(
-                    weight_updates(self.base, run.export),
-                    generator=torch.Generator().manual_seed(_CONTROL_SEED),
-                    device=self.device,
-                    known_vectors=known_vectors,
-                )
-                table = weight_measurements(found)
-                moved, size = parameter_change(self.base, run.export)
+        """The updates themselves. known_vectors: the base's singular vectors, kept for the next arm of the same base."""
+        with self.watch.timing("weights"):
+            found = measure_updates(
+                zip(*(weight_updates(self.base, run.export) for run in self.runs), strict=True),
+                generator=torch.Generator().manual_seed(_CONTROL_SEED),
+                device=self.device,
+                known_vectors=known_vectors,
+            )
+            tables = [weight_measurements(drifts) for drifts in found]
+            shares = [
+                relative_parameter_change(self.base, run.export, linear=drifts)
+                for run, drifts in zip(self.runs, found, strict=True)
+            ]
+        for run, table, share in zip(self.runs, tables, shares, strict=True):
             # Embeddings, norms and biases included, which full fine-tuning moves too.
-            whole = [(None, None, "relative_parameter_change", moved / size, "fraction")]
+            whole = [(None, None, "relative_parameter_change", share, "fraction")]
             self._note(run, pd.DataFrame(whole, columns=["site", "layer", "metric", "value", "unit"]))
             is_spectrum = table["metric"].str.startswith("singular_value_")
             self._note(run, table[~is_spectrum])
@@ -225,6 +236,8 @@ class Arm:
             raise StudyError("no run of this arm could be measured: " + "; ".join(self.not_measured.values()))
         generator = np.random.default_rng([_BOOTSTRAP_SEED, len(probe.probe)])
         counts = bootstrap_counts(len(probe.probe), generator=generator, draws=self.spec.draws)
+        if isinstance(probe.pooling, TokenSample):  # tokens of one example come and go together
+            counts = counts[:, torch.from_numpy(probe.pooling.examples)]
         with self.watch.timing("bootstrap"):
             draws = [
                 1 - bootstrap_cka(base, [self.grams[run.id][site] for run in runs], counts=counts)
@@ -259,7 +272,7 @@ def keep_representations(out: Path, name: str, view: View) -> None:
 
 def neighbours(spec: DriftSpec, probe: ProbeOfBase) -> int:
     """k of the nearest neighbours: what was asked for, or what a smaller probe allows."""
-    return min(spec.neighbours, len(probe.probe) - 2)
+    return min(spec.neighbours, probe.num_rows - 2)
 
 
 def _one_of(model: nn.Module, group: Sequence[Run], index: int) -> nn.Module:

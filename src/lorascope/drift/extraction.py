@@ -9,7 +9,7 @@ rounding alone: 1 - debiased CKA on MRPC reaches 3e-4 with mean pooling and 7e-4
 5e-5 with mean pooling), and 0.7 at MiniLM's CLS token after the MLPs, whose outputs there hardly vary between examples.
 Other batches and padding give at most 4e-12 (6e-10 at those MLPs).
 
-Several LoRA runs of one base go through it together (`extract_gang`): their layers are stacked over runs.
+Several LoRA runs of one base go through it together (`extract_runs` of `stack_adapters`): their layers are stacked over runs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,8 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorascope.data.batches import evaluation_batches, padded_length
-from lorascope.drift.adapters import stack_adapters
-from lorascope.drift.probe import TokenSample
+from lorascope.drift.probe import Pooling, TokenSample
 from lorascope.errors import StudyError
 from lorascope.models.blocks import (
     FEATURE_SITES,
@@ -44,11 +42,7 @@ if TYPE_CHECKING:
 
     from lorascope.data.columns import Examples
     from lorascope.data.task import Task
-    from lorascope.models.loading import BaseModel
 
-Pooling = Literal["mean", "decision-token"] | TokenSample
-"""mean: over the real tokens of an example. decision-token: the one that a classification head reads, the last real token
-of a decoder, the first (CLS) of an encoder. A TokenSample: these tokens, each a row of its own."""
 Features = dict[str, Float[Tensor, "layers examples hidden"]]
 
 TOKENS_A_BATCH: Mapping[str, int] = {"cpu": 512, "cuda": 65536, "mps": 16384}
@@ -83,30 +77,6 @@ def extract(
     return features[0]
 
 
-def extract_gang(
-    base: BaseModel,
-    exports: Mapping[str, Path],
-    columns: Examples,
-    *,
-    task: Task,
-    sites: Sequence[str] = tuple(FEATURE_SITES),
-    pooling: Pooling = "mean",
-    precision: str = "fp32",
-    max_tokens: int | None = None,
-) -> dict[str, Features]:
-    """The features of several exported LoRA runs of one base, run's name -> what `extract` gives for it alone, to rounding.
-
-    exports: run's name -> its adapter in PEFT's format. Their sites, ranks and alphas may differ. One forward pass serves
-    all runs of a batch. Raises NotStackable for adapters that are not plain LoRA: read those one at a time.
-    """
-    model = stack_adapters(base, list(exports.values()))
-    features = extract_runs(
-        model, columns, runs=len(exports), task=task, pad_token_id=base.pad_token_id, sites=sites, pooling=pooling,
-        precision=precision, names=list(exports), max_tokens=max_tokens,
-    )  # fmt: skip
-    return dict(zip(exports, features, strict=True))
-
-
 @torch.no_grad()
 def extract_runs(
     model: nn.Module,
@@ -121,8 +91,8 @@ def extract_runs(
     names: Sequence[str],
     max_tokens: int | None = None,
 ) -> list[Features]:
-    """`extract` for a model whose batches are those of `runs` runs end to end (`stack_adapters`): one set a run. names:
-    what messages call the runs."""
+    """`extract` for a model whose batches are those of `runs` runs end to end (`stack_adapters`): what it would give for each
+    run alone, to rounding. names: what messages call the runs."""
     check_feature_sites(sites, model)
     plain, blocks = plain_model(model), find_blocks(model)
     device = next(plain.parameters()).device

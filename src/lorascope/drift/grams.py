@@ -8,7 +8,7 @@ With K = X X' over n examples,
   and <A, B> / (n (n - 3)) is the unbiased HSIC_1 of Song et al. (2012) that Nguyen et al. (2020, eq. 3) put
   into CKA.
 
-Everything else (all pairs of layers, bootstraps, permutations) is arithmetic on A.
+Everything else (all pairs of layers, bootstraps) is arithmetic on A.
 
 Where float64 matters. Drift is 1 - CKA, a small difference of nearly equal numbers, so every sum over examples is taken
 in float64. The products X X' need less: independent rounding errors of relative size e in A move a cosine near 1 by

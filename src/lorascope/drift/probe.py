@@ -8,7 +8,7 @@ model's tokenizer. In-task probes come from the task's test split, out-of-task p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -17,12 +17,14 @@ from lorascope.data.steps import ids_checksum
 from lorascope.errors import StudyError
 
 if TYPE_CHECKING:
-    from lorascope.data.columns import ColumnStore, ColumnSubset
+    from lorascope.data.columns import ColumnStore, ColumnSubset, Examples
 
 PROBE_EXAMPLES = 750
 LEAST_EXAMPLES = 4
 """Debiased HSIC divides by n (n - 3) (Song et al. 2012, eq. 5)."""
-PROBE_TOKENS = 2048
+PROBE_TOKENS = 1024
+"""Gram matrices have a row and a column for each: twice the memory of 750 examples."""
+_TOKENS_SEED = 0
 _EXAMPLES_STREAM, _TOKENS_STREAM = 0x70726F62, 0x746F6B65  # "prob", "toke": draws of one seed for different purposes
 
 
@@ -84,3 +86,13 @@ def choose_tokens(lengths: Int[np.ndarray, " examples"], cap: int = PROBE_TOKENS
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     examples = np.searchsorted(starts, chosen, side="right") - 1
     return TokenSample(examples, chosen - starts[examples])
+
+
+Pooling = Literal["mean", "decision-token"] | TokenSample
+"""What a row of features is. mean: over the real tokens of an example. decision-token: the one that a classification head
+reads, the last real token of a decoder, the first (CLS) of an encoder. A TokenSample: these tokens, each a row of its own."""
+
+
+def rows_of(pooling: Literal["mean", "decision-token", "token"], columns: Examples) -> Pooling:
+    """What a study's `pooling` means on these examples: "token" is a sample of their tokens."""
+    return choose_tokens(np.asarray(columns.lengths), seed=_TOKENS_SEED) if pooling == "token" else pooling

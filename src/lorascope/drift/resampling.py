@@ -1,4 +1,4 @@
-"""How far CKA would move with other examples (bootstrap) and without any relation (permutation), for many models at once.
+"""How far CKA would move with other examples: the bootstrap, for many models at once.
 
 A bootstrap resample is n examples drawn with replacement: counts w_i that sum to n. HSIC_1 averages over four different
 examples at a time; in a resample some of the n rows are copies of one example, and taking copies for different ones
@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64
 from torch import Tensor
 
 from lorascope.drift.grams import RESOLUTION, Grams
@@ -39,7 +39,6 @@ from lorascope.drift.similarity import check_comparable
 from lorascope.errors import StudyError
 
 NUM_DRAWS = 1000
-_VALUES_AT_ONCE = 2**25  # entries of permuted Gram matrices held at a time: 256 MB in float64
 
 
 def bootstrap_counts(
@@ -49,14 +48,6 @@ def bootstrap_counts(
     return torch.from_numpy(
         generator.multinomial(num_examples, np.full(num_examples, 1 / num_examples), draws)
     ).double()
-
-
-def bootstrap_mean(
-    values: Float[Tensor, "*rows examples"], counts: Float64[Tensor, "draws examples"]
-) -> Float64[Tensor, " draws *rows"]:
-    """The mean over the examples of each resample, for what has one value an example (cosine, overlap)."""
-    weights = counts.to(values.device)
-    return torch.movedim(values.double() @ (weights / weights.sum(1, keepdim=True)).T, -1, 0)
 
 
 def bootstrap_cka(
@@ -139,40 +130,3 @@ def _spread(
             hint="a few examples differ from all others there; take more examples, or leave the layer out",
         )
     return own
-
-
-def random_permutations(
-    num_examples: int, *, generator: np.random.Generator, draws: int = NUM_DRAWS
-) -> Int[Tensor, "draws examples"]:
-    """Random orders of the examples. On the CPU."""
-    return torch.from_numpy(generator.permuted(np.tile(np.arange(num_examples), (draws, 1)), axis=1))
-
-
-def permuted_cka(
-    base: Grams, models: Sequence[Grams], *, permutations: Int[Tensor, "draws examples"]
-) -> Float64[Tensor, "draws models layers"]:
-    """CKA of each model to the base whose examples are in another order: what no relation at all would give.
-
-    The base is the one permuted, so that its rows and columns are gathered once for all models; norms do not change.
-    """
-    for model in models:
-        check_comparable(base, model, same_layers=True)
-    n, device = base.num_examples, base.matrices.device
-    draws = base.matrices.new_empty(len(permutations), len(models), base.num_layers, dtype=torch.float64)
-    orders = permutations.to(device)
-    for layer in range(base.num_layers):
-        reference = base.matrices[layer].double()
-        others = torch.stack([model.matrices[layer].flatten() for model in models]).double()
-        norms = torch.stack([model.norms[layer] for model in models]) * base.norms[layer]
-        for start in range(0, len(orders), max(1, _VALUES_AT_ONCE // n**2)):
-            order = orders[start : start + max(1, _VALUES_AT_ONCE // n**2)]
-            moved = reference[order.unsqueeze(2), order.unsqueeze(1)].flatten(1)
-            draws[start : start + len(order), :, layer] = moved @ others.T / norms
-    return draws
-
-
-def permutation_p_values(
-    observed: Float64[Tensor, "models layers"], null: Float64[Tensor, "draws models layers"]
-) -> Float64[Tensor, "models layers"]:
-    """One-sided p of "no more alike than by chance": (1 + draws at least as high) / (1 + draws) (Phipson, Smyth 2010)."""
-    return (1 + (null >= observed).sum(0)).double() / (1 + len(null))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorascope.data.columns import ColumnStore
 from lorascope.drift.extraction import extract
-from lorascope.drift.probe import choose_probe
+from lorascope.drift.probe import Pooling, choose_probe, rows_of
 from lorascope.drift.views import Points, debiased_grams, drift_between
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ class Observer:
     def __init__(
         self, settings: Mapping[str, Any], *, base: BaseModel, task: Task, validation: Path, warm: dict[str, Any]
     ) -> None:
-        self._pooling, self._base, self._task = settings["pooling"], base, task
+        self._base, self._task = base, task
         self._probe = choose_probe(ColumnStore.open(validation), settings["examples"], seed=_SEED)
-        key = f"{validation.parent.name}:{self._probe.ids_sha256}:{self._pooling}:{warm.get('base_key')}"
+        self._pooling: Pooling = rows_of(settings["pooling"], self._probe.columns)
+        key = f"{validation.parent.name}:{self._probe.ids_sha256}:{settings['pooling']}:{warm.get('base_key')}"
         if warm.get("snapshots_key") != key:
             features = self._features(base.model, "the base")
             points = Points.of(features)

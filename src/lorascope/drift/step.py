@@ -31,7 +31,7 @@ from lorascope.drift.arm import (
 )
 from lorascope.drift.extraction import Features, extract
 from lorascope.drift.forgetting import load_language_head, text_loss
-from lorascope.drift.probe import choose_probe
+from lorascope.drift.probe import Pooling, choose_probe, rows_of
 from lorascope.drift.similarity import expected_biased_cka
 from lorascope.drift.text import WINDOW_TOKENS, causal_windows, masked_windows
 from lorascope.drift.views import Points, Row, View, debiased_grams, drift_between, mean_rows
@@ -43,7 +43,7 @@ from lorascope.models.loading import BaseModel
 from lorascope.study.measure import DriftSpec
 from lorascope.study.spec import Seeds
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
-from lorascope.training.run import base_for, make_deterministic, method_from_params, tokenizer_for
+from lorascope.training.preparation import base_for, make_deterministic, method_from_params, tokenizer_for
 
 _PROBE_SEED, _RANDOM_MODEL_SEED, _MASK_SEED = 0, 0, 0
 
@@ -100,11 +100,12 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
         "layers": {site: [layer for s, layer in probes[0].points if s == site] for site in probes[0].base.features},
         "left_out": {p.split: p.left_out for p in probes if p.left_out},
         "pooling": spec.pooling,
+        "num_rows": probes[0].num_rows,
         "precision": PRECISION,
         "neighbours": neighbours(spec, probes[0]),
         "draws": spec.draws,
         "hidden": hidden,
-        "expected_biased_cka": expected_biased_cka(len(probes[0].probe), hidden),
+        "expected_biased_cka": expected_biased_cka(probes[0].num_rows, hidden),
         "drift": {run.seed: arm.drift[run.id] for run in runs if run.id in arm.drift},
         "not_measured": arm.not_measured,
         "seconds": {part: round(seconds, 3) for part, seconds in watch.seconds.items()},
@@ -141,17 +142,20 @@ def _probe(context: StepContext, base: BaseModel, spec: DriftSpec, *, split: str
             del warm[stale]
         task = task_from_result(context.deps[f"{prefix}data"].result)
         probe = choose_probe(ColumnStore.open(tokens.path / "test"), spec.examples, seed=_PROBE_SEED)
-        features = _features(base.model, probe.columns, base, task, spec, name="the base")
+        pooling = rows_of(spec.pooling, probe.columns)
+        features = _features(base.model, probe.columns, base, task, spec, pooling=pooling, name="the base")
         points = Points.of(features)
-        warm[key] = ProbeOfBase(split, probe, task, points, View.of(features, points), points.left_out(features))
+        warm[key] = ProbeOfBase(
+            split, probe, pooling, task, points, View.of(features, points), points.left_out(features)
+        )
     return warm[key]
 
 
 def _features(
-    model: nn.Module, columns: Examples, base: BaseModel, task: Any, spec: DriftSpec, *, name: str
+    model: nn.Module, columns: Examples, base: BaseModel, task: Any, spec: DriftSpec, *, pooling: Pooling, name: str
 ) -> Features:
     return extract(
-        model, columns, task=task, pad_token_id=base.pad_token_id, sites=spec.sites, pooling=spec.pooling,
+        model, columns, task=task, pad_token_id=base.pad_token_id, sites=spec.sites, pooling=pooling,
         precision=PRECISION, name=name,
     )  # fmt: skip
 
@@ -164,9 +168,18 @@ def _fixed_references(
     if key not in context.warm:
         validation = ColumnStore.open(context.deps["tokens"].path / "validation")
         others = choose_probe(validation, len(probe.probe), seed=_PROBE_SEED)
-        count = min(len(others), len(probe.probe))
-        elsewhere = _features(base.model, others.columns, base, probe.task, spec, name="the base")
-        untrained = _features(_untrained(base), probe.probe.columns, base, probe.task, spec, name="an untrained model")
+        pooling = rows_of(spec.pooling, others.columns)
+        elsewhere = _features(base.model, others.columns, base, probe.task, spec, pooling=pooling, name="the base")
+        count = min(x.shape[1] for features in (elsewhere, probe.base.features) for x in features.values())
+        untrained = _features(
+            _untrained(base),
+            probe.probe.columns,
+            base,
+            probe.task,
+            spec,
+            pooling=probe.pooling,
+            name="an untrained model",
+        )
         pairs = {
             "other-examples": (
                 debiased_grams(probe.base.features, _all_of(probe.points), examples=count),

@@ -99,33 +99,6 @@ def weight_updates(base: BaseModel, directory: Path) -> Iterator[WeightUpdate]:
         yield WeightUpdate(matrix, export.change(matrix))
 
 
-@torch.no_grad()
-def parameter_change(base: BaseModel, directory: Path) -> tuple[float, float]:
-    """(||dtheta||, ||theta||): Euclidean norms over every parameter of the base, its embeddings, norms and biases
-    included and its head excluded. Full fine-tuning moves them all, so its linear weights alone would tell too little.
-    """
-    export = open_export(directory)
-    head = tuple(f"{name}." for name in base.head)
-    parameters = {name: p for name, p in base.model.named_parameters() if not name.startswith(head)}
-    total = sum(_square(p.detach()) for p in parameters.values())
-    if isinstance(export, _Adapter):
-        changes = [update.change for update in weight_updates(base, directory)]
-        moved = sum(_square_of_product(change) for change in changes if isinstance(change, LowRank))
-    else:
-        moved = sum(_square(p.detach().cpu().double() - export.tensor(name, p.shape)) for name, p in parameters.items())
-    return moved**0.5, total**0.5
-
-
-def _square(tensor: Tensor) -> float:
-    return float(tensor.detach().cpu().double().square().sum())
-
-
-def _square_of_product(change: LowRank) -> float:
-    """||left @ right||_F^2 = <left' left, right right'>."""
-    left, right = change.left.double(), change.right.double()
-    return float(((left.T @ left) * (right @ right.T)).sum())
-
-
 class _Checkpoint:
     """A plain checkpoint's tensors by name, whole or in shards."""
 
@@ -162,7 +135,11 @@ class _Checkpoint:
         return found
 
     def change(self, matrix: Matrix) -> Tensor | LowRank | None:
-        return self.tensor(f"{matrix.name}.weight", matrix.weight.shape)
+        return self.parameter(f"{matrix.name}.weight", matrix.weight.shape)
+
+    def parameter(self, name: str, shape: torch.Size) -> Tensor | None:
+        """A parameter as the run left it, None where it is the base's."""
+        return self.tensor(name, shape)
 
 
 class _Adapter(_Checkpoint):
@@ -200,6 +177,9 @@ class _Adapter(_Checkpoint):
         left = self.tensor(f"{key}.lora_B.weight", torch.Size((out, rank)))
         right = self.tensor(f"{key}.lora_A.weight", torch.Size((rank, width)))
         return LowRank(left.double() * (self.config["lora_alpha"] / rank), right)
+
+    def parameter(self, name: str, shape: torch.Size) -> None:
+        return None
 
 
 def open_export(directory: Path) -> _Checkpoint:

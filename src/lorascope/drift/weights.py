@@ -1,22 +1,25 @@
 """Weight-space drift: how large a run's updates are, how many directions they use, and whether those are new.
 
-Everything follows from singular values and left singular vectors (drift/spectra.py), in float64 and batched over
-matrices of equal shape. A matrix that a run left alone has every measure 0: a stable or an effective rank is at most the
-rank of what it measures, and an update without a direction makes no intruder.
+Everything follows from singular values and left singular vectors (drift/spectra.py), in float64. Each matrix is one core's,
+with all runs of the arm, so that the base's part is done once. A matrix that a run left alone has every measure 0: a stable
+or an effective rank is at most the rank of what it measures, and an update without a direction makes no intruder.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorascope.drift.grams import on_double_device
 from lorascope.drift.spectra import (
     INTRUDER_THRESHOLD,
     TOP_VECTORS,
@@ -28,13 +31,17 @@ from lorascope.drift.spectra import (
     singular_values,
     stable_rank,
 )
-from lorascope.drift.updates import LowRank, Matrix, WeightUpdate
+from lorascope.drift.updates import LowRank, Matrix, WeightUpdate, open_export
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
+    from lorascope.models.loading import BaseModel
+
 SPECTRUM_LENGTH = 64
-_CUDA_BATCH_BYTES, _OTHER_BATCH_BYTES = 2**28, 2**27  # of one float64 stack of weights; up to ten exist at a time
+_ITEMS_A_CORE = 4  # read at a time; a core holds the few float64 copies of the one that it is at
 
 
 @dataclass(frozen=True)
@@ -64,104 +71,135 @@ class MatrixDrift:
 
 
 @dataclass(frozen=True)
-class _Item:
-    """One changed matrix on its way into a batch. control: the random update, of any size."""
+class _Changed:
+    """A matrix with what runs made of it. changes: all dense, or all adapters of one rank. control: the random update, of
+    any size."""
 
     position: int
     matrix: Matrix
-    change: Tensor | LowRank
+    runs: Sequence[int]
+    changes: Sequence[Tensor | LowRank]
     control: Tensor | LowRank
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class _Settings:
+    device: str
+    top: int
+    threshold: float
+    known: MutableMapping[str, Tensor] | None
+
+
 def measure_updates(
-    updates: Iterable[WeightUpdate],
+    updates: Iterable[Sequence[WeightUpdate]],
     *,
     generator: torch.Generator,
     device: str,
     top: int = TOP_VECTORS,
     threshold: float = INTRUDER_THRESHOLD,
     known_vectors: MutableMapping[str, Tensor] | None = None,
-) -> list[MatrixDrift]:
-    """The measures of each update, in the order of `updates`.
+) -> list[list[MatrixDrift]]:
+    """The measures of each run's updates, in the order of the matrices.
 
-    generator: a CPU generator, from which the random updates are drawn in that order (a Gaussian matrix; for an adapter
-    a product of Gaussian factors of its rank). device: where to compute; float64 of "mps" is computed on the CPU.
-    top, threshold: k and epsilon of the intruder dimensions. known_vectors: keeps the base's left singular vectors
-    (name -> float32 [out, min(out, in)]) for the next run of the same base, at about the size of its weights.
+    updates: of each matrix, one a run. generator: a CPU generator, from which the random updates are drawn in that order
+    (a Gaussian matrix; for adapters a product of Gaussian factors of their rank), the same for all runs. device: where
+    products are taken; float64 of "mps" is computed on the CPU. top, threshold: k and epsilon of the intruder dimensions.
+    known_vectors: keeps the base's left singular vectors (name -> float32 [out, min(out, in)]) for the next runs of the
+    same base, at about the size of its weights.
     """
-    exact = "cpu" if device.startswith("mps") else device
-    largest = _CUDA_BATCH_BYTES if exact.startswith("cuda") else _OTHER_BATCH_BYTES
-    found: dict[int, MatrixDrift] = {}
-    waiting: dict[object, list[_Item]] = defaultdict(list)
-    known = known_vectors
+    settings = _Settings("cpu" if device.startswith("mps") else device, top, threshold, known_vectors)
+    found: list[dict[int, MatrixDrift]] = []
 
-    def measure(items: list[_Item]) -> None:
-        measured = _measure_batch(items, exact, top, threshold, known)
-        found.update(zip((item.position for item in items), measured, strict=True))
+    def changed() -> Iterator[_Changed]:
+        for position, of_runs in enumerate(updates):
+            found.extend({} for _ in of_runs[len(found) :])
+            for run, update in enumerate(of_runs):
+                if update.change is None:
+                    found[run][position] = _unchanged(update.matrix)
+            yield from _by_rank(position, of_runs, generator)
 
-    for position, update in enumerate(updates):
-        if update.change is None:
-            found[position] = _unchanged(update.matrix)
-            continue
-        item = _Item(position, update.matrix, update.change, _random_like(update, generator))
-        shape, rank = update.matrix.weight.shape, _rank(update.change)
-        group = waiting[shape, rank]
-        group.append(item)
-        if (len(group) + 1) * shape.numel() * 8 > largest:
-            measure(waiting.pop((shape, rank)))
-    for group in waiting.values():
-        measure(group)
-    return [found[position] for position in sorted(found)]
+    for item, drifts in _on_all_cores(lambda item: _measure(item, settings), changed()):
+        for run, drift in zip(item.runs, drifts, strict=True):
+            found[run][item.position] = drift
+    return [[of_run[position] for position in sorted(of_run)] for of_run in found]
 
 
-def _measure_batch(
-    items: Sequence[_Item], device: str, top: int, threshold: float, known: MutableMapping[str, Tensor] | None
-) -> list[MatrixDrift]:
-    weights = _stack([item.matrix.weight for item in items], device)
-    update, values = _dense_and_spectrum([item.change for item in items], weights, device)
-    norms = values.norm(dim=-1)
-    random, random_values = _dense_and_spectrum([item.control for item in items], torch.zeros_like(weights), device)
-    random = random * (norms / random_values.norm(dim=-1))[:, None, None]
-    vectors = _base_vectors(items, weights, known)
-    intruders, control = (
-        find_intruders(vectors, weights + change, top=top, threshold=threshold) for change in (update, random)
-    )
-    weight_norms, tuned_norms, control_norms = (
-        torch.linalg.matrix_norm(matrices).tolist() for matrices in (weights, weights + update, weights + random)
-    )
-    stable, effective = stable_rank(values).tolist(), effective_rank(values).tolist()
-    nothing = Intruders(0, 0.0)
-    return [
-        MatrixDrift(
-            name=item.matrix.name,
-            site=item.matrix.site,
-            layer=item.matrix.layer,
-            weight_norm=weight_norms[i],
-            update_norm=norm,
-            tuned_norm=tuned_norms[i],
-            control_norm=control_norms[i],
-            stable_rank=stable[i],
-            effective_rank=effective[i],
-            singular_values=tuple(values[i, :SPECTRUM_LENGTH].tolist()) if norm else (),
-            rank=_rank(item.change),
-            intruders=intruders[i] if norm else nothing,
-            control=control[i] if norm else nothing,
+def _by_rank(position: int, updates: Sequence[WeightUpdate], generator: torch.Generator) -> Iterator[_Changed]:
+    """The runs that changed a matrix, those of one rank together: they share a random update."""
+    runs: dict[int | None, list[int]] = defaultdict(list)
+    for run, update in enumerate(updates):
+        if update.change is not None:
+            runs[_rank(update.change)].append(run)
+    for alike in runs.values():
+        first, changes = (
+            updates[alike[0]],
+            [update.change for run in alike if (update := updates[run]).change is not None],
         )
-        for i, (item, norm) in enumerate(zip(items, norms.tolist(), strict=True))
-    ]
+        yield _Changed(position, first.matrix, alike, changes, _random_like(first, generator))
+
+
+def _on_all_cores(
+    measure: Callable[[_Changed], list[MatrixDrift]], items: Iterator[_Changed]
+) -> Iterator[tuple[_Changed, list[MatrixDrift]]]:
+    """Each item measured, a matrix a core: decompositions of this size gain little from several. As many cores as torch may
+    use threads."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            while some := list(islice(items, _ITEMS_A_CORE * threads)):
+                yield from zip(some, pool.map(measure, some), strict=True)
+    finally:
+        torch.set_num_threads(threads)  # what threads that are yet to come begin with
+
+
+@torch.no_grad()
+def _measure(item: _Changed, settings: _Settings) -> list[MatrixDrift]:
+    """The measures of one matrix, one a run."""
+    weight = _double(item.matrix.weight, settings)
+    vectors = _base_vectors(item.matrix.name, weight, settings)
+    control = _dense(item.control, settings)
+    return [_measure_change(item, change, weight, vectors, control, settings) for change in item.changes]
+
+
+def _measure_change(
+    item: _Changed, change: Tensor | LowRank, weight: Tensor, vectors: Tensor, control: Tensor, settings: _Settings
+) -> MatrixDrift:
+    if isinstance(change, LowRank):
+        tuned = weight + _dense(change, settings)
+        values = low_rank_singular_values(change.left, change.right)
+    else:
+        tuned = _dense(change, settings)
+        values = singular_values(tuned - weight)
+    norm, moved = float(values.norm()), values.any()
+    if not moved:
+        return replace(_unchanged(item.matrix), rank=_rank(change))
+    random = weight + control * (norm / control.norm())
+    tuned_intruders, random_intruders = (
+        find_intruders(vectors, matrix, top=settings.top, threshold=settings.threshold) for matrix in (tuned, random)
+    )
+    return MatrixDrift(
+        name=item.matrix.name,
+        site=item.matrix.site,
+        layer=item.matrix.layer,
+        weight_norm=float(weight.norm()),
+        update_norm=norm,
+        tuned_norm=float(tuned.norm()),
+        control_norm=float(random.norm()),
+        stable_rank=float(stable_rank(values)),
+        effective_rank=float(effective_rank(values)),
+        singular_values=tuple(values[:SPECTRUM_LENGTH].tolist()),
+        rank=_rank(change),
+        intruders=tuned_intruders[0],
+        control=random_intruders[0],
+    )
 
 
 def _unchanged(matrix: Matrix) -> MatrixDrift:
-    norm = float(matrix.weight.cpu().double().norm())
+    norm = float(on_double_device(matrix.weight).double().norm())
     nothing = Intruders(0, 0.0)
     return MatrixDrift(
         matrix.name, matrix.site, matrix.layer, norm, 0.0, norm, norm, 0.0, 0.0, (), None, nothing, nothing
     )  # fmt: skip
-
-
-def _stack(tensors: Sequence[Tensor], device: str) -> Tensor:
-    return torch.stack([tensor.detach().to(device).double() for tensor in tensors])
 
 
 def _rank(change: Tensor | LowRank) -> int | None:
@@ -177,28 +215,45 @@ def _random_like(update: WeightUpdate, generator: torch.Generator) -> Tensor | L
     return LowRank(torch.randn(out, rank, generator=generator), torch.randn(rank, width, generator=generator))
 
 
-def _dense_and_spectrum(
-    changes: Sequence[Tensor | LowRank], origin: Float[Tensor, "matrices out in"], device: str
-) -> tuple[Float[Tensor, "matrices out in"], Float[Tensor, "matrices values"]]:
-    """The updates, to be added to weights, and their singular values. origin: what a dense change is the sequel of."""
-    factors = [change for change in changes if isinstance(change, LowRank)]
-    if factors:
-        left, right = (_stack([getattr(f, side) for f in factors], device) for side in ("left", "right"))
-        return left @ right, low_rank_singular_values(left, right)
-    update = _stack([change for change in changes if isinstance(change, Tensor)], device) - origin
-    return update, singular_values(update)
+def _double(tensor: Tensor, settings: _Settings) -> Tensor:
+    return tensor.detach().to(settings.device).double()
 
 
-def _base_vectors(
-    items: Sequence[_Item], weights: Tensor, known: MutableMapping[str, Tensor] | None
-) -> Float[Tensor, "matrices out in"]:
-    names = [item.matrix.name for item in items]
-    if known is not None and all(name in known for name in names):
-        return _stack([known[name] for name in names], str(weights.device))
-    vectors, _ = left_singular_vectors(weights)
-    if known is not None:
-        known.update(zip(names, vectors.float(), strict=True))
+def _dense(change: Tensor | LowRank, settings: _Settings) -> Float[Tensor, "out in"]:
+    """A change as it is, or the product of its factors."""
+    if isinstance(change, LowRank):
+        return _double(change.left, settings) @ _double(change.right, settings)
+    return _double(change, settings)
+
+
+def _base_vectors(name: str, weight: Float[Tensor, "out in"], settings: _Settings) -> Float[Tensor, "out n"]:
+    if settings.known is not None and name in settings.known:
+        return settings.known[name]
+    vectors = left_singular_vectors(weight)[0].float()
+    if settings.known is not None:
+        settings.known[name] = vectors
     return vectors
+
+
+@torch.no_grad()
+def relative_parameter_change(base: BaseModel, directory: Path, *, linear: Sequence[MatrixDrift]) -> float:
+    """||dtheta|| / ||theta|| over every parameter of the base, its embeddings, norms and biases included and its head
+    excluded. Full fine-tuning moves them all, so its linear weights alone would tell too little.
+
+    linear: what the run exported to `directory` made of the linear weights, which are not read again.
+    """
+    export, head = open_export(directory), tuple(f"{name}." for name in base.head)
+    measured = {f"{drift.name}.weight" for drift in linear}
+    moved = math.fsum(drift.update_norm**2 for drift in linear)
+    total = math.fsum(drift.weight_norm**2 for drift in linear)
+    for name, parameter in base.model.named_parameters():
+        if name in measured or name.startswith(head):
+            continue
+        before, after = on_double_device(parameter).double(), export.parameter(name, parameter.shape)
+        total += float(before.square().sum())
+        if after is not None:
+            moved += float((after.to(before.device) - before).square().sum())
+    return (moved / total) ** 0.5
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

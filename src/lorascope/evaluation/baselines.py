@@ -17,7 +17,7 @@ from lorascope.engine.context import StepContext
 from lorascope.errors import GateFailure
 from lorascope.evaluation.evaluate import ids_sha256
 from lorascope.training.predict import autocast, batches_in_order, model_inputs
-from lorascope.training.run import base_for, make_deterministic
+from lorascope.training.preparation import base_for, make_deterministic
 
 RANDOM_SEEDS = (42, 1337, 2024, 3407, 5489)
 

@@ -20,7 +20,8 @@ from lorascope.engine.context import StepContext
 from lorascope.errors import GateFailure
 from lorascope.evaluation.sanity import Gate
 from lorascope.training.predict import logits_of, predict, scores
-from lorascope.training.run import REFERENCE_EXAMPLES, base_for, make_deterministic, method_from_params
+from lorascope.training.preparation import base_for, make_deterministic, method_from_params
+from lorascope.training.result import REFERENCE_EXAMPLES
 
 # Largest difference of a class probability, and the share of changed decisions, that rounding explains.
 _RELOAD_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}

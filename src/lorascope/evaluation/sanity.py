@@ -27,7 +27,8 @@ from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.gang import Gang
 from lorascope.training.member import Member
 from lorascope.training.predict import logits_of, predict
-from lorascope.training.run import base_for, make_deterministic, method_from_params, out_of_memory, prepared_model
+from lorascope.training.preparation import base_for, make_deterministic, method_from_params, prepared_model
+from lorascope.training.run import out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

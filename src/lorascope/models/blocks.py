@@ -148,45 +148,23 @@ def check_feature_sites(sites: Sequence[str], model: nn.Module) -> None:
             )
 
 
-@dataclass(frozen=True)
-class FeatureShape:
-    """What two models must share for their features to be compared. name: the model's, for messages. tokenizer: whatever
-    identifies how its examples became tokens (the id of the `tokens` step, a checksum)."""
-
-    name: str
-    num_layers: int
-    hidden_size: int
-    vocabulary_size: int
-    tokenizer: str | None = None
-
-
-def feature_shape(model: nn.Module, *, name: str, tokenizer: str | None = None) -> FeatureShape:
-    """The shape of a loaded model's features. The vocabulary's size is that of its embedding table."""
-    plain = plain_model(model)
-    layers = len(find_blocks(plain).blocks)
-    return FeatureShape(name, layers, plain.config.hidden_size, plain.config.vocab_size, tokenizer)
-
-
-def check_comparable(first: FeatureShape, second: FeatureShape) -> None:
-    """Raises StudyError with the reason if the two models' features cannot be compared layer by layer."""
-    reasons = {
-        "depth": (first.num_layers, second.num_layers, "blocks"),
-        "width": (first.hidden_size, second.hidden_size, "features"),
-        "vocabulary": (first.vocabulary_size, second.vocabulary_size, "tokens"),
+def check_comparable(model: nn.Module, base: nn.Module, *, name: str) -> None:
+    """Raises StudyError with the reason if the features of a model cannot be compared with its base's layer by layer. name:
+    what messages call the model."""
+    sizes = {
+        what: [read(plain_model(m)) for m in (model, base)]
+        for what, read in (
+            ("blocks", lambda plain: len(find_blocks(plain).blocks)),
+            ("features", lambda plain: plain.config.hidden_size),
+            ("tokens in its vocabulary", lambda plain: plain.config.vocab_size),
+        )
     }
-    for what, (ours, theirs, unit) in reasons.items():
-        if ours != theirs:
+    for what, (found, expected) in sizes.items():
+        if found != expected:
             raise StudyError(
-                f"the features of {first.name} and {second.name} cannot be compared: they differ in {what} "
-                f"({ours} and {theirs} {unit})",
+                f"{name} cannot be compared with the base: it has {found} {what}, the base {expected}",
                 hint="drift compares a fine-tuned model with the base it came from, layer by layer",
             )
-    if first.tokenizer != second.tokenizer:
-        raise StudyError(
-            f"the features of {first.name} and {second.name} cannot be compared: their tokenizers differ, so the same "
-            "text becomes other tokens",
-            hint="drift compares a fine-tuned model with the base it came from, on the same tokens",
-        )
 
 
 def _stack(model: PreTrainedModel, parts: BlockParts | None) -> nn.ModuleList:

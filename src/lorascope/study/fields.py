@@ -183,8 +183,8 @@ _SERVING: Fields = {
 _DRIFT: Fields = {
     "examples": "Probe examples, drawn from the test split by a fixed seed; all of it if it has fewer.",
     "sites": "Where features are read: the residual stream after each block, what attention adds to it, what the MLP adds.",
-    "pooling": "`mean` over an example's real tokens, or the `decision-token` that a classifier reads (last of a "
-    "decoder, first of an encoder).",
+    "pooling": "`mean` over an example's real tokens, the `decision-token` that a classifier reads (last of a "
+    "decoder, first of an encoder), or `token`: at most 1,024 single tokens of the examples, drawn by a fixed seed.",
     "draws": "Bootstrap resamples of the probe examples, from which intervals are made.",
     "neighbours": "How many nearest neighbours of an example are compared (mutual k-NN).",
     "attention_examples": "Probe examples on which attention patterns are compared; 0 for none. The work grows with "

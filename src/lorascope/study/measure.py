@@ -25,7 +25,7 @@ class DriftSpec(Spec):
         "attention",
         "mlp",
     )
-    pooling: Literal["mean", "decision-token"] = "mean"
+    pooling: Literal["mean", "decision-token", "token"] = "mean"
     draws: Annotated[int, Field(ge=100)] = 1000
     neighbours: Annotated[int, Field(ge=1)] = 10
     attention_examples: Annotated[int, Field(ge=0)] = 64

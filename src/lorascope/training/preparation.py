@@ -1,0 +1,81 @@
+"""What steps that touch a model prepare alike: its base and tokenizer from the worker's memory, the method of their
+parameters, a model ready to train, and deterministic kernels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from lorascope.engine.context import StepContext
+from lorascope.methods.base import Method, NotStackable
+from lorascope.methods.dropout import DropoutStreams, replace_dropouts
+from lorascope.models.loading import BaseModel, load_base
+from lorascope.models.tokenizer import load_tokenizer
+from lorascope.registry import METHODS, resolve
+from lorascope.study.spec import MethodSpec, Seeds
+
+
+def method_from_params(params: Mapping[str, Any]) -> Method:
+    """The method whose spec a step carries."""
+    from pydantic import TypeAdapter
+
+    spec = TypeAdapter(MethodSpec).validate_python({**params, "name": params["kind"]})
+    return resolve(METHODS, spec.kind)(spec)
+
+
+def base_for(context: StepContext, task: Any) -> BaseModel:
+    """The step's base model with the task's head, warm if the step before used it."""
+    params, locations = context.step.params, context.step.locations
+    tokenizer = tokenizer_for(context)
+    return load_base(
+        params["model"],
+        head=task.head,
+        head_config=task.head_config(),
+        pad_token_id=tokenizer.pad_token_id,
+        device=context.device,
+        locations=locations,
+        cache_dir=context.cache_dir,
+        warm=context.warm,
+    )
+
+
+def tokenizer_for(context: StepContext) -> Any:
+    """The step's tokenizer, kept warm."""
+    key = f"tokenizer:{sorted(context.step.params['model'].items())}"
+    if key not in context.warm:
+        context.warm[key] = load_tokenizer(
+            context.step.params["model"], locations=context.step.locations, cache_dir=context.cache_dir
+        )
+    return context.warm[key]
+
+
+def prepared_model(
+    base: BaseModel, methods: Sequence[Method], seeds: Sequence[Seeds]
+) -> tuple[PreTrainedModel, DropoutStreams]:
+    """The model of one run, or of a gang, ready to train, and the streams of its dropout masks (`model.streams` too).
+
+    methods, seeds: one of each a run; the methods are alike in kind and sites. Each run's head and method are drawn from
+    its initialisation seed, as they would be alone. Raises NotStackable where the runs cannot be trained together.
+    """
+    first, generators = methods[0], [torch.Generator().manual_seed(s.initialisation) for s in seeds]
+    if len(methods) > 1 and not first.stacks:
+        raise NotStackable(f"{type(first).__name__} trains one run at a time")
+    specs = {"specs": [method.spec for method in methods]} if first.stacks else {}
+    model = base.copy(generators[0], share_frozen=first.shares_base)
+    first.prepare(model, head=base.head, generators=generators, **specs)
+    streams = DropoutStreams(len(methods), base.device)
+    replace_dropouts(model, streams)
+    return model, streams
+
+
+def make_deterministic(device: str) -> None:
+    """Chooses deterministic kernels on CUDA where they exist (CPU kernels already are). Whether that was enough, the
+    gate "same seed, same losses" shows."""
+    if device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] - debugging aid, slow

@@ -1,0 +1,81 @@
+"""What a finished run leaves: its files in the step's output, and the figures of its record.
+
+`export/` (adapter or checkpoint, with tokenizer), `curves.parquet`, `losses.npy` (every update), `snapshots.parquet` where
+the study takes any, `validation_predictions.parquet`, and `reference_logits.npy`: the logits of the model in memory on a few
+validation examples, which the `evaluate` step must find again in the exported one.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from lorascope.training.gang import Gang
+from lorascope.training.hardware import peak_flops
+from lorascope.training.predict import logits_of, predict, scores
+from lorascope.training.preparation import tokenizer_for
+
+if TYPE_CHECKING:
+    from lorascope.training.run import Run
+
+REFERENCE_EXAMPLES = 64
+
+
+def commit_result(run: Run, model: PreTrainedModel, gang: Gang) -> dict[str, Any]:
+    """Writes the run's files; the record's figures."""
+    context, member, base = run.context, run.member, run.base
+    method, task, progress = member.method, member.task, member.progress
+    predictions = predict(model, task, run.validation, **run.reading)
+    _write_files(run, model, predictions)
+    rows = np.arange(min(REFERENCE_EXAMPLES, len(run.validation)))
+    logits = logits_of(model, task, run.validation, rows=rows, **run.reading)
+    np.save(context.out / "reference_logits.npy", logits)
+    flops = method.flops_per_parameter * linear_parameters(base.model)
+    peak = peak_flops(context.device, precision=member.train.precision, warm=context.warm)
+    measured = member.meters.summary(flops_per_token=flops, peak=peak)
+    # The pristine weights stay on the device for the next run; one that has weights of its own does not need them.
+    is_idle = context.device.startswith("cuda") and not method.shares_base
+    idle = sum(p.numel() * p.element_size() for p in base.model.parameters()) if is_idle else 0
+    gang_peak = measured["peak_memory_bytes"] - idle
+    is_probed = run.alone is not None and measured["gang"] > 1
+    measured["peak_memory_bytes"] = run.alone.peak_bytes - idle if is_probed and run.alone else gang_peak
+    return {
+        "validation": scores(task, predictions),
+        "best_update": progress.best_update,
+        "best_epoch": progress.best_update / member.updates_per_epoch,
+        "updates": progress.update,
+        "epochs": progress.update / member.updates_per_epoch,
+        "planned_updates": member.total_updates,
+        "stopped_early": progress.stopped_early,
+        "resumed": progress.resumed,
+        "trainable_parameters": method.expected_parameters(base.model, head=base.head),
+        "total_parameters": sum(p.numel() for p in base.model.parameters()),
+        "export_bytes": sum(f.stat().st_size for f in (context.out / "export").iterdir() if f.suffix == ".safetensors"),
+        "device": context.device.partition(":")[0],
+        "step": gang.describe_step(),
+        **measured,
+        "gang_peak_memory_bytes": gang_peak,
+        "total_seconds": time.perf_counter() - run.started,
+    }
+
+
+def _write_files(run: Run, model: PreTrainedModel, predictions: Any) -> None:
+    import pandas as pd
+
+    out, progress = run.context.out, run.member.progress
+    run.member.method.export(model, out / "export", base=run.base)
+    tokenizer_for(run.context).save_pretrained(out / "export")
+    pd.DataFrame(progress.curve).to_parquet(out / "curves.parquet", index=False)
+    if progress.snapshots:
+        pd.DataFrame(progress.snapshots).to_parquet(out / "snapshots.parquet", index=False)
+    predictions.to_parquet(out / "validation_predictions.parquet", index=False)
+    np.save(out / "losses.npy", np.asarray(progress.losses, dtype=np.float32))
+
+
+def linear_parameters(model: torch.nn.Module) -> int:
+    """The N of "6N FLOPs a token": weights of linear layers, embeddings not counted (Kaplan et al. 2020)."""
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
