@@ -7,6 +7,7 @@ memory, load time and latency those of that arm alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -350,10 +351,8 @@ class EngineProcess:
         except (OSError, subprocess.TimeoutExpired):
             pass  # it does not listen: it is killed below, like whatever it may have left behind
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
             process.stdin.close()
             process.stdout.close()

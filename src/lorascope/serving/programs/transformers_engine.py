@@ -181,9 +181,7 @@ class Sampler(LogitsProcessor):
 
 
 def load_model(config: dict[str, Any]) -> Any:
-    factory = (
-        AutoModelForCausalLM if config["workload"] == "generation" else AutoModelForSequenceClassification
-    )
+    factory = AutoModelForCausalLM if config["workload"] == "generation" else AutoModelForSequenceClassification
     try:
         model = factory.from_pretrained(config["model"], dtype=getattr(torch, config["dtype"]))
     except (OSError, ValueError) as error:

@@ -5,6 +5,9 @@ only when nothing runs. Options are vLLM's own names: lower case for arguments o
 upper case for its environment variables (`VLLM_LORA_ENABLE_DUAL_STREAM`).
 """
 
+# pyright: reportMissingImports=false
+# (vLLM lives in an environment of its own)
+
 from __future__ import annotations
 
 import dataclasses
@@ -94,11 +97,15 @@ class VLLM:
 
     def _add(self, request: dict[str, Any]) -> str:
         name = str(request["id"])
+        if request["adapter"] is None and self._adapters and self._config["device"] == "cpu":
+            # Its CPU kernels index the slots with -1 for "none" and so take the last slot's adapter (seen in 0.32.0).
+            text = (
+                "vLLM on a CPU computes a request without an adapter with one of its adapters: serve it from an engine"
+            )
+            raise wire.EngineError("engine", f"{text} that has none")
         adapter = None if request["adapter"] is None else self._adapters[request["adapter"]]
-        if self._config["workload"] == "generation":
-            parameters = sampling_parameters(request)
-        else:
-            parameters = pooling_parameters()
+        is_generation = self._config["workload"] == "generation"
+        parameters = sampling_parameters(request) if is_generation else pooling_parameters()
         self._engine.add_request(name, {"prompt_token_ids": request["prompt"]}, parameters, lora_request=adapter)
         return name
 
@@ -233,8 +240,7 @@ def sampling_parameters(request: dict[str, Any]) -> Any:
 
     return SamplingParams(
         max_tokens=request["output_tokens"],
-        min_tokens=request["output_tokens"],
-        ignore_eos=True,
+        ignore_eos=True,  # and no min_tokens, which would forbid the end token as a choice: other tokens than the model's
         temperature=request["temperature"],
         seed=request["seed"],
         detokenize=False,

@@ -30,7 +30,13 @@ clock = time.perf_counter
 
 _PARENT_CHECK_S = 0.5
 _NUM_ERROR_LINES = 6
-_OUT_OF_MEMORY = ("out of memory", "OutOfMemory", "No available memory", "Cannot allocate memory", "Free memory on device")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "OutOfMemory",
+    "No available memory",
+    "Cannot allocate memory",
+    "Free memory on device",
+)
 
 
 class EngineError(Exception):
@@ -173,9 +179,7 @@ def process_memory(process: int | str = "self") -> dict[str, int]:
         fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
         resident, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
     else:  # macOS: ru_maxrss is in bytes there
-        shown = subprocess.run(
-            ["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=True
-        )
+        shown = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=True)
         resident, peak = int(shown.stdout) * 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"process_bytes": resident, "peak_process_bytes": peak}
 
