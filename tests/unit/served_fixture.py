@@ -138,6 +138,7 @@ def served_facts(arms: Sequence[str] = ARMS, *, repeats: int = 5, workloads: Seq
                 facts.append(
                     {"model": model, "arm": arms[place], "repeat": repeat, "workload": workload, "setting": "default",
                      "engine": "vllm", "versions": {"vllm": "0.32.0", "torch": "2.13.0"}, "device_name": "CPU, 2 cores",
+             "device": "cpu",
                      "settings": {"enforce_eager": True, "prefix_cache": False, "max_lora_rank": 8, "dtype": "float32"},
                      "head": "model", "notes": [], "order": order}
                 )  # fmt: skip

@@ -158,8 +158,8 @@ def test_every_study_that_ships_loads(path: Path) -> None:
     assert study.name == path.stem.replace("_", "-")
 
 
-def test_the_three_studies_are_there() -> None:
-    assert [path.stem for path in STUDIES] == ["classification", "paper_glue", "quickstart"]
+def test_the_four_studies_are_there() -> None:
+    assert [path.stem for path in STUDIES] == ["classification", "deployment", "paper_glue", "quickstart"]
 
 
 def test_every_field_of_a_study_is_described() -> None:

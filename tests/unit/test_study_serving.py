@@ -82,11 +82,6 @@ def test_serving_may_be_asked_for_in_a_word(tmp_path: Path) -> None:
             "  hint: remove it, or give fewer slots than adapters",
         ),
         (
-            "{arms: [merged, 4], tune: true}",
-            "study.yaml:8: measure.serving.tune has no effect: the engine transformers has nothing to tune\n"
-            "  hint: remove it, or use `engine: vllm`",
-        ),
-        (
             "{arms: [merged, 4], engine: vlm}",
             "study.yaml:8: measure.serving.engine: the text 'vlm' is not allowed: did you mean `vllm`?\n"
             "  hint: allowed: transformers, vllm",

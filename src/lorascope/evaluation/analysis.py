@@ -21,8 +21,10 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
 from lorascope.errors import GateFailure
 from lorascope.evaluation.function import prediction_change
+from lorascope.evaluation.serving_record import read_serving
 from lorascope.stats.analyse import analyse_study
 from lorascope.stats.drift import DriftDraws
+from lorascope.stats.serving import analyse_serving
 from lorascope.study.spec import Study
 
 COSTS = {
@@ -66,8 +68,13 @@ def analyse(context: StepContext) -> JSON:
     _curves(finished).to_parquet(context.out / "curves.parquet", index=False, compression="zstd")
     primary = {task.name: primary_metric(finished, task.name) for task in study.tasks}
     gates = [*_gates(finished), *arm_gates(finished, primary)]
+    record = read_serving(finished.of("serving"))
+    served = None
+    if record is not None:
+        record.figures.to_parquet(context.out / "serving.parquet", index=False, compression="zstd")
+        served = analyse_serving(record.figures, gates=record.gates, facts=[*record.engines, *record.failures])
     analysis = analyse_study(
-        study, measurements, primary=primary, broken_arms=_broken(gates), drift=drift_draws(finished)
+        study, measurements, primary=primary, broken_arms=_broken(gates), drift=drift_draws(finished), serving=served
     )
     (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))
     facts = {
@@ -91,6 +98,8 @@ def analyse(context: StepContext) -> JSON:
             for what, why in artifact.result["not_measured"].items()
         ],
     }
+    if record is not None:
+        facts["serving"] = {"gates": record.gates, "engines": record.engines, "failures": record.failures}
     (context.out / "facts.json").write_text(json.dumps(facts, indent=1, allow_nan=False))
     return {
         "verdicts": {result.name: result.verdict for result in analysis.hypotheses},

@@ -66,7 +66,7 @@ def _engine(facts: Facts) -> Iterator[str]:
 
 def _eager(facts: Facts) -> Iterator[str]:
     """vLLM does not compile with LoRA on CPU, so we let no arm compile."""
-    on_cpu = [fact for fact in facts.engines if "cpu" in str(fact.get("device_name", "")).lower()]
+    on_cpu = [fact for fact in facts.engines if fact["device"] == "cpu"]
     if any("vllm" in str(fact.get("engine")) for fact in on_cpu):
         yield (
             "On the CPU vLLM turns compilation off where it serves LoRA, so base, full and merged ran uncompiled too: "

@@ -65,7 +65,8 @@ class Arms:
         prompts: Sequence[Sequence[int]],
         directory: Path,
     ) -> None:
-        self._context, self._workload, self._prompts = context, workload, prompts
+        self._context, self._prompts = context, prompts
+        self._workload: Workload = workload
         self._dtype: Dtype = "bfloat16" if spec.precision == "bf16" else "float32"
         self._directory = directory
         served = [artifact for role, artifact in context.deps.items() if role.startswith("adapter:")]

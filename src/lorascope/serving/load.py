@@ -83,7 +83,8 @@ def draw_batches(
     arrivals = np.cumsum(gaps) / load.level if load.loop == "rate" else np.zeros(num_requests)
     asked: list[str | None] = [None] * num_requests
     if adapters:
-        asked = [adapters[place] for place in choose_adapters(load.choice, len(adapters), num_requests, generator)]
+        chosen = choose_adapters(load.choice, len(adapters), num_requests, generator)
+        asked = [adapters[int(place)] for place in chosen]
     requests = [
         Request(
             id=index,

@@ -31,7 +31,7 @@ FINAL = ("adapter-rejected", "out-of-memory", "model")
 
 @dataclass(frozen=True)
 class Process:
-    """One engine process of the comparison. order: its place among the arms of its repeat. setting: "default", "tuned", or
+    """One engine process of the comparison. order: its place among the arms of its repeat. setting: "default", or
     "switching" for the one that is asked for adapters one by one."""
 
     workload: str
@@ -60,7 +60,6 @@ class Comparison:
     python: Path
     config: EngineConfig
     directory: Path
-    tuned: Mapping[str, Any] | None = None
 
     @property
     def output_tokens(self) -> int:
@@ -72,8 +71,6 @@ class Comparison:
         kinds = [(arm, "default") for arm in self.arms]
         if self.spec.switching and self.spec.most_adapters > 1:
             kinds.append((largest, "switching"))
-        if self.tuned is not None:
-            kinds.append((largest, "tuned"))
         for repeat in range(self.spec.repeats):
             for order, (arm, setting) in enumerate(in_random_order(kinds, repeat=repeat)):
                 yield Process(self.workload, repeat, arm, order, setting)
@@ -141,16 +138,11 @@ def _timed(
 
 def _config(comparison: Comparison, process: Process, arm: Arm) -> EngineConfig:
     spec, config = comparison.spec, comparison.config
-    options = dict(config.options)
-    if process.setting == "tuned":
-        options |= comparison.tuned or {}
     slots = spec.slots if spec.slots is not None and spec.slots < len(arm.adapters) else None
     cpu_slots = None
     if process.setting == "switching":
         slots, cpu_slots = SLOTS, CPU_SLOTS
-    return replace(
-        config, model=arm.model, adapters=dict(arm.adapters), slots=slots, cpu_slots=cpu_slots, options=options
-    )
+    return replace(config, model=arm.model, adapters=dict(arm.adapters), slots=slots, cpu_slots=cpu_slots)
 
 
 def _answered(

@@ -26,7 +26,7 @@ from lorascope.serving.interpreter import PYTHON_LOCATION
 from lorascope.serving.load import generator_of, synthetic_prompts
 from lorascope.serving.protocol import FINAL, Comparison, run_process
 from lorascope.study.measure import ServingSpec, Workload
-from lorascope.training.run import tokenizer_for
+from lorascope.training.preparation import tokenizer_for
 
 _KEYS = ("arm", "repeat", "workload", "loop", "level", "choice", "sampling", "setting")
 _PROMPTS_AT_MOST = 2000
@@ -55,6 +55,7 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
     (context.out / "processes.json").write_text(json.dumps(processes, indent=1))
     return {
         "engine": params["engine"],
+        "device": context.device.partition(":")[0],
         "arms": list(dict.fromkeys(process["arm"] for process in found)),
         "repeats": spec.repeats,
         "num_processes": len(found),

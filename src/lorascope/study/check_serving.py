@@ -63,8 +63,6 @@ def _without_effect(spec: ServingSpec) -> Iterator[Mistake]:
         for key in ("python", "slots", "gpu_memory_fraction"):
             if key in written:
                 yield idle(key, "the engine is transformers", "remove it, or use `engine: vllm`")
-        if spec.tune:
-            yield idle("tune", "the engine transformers has nothing to tune", "remove it, or use `engine: vllm`")
     if "generation" not in spec.workloads:
         for key in ("output_tokens", "sampling"):
             if key in written:
@@ -73,7 +71,7 @@ def _without_effect(spec: ServingSpec) -> Iterator[Mistake]:
         why = f"at most {spec.most_adapters} adapters are served side by side"
         yield idle("slots", why, "remove it, or give fewer slots than adapters")
     if spec.most_adapters < 2:
-        for key in ("choices", "switching", "tune"):
+        for key in ("choices", "switching"):
             if key in written and getattr(spec, key) not in (False, ()):
                 yield idle(key, "no arm has several adapters", "remove it, or add an arm such as 2")
 

@@ -178,7 +178,6 @@ _SERVING: Fields = {
     "slots": "Adapters resident at once (`vllm`); fewer than served shows what eviction costs. Absent: all.",
     "gpu_memory_fraction": "Share of the accelerator's memory an engine may take (`vllm`).",
     "switching": "Also measure a request whose adapter is resident, on the CPU, on disk or was evicted, with most adapters.",
-    "tune": "Also search the engine's own settings with most adapters, and measure the best beside the defaults (`vllm`).",
 }
 _DRIFT: Fields = {
     "examples": "Probe examples, drawn from the test split by a fixed seed; all of it if it has fewer.",

@@ -85,7 +85,6 @@ class ServingSpec(Spec):
     slots: Count | None = None
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
     switching: bool = True
-    tune: bool = False
 
     @property
     def most_adapters(self) -> int:
