@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -191,6 +192,10 @@ class EngineProcess:
         assert self._ready is not None, "the engine is ready within its `with` block"
         return self._ready
 
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
     def __enter__(self) -> EngineProcess:
         self._refuse_misfits()
         try:
@@ -208,6 +213,8 @@ class EngineProcess:
     def serve(self, batches: Sequence[Sequence[Request]], *, keep_outputs: bool = False) -> ServedBatches:
         """Serve the batches one after another. Every answer is that of its request, or this raises EngineFailure."""
         asked = [request for batch in batches for request in batch]
+        assert all(len(r.prompt) + r.output_tokens <= self._config.max_length for r in asked), "over max_length"
+        assert all(r.adapter is None or r.adapter in self._config.adapters for r in asked), "an adapter that is not served"
         command = {"do": "serve", "batches": [[asdict(r) for r in batch] for batch in batches]}
         answer = self._ask({**command, "keep_outputs": keep_outputs})
         served, wall_s = answer["served"], answer["wall_s"]
@@ -254,25 +261,13 @@ class EngineProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=self._environment(),
+                env=_environment(self._config, self._python),
                 start_new_session=True,
             )
         assert process.stdin is not None and process.stdout is not None
         for pipe in (process.stdin, process.stdout):
             os.set_blocking(pipe.fileno(), False)
         return process
-
-    def _environment(self) -> dict[str, str]:
-        environment = {**os.environ, **_ENVIRONMENT}
-        environment.pop("PYTHONPATH", None)  # ours would shadow the packages of the engine's own environment
-        if self._config.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
-            environment.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_CACHE_GIB)
-        elif ":" in self._config.device:
-            environment["CUDA_VISIBLE_DEVICES"] = visible_device(self._config.device)
-        if self._config.threads is not None:
-            environment["OMP_NUM_THREADS"] = str(self._config.threads)
-        return environment
 
     def _ask(self, command: Mapping[str, Any], expected: str = "served") -> Any:
         deadline = time.monotonic() + self._serve_timeout_s
@@ -368,7 +363,11 @@ def check_engine(engine: EngineName, python: Path) -> dict[str, str]:
     )
     try:
         shown = subprocess.run(
-            [str(python), "-c", _CHECK, *_NEEDS[engine]], capture_output=True, text=True, timeout=_CHECK_TIMEOUT_S
+            [str(python), "-c", _CHECK, *_NEEDS[engine]],
+            capture_output=True,
+            text=True,
+            timeout=_CHECK_TIMEOUT_S,
+            env=_own_environment(python),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EnvironmentProblem(f"the interpreter {python} cannot be run ({error})", hint=remedy) from None
@@ -380,6 +379,24 @@ def check_engine(engine: EngineName, python: Path) -> dict[str, str]:
         missing = ", ".join(found["missing"])
         raise EnvironmentProblem(f"engine `{engine}` needs {missing}, which {python} does not have", hint=remedy)
     return found["versions"]
+
+
+def _environment(config: EngineConfig, python: Path) -> dict[str, str]:
+    environment = {**_own_environment(python), **_ENVIRONMENT}
+    if config.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_CACHE_GIB)
+    elif ":" in config.device:
+        environment["CUDA_VISIBLE_DEVICES"] = visible_device(config.device)
+    if config.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(config.threads)
+    return environment
+
+
+def _own_environment(python: Path) -> dict[str, str]:
+    """Without our PYTHONPATH where the interpreter is another: it would shadow the packages it was chosen for."""
+    is_ours = os.path.abspath(python) == os.path.abspath(sys.executable)
+    return {name: value for name, value in os.environ.items() if is_ours or name != "PYTHONPATH"}
 
 
 def visible_device(device: str) -> str:
