@@ -164,7 +164,7 @@ def test_one_step_a_model_waits_for_the_runs_it_serves_and_runs_alone(tmp_path: 
 def test_where_an_interpreter_lies_is_no_part_of_identity_but_its_engine_is(tmp_path: Path) -> None:
     link = tmp_path / "python"
     link.symlink_to(sys.executable)
-    with pytest.raises(EnvironmentProblem, match="has no vLLM") as caught:
+    with pytest.raises(EnvironmentProblem, match=r"which .* does not have") as caught:
         build_graph(load_study(served(tmp_path, "{arms: [merged, 2], engine: vllm, python: python}")), data_dir=None)
     assert "make serve-env" in str(caught.value)
     steps = []
@@ -184,7 +184,7 @@ def test_where_an_interpreter_lies_is_no_part_of_identity_but_its_engine_is(tmp_
 
 def fake_engine(path: Path, version: str) -> Path:
     """Something that answers which vLLM it has, as an interpreter would."""
-    path.write_text(f"#!/bin/sh\necho vllm {version}\n")
+    path.write_text(f'#!/bin/sh\necho \'{{"missing": [], "versions": {{"vllm": "{version}"}}}}\'\n')
     path.chmod(0o755)
     return path
 

@@ -214,7 +214,9 @@ class EngineProcess:
         """Serve the batches one after another. Every answer is that of its request, or this raises EngineFailure."""
         asked = [request for batch in batches for request in batch]
         assert all(len(r.prompt) + r.output_tokens <= self._config.max_length for r in asked), "over max_length"
-        assert all(r.adapter is None or r.adapter in self._config.adapters for r in asked), "an adapter that is not served"
+        assert all(r.adapter is None or r.adapter in self._config.adapters for r in asked), (
+            "an adapter that is not served"
+        )
         command = {"do": "serve", "batches": [[asdict(r) for r in batch] for batch in batches]}
         answer = self._ask({**command, "keep_outputs": keep_outputs})
         served, wall_s = answer["served"], answer["wall_s"]

@@ -1,0 +1,96 @@
+"""A whole study that serves what it trained with real vLLM: a real decoder, adapters and heads of its own, on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_study import run
+
+REPOSITORY = Path(__file__).parents[2]
+# `make test` makes it; without it these tests fail, since nothing else shows that vLLM computes what we trained.
+PYTHON = Path(os.environ.get("LORASCOPE_SERVE_PYTHON", REPOSITORY / ".venv-serve" / "bin" / "python"))
+ARMS = ("merged", "adapters-1", "adapters-2")
+STUDY = """
+name: served
+question: What do two adapters cost?
+models: [smollm2-135m]
+tasks: [docstrings]
+methods:
+  - {kind: lora, learning_rate: 1e-3, rank: 8, alpha: 16, sites: [query, value]}
+seeds: [1, 2]
+data: {train_examples: 48, validation_examples: 16, test_examples: 32}
+train: {epochs: 1, batch_size: 8, max_length: 32, warmup: 20%, early_stopping: null}
+measure:
+  serving:
+    engine: vllm
+    workloads: [classification, generation]
+    arms: [merged, 1, 2]
+    batch_sizes: [1, 4]
+    request_rates: [8]
+    output_tokens: 8
+    requests: 8
+    warmup: 4
+    repeats: 1
+    precision: fp32
+    switching: false
+hypotheses:
+  H2: {overhead: adapters-2, over: merged, on: latency_p95, at_most: 30%}
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study's folder, the study run to its end."""
+    assert PYTHON.exists(), f"{PYTHON} is not there: make it with `make serve-env`"
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "study.yaml").write_text(STUDY)
+    done = run(folder, "run", "study.yaml", "--json", LORASCOPE_SERVE_PYTHON=str(PYTHON), OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr[-4000:]
+    (folder / "outcome.json").write_text(done.stdout)
+    return folder
+
+
+def processes(study: Path) -> list[dict]:
+    (path,) = (study / "store" / "artifacts").glob("serving/*/processes.json")
+    return json.loads(path.read_text())
+
+
+def test_vllm_answers_what_the_runs_compute_merged_and_side_by_side(study: Path) -> None:
+    found = processes(study)
+    assert {(p["arm"], p["workload"]) for p in found} == {
+        (arm, workload) for arm in ARMS for workload in ("classification", "generation")
+    }
+    assert all(p["failure"] is None for p in found)
+    for process in found:
+        gates = {gate["what"]: gate for gate in process["gates"]}
+        assert all(gate["passed"] for gate in gates.values()), gates
+        if process["workload"] == "generation":
+            assert gates["token match"]["value"] == 1.0
+            assert gates["token match"]["n"] > 200, "most tokens can be compared"
+        else:
+            assert gates["probability"]["value"] < 1e-3
+            assert gates["probability"]["n"] >= 32
+        assert process["engine"]["head"] in {"adapter", "model", None}
+
+
+def test_every_arm_has_its_figures_and_the_report_shows_them(study: Path) -> None:
+    results = study / "results" / "served"
+    frame = pd.read_parquet(results / "serving.parquet")
+    loads = frame[frame["loop"].isin(["batch", "rate"])]
+    assert (loads["value"] > 0).all()
+    p95 = loads[loads["metric"] == "latency_ms_p95"]
+    assert p95.groupby(["arm", "workload"]).size().to_dict() == {
+        (arm, workload): 3 for arm in ARMS for workload in ("classification", "generation")
+    }
+    memory = frame[frame["metric"] == "adapter_bytes"].set_index(["workload", "arm"])["value"]
+    for workload in ("classification", "generation"):
+        assert memory[workload, "merged"] == 0
+        assert 0 < memory[workload, "adapters-1"] < memory[workload, "adapters-2"]
+    report = (results / "ANALYSIS_REPORT.md").read_text()
+    assert "## Serving" in report
+    (verdict,) = json.loads((study / "outcome.json").read_text())["verdicts"]
+    assert (verdict["name"], verdict["verdict"]) == ("H2", "inconclusive"), "one repeat decides nothing"
