@@ -169,4 +169,5 @@ def test_no_sentence_is_said_without_its_numbers():
             served_frame(arms=("merged",), luck=0.1, seed=2).assign(arm="adapters-1"),
         ]
     )
+    assert not analyse_serving(served_frame(repeats=2), gates=[]).recommendations, "two repeats carry no advice"
     assert not any("merge it" in r.text for r in analyse_serving(even, gates=[]).recommendations)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lorascope.stats.repeats import FEWEST
 from lorascope.stats.serving_analysis import Recommendation, ServingAnalysis, ServingOverhead
 from lorascope.stats.serving_cells import num_adapters
 from lorascope.stats.serving_trade import bytes_of_tasks
@@ -17,7 +18,10 @@ _MIB = 2**20
 
 
 def recommend(analysis: ServingAnalysis) -> list[Recommendation]:
-    """For each (model, workload): latency against merging, one machine, memory, machines, tuning, switching."""
+    """For each (model, workload): latency against merging, one machine, memory, machines, tuning, switching. Fewer repeats
+    than an interval takes carry no advice."""
+    if analysis.num_repeats < FEWEST:
+        return []
     places = dict.fromkeys((cell.model, cell.workload) for cell in analysis.cells)
     return [found for place in places for say in _SAY for found in say(analysis, *place)]
 

@@ -55,7 +55,8 @@ def _fit(cells: Sequence[ServingCell], place: tuple[str, str, str]) -> Iterator[
     elif len(logs) < 4 or np.linalg.matrix_rank(design) < 3:
         reason = f"{len(logs)} cells: a line with two slopes takes at least 4, not all in a row"
     elif len(repeats) < FEWEST:
-        reason = f"{len(repeats)} repeats have every cell: an interval takes at least {FEWEST}"
+        some = "1 repeat has" if len(repeats) == 1 else f"{len(repeats)} repeats have"
+        reason = f"{some} every cell: an interval takes at least {FEWEST}"
     if reason:
         yield ServingRegression(*place, None, None, None, None, len(logs), len(repeats), [], reason)
         return
