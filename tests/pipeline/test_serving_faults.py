@@ -89,7 +89,7 @@ def test_an_engine_that_dies_is_started_again_and_an_interrupted_comparison_goes
 
 def test_the_same_command_again_serves_nothing(folder: Path) -> None:
     done = run(folder, "run", "study.yaml", "--json")
-    assert json.loads(done.stdout)["done"] == []
+    assert json.loads(done.stdout)["computed"] == []
 
 
 def test_every_number_of_the_report_is_a_process_of_its_own(folder: Path) -> None:
