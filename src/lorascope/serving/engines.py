@@ -23,17 +23,15 @@ from typing import Any, Literal, get_args
 from lorascope.errors import EnvironmentProblem, LorascopeError
 from lorascope.serving.adapters import find_misfit
 
-EngineName = Literal["vllm", "vllm-server", "transformers"]
+EngineName = Literal["vllm", "transformers"]
 
 PROGRAMS = Path(__file__).parent / "programs"
 _PROGRAM: Mapping[str, str] = {
     "vllm": "vllm_engine.py",
-    "vllm-server": "vllm_server.py",
     "transformers": "transformers_engine.py",
 }
 _NEEDS: Mapping[str, tuple[str, ...]] = {  # one of them, by import name
     "vllm": ("vllm",),
-    "vllm-server": ("vllm", "aiohttp"),
     "transformers": ("torch", "transformers", "peft"),
 }
 _ENVIRONMENT: Mapping[str, str] = {
@@ -161,7 +159,7 @@ def _rebuild_failure(message: str, kind: str, log: Path | None, hint: str | None
 class EngineProcess:
     """A context: entering starts the engine and waits until it is ready, leaving ends its whole process group.
 
-    engine: "vllm", "vllm-server" or "transformers"; python: the interpreter that has it; directory: where its
+    engine: "vllm" or "transformers"; python: the interpreter that has it; directory: where its
     configuration and log are kept. Raises EngineFailure from every method once the engine cannot go on.
     """
 
@@ -360,7 +358,7 @@ def check_engine(engine: EngineName, python: Path) -> dict[str, str]:
     remedy = (
         "`make serve-env` makes an environment with vLLM for CPUs; then set `serving.python: .venv-serve/bin/python`. "
         "On a GPU install vLLM in an environment of its own and name its interpreter."
-        if engine.startswith("vllm")
+        if engine == "vllm"
         else "Install lorascope's own requirements into it, or leave `serving.python` away."
     )
     try:
