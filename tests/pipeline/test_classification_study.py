@@ -14,7 +14,7 @@ STUDIES = Path(__file__).parents[2] / "studies"
 # Real GLUE files, where they are at hand: LORASCOPE_DATA, or a folder beside the checkout.
 DATA = Path(os.environ.get("LORASCOPE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SETTINGS = (
-    "models=[minilm-l6]", "seeds=[42, 1337]", "data.train_examples=96", "data.validation_examples=48",
+    "models=[minilm-l6]", "seeds=[42, 1337]", "data.train_examples=48", "data.validation_examples=32",
     "data.test_examples=96", "train.epochs=1", "train.max_length=96", "train.precision=fp32",
     "train.evaluations_per_epoch=1", "train.early_stopping=null",
 )  # fmt: skip

@@ -356,10 +356,10 @@ class EngineProcess:
 def check_engine(engine: EngineName, python: Path) -> dict[str, str]:
     """The versions of what the engine needs under that interpreter. Raises EnvironmentProblem if it is not there."""
     remedy = (
-        "`make serve-env` makes an environment with vLLM for CPUs; then set `serving.python: .venv-serve/bin/python`. "
+        "`make serve-env` makes one with vLLM for CPUs; then set `measure.serving.python: .venv-serve/bin/python`. "
         "On a GPU install vLLM in an environment of its own and name its interpreter."
         if engine == "vllm"
-        else "Install lorascope's own requirements into it, or leave `serving.python` away."
+        else "Install lorascope's own requirements into it, or leave `measure.serving.python` away."
     )
     try:
         shown = subprocess.run(

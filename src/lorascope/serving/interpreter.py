@@ -28,7 +28,7 @@ def engine_identity(spec: ServingSpec) -> tuple[dict[str, str], dict[str, str]]:
 
 def _interpreter(spec: ServingSpec) -> str:
     given = spec.python or os.environ.get(_VARIABLE)
-    if given is not None:
+    if given:
         return given
     if _MADE_HERE.exists():
         return os.path.abspath(_MADE_HERE)
