@@ -1,5 +1,4 @@
-"""Serving goes on: an engine that is killed is started again, an interrupted comparison keeps what it had, and an arm that
-computes something else than its run is reported and not timed."""
+"""Serving goes on: an engine that is killed is started again, and an interrupted comparison keeps what it had."""
 
 from __future__ import annotations
 
