@@ -270,7 +270,7 @@ def test_a_step_whose_process_is_killed_elsewhere_is_computed_here(store, execut
 
 def test_a_step_whose_machine_is_gone_is_computed_here_once_its_lock_is_stale(store, executor, monkeypatch):
     step, other = make("count", value=1), make("count", value=2)
-    me = lock_module._this_process()
+    me = lock_module.this_process()
     foreign = lock_module._spell(dataclasses.replace(me, host="elsewhere", machine="another machine"), 12)
     (store.root / "locks" / step.id).mkdir(parents=True)
     (store.root / "locks" / step.id / "00000004").write_bytes(foreign)

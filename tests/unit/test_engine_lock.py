@@ -65,7 +65,7 @@ def start_holder(directory: Path) -> subprocess.Popen[str]:
 
 def write_foreign_generation(directory: Path, generation: int, counter: int) -> None:
     """A generation as a process of another machine would write it."""
-    owner = replace(lock_module._this_process(), host="elsewhere", machine="another machine", token="theirs")
+    owner = replace(lock_module.this_process(), host="elsewhere", machine="another machine", token="theirs")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{generation:08d}").write_text(f"{counter:012d} {json.dumps(asdict(owner))}\n")
 
@@ -104,7 +104,7 @@ def test_a_process_killed_on_this_machine_loses_its_lock_at_once(tmp_path):
 
 
 def test_a_reused_process_id_does_not_keep_a_lock(tmp_path):
-    me = lock_module._this_process()
+    me = lock_module.this_process()
     directory = tmp_path / "lock"
     directory.mkdir()
     (directory / "00000001").write_bytes(lock_module._spell(replace(me, started="another time"), 3))
