@@ -104,7 +104,8 @@ def run(
 
     executor: a key of `registry.EXECUTORS`. devices: one worker each, a device named twice gets two; None: all
     accelerators, else the CPU. address: of the Ray cluster, "host:port"; None: the one this machine is part of.
-    only: a glob on step ids and labels ("*mrpc*"); what they need is run too. emit: receives every event; results/<study>/events.jsonl does too. May be killed at any time and called again.
+    only: a glob on step ids and labels ("*mrpc*"); what they need is run too. emit: receives every event;
+    results/<study>/events.jsonl does too. May be killed at any time and called again.
     """
     from lorascope.engine.scheduler import execute
     from lorascope.engine.store import Store

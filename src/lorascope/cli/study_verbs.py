@@ -22,6 +22,7 @@ from lorascope.cli.console import output, rendering
 from lorascope.cli.options import (
     DEFAULT_RESULTS,
     DEFAULT_STORE,
+    Address,
     AsJson,
     DataDir,
     Devices,
@@ -94,6 +95,7 @@ def run(
     results: ResultsDir = DEFAULT_RESULTS,
     executor: Executor = "local",
     device: Devices = None,
+    address: Address = None,
     only: Only = None,
     as_json: AsJson = False,
 ) -> None:
@@ -110,6 +112,7 @@ def run(
             data_dir=checked_data_dir(data),
             executor=executor,
             devices=device,
+            address=address,
             only=only,
             emit=emit,
         )

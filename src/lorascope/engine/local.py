@@ -72,6 +72,7 @@ class LocalExecutor(WorkerPool[_Place]):
 
     def _start_process(self, slot: _Place) -> WorkerProcess:
         slot.num_started += 1
+        num_workers = len(self._all_slots())
         stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{slot.name}-{slot.num_started}"
         with self._store.guard():
             return start_worker(
@@ -82,7 +83,7 @@ class LocalExecutor(WorkerPool[_Place]):
                 log=self._store.logs_dir / f"{stamp}.log",
                 environment=os.environ,
                 num_on_device=sum(other.device == slot.device for other in self._all_slots()),
-                num_on_machine=len(self._all_slots()),
+                num_threads=max(1, (os.cpu_count() or 1) // num_workers) if num_workers > 1 else None,
             )
 
     def _forget_worker(self, slot: _Place) -> None:
@@ -94,9 +95,10 @@ class LocalExecutor(WorkerPool[_Place]):
             stop_all([slot.process])
             slot.process, slot.warm_for = None, frozenset()
 
-    def _wait(self, running: Sequence[_Place], *, timeout_s: float) -> None:
+    def _wait(self, running: Sequence[_Place], *, timeout_s: float) -> bool:
         processes = [slot.process for slot in running if slot.process is not None]
         wait_for_output(processes, timeout_s=min(timeout_s, _DEATH_CHECK_S))
+        return False
 
     def _no_slot_for(self, step: Step) -> EnvironmentProblem:
         found = ", ".join(slot.device for slot in self._all_slots())

@@ -50,6 +50,11 @@ class Slot:
     attempt: int = 1
     warm_for: frozenset[str] = field(default_factory=frozenset)
 
+    @property
+    def place(self) -> str:
+        """Where its worker is, for people."""
+        return self.device
+
 
 S = TypeVar("S", bound=Slot)
 
@@ -87,12 +92,15 @@ class WorkerPool(ABC, Generic[S]):
         """End an idle worker, if there is one, so that what it keeps loaded is free; the next step gets a new one."""
 
     @abstractmethod
-    def _wait(self, running: Sequence[S], *, timeout_s: float) -> None:
-        """Until a worker says something, or something else changes, or the time is over."""
+    def _wait(self, running: Sequence[S], *, timeout_s: float) -> bool:
+        """Until a worker says something, or something else changes, or the time is over. Whether a slot became ready."""
 
     @abstractmethod
     def _no_slot_for(self, step: Step) -> EnvironmentProblem:
         """Why no slot will ever fit `step`."""
+
+    def _want(self, step: Step) -> None:
+        """`step` could start if there were another worker. For executors whose workers take a while to come."""
 
     # -- the executor's protocol
 
@@ -102,8 +110,11 @@ class WorkerPool(ABC, Generic[S]):
         slots = self._fitting(step)
         if not slots:
             return 0  # none will ever fit: let it be submitted, and fail
-        needed = self._needed(step)
-        return max((len(needed & slot.warm_for) for slot in self._free(slots)), default=None)
+        free = self._free(slots)
+        if not free:
+            self._want(step)
+            return None
+        return len(self._needed(step) & self._warmest(free, step).warm_for)
 
     def submit(self, steps: Sequence[Step]) -> None:
         slots = self._fitting(steps[0])
@@ -125,10 +136,12 @@ class WorkerPool(ABC, Generic[S]):
             if remaining <= 0:
                 break
             running = [slot for slot in self._all_slots() if slot.steps]
-            self._wait(running, timeout_s=remaining)
+            is_changed = self._wait(running, timeout_s=remaining)
             for slot in running:
                 settled += self._listen(slot, emit)
             self._start_again()
+            if is_changed:
+                break
         return settled
 
     # -- slots
@@ -170,6 +183,8 @@ class WorkerPool(ABC, Generic[S]):
             if free := self._free(self._fitting(steps[0])):
                 self._again.remove((steps, attempt))
                 self._start(self._warmest(free, steps[0]), steps, attempt=attempt)
+            else:
+                self._want(steps[0])
 
     def _listen(self, slot: S, emit: Emit) -> list[Completion]:
         """Relay what the worker said; the completions that came; a death is dealt with here."""
@@ -192,7 +207,7 @@ class WorkerPool(ABC, Generic[S]):
         self._let_go(steps, death)
         if death.never_ready:
             raise EnvironmentProblem(
-                f"a worker for {slot.device} could not start ({death.cause}): {death.last_words}",
+                f"a worker for {slot.place} could not start ({death.cause}): {death.last_words}",
                 hint="Its log says why; `python -c 'import lorascope.engine.worker'` shows a broken installation.",
                 where=str(death.log),
             )
@@ -200,7 +215,7 @@ class WorkerPool(ABC, Generic[S]):
             is_last = slot.attempt + 1 == MAX_ATTEMPTS and len(steps) > 1
             others = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
             again = "trying each again alone" if is_last else "trying again on a new one"
-            text = f"the worker on {slot.device} was lost ({death.cause}) during {steps[0].id}{others}; {again}"
+            text = f"the worker on {slot.place} was lost ({death.cause}) during {steps[0].id}{others}; {again}"
             emit(Notice(step=steps[0].id, level="warning", text=text))
             groups = [[step] for step in steps] if is_last else [steps]
             self._again += [(group, slot.attempt + 1) for group in groups]

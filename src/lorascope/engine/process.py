@@ -135,11 +135,12 @@ def start_worker(
     log: Path,
     environment: Mapping[str, str],
     num_on_device: int,
-    num_on_machine: int,
+    num_threads: int | None,
 ) -> WorkerProcess:
     """A worker of this process, on `device` of this machine.
 
-    num_on_device, num_on_machine: how many workers of the study share the device, and the machine's processors.
+    num_on_device: how many workers of the study share the device. num_threads: its share of the processors, unless the
+    environment says otherwise; None: what libraries take by themselves.
     """
     arguments = ["--store", str(store), "--device", device, "--parent", str(os.getpid()), "--name", name]
     arguments += ["--log", str(log)] + (["--data", str(data_dir)] if data_dir is not None else [])
@@ -148,8 +149,8 @@ def start_worker(
     settings[WORKERS_ON_DEVICE] = str(num_on_device)
     # Threads that spin while they wait cost nothing alone and most of the speed beside any other busy process.
     settings.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if num_on_machine > 1:
-        settings.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_on_machine)))
+    if num_threads is not None:
+        settings.setdefault("OMP_NUM_THREADS", str(num_threads))
     return WorkerProcess(arguments, log=log, environment=settings)
 
 

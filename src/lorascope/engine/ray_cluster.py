@@ -1,0 +1,139 @@
+"""The Ray cluster a study runs on: joining it, and what machines it has.
+
+Ray says which machines are alive, keeps the books on their processors and GPUs, and starts and ends processes there. All
+else (what to run, on which warm worker, what to do about a loss) is the engine's, as on one machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorascope.errors import EnvironmentProblem, StudyError
+
+CONNECT_TIMEOUT_S = 5.0
+MEASURING_LABEL = ("lorascope", "measure")  # `ray start --labels="lorascope=measure"`
+
+_RAY_ADDRESS = "RAY_ADDRESS"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A live machine of the cluster, with what Ray may give away of it. name: the host's, for people. memory_bytes: None
+    if the machine was started without a figure.
+    """
+
+    node_id: str
+    name: str
+    num_cpus: int
+    num_gpus: int
+    memory_bytes: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_for_measuring(self) -> bool:
+        key, value = MEASURING_LABEL
+        return self.labels.get(key) == value
+
+
+def ray_module() -> Any:
+    """The `ray` package. Raises EnvironmentProblem if it is not installed."""
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise EnvironmentProblem(
+            "--executor ray needs the package `ray`, which is not installed",
+            hint='Install it on every machine of the cluster: `pip install "lorascope[ray]"`.',
+        ) from None
+    return ray
+
+
+def connect(address: str | None) -> bool:
+    """Join the cluster at `address` ("host:port"; None: RAY_ADDRESS, else the one this machine is part of). False if this
+    process had joined one already, which is then used. Raises EnvironmentProblem within seconds if that is impossible.
+    """
+    ray = ray_module()
+    if ray.is_initialized():
+        return False
+    wanted = address or os.environ.get(_RAY_ADDRESS) or "auto"
+    if wanted != "auto":
+        _check_reachable(wanted)
+    try:
+        with _without_variable(_RAY_ADDRESS):  # it would win over what was asked for
+            ray.init(address=wanted, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    except ConnectionError as error:
+        if wanted != "auto":
+            raise _refused(wanted, str(error)) from error
+        raise EnvironmentProblem(
+            "this machine is part of no Ray cluster",
+            hint="Start one with `ray start --head` (docs/scaling-out.md), or name one with --address. One machine needs "
+            "none: --executor local.",
+        ) from None
+    except (Exception, SystemExit) as error:  # whatever Ray raises: versions that differ, no Ray on this machine
+        raise _refused(wanted, str(error)) from error
+    return True
+
+
+def machines() -> list[Machine]:
+    """Those that are alive and have a processor to give away, in a stable order."""
+    found = [_machine(node) for node in ray_module().nodes() if node["Alive"]]
+    return sorted((m for m in found if m.num_cpus), key=lambda machine: (machine.name, machine.node_id))
+
+
+def _machine(node: Mapping[str, Any]) -> Machine:
+    resources = node["Resources"]
+    memory = resources.get("memory")
+    return Machine(
+        node["NodeID"],
+        node["NodeManagerHostname"],
+        num_cpus=int(resources.get("CPU", 0)),
+        num_gpus=int(resources.get("GPU", 0)),
+        memory_bytes=int(memory) if memory is not None else None,
+        labels=dict(node.get("Labels") or {}),
+    )
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes."""
+    if "://" in address:
+        raise StudyError(
+            f"--address {address} is no address of a cluster's head, which is written host:port",
+            hint="Run the command on a machine of the cluster (`ray job submit -- lorascope run ...` does that from afar).",
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise StudyError(
+            f"--address {address} is not host:port", hint="`ray start --head` prints it; the port is 6379."
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the Ray cluster at {address} cannot be reached ({error.strerror or error})",
+            hint="Its head is started with `ray start --head --port=6379`; a firewall between machines must let Ray through.",
+        ) from None
+
+
+def _refused(address: str, text: str) -> EnvironmentProblem:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return EnvironmentProblem(
+        f"the Ray cluster at {address} cannot be joined: {lines[0] if lines else 'it gave no reason'}",
+        hint="The command must run on a machine of the cluster (`ray start --address=HOST:6379` makes it one), with the same "
+        "versions of Python and Ray; `ray status` there says how the cluster is.",
+    )
+
+
+@contextlib.contextmanager
+def _without_variable(name: str) -> Iterator[None]:
+    value = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[name] = value
