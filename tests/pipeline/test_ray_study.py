@@ -19,7 +19,7 @@ from lorascope.engine.store import Store
 
 # Runs long enough to be met under way, each on a worker of its own; drift is measured elsewhere.
 LONGER = (
-    STUDY.replace("epochs: 4,", "epochs: 60, early_stopping: null, gang: off,")
+    STUDY.replace("epochs: 4,", "epochs: 25, early_stopping: null, gang: off,")
     .replace("measure: {drift: {examples: 60, draws: 200}}\n", "")
     .replace("  H1b: {lower: lora, than: full, on: drift, by: 5%}\n", "")
 )

@@ -6,19 +6,17 @@ else (what to run, on which warm worker, what to do about a loss) is the engine'
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lorascope.errors import EnvironmentProblem, StudyError
 
 CONNECT_TIMEOUT_S = 5.0
 MEASURING_LABEL = ("lorascope", "measure")  # `ray start --labels="lorascope=measure"`
-
-_RAY_ADDRESS = "RAY_ADDRESS"
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,10 @@ def connect(address: str | None) -> bool:
     ray = ray_module()
     if ray.is_initialized():
         return False
-    wanted = address or os.environ.get(_RAY_ADDRESS) or "auto"
-    if wanted != "auto":
-        _check_reachable(wanted)
+    wanted = address or os.environ.get("RAY_ADDRESS") or "auto"
+    _check_reachable(wanted if wanted != "auto" else _address_here())
     try:
-        with _without_variable(_RAY_ADDRESS):  # it would win over what was asked for
-            ray.init(address=wanted, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        ray.init(address=wanted, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except ConnectionError as error:
         if wanted != "auto":
             raise _refused(wanted, str(error)) from error
@@ -99,8 +95,16 @@ def _machine(node: Mapping[str, Any]) -> Machine:
     )
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself would try for minutes."""
+def _address_here() -> str | None:
+    """The head of the cluster that this machine was last made part of: `ray start` notes it, also where that died since."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    return note.read_text().strip() or None if note.is_file() else None
+
+
+def _check_reachable(address: str | None) -> None:
+    """Ray itself would try for minutes. None: there is no address to try."""
+    if address is None:
+        return
     if "://" in address:
         raise StudyError(
             f"--address {address} is no address of a cluster's head, which is written host:port",
@@ -127,13 +131,3 @@ def _refused(address: str, text: str) -> EnvironmentProblem:
         hint="The command must run on a machine of the cluster (`ray start --address=HOST:6379` makes it one), with the same "
         "versions of Python and Ray; `ray status` there says how the cluster is.",
     )
-
-
-@contextlib.contextmanager
-def _without_variable(name: str) -> Iterator[None]:
-    value = os.environ.pop(name, None)
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ[name] = value

@@ -157,6 +157,8 @@ class RemoteWorker:
         return self.awaited is not None and bool(self._ray.wait([self.awaited], timeout=0)[0])
 
     def _cause(self, error: Exception) -> str:
+        name = self._machine.name
         if self._machine.node_id not in {machine.node_id for machine in machines()}:
-            return f"the loss of {self._machine.name}"
-        return f"{type(error).__name__} on {self._machine.name}"
+            return f"the loss of {name}"
+        is_silent = isinstance(error, self._ray.exceptions.ActorUnavailableError)
+        return f"no answer from {name}" if is_silent else f"the end of its process on {name}"
