@@ -143,3 +143,16 @@ def served_facts(arms: Sequence[str] = ARMS, *, repeats: int = 5, workloads: Seq
                      "head": "model", "notes": [], "order": order}
                 )  # fmt: skip
     return facts
+
+
+def served_trials(*, workloads: Sequence[str] = ("generation",), model: str = MODEL) -> list[dict[str, Any]]:
+    """What a search tried for 4 adapters: one lever that helped, one that did not, one unknown."""
+    tried = [((), "measured", "", 100.0), (("lora_target_modules",), "measured", "", 88.0),
+             (("max_loras 2",), "measured", "", 120.0),
+             (("specialize_active_lora",), "unknown", "vLLM 0.1 does not know the option", None)]  # fmt: skip
+    return [
+        {"model": model, "workload": workload, "arm": "adapters-4", "setting": "trial", "order": order,
+         "levers": list(levers), "outcome": outcome, "reason": reason, "batch_ms": {"1": ms} if ms else {}, "cost_ms": ms,
+         "chosen": levers == ("lora_target_modules",), "gates": [], "engine": None}
+        for workload in workloads for order, (levers, outcome, reason, ms) in enumerate(tried)
+    ]  # fmt: skip

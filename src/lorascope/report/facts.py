@@ -84,6 +84,12 @@ class Facts:
         return (self.raw.get("serving") or {}).get("failures") or []
 
     @property
+    def serving_trials(self) -> list[dict[str, Any]]:
+        """Of searches for a faster setting: model, workload, arm, order, levers, outcome, reason, batch_ms, cost_ms, chosen,
+        the default first."""
+        return (self.raw.get("serving") or {}).get("trials") or []
+
+    @property
     def data(self) -> dict[str, dict[str, Any]]:
         return self.raw.get("data") or {}
 

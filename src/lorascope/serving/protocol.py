@@ -19,6 +19,7 @@ import pandas as pd
 from lorascope.serving.arms import Arm
 from lorascope.serving.engines import EngineConfig, EngineFailure, EngineName, EngineProcess
 from lorascope.serving.equivalence import EquivalenceGate
+from lorascope.serving.levers import Lever
 from lorascope.serving.load import Load, draw_batches, generator_of, in_random_order, loads_of
 from lorascope.serving.switching import CPU_SLOTS, SLOTS, draw_probes, states_of
 from lorascope.serving.timing import load_figures, request_rows
@@ -31,7 +32,7 @@ FINAL = ("adapter-rejected", "out-of-memory", "model")
 
 @dataclass(frozen=True)
 class Process:
-    """One engine process of the comparison. order: its place among the arms of its repeat. setting: "default", or
+    """One engine process of the comparison. order: its place among the arms of its repeat. setting: "default", "tuned", or
     "switching" for the one that is asked for adapters one by one."""
 
     workload: str
@@ -49,6 +50,7 @@ class Process:
 class Comparison:
     """What all processes of one workload share. prompts: token ids. check: whether a started engine computes what an arm
     should. engine, python, device: who serves, and where. config: an engine's configuration but for what an arm decides.
+    kernel_tables: where a search for the tuned setting finds some. tuned: that setting, once it is found.
     """
 
     spec: ServingSpec
@@ -60,6 +62,8 @@ class Comparison:
     python: Path
     config: EngineConfig
     directory: Path
+    kernel_tables: Path | None = None
+    tuned: Lever | None = None
 
     @property
     def output_tokens(self) -> int:
@@ -71,6 +75,8 @@ class Comparison:
         kinds = [(arm, "default") for arm in self.arms]
         if self.spec.switching and self.spec.most_adapters > 1:
             kinds.append((largest, "switching"))
+        if self.tuned is not None:
+            kinds.append((largest, "tuned"))
         for repeat in range(self.spec.repeats):
             for order, (arm, setting) in enumerate(in_random_order(kinds, repeat=repeat)):
                 yield Process(self.workload, repeat, arm, order, setting)
@@ -127,7 +133,7 @@ def _timed(
     comparison: Comparison, engine: EngineProcess, arm: Arm, *, repeat: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(figures, rows of requests) of everything this arm is asked, and of the process itself."""
-    _warm_up(comparison, engine, arm)
+    warm_up(comparison, engine, arm)
     figures, requests = [_fact("load_s", engine.ready.load_s, "s")], []
     for load in loads_of(comparison.spec, workload=comparison.workload, num_adapters=len(arm.adapters)):
         rows, found = _answered(comparison, engine, arm, load, repeat=repeat)
@@ -137,12 +143,20 @@ def _timed(
 
 
 def _config(comparison: Comparison, process: Process, arm: Arm) -> EngineConfig:
-    spec, config = comparison.spec, comparison.config
-    slots = spec.slots if spec.slots is not None and spec.slots < len(arm.adapters) else None
-    cpu_slots = None
+    config = engine_config(comparison, arm)
     if process.setting == "switching":
-        slots, cpu_slots = SLOTS, CPU_SLOTS
-    return replace(config, model=arm.model, adapters=dict(arm.adapters), slots=slots, cpu_slots=cpu_slots)
+        return replace(config, slots=SLOTS, cpu_slots=CPU_SLOTS)
+    if process.setting == "tuned":
+        assert comparison.tuned is not None
+        return comparison.tuned.applied_to(config)
+    return config
+
+
+def engine_config(comparison: Comparison, arm: Arm) -> EngineConfig:
+    """What an arm is served with in the default setting."""
+    slots = comparison.spec.slots
+    few = slots if slots is not None and slots < len(arm.adapters) else None
+    return replace(comparison.config, model=arm.model, adapters=dict(arm.adapters), slots=few)
 
 
 def _answered(
@@ -163,7 +177,7 @@ def _answered(
     return [{**keys, **row} for row in rows], figures
 
 
-def _warm_up(comparison: Comparison, engine: EngineProcess, arm: Arm) -> None:
+def warm_up(comparison: Comparison, engine: EngineProcess, arm: Arm) -> None:
     """Requests that nobody counts, of every batch size, so that what is made at a first use is made."""
     spec = comparison.spec
     for size in spec.batch_sizes:

@@ -2,7 +2,7 @@
 
 It prepares what each arm serves, computes offline what each must answer, and then runs the protocol (protocol.py). What it
 commits: serving.parquet (figures of every process), requests.parquet (every request), processes.json (engines, settings,
-gates, failures). The checkpoints an engine loads are made for it and not kept.
+gates, failures, and the trials of a search for a faster setting). The checkpoints an engine loads are made for it and not kept.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from lorascope.engine.events import Notice, StepProgress
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.serving.arms import GATE_TOKENS, Arms
 from lorascope.serving.engines import EngineConfig
-from lorascope.serving.interpreter import PYTHON_LOCATION
+from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION
 from lorascope.serving.load import generator_of, synthetic_prompts
 from lorascope.serving.protocol import FINAL, Comparison, run_process
+from lorascope.serving.tuning import Search, search_levers
 from lorascope.study.measure import ServingSpec, Workload
 from lorascope.training.preparation import tokenizer_for
 
@@ -34,8 +36,8 @@ _OPEN_LOOP_REQUESTS_AT_ONCE = 64
 
 
 def measure_serving(context: StepContext) -> dict[str, Any]:
-    """params: model, methods (adapter, full), serving, engine, tasks; deps: adapter:0, adapter:1, ... and full (train
-    steps), data:TASK and tokens:TASK of the tasks whose adapters are served.
+    """params: model, methods (adapter, full), serving, engine, kernel_tables, tasks; deps: adapter:0, adapter:1, ... and full
+    (train steps), data:TASK and tokens:TASK of the tasks whose adapters are served.
 
     Raises StudyError for tasks that cannot be served by one head, EnvironmentProblem where no arm could be served.
     """
@@ -43,8 +45,9 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
     spec = ServingSpec.model_validate({**params["serving"], "engine": _engine_kind(params["engine"])})
     _check_heads(context)
     found: list[dict[str, Any]] = []
+    searches: dict[str, Search] = {}
     for workload in spec.workloads:
-        found += _compare(context, spec, workload)
+        found += _compare(context, spec, workload, searches)
     _report_failures(context, found)
     if not any(process["figures"] for process in found):
         raise EnvironmentProblem(_why_none(found), hint="the log named above says more; see docs/serving.md")
@@ -52,6 +55,7 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
     frame.to_parquet(context.out / "serving.parquet", index=False, compression="zstd")
     _requests_table(context, found).to_parquet(context.out / "requests.parquet", index=False, compression="zstd")
     processes = [{key: value for key, value in p.items() if key not in ("figures", "requests")} for p in found]
+    processes += [trial.to_json() for search in searches.values() for trial in search.trials]
     (context.out / "processes.json").write_text(json.dumps(processes, indent=1))
     return {
         "engine": params["engine"],
@@ -62,6 +66,7 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
         "num_failed": sum(process["failure"] is not None for process in found),
         "num_gates": sum(len(process["gates"]) for process in found),
         "gates_failed": sorted({p["arm"] for p in found for gate in p["gates"] if not gate["passed"]}),
+        "tuned": {workload: search.chosen and search.chosen.name for workload, search in searches.items()},
     }
 
 
@@ -69,8 +74,10 @@ def _engine_kind(engine: Mapping[str, str]) -> str:
     return "transformers" if engine["name"] == "transformers" else "vllm"
 
 
-def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> list[dict[str, Any]]:
-    """Every process of one workload."""
+def _compare(
+    context: StepContext, spec: ServingSpec, workload: Workload, searches: dict[str, Search]
+) -> list[dict[str, Any]]:
+    """Every process of one workload. searches: given that of the workload, where the study tunes."""
     prompts = _prompts(context, spec)
     arms = Arms(context, spec, workload=workload, prompts=prompts, directory=context.work / "served" / workload)
     _let_go_of_the_device(context)
@@ -96,8 +103,13 @@ def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> lis
             options={"gpu_memory_utilization": spec.gpu_memory_fraction} if _uses_gpu_share(context, spec) else {},
         ),
         directory=context.work / "processes",
+        kernel_tables=Path(tables) if (tables := context.step.locations.get(TABLES_LOCATION)) else None,
     )
     comparison.directory.mkdir(parents=True, exist_ok=True)
+    if spec.tune:
+        searches[workload] = search_levers(comparison)
+        _report_search(context, searches[workload])
+        comparison = replace(comparison, tuned=searches[workload].chosen)
     processes = list(comparison.processes())
     found, served, given_up = [], set(), set()
     for done, process in enumerate(processes):
@@ -204,6 +216,16 @@ def _report_failures(context: StepContext, found: Sequence[Mapping[str, Any]]) -
         for gate in process["gates"]:
             if not gate["passed"]:
                 context.emit(_warning(context, f"{where} is not timed: {gate['what']}: {gate['detail']}"))
+
+
+def _report_search(context: StepContext, search: Search) -> None:
+    """What was tried to no end, and what was found."""
+    for trial in search.trials:
+        if trial.outcome in ("unknown", "failed", "unproven"):
+            text = f"{' + '.join(trial.levers) or 'the default setting'} was not tried: {trial.reason}"
+            context.emit(_warning(context, f"tuning ({trial.workload}): {text}"))
+    found = f"the fastest setting is {search.chosen.name}" if search.chosen else "nothing was faster than the default"
+    context.emit(Notice(step=context.step.id, level="info", text=f"tuning ({search.trials[0].workload}): {found}"))
 
 
 def _warning(context: StepContext, text: str) -> Notice:

@@ -63,6 +63,8 @@ class ServingSpec(Spec):
     open loop, Poisson. choices: which adapter a request asks for; the first one for every load, each further one for
     the arm with most adapters at the largest batch. prompt_tokens: lengths of synthetic prompts (None: the tasks' test
     examples). requests, warmup: a load. repeats: fresh processes an arm. slots: adapters resident at once (None: all).
+    tune: search vLLM's own levers for the arm with most adapters and measure what is found as well. kernel_tables: a
+    folder with tuned tables of vLLM's kernels, one of those levers.
     """
 
     engine: Literal["transformers", "vllm"] = "transformers"
@@ -85,6 +87,8 @@ class ServingSpec(Spec):
     slots: Count | None = None
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
     switching: bool = True
+    tune: bool = False
+    kernel_tables: str | None = None
 
     @property
     def most_adapters(self) -> int:

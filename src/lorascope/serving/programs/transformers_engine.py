@@ -29,7 +29,7 @@ _BASE = "__base__"  # peft's name for a row without an adapter
 class Transformers:
     def __init__(self, config: dict[str, Any]) -> None:
         for name in config["options"]:
-            raise wire.EngineError("engine", f"transformers does not know the option `{name}`: it has none")
+            raise wire.EngineError("option", f"transformers does not know the option `{name}`: it has none")
         self._config = config
         self._device = torch.device("cuda:0" if config["device"].startswith("cuda") else config["device"])
         if config["threads"] is not None:

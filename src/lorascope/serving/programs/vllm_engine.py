@@ -166,7 +166,7 @@ def import_vllm(variables: dict[str, str]) -> None:
 
     for name in variables:
         if name not in envs.environment_variables:
-            raise wire.EngineError("engine", f"vLLM {vllm.__version__} does not know the option `{name}`")
+            raise wire.EngineError("option", f"vLLM {vllm.__version__} does not know the option `{name}`")
 
 
 def engine_args(config: dict[str, Any], options: dict[str, Any], notes: list[str]) -> Any:
@@ -198,7 +198,7 @@ def engine_args(config: dict[str, Any], options: dict[str, Any], notes: list[str
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     for name in options:
         if name not in known:
-            raise wire.EngineError("engine", f"vLLM {vllm.__version__} does not know the option `{name}`")
+            raise wire.EngineError("option", f"vLLM {vllm.__version__} does not know the option `{name}`")
     return EngineArgs(**(arguments | options))
 
 

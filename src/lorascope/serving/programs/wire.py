@@ -40,7 +40,8 @@ _OUT_OF_MEMORY = (
 
 
 class EngineError(Exception):
-    """Why the engine cannot go on. kind: "adapter-rejected", "out-of-memory", "model", "port" or "engine"."""
+    """Why the engine cannot go on. kind: "adapter-rejected", "out-of-memory", "model", "option",
+    "port" or "engine"."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
