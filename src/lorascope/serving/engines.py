@@ -63,7 +63,8 @@ print(json.dumps({"missing": missing, "versions": versions}))
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an engine process serves. slots: adapters resident at once; cpu_slots: kept in the host's memory; None: all."""
+    """What an engine process serves. slots: adapters resident at once; cpu_slots: kept in the host's memory; None: all.
+    fitted_cache: room for the keys and values of the largest batch, instead of for whatever memory is left."""
 
     workload: Literal["classification", "generation"]
     model: Path
@@ -75,6 +76,7 @@ class EngineConfig:
     max_rank: int = 0
     slots: int | None = None
     cpu_slots: int | None = None
+    fitted_cache: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
 
@@ -195,18 +197,41 @@ class EngineProcess:
         return self._running().pid
 
     def __enter__(self) -> EngineProcess:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
+
+    def start(self) -> EngineProcess:
+        """This engine, once it is ready; whoever calls this has to call `end`. Raises EngineFailure."""
         self._refuse_misfits()
         try:
-            self._process = self._start()
+            self._process = self._launch()
             answer = self._read("ready", timeout_s=self._start_timeout_s)
             self._ready = Ready(**{**answer, "notes": tuple(answer["notes"])})
         except BaseException:
-            self._end()
+            self.end()
             raise
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._end()
+    def end(self) -> None:
+        """End its whole process group, if there is one. Asked politely first."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            if self._ready is not None and process.poll() is None:
+                os.write(process.stdin.fileno(), b'{"do": "stop"}\n')
+                process.wait(_STOP_TIMEOUT_S)
+        except (OSError, subprocess.TimeoutExpired):
+            pass  # it does not listen: it is killed below, like whatever it may have left behind
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
 
     def serve(self, batches: Sequence[Sequence[Request]], *, keep_outputs: bool = False) -> ServedBatches:
         """Serve the batches one after another. Every answer is that of its request, or this raises EngineFailure."""
@@ -248,7 +273,7 @@ class EngineProcess:
                     where=str(path),
                 )
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _launch(self) -> subprocess.Popen[bytes]:
         self._directory.mkdir(parents=True, exist_ok=True)
         config = self._directory / "engine.json"
         config.write_text(json.dumps(self._config.to_json(), indent=1), encoding="utf-8")
@@ -275,7 +300,7 @@ class EngineProcess:
             self._write(json.dumps(command).encode() + b"\n", deadline)
             return self._read(expected, timeout_s=deadline - time.monotonic())
         except EngineFailure:
-            self._end()
+            self.end()
             raise
 
     def _write(self, data: bytes, deadline: float) -> None:
@@ -333,24 +358,6 @@ class EngineProcess:
         last = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_NUM_LOG_LINES:]
         message = "\n".join([f"{self._engine}: {text}", *(f"  | {line}" for line in last)])
         return EngineFailure(message, kind=kind, log=self.log, hint=_hint(kind, self.log), where=str(self.log))
-
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            if self._ready is not None and process.poll() is None:
-                os.write(process.stdin.fileno(), b'{"do": "stop"}\n')
-                process.wait(_STOP_TIMEOUT_S)
-        except (OSError, subprocess.TimeoutExpired):
-            pass  # it does not listen: it is killed below, like whatever it may have left behind
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
 
 
 def check_engine(engine: EngineName, python: Path) -> dict[str, str]:

@@ -3,6 +3,8 @@
 A repeat is a block: every arm is started once in it, answers the same requests, and is ended. What one process found is
 written down the moment it ends, so a comparison that is interrupted goes on with the next one. An engine that dies is
 started again; one that cannot serve an arm at all, or computes something else than the run does, is reported and not timed.
+Engines may be started several at once, since most of their time goes into starting; they are measured one by one all the
+same, while the others wait for their turn without a request.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,60 +84,100 @@ class Comparison:
             for order, (arm, setting) in enumerate(in_random_order(kinds, repeat=repeat)):
                 yield Process(self.workload, repeat, arm, order, setting)
 
-
-def run_process(comparison: Comparison, process: Process) -> dict[str, Any]:
-    """What this process found: from its file if it ended before, else by running it. Never raises EngineFailure: a failure
-    is part of what was found."""
-    path = comparison.directory / f"{process.name}.json"
-    if not path.exists():
-        found = _with_attempts(comparison, process)
-        requests = found.pop("requests")
-        if requests:
-            pd.DataFrame(requests).to_parquet(path.with_suffix(".parquet"), index=False)
-        draft = path.with_suffix(".new")
-        draft.write_text(json.dumps(found))
-        os.replace(draft, path)
-    return json.loads(path.read_text())
+    def path(self, process: Process) -> Path:
+        """Where what the process found is written down."""
+        return self.directory / f"{process.name}.json"
 
 
-def _with_attempts(comparison: Comparison, process: Process) -> dict[str, Any]:
+Started = EngineProcess | EngineFailure
+"""An engine that is ready, or why it is not."""
+
+
+def run_processes(comparison: Comparison, processes: Sequence[Process]) -> Iterator[dict[str, Any]]:
+    """What each process found, in their order: from its file if it ended before, else by running it. All that have to run
+    are started at once. Never raises EngineFailure: a failure is part of what was found."""
+    missing = [process for process in processes if not comparison.path(process).exists()]
+    # The threads stay until the engines have ended: an engine ends with the thread that started it.
+    with ThreadPoolExecutor(max_workers=max(1, len(missing))) as threads:
+        started: dict[Process, Started] = {}
+        try:
+            for process, engine in zip(missing, threads.map(lambda p: _start(comparison, p), missing), strict=True):
+                started[process] = engine
+            for process in processes:
+                if process in started:
+                    found = _with_attempts(comparison, process, started.pop(process), is_alone=len(missing) == 1)
+                    _write_down(comparison.path(process), found)
+                yield json.loads(comparison.path(process).read_text())
+        finally:
+            for engine in started.values():
+                if not isinstance(engine, EngineFailure):
+                    engine.end()
+
+
+def _start(comparison: Comparison, process: Process) -> Started:
+    engine = EngineProcess(
+        comparison.engine, _config(comparison, process, comparison.arms[process.arm]), python=comparison.python,
+        directory=comparison.directory / "logs" / process.name,
+    )  # fmt: skip
+    try:
+        return engine.start()
+    except EngineFailure as failure:
+        return failure
+
+
+def _write_down(path: Path, found: dict[str, Any]) -> None:
+    requests = found.pop("requests")
+    if requests:
+        pd.DataFrame(requests).to_parquet(path.with_suffix(".parquet"), index=False)
+    draft = path.with_suffix(".new")
+    draft.write_text(json.dumps(found))
+    os.replace(draft, path)
+
+
+def _with_attempts(comparison: Comparison, process: Process, engine: Started, *, is_alone: bool) -> dict[str, Any]:
+    """is_alone: the engine was started beside no other, so the time it took to load is its own."""
     lost: list[str] = []
     while True:
         try:
-            return {**asdict(process), **_found(comparison, process), "failure": None, "lost": lost}
+            if isinstance(engine, EngineFailure):
+                raise engine
+            try:
+                found = _found(comparison, process, engine, is_alone=is_alone)
+            finally:
+                engine.end()
+            return {**asdict(process), **found, "failure": None, "lost": lost}
         except EngineFailure as failure:
             lost.append(f"{failure.kind}: {failure.message}")
             if failure.kind in FINAL or len(lost) == ATTEMPTS:
                 told = {"kind": failure.kind, "text": failure.message, "log": str(failure.log)}
                 return {**asdict(process), "figures": [], "gates": [], "requests": [], "failure": told, "lost": lost}
+        engine = _start(comparison, process)
 
 
-def _found(comparison: Comparison, process: Process) -> dict[str, Any]:
+def _found(comparison: Comparison, process: Process, engine: EngineProcess, *, is_alone: bool) -> dict[str, Any]:
     arm = comparison.arms[process.arm]
-    directory = comparison.directory / "logs" / process.name
-    config = _config(comparison, process, arm)
-    with EngineProcess(comparison.engine, config, python=comparison.python, directory=directory) as engine:
-        if process.setting == "switching":  # the check would ask for adapters before we have seen them come from disk
-            figures, requests = _switching(comparison, engine, arm, repeat=process.repeat), []
-            gates = comparison.check(engine, arm)
-        else:
-            gates = comparison.check(engine, arm)
-            proven = all(gate.passed for gate in gates)
-            figures, requests = _timed(comparison, engine, arm, repeat=process.repeat) if proven else ([], [])
-        if not all(gate.passed for gate in gates):
-            figures = []
-        return {
-            "engine": asdict(engine.ready), "gates": [asdict(gate) for gate in gates], "figures": figures,
-            "requests": requests,
-        }  # fmt: skip
+    figures, requests = [], []
+    if process.setting == "switching":  # the check would ask for adapters before we have seen them come from disk
+        figures = _switching(comparison, engine, arm, repeat=process.repeat)
+    gates = comparison.check(engine, arm)
+    if not all(gate.passed for gate in gates):
+        figures = []
+    elif process.setting != "switching":
+        figures, requests = _timed(comparison, engine, arm, repeat=process.repeat)
+        if is_alone:
+            figures.insert(0, _fact("load_s", engine.ready.load_s, "s"))
+    return {
+        "engine": asdict(engine.ready), "gates": [asdict(gate) for gate in gates], "figures": figures,
+        "requests": requests,
+    }  # fmt: skip
 
 
 def _timed(
     comparison: Comparison, engine: EngineProcess, arm: Arm, *, repeat: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(figures, rows of requests) of everything this arm is asked, and of the process itself."""
+    """(figures, rows of requests) of everything this arm is asked, and of the process's memory."""
     warm_up(comparison, engine, arm)
-    figures, requests = [_fact("load_s", engine.ready.load_s, "s")], []
+    figures, requests = [], []
     for load in loads_of(comparison.spec, workload=comparison.workload, num_adapters=len(arm.adapters)):
         rows, found = _answered(comparison, engine, arm, load, repeat=repeat)
         requests += rows

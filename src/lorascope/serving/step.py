@@ -25,7 +25,7 @@ from lorascope.serving.arms import GATE_TOKENS, Arms
 from lorascope.serving.engines import EngineConfig
 from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION
 from lorascope.serving.load import generator_of, synthetic_prompts
-from lorascope.serving.protocol import FINAL, Comparison, run_process
+from lorascope.serving.protocol import FINAL, Comparison, run_processes
 from lorascope.serving.tuning import Search, search_levers
 from lorascope.study.measure import ServingSpec, Workload
 from lorascope.training.preparation import tokenizer_for
@@ -100,7 +100,8 @@ def _compare(
             max_length=longest + max(outputs, 1),
             max_batch=max(*spec.batch_sizes, _OPEN_LOOP_REQUESTS_AT_ONCE if spec.request_rates else 1),
             max_rank=arms.max_rank,
-            options={"gpu_memory_utilization": spec.gpu_memory_fraction} if _uses_gpu_share(context, spec) else {},
+            options={"gpu_memory_utilization": _gpu_share(spec)} if _uses_gpu_share(context, spec) else {},
+            fitted_cache=spec.engines_at_once > 1,
         ),
         directory=context.work / "processes",
         kernel_tables=Path(tables) if (tables := context.step.locations.get(TABLES_LOCATION)) else None,
@@ -112,18 +113,24 @@ def _compare(
         comparison = replace(comparison, tuned=searches[workload].chosen)
     processes = list(comparison.processes())
     found, served, given_up = [], set(), set()
-    for done, process in enumerate(processes):
-        if (process.arm, process.setting) in given_up:
-            continue
-        found.append(run_process(comparison, process))
-        if found[-1]["figures"]:
-            served.add((process.arm, process.setting))
-        elif _is_final(found[-1]) or (process.arm, process.setting) not in served:
-            given_up.add((process.arm, process.setting))
-        total = len(processes) * len(spec.workloads)
-        before = len(processes) * spec.workloads.index(workload)
-        context.emit(StepProgress(step=context.step.id, done=before + done + 1, total=total, unit="engine"))
+    for first in range(0, len(processes), spec.engines_at_once):
+        group = [p for p in processes[first : first + spec.engines_at_once] if (p.arm, p.setting) not in given_up]
+        for process, told in zip(group, run_processes(comparison, group), strict=True):
+            found.append(told)
+            if told["figures"]:
+                served.add((process.arm, process.setting))
+            elif _is_final(told) or (process.arm, process.setting) not in served:
+                given_up.add((process.arm, process.setting))
+            total = len(processes) * len(spec.workloads)
+            before = len(processes) * spec.workloads.index(workload)
+            done = before + processes.index(process) + 1
+            context.emit(StepProgress(step=context.step.id, done=done, total=total, unit="engine"))
     return found
+
+
+def _gpu_share(spec: ServingSpec) -> float:
+    """Of the device's memory, each engine's: those that wait keep theirs."""
+    return spec.gpu_memory_fraction / spec.engines_at_once
 
 
 def _is_final(process: Mapping[str, Any]) -> bool:

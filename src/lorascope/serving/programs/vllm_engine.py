@@ -32,6 +32,9 @@ _PREPARED = {  # ours to decide, so not an option; and where a study says it
     "enable_prefix_caching": "nothing: it would measure the repetition of prompts",
 }
 
+_CACHE_BLOCK = 16  # tokens; larger blocks only waste part of the spare ones
+_SPARE_BLOCKS = 64
+
 
 class VLLM:
     def __init__(self, config: dict[str, Any]) -> None:
@@ -186,6 +189,8 @@ def engine_args(config: dict[str, Any], options: dict[str, Any], notes: list[str
         "enforce_eager": config["device"] == "cpu",
         "runner": "generate" if config["workload"] == "generation" else "pooling",
     }
+    if config["fitted_cache"] and config["device"] != "cpu":
+        arguments["kv_cache_memory_bytes"] = fitted_cache_bytes(config)
     if config["adapters"]:
         num_adapters = len(config["adapters"])
         slots = config["slots"] or num_adapters
@@ -200,6 +205,17 @@ def engine_args(config: dict[str, Any], options: dict[str, Any], notes: list[str
         if name not in known:
             raise wire.EngineError("option", f"vLLM {vllm.__version__} does not know the option `{name}`")
     return EngineArgs(**(arguments | options))
+
+
+def fitted_cache_bytes(config: dict[str, Any]) -> int:
+    """Keys and values of max_batch requests at max_length, in blocks, and a few blocks to spare."""
+    model = json.loads((Path(config["model"]) / "config.json").read_text())
+    heads = model["num_attention_heads"]
+    head_size = model.get("head_dim") or model["hidden_size"] // heads
+    token_bytes = 2 * model["num_hidden_layers"] * (model.get("num_key_value_heads") or heads) * head_size
+    token_bytes *= 2 if config["dtype"] == "bfloat16" else 4
+    blocks = config["max_batch"] * math.ceil(config["max_length"] / _CACHE_BLOCK) + _SPARE_BLOCKS
+    return blocks * _CACHE_BLOCK * token_bytes
 
 
 def allowed_rank(max_rank: int, notes: list[str]) -> int:
