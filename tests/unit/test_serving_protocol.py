@@ -35,7 +35,9 @@ class Engine:
         self.diary.append(f"{self.name} serves")
         asked = [request for batch in batches for request in batch]
         self.num_asked += len(asked)
-        return ServedBatches(tuple(Served(r.id, 0.0, 0.01, 0.01, (0.01,), None) for r in asked), (0.01,) * len(batches))
+        return ServedBatches(
+            tuple(Served(r.id, 0.0, 0.01, 0.01, (0.01,), None, 0.0) for r in asked), (0.01,) * len(batches)
+        )
 
     def memory(self) -> dict[str, int]:
         return {"weights_bytes": 1}

@@ -53,7 +53,7 @@ class Engine:
 
     def serve(self, batches: Any, **named: Any) -> ServedBatches:
         asked = [request for batch in batches for request in batch]
-        answers = tuple(Served(r.id, 0.0, 0.01, 0.01, (0.01,), None) for r in asked)
+        answers = tuple(Served(r.id, 0.0, 0.01, 0.01, (0.01,), None, 0.0) for r in asked)
         assert isinstance(self._took, float)
         return ServedBatches(answers, (self._took,) * len(batches))
 

@@ -58,9 +58,15 @@ def _dropped(facts: Facts) -> Iterator[str]:
 def _engine(facts: Facts) -> Iterator[str]:
     names = dict.fromkeys(serving_of(facts).engines)
     if names:
+        over_http = any(str(fact.get("engine")).endswith("-server") for fact in facts.engines)
+        where = (
+            "by a client of its HTTP server on the same machine: no network, and server and client share the processors"
+            if over_http
+            else "inside the engine's process: no HTTP, no network"
+        )
         yield (
-            f"Serving was measured on {wording.listing(names)}, inside the engine's process: no HTTP, no network, and "
-            "another engine or version may order the arms otherwise."
+            f"Serving was measured on {wording.listing(names)}, {where}; another engine or version may order the arms "
+            "otherwise."
         )
     if any(str(fact.get("engine")) == "transformers" for fact in facts.engines):
         yield (

@@ -23,15 +23,17 @@ from typing import Any, Literal, get_args
 from lorascope.errors import EnvironmentProblem, LorascopeError
 from lorascope.serving.adapters import find_misfit
 
-EngineName = Literal["vllm", "transformers"]
+EngineName = Literal["vllm", "vllm-server", "transformers"]
 
 PROGRAMS = Path(__file__).parent / "programs"
 _PROGRAM: Mapping[str, str] = {
     "vllm": "vllm_engine.py",
+    "vllm-server": "vllm_server.py",
     "transformers": "transformers_engine.py",
 }
 _NEEDS: Mapping[str, tuple[str, ...]] = {  # one of them, by import name
     "vllm": ("vllm",),
+    "vllm-server": ("vllm", "aiohttp", "psutil"),
     "transformers": ("torch", "transformers", "peft"),
 }
 _ENVIRONMENT: Mapping[str, str] = {
@@ -106,7 +108,8 @@ class Request:
 class Served:
     """When a request's tokens were there, in seconds after its batch's start (classification: one time, its answer's).
 
-    output: the generated tokens, the class probabilities, or None if not kept.
+    output: the generated tokens, the class probabilities, or None if not kept. sent_s: when it was handed to the engine, as
+    soon as that took it after its arrival.
     """
 
     id: int
@@ -115,6 +118,7 @@ class Served:
     last_s: float
     token_s: tuple[float, ...]
     output: tuple[int, ...] | tuple[float, ...] | None
+    sent_s: float
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ def _rebuild_failure(message: str, kind: str, log: Path | None, hint: str | None
 class EngineProcess:
     """A context: entering starts the engine and waits until it is ready, leaving ends its whole process group.
 
-    engine: "vllm" or "transformers"; python: the interpreter that has it; directory: where its
+    engine: "vllm", "vllm-server" or "transformers"; python: the interpreter that has it; directory: where its
     configuration and log are kept. Raises EngineFailure from every method once the engine cannot go on.
     """
 
@@ -365,7 +369,7 @@ def check_engine(engine: EngineName, python: Path) -> dict[str, str]:
     remedy = (
         "`make serve-env` makes one with vLLM for CPUs; then set `measure.serving.python: .venv-serve/bin/python`. "
         "On a GPU install vLLM in an environment of its own and name its interpreter."
-        if engine == "vllm"
+        if engine != "transformers"
         else "Install lorascope's own requirements into it, or leave `measure.serving.python` away."
     )
     try:

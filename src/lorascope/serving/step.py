@@ -23,7 +23,7 @@ from lorascope.engine.events import Notice, StepProgress
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.serving.arms import GATE_TOKENS, Arms
 from lorascope.serving.engines import EngineConfig
-from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION
+from lorascope.serving.interpreter import PYTHON_LOCATION, SERVER, TABLES_LOCATION
 from lorascope.serving.load import generator_of, synthetic_prompts
 from lorascope.serving.protocol import FINAL, Comparison, run_processes
 from lorascope.serving.tuning import Search, search_levers
@@ -71,7 +71,8 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
 
 
 def _engine_kind(engine: Mapping[str, str]) -> str:
-    return "transformers" if engine["name"] == "transformers" else "vllm"
+    name = engine["name"]
+    return "transformers" if name == "transformers" else "vllm-server" if name.endswith(SERVER) else "vllm"
 
 
 def _compare(
@@ -139,7 +140,7 @@ def _is_final(process: Mapping[str, Any]) -> bool:
 
 
 def _uses_gpu_share(context: StepContext, spec: ServingSpec) -> bool:
-    return spec.engine == "vllm" and context.device.startswith("cuda")
+    return spec.engine != "transformers" and context.device.startswith("cuda")
 
 
 def _check_heads(context: StepContext) -> None:

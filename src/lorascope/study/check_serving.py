@@ -63,6 +63,8 @@ def _without_effect(spec: ServingSpec) -> Iterator[Mistake]:
         for key in ("python", "slots", "gpu_memory_fraction", "tune", "kernel_tables"):
             if key in written and getattr(spec, key) is not False:
                 yield idle(key, "the engine is transformers", "remove it, or use `engine: vllm`")
+    if spec.engine == "vllm-server" and "switching" in written and spec.switching:
+        yield idle("switching", "a server keeps the adapters it started with", "remove it, or use `engine: vllm`")
     if "generation" not in spec.workloads:
         for key in ("output_tokens", "sampling"):
             if key in written:

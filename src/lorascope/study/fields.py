@@ -157,7 +157,8 @@ _MEASURE: Fields = {
     "settings below. Absent: not measured.",
 }
 _SERVING: Fields = {
-    "engine": "`transformers` (needs nothing more), or `vllm` in an interpreter of its own.",
+    "engine": "`transformers` (needs nothing more), `vllm` in an interpreter of its own, or `vllm-server`: the same behind its "
+    "HTTP server, asked by a client.",
     "python": "That interpreter, relative to the study file. Absent: the variable `LORASCOPE_SERVE_PYTHON`, else "
     "`.venv-serve/bin/python` where lorascope is started (`make serve-env`).",
     "method": "Whose adapters are served. Absent: the first method that has adapters.",

@@ -68,7 +68,7 @@ class ServingSpec(Spec):
     kernels, one of those levers.
     """
 
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal["transformers", "vllm", "vllm-server"] = "transformers"
     python: str | None = None
     method: str | None = None
     arms: Annotated[tuple[ServedArm, ...], Field(min_length=1)] = ("base", "full", "merged", 1, 2, 4)

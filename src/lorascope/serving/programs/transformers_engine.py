@@ -63,9 +63,11 @@ class Transformers:
             if not batch:
                 arrivals.sleep()
                 continue
+            sent_s = arrivals.now()
             run = self._generate if self._config["workload"] == "generation" else self._classify
             for request, (token_s, output) in zip(batch, run(batch, arrivals), strict=True):
-                answers[request["id"]] = wire.served_request(request, token_s, output if keep_outputs else None)
+                kept = output if keep_outputs else None
+                answers[request["id"]] = wire.served_request(request, token_s, kept, sent_s=sent_s)
         return [answers[request["id"]] for request in requests], arrivals.now()
 
     def _generate(self, batch: list[dict[str, Any]], arrivals: wire.Arrivals) -> list[tuple[list[float], list[int]]]:
