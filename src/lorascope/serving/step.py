@@ -23,7 +23,7 @@ from lorascope.engine.events import Notice, StepProgress
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.serving.arms import GATE_TOKENS, Arms
 from lorascope.serving.engines import EngineConfig
-from lorascope.serving.interpreter import PYTHON_LOCATION, SERVER, TABLES_LOCATION
+from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION, engine_kind
 from lorascope.serving.load import generator_of, synthetic_prompts
 from lorascope.serving.protocol import FINAL, Comparison, run_processes
 from lorascope.serving.tuning import Search, search_levers
@@ -42,7 +42,7 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
     Raises StudyError for tasks that cannot be served by one head, EnvironmentProblem where no arm could be served.
     """
     params = context.step.params
-    spec = ServingSpec.model_validate({**params["serving"], "engine": _engine_kind(params["engine"])})
+    spec = ServingSpec.model_validate({**params["serving"], "engine": engine_kind(params["engine"])})
     _check_heads(context)
     found: list[dict[str, Any]] = []
     searches: dict[str, Search] = {}
@@ -68,11 +68,6 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
         "gates_failed": sorted({p["arm"] for p in found for gate in p["gates"] if not gate["passed"]}),
         "tuned": {workload: search.chosen and search.chosen.name for workload, search in searches.items()},
     }
-
-
-def _engine_kind(engine: Mapping[str, str]) -> str:
-    name = engine["name"]
-    return "transformers" if name == "transformers" else "vllm-server" if name.endswith(SERVER) else "vllm"
 
 
 def _compare(
