@@ -157,10 +157,20 @@ def default_model(cache: Path) -> Path:
     return checkpoint_directory(identity, locations=locations, cache_dir=cache)
 
 
+def with_layers(model: Path, num_layers: int, directory: Path) -> Path:
+    """The model cut after so many layers, with its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(model, num_hidden_layers=num_layers).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(model).save_pretrained(directory)
+    return directory
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--python", type=Path, default=Path(".venv-serve/bin/python"), help="an interpreter with vLLM")
     parser.add_argument("--model", type=Path, help="a causal language model with its tokenizer (default: SmolLM2-135M)")
+    parser.add_argument("--layers", type=int, help="keep so many of its layers: faster, and nobody reads the answers")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--prompt-tokens", type=int, default=64)
@@ -173,6 +183,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = given.model or default_model(Path(folder) / "cache")
+        if given.layers is not None:
+            model = with_layers(model, given.layers, Path(folder) / "model")
         vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
         config = EngineConfig(
             "generation", model, {}, given.dtype, given.device, max_batch=given.concurrency,

@@ -156,3 +156,14 @@ def served_trials(*, workloads: Sequence[str] = ("generation",), model: str = MO
          "chosen": levers == ("lora_target_modules",), "gates": [], "engine": None}
         for workload in workloads for order, (levers, outcome, reason, ms) in enumerate(tried)
     ]  # fmt: skip
+
+
+def served_merging(*, workloads: Sequence[str] = ("generation",), model: str = MODEL) -> list[dict[str, Any]]:
+    """In bfloat16 merging changes as much as rounding does."""
+    found = [("merged v adapter", "float32", 2e-6, 0.0), ("merged v adapter", "bfloat16", 0.04, 0.0125),
+             ("adapter v float32 adapter", "bfloat16", 0.05, 0.025)]  # fmt: skip
+    return [
+        {"model": model, "workload": workload, "what": what, "dtype": dtype, "max_abs_logit_difference": difference,
+         "max_probability_difference": difference / 4, "flip_rate": flips, "n": 80}
+        for workload in workloads for what, dtype, difference, flips in found
+    ]  # fmt: skip

@@ -202,6 +202,16 @@ def tuning_texts(facts: Facts) -> list[str]:
     return [item for block in tuning_blocks(facts) if isinstance(block, Bullets) for item in block.items]
 
 
+def test_what_merging_changes_stands_beside_what_rounding_changes(facts):
+    table = tables_of(facts)["serving_merging"]
+    generation = [row for row in table.rows if row[0] == "generation"]
+    assert [(row[1], row[2], row[-1]) for row in generation] == [
+        ("merged v adapter", "float32", "0.0% of 80"),
+        ("merged v adapter", "bfloat16", "1.2% of 80"),
+        ("adapter v float32 adapter", "bfloat16", "2.5% of 80"),
+    ]
+
+
 def test_limitations_follow_from_repeats_engine_and_device(facts, artifacts):
     plain = " ".join(serving_limitations(facts))
     assert "4 degrees of freedom" in plain and "vLLM turns compilation off" in plain and "not corrected" in plain

@@ -199,7 +199,8 @@ def test_trials_are_told_apart_from_the_processes_of_the_comparison(comparison, 
     trial = {**tuning.search_levers(comparison).trials[0].to_json(), "gates": [{"passed": False}]}
     pd.DataFrame([{"arm": "adapters-2", "value": 1.0}]).to_parquet(tmp_path / "serving.parquet")
     (tmp_path / "processes.json").write_text(json.dumps([trial]))
-    artifact: Any = SimpleNamespace(file=tmp_path.joinpath, result={})
+    artifact: Any = SimpleNamespace(file=tmp_path.joinpath, result={"merging": [{"what": "x"}]})
     record = read_serving([({"model": "tiny"}, artifact)])
     assert record is not None and (record.gates, record.engines, record.failures) == ([], [], [])
+    assert record.merging == [{"model": "tiny", "what": "x"}]
     assert [(found["model"], found["arm"], found["levers"]) for found in record.trials] == [("tiny", "adapters-2", [])]

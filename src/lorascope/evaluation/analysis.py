@@ -99,7 +99,7 @@ def analyse(context: StepContext) -> JSON:
         ],
     }
     if record is not None:
-        kinds = ("gates", "engines", "failures", "trials")
+        kinds = ("gates", "engines", "failures", "trials", "merging")
         facts["serving"] = {kind: getattr(record, kind) for kind in kinds}
     (context.out / "facts.json").write_text(json.dumps(facts, indent=1, allow_nan=False))
     return {

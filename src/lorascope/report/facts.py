@@ -90,6 +90,12 @@ class Facts:
         return (self.raw.get("serving") or {}).get("trials") or []
 
     @property
+    def serving_merging(self) -> list[dict[str, Any]]:
+        """What merging changes: model, workload, what, dtype, max_abs_logit_difference, max_probability_difference,
+        flip_rate, n."""
+        return (self.raw.get("serving") or {}).get("merging") or []
+
+    @property
     def data(self) -> dict[str, dict[str, Any]]:
         return self.raw.get("data") or {}
 

@@ -9,6 +9,7 @@ from lorascope.report.document import Block, Bullets, Illustration
 from lorascope.report.facts import Facts
 from lorascope.report.figures import serving_bars, serving_curves, serving_overhead, serving_trade
 from lorascope.report.serving_answer import answer
+from lorascope.report.serving_merging import merging_table
 from lorascope.report.serving_rows import n_of, serving_of
 from lorascope.report.serving_tuning import tuning_blocks
 
@@ -40,6 +41,7 @@ def serving_blocks(facts: Facts) -> list[Block | None]:
         _advice(facts),
         serving_tables.results_table(facts),
         serving_tables.overhead_table(facts, "base"),
+        merging_table(facts),
         serving_tables.gates_table(facts),
         serving_tables.engines_table(facts),
         serving_tables.failures_table(facts),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lorascope.serving.arms import GATE_TOKENS, Arms
 from lorascope.serving.engines import EngineConfig
 from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION, engine_kind
 from lorascope.serving.load import generator_of, synthetic_prompts
+from lorascope.serving.precision import MergePrecision
 from lorascope.serving.protocol import FINAL, Comparison, run_processes
 from lorascope.serving.tuning import Search, search_levers
 from lorascope.study.measure import ServingSpec, Workload
@@ -44,10 +45,8 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
     params = context.step.params
     spec = ServingSpec.model_validate({**params["serving"], "engine": engine_kind(params["engine"])})
     _check_heads(context)
-    found: list[dict[str, Any]] = []
-    searches: dict[str, Search] = {}
-    for workload in spec.workloads:
-        found += _compare(context, spec, workload, searches)
+    compared = {workload: _compare(context, spec, workload) for workload in spec.workloads}
+    found = [process for of_workload in compared.values() for process in of_workload.processes]
     _report_failures(context, found)
     if not any(process["figures"] for process in found):
         raise EnvironmentProblem(_why_none(found), hint="the log named above says more; see docs/serving.md")
@@ -55,6 +54,7 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
     frame.to_parquet(context.out / "serving.parquet", index=False, compression="zstd")
     _requests_table(context, found).to_parquet(context.out / "requests.parquet", index=False, compression="zstd")
     processes = [{key: value for key, value in p.items() if key not in ("figures", "requests")} for p in found]
+    searches = {workload: each.search for workload, each in compared.items() if each.search is not None}
     processes += [trial.to_json() for search in searches.values() for trial in search.trials]
     (context.out / "processes.json").write_text(json.dumps(processes, indent=1))
     return {
@@ -67,15 +67,28 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
         "num_gates": sum(len(process["gates"]) for process in found),
         "gates_failed": sorted({p["arm"] for p in found for gate in p["gates"] if not gate["passed"]}),
         "tuned": {workload: search.chosen and search.chosen.name for workload, search in searches.items()},
+        "merging": [
+            {"workload": workload, **asdict(row)}
+            for workload, each in compared.items()
+            for row in (each.merging.rows if each.merging else ())
+        ],
     }
 
 
-def _compare(
-    context: StepContext, spec: ServingSpec, workload: Workload, searches: dict[str, Search]
-) -> list[dict[str, Any]]:
-    """Every process of one workload. searches: given that of the workload, where the study tunes."""
+@dataclass(frozen=True)
+class _Compared:
+    """What was found in one workload. search: where the study tunes. merging: what it changes, where `merged` is served."""
+
+    processes: list[dict[str, Any]]
+    search: Search | None
+    merging: MergePrecision | None
+
+
+def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> _Compared:
+    """Every process of one workload."""
     prompts = _prompts(context, spec)
     arms = Arms(context, spec, workload=workload, prompts=prompts, directory=context.work / "served" / workload)
+    merging = arms.merge_precision() if "merged" in spec.arms else None
     _let_go_of_the_device(context)
     longest = max(len(prompt) for prompt in prompts)
     outputs = max(spec.output_tokens, GATE_TOKENS) if workload == "generation" else 0
@@ -103,10 +116,10 @@ def _compare(
         kernel_tables=Path(tables) if (tables := context.step.locations.get(TABLES_LOCATION)) else None,
     )
     comparison.directory.mkdir(parents=True, exist_ok=True)
-    if spec.tune:
-        searches[workload] = search_levers(comparison)
-        _report_search(context, searches[workload])
-        comparison = replace(comparison, tuned=searches[workload].chosen)
+    search = search_levers(comparison) if spec.tune else None
+    if search is not None:
+        _report_search(context, search)
+        comparison = replace(comparison, tuned=search.chosen)
     processes = list(comparison.processes())
     found, served, given_up = [], set(), set()
     for first in range(0, len(processes), spec.engines_at_once):
@@ -121,7 +134,7 @@ def _compare(
             before = len(processes) * spec.workloads.index(workload)
             done = before + processes.index(process) + 1
             context.emit(StepProgress(step=context.step.id, done=done, total=total, unit="engine"))
-    return found
+    return _Compared(found, search, merging)
 
 
 def _gpu_share(spec: ServingSpec) -> float:
