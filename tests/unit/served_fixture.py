@@ -143,3 +143,27 @@ def served_facts(arms: Sequence[str] = ARMS, *, repeats: int = 5, workloads: Seq
                      "head": "model", "notes": [], "order": order}
                 )  # fmt: skip
     return facts
+
+
+def served_trials(*, workloads: Sequence[str] = ("generation",), model: str = MODEL) -> list[dict[str, Any]]:
+    """What a search tried for 4 adapters: one lever that helped, one that did not, one unknown."""
+    tried = [((), "measured", "", 100.0), (("lora_target_modules",), "measured", "", 88.0),
+             (("max_loras 2",), "measured", "", 120.0),
+             (("specialize_active_lora",), "unknown", "vLLM 0.1 does not know the option", None)]  # fmt: skip
+    return [
+        {"model": model, "workload": workload, "arm": "adapters-4", "setting": "trial", "order": order,
+         "levers": list(levers), "outcome": outcome, "reason": reason, "batch_ms": {"1": ms} if ms else {}, "cost_ms": ms,
+         "chosen": levers == ("lora_target_modules",), "gates": [], "engine": None}
+        for workload in workloads for order, (levers, outcome, reason, ms) in enumerate(tried)
+    ]  # fmt: skip
+
+
+def served_merging(*, workloads: Sequence[str] = ("generation",), model: str = MODEL) -> list[dict[str, Any]]:
+    """In bfloat16 merging changes as much as rounding does."""
+    found = [("merged v adapter", "float32", 2e-6, 0.0), ("merged v adapter", "bfloat16", 0.04, 0.0125),
+             ("adapter v float32 adapter", "bfloat16", 0.05, 0.025)]  # fmt: skip
+    return [
+        {"model": model, "workload": workload, "what": what, "dtype": dtype, "max_abs_logit_difference": difference,
+         "max_probability_difference": difference / 4, "flip_rate": flips, "n": 80}
+        for workload in workloads for what, dtype, difference, flips in found
+    ]  # fmt: skip

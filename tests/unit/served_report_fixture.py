@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 from report_fixture import Shape, write_analysis
-from served_fixture import ARMS, served_facts, served_frame, served_gates
+from served_fixture import ARMS, served_facts, served_frame, served_gates, served_merging, served_trials
 
 from lorascope.stats.analysis import Analysis
 from lorascope.stats.hypotheses import hypothesis_test, judge
@@ -41,7 +41,10 @@ def write_served_analysis(
     analysis = Analysis.from_json(json.loads((directory / "analysis.json").read_text()))
     serving = analyse_serving(frame, gates=gates, facts=[*engines, *failures])
     facts = json.loads((directory / "facts.json").read_text())
+    trials = [t for m in shape.models for t in served_trials(workloads=workloads, model=m)]
     facts["serving"] = {"gates": gates, "engines": engines, "failures": list(failures)}
+    facts["serving"]["merging"] = [row for m in shape.models for row in served_merging(workloads=workloads, model=m)]
+    facts["serving"]["trials"] = trials if served.get("tuned", True) else []
     hypotheses = analysis.hypotheses
     if shape.hypotheses:
         declared = Overhead.model_validate(H3)

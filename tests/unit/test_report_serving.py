@@ -19,6 +19,7 @@ from lorascope.report.sections import build_document
 from lorascope.report.serving_answer import answer, summary_of_serving
 from lorascope.report.serving_limits import serving_limitations
 from lorascope.report.serving_rows import overheads_of
+from lorascope.report.serving_tuning import tuning_blocks
 from lorascope.stats.analysis import Analysis
 from lorascope.stats.interval import Interval
 
@@ -167,6 +168,50 @@ def test_arms_that_failed_are_named_marked_and_in_no_figure(artifacts):
     assert any(text.startswith("Not every arm of serving is compared") for text in serving_limitations(facts))
 
 
+def test_the_gain_of_tuning_is_told_by_batch_size_with_intervals_and_what_was_tried(facts):
+    serving = facts.analysis.serving
+    assert serving is not None
+    (text,) = [text for text in tuning_texts(facts) if text.startswith("Generation")]
+    assert "of 2 settings beside the default, lora_target_modules was the fastest in the search" in text
+    assert "In 5 repeats, the study's repeats confirm it at every batch size" in text
+    gains = [t for t in serving.tuning if (t.workload, t.metric, t.loop, t.choice) ==
+             ("generation", "latency_ms_p95", "batch", "round-robin")]  # fmt: skip
+    assert len(gains) == 5
+    for gain in gains:
+        assert gain.interval is not None
+        assert f"+{100 * (gain.estimate - 1):.1f}% [+{100 * (gain.interval.low - 1):.1f}% to " in text
+    table = tables_of(facts)["serving_trials"]
+    assert {table.rows[index][1] for index in table.marked} == {"lora_target_modules"}
+    assert "not known to this version: vLLM 0.1 does not know the option" in {row[-1] for row in table.rows}
+    assert ("max_loras 2", "+20.0%") in {(row[1], row[3]) for row in table.rows}
+
+
+def test_no_gain_of_tuning_is_claimed_where_intervals_hold_none_or_nothing_was_found(facts):
+    serving = facts.analysis.serving
+    assert serving is not None
+    opened = [replace(t, interval=Interval(1.02, 0.9, 1.2, 0.95, "")) for t in serving.tuning]
+    changed = replace(facts, analysis=replace(facts.analysis, serving=replace(serving, tuning=opened)))
+    assert all("show no gain, every interval holds none" in text for text in tuning_texts(changed))
+    trials = [{**trial, "chosen": False} for trial in facts.serving_trials]
+    raw = {**facts.raw, "serving": {**facts.raw["serving"], "trials": trials}}
+    texts = tuning_texts(replace(facts, raw=raw))
+    assert texts and all("none was faster in the search. The default is the best that was found." in t for t in texts)
+
+
+def tuning_texts(facts: Facts) -> list[str]:
+    return [item for block in tuning_blocks(facts) if isinstance(block, Bullets) for item in block.items]
+
+
+def test_what_merging_changes_stands_beside_what_rounding_changes(facts):
+    table = tables_of(facts)["serving_merging"]
+    generation = [row for row in table.rows if row[0] == "generation"]
+    assert [(row[1], row[2], row[-1]) for row in generation] == [
+        ("merged v adapter", "float32", "0.0% of 80"),
+        ("merged v adapter", "bfloat16", "1.2% of 80"),
+        ("adapter v float32 adapter", "bfloat16", "2.5% of 80"),
+    ]
+
+
 def test_limitations_follow_from_repeats_engine_and_device(facts, artifacts):
     plain = " ".join(serving_limitations(facts))
     assert "4 degrees of freedom" in plain and "vLLM turns compilation off" in plain and "not corrected" in plain
@@ -177,4 +222,4 @@ def test_limitations_follow_from_repeats_engine_and_device(facts, artifacts):
 
 def test_advice_names_what_it_rests_on(facts):
     bullets = [block for block in section_of(facts).blocks if isinstance(block, Bullets)]
-    assert all("(Rests on: " in item for item in bullets[1].items)
+    assert all("(Rests on: " in item for item in bullets[-1].items)

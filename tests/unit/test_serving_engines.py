@@ -267,7 +267,7 @@ def refusal(config: EngineConfig, directory: Path, engine: str = "transformers")
 
 def test_an_option_that_the_engine_does_not_know_is_refused_by_name(generation, tmp_path):
     failure = refusal(replace(generation, adapters={}, options={"specialise": True}), tmp_path)
-    assert failure.kind == "engine" and "does not know the option `specialise`" in failure.message
+    assert failure.kind == "option" and "does not know the option `specialise`" in failure.message
 
 
 def test_a_checkpoint_that_is_none_is_a_failure_of_the_model(generation, tmp_path):

@@ -120,7 +120,7 @@ def test_the_order_of_arms_is_another_in_every_repeat() -> None:
 def served(request: Request, *, first: float, last: float, count: int) -> Served:
     times = tuple(np.linspace(first, last, count).tolist())
     return Served(
-        id=request.id, arrival_s=request.arrival_s, first_s=first, last_s=last, token_s=times, output=None
+        id=request.id, arrival_s=request.arrival_s, first_s=first, last_s=last, token_s=times, output=None, sent_s=0.0
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,54 +15,108 @@ from lorascope.study.measure import ServingSpec
 
 
 class Engine:
-    """Answers every request after 10 ms."""
+    """Answers every request after 10 ms, and keeps a diary."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    diary: ClassVar[list[str]] = []
+
+    def __init__(self, *arguments: Any, directory: Path, **named: Any) -> None:
+        self.name = directory.name
         self.ready = Ready(1.0, {}, "none", {}, {}, None, ())
         self.num_asked = 0
 
-    def __enter__(self) -> Engine:
+    def start(self) -> Engine:
+        self.diary.append(f"{self.name} starts")
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        pass
+    def end(self) -> None:
+        self.diary.append(f"{self.name} ends")
 
     def serve(self, batches: Any, **named: Any) -> ServedBatches:
+        self.diary.append(f"{self.name} serves")
         asked = [request for batch in batches for request in batch]
         self.num_asked += len(asked)
-        return ServedBatches(tuple(Served(r.id, 0.0, 0.01, 0.01, (0.01,), None) for r in asked), (0.01,) * len(batches))
+        return ServedBatches(
+            tuple(Served(r.id, 0.0, 0.01, 0.01, (0.01,), None, 0.0) for r in asked), (0.01,) * len(batches)
+        )
 
     def memory(self) -> dict[str, int]:
         return {"weights_bytes": 1}
 
 
-@pytest.mark.parametrize("passed", [True, False])
-def test_an_arm_is_timed_only_if_it_computes_what_its_run_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: bool
-) -> None:
+@pytest.fixture
+def diary(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the engines do, in order."""
+    monkeypatch.setattr(Engine, "diary", [])
     monkeypatch.setattr(protocol, "EngineProcess", Engine)
+    return Engine.diary
+
+
+def comparison_of(directory: Path, check: Any, *arms: Any, repeats: int = 1) -> protocol.Comparison:
+    return protocol.Comparison(
+        spec=ServingSpec(arms=arms, batch_sizes=(1,), requests=3, warmup=1, repeats=repeats),
+        workload="classification",
+        arms={arm: Arm(arm, directory, {}) for arm in arms},
+        prompts=[[5, 6, 7]],
+        check=check,
+        engine="transformers",
+        python=directory,
+        config=EngineConfig("classification", directory, {}, "float32", "cpu", 8, 1),
+        directory=directory,
+    )
+
+
+def equals_its_run(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+    return [EquivalenceGate("probability", 0.0, 1e-3, True, 1, "")]
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_an_arm_is_timed_only_if_it_computes_what_its_run_does(tmp_path: Path, diary: list[str], passed: bool) -> None:
     asked_when_checked = []
 
     def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
         asked_when_checked.append(engine.num_asked)
         return [EquivalenceGate("probability", 0.5, 1e-3, passed, 1, "it answers otherwise")]
 
-    comparison = protocol.Comparison(
-        spec=ServingSpec(arms=("merged",), batch_sizes=(1,), requests=3, warmup=1, repeats=1),
-        workload="classification",
-        arms={"merged": Arm("merged", tmp_path, {})},
-        prompts=[[5, 6, 7]],
-        check=check,
-        engine="transformers",
-        python=tmp_path,
-        config=EngineConfig("classification", tmp_path, {}, "float32", "cpu", 8, 1),
-        directory=tmp_path,
-    )
+    comparison = comparison_of(tmp_path, check, "merged")
     (process,) = comparison.processes()
-    found = protocol.run_process(comparison, process)
+    (found,) = protocol.run_processes(comparison, [process])
     assert asked_when_checked == [0], "the check comes before any load"
     assert bool(found["figures"]) is passed
     assert (tmp_path / f"{process.name}.parquet").exists() is passed
     assert found["gates"][0]["passed"] is passed
-    assert protocol.run_process(comparison, process) == found, "a second time it is read, not served"
+    assert list(protocol.run_processes(comparison, [process])) == [found], "a second time it is read, not served"
     assert len(asked_when_checked) == 1
+
+
+def test_engines_started_together_are_measured_one_by_one(tmp_path: Path, diary: list[str]) -> None:
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full")
+    processes = list(comparison.processes())
+    found = list(protocol.run_processes(comparison, processes))
+    assert sorted(diary[:3]) == sorted(f"{process.name} starts" for process in processes)
+    turns = [line.split()[0] for line in diary[3:]]
+    assert list(dict.fromkeys(turns)) == [process.name for process in processes], "in the protocol's order"
+    for process in processes:
+        first, last = turns.index(process.name), len(turns) - 1 - turns[::-1].index(process.name)
+        assert set(turns[first : last + 1]) == {process.name}, "no other engine serves during its turn"
+        assert diary[3:][last] == f"{process.name} ends"
+    assert [process["arm"] for process in found] == [process.arm for process in processes]
+
+
+def test_the_time_to_load_is_told_only_of_an_engine_that_loaded_alone(tmp_path: Path, diary: list[str]) -> None:
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", repeats=2)
+    processes = list(comparison.processes())
+    alone = list(protocol.run_processes(comparison, processes[:1]))
+    together = list(protocol.run_processes(comparison, processes))
+    metrics = [{figure["metric"] for figure in process["figures"]} for process in together]
+    assert together[:1] == alone
+    assert ["load_s" in names for names in metrics] == [True, False, False, False]
+
+
+def test_engines_that_wait_are_ended_when_the_study_is_interrupted(tmp_path: Path, diary: list[str]) -> None:
+    def interrupt(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+        raise KeyboardInterrupt
+
+    comparison = comparison_of(tmp_path, interrupt, "base", "merged", "full")
+    with pytest.raises(KeyboardInterrupt):
+        list(protocol.run_processes(comparison, list(comparison.processes())))
+    assert {line.split()[0] for line in diary if line.endswith("ends")} == {line.split()[0] for line in diary}

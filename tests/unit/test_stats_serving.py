@@ -107,6 +107,14 @@ def test_an_arm_with_a_failing_gate_is_in_no_number_and_named():
     assert "token match" in analysis.left_out[0].reason
 
 
+def test_a_setting_with_a_failing_gate_takes_its_own_figures_only():
+    gates = [{**gate, "setting": "tuned"} for gate in served_gates(failing=["adapters-4"])]
+    analysis = analyse_serving(served_frame(), gates=gates, facts=[])
+    settings = {cell.setting for cell in analysis.cells if cell.arm == "adapters-4"}
+    assert settings == {"default", "switching"} and not analysis.tuning
+    assert {(left.arm, left.setting) for left in analysis.left_out} == {("adapters-4", "tuned")}
+
+
 def test_an_engine_that_failed_is_named_with_its_first_reason():
     facts = [
         *served_facts(),

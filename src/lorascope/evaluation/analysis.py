@@ -99,7 +99,8 @@ def analyse(context: StepContext) -> JSON:
         ],
     }
     if record is not None:
-        facts["serving"] = {"gates": record.gates, "engines": record.engines, "failures": record.failures}
+        kinds = ("gates", "engines", "failures", "trials", "merging")
+        facts["serving"] = {kind: getattr(record, kind) for kind in kinds}
     (context.out / "facts.json").write_text(json.dumps(facts, indent=1, allow_nan=False))
     return {
         "verdicts": {result.name: result.verdict for result in analysis.hypotheses},

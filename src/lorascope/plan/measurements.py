@@ -9,7 +9,7 @@ from typing import Any
 from lorascope.data.sources import file_checksum
 from lorascope.engine.step import Resources, Step
 from lorascope.plan.labels import VERSIONS, PlannedModel, RunLabel, TrainedArms
-from lorascope.serving.interpreter import engine_identity
+from lorascope.serving.interpreter import engine_identity, tables_identity
 from lorascope.study.check_serving import served_method
 from lorascope.study.measure import DriftSpec, ServingSpec
 from lorascope.study.spec import FullSpec, Study
@@ -73,18 +73,20 @@ def _serving_step(study: Study, spec: ServingSpec, model: PlannedModel, arms: Se
     served = arms[: max(1, spec.most_adapters)]  # the tasks whose adapters are served
     deps |= {f"{role}:{of_task.task}": step_id for of_task in served for role, step_id in of_task.inputs.items()}
     engine, locations = engine_identity(spec)
+    tables, where_tables_lie = tables_identity(spec)
     return Step(
         kind="serving",
         version=VERSIONS["serving"],
         params={
             "model": model.identity,
             "methods": methods,
-            "serving": spec.model_dump(mode="json", exclude={"python", "method", "engine"}),
+            "serving": spec.model_dump(mode="json", exclude={"python", "method", "engine", "kernel_tables"}),
             "engine": engine,
+            "kernel_tables": tables,
             "tasks": [of_task.task for of_task in served],
         },
         deps=deps,
         slug=model.name,
-        locations={**model.locations, **locations},
+        locations={**model.locations, **locations, **where_tables_lie},
         resources=Resources(alone=True),
     )

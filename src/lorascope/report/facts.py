@@ -84,6 +84,18 @@ class Facts:
         return (self.raw.get("serving") or {}).get("failures") or []
 
     @property
+    def serving_trials(self) -> list[dict[str, Any]]:
+        """Of searches for a faster setting: model, workload, arm, order, levers, outcome, reason, batch_ms, cost_ms, chosen,
+        the default first."""
+        return (self.raw.get("serving") or {}).get("trials") or []
+
+    @property
+    def serving_merging(self) -> list[dict[str, Any]]:
+        """What merging changes: model, workload, what, dtype, max_abs_logit_difference, max_probability_difference,
+        flip_rate, n."""
+        return (self.raw.get("serving") or {}).get("merging") or []
+
+    @property
     def data(self) -> dict[str, dict[str, Any]]:
         return self.raw.get("data") or {}
 

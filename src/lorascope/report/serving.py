@@ -9,7 +9,9 @@ from lorascope.report.document import Block, Bullets, Illustration
 from lorascope.report.facts import Facts
 from lorascope.report.figures import serving_bars, serving_curves, serving_overhead, serving_trade
 from lorascope.report.serving_answer import answer
+from lorascope.report.serving_merging import merging_table
 from lorascope.report.serving_rows import n_of, serving_of
+from lorascope.report.serving_tuning import tuning_blocks
 
 _BATCH = ("latency_ms_p95", "tokens_per_second")
 _TOKENS = ("ttft_ms_p50", "itl_ms_p50")
@@ -35,10 +37,11 @@ def serving_blocks(facts: Facts) -> list[Block | None]:
         _switching(facts),
         serving_tables.switching_table(facts),
         _trade(facts),
-        _tuning(facts),
+        *tuning_blocks(facts),
         _advice(facts),
         serving_tables.results_table(facts),
         serving_tables.overhead_table(facts, "base"),
+        merging_table(facts),
         serving_tables.gates_table(facts),
         serving_tables.engines_table(facts),
         serving_tables.failures_table(facts),
@@ -117,18 +120,6 @@ def _trade(facts: Facts) -> Illustration | None:
         "throughput over the batch sizes; dotted: the traffic beyond which merging never needs more. From medians over "
         f"repeats, so without intervals. {n_of(facts)}.",
         draw=partial(serving_trade.draw_trade, facts),
-    )
-
-
-def _tuning(facts: Facts) -> Illustration | None:
-    if not serving_overhead.tuned_places(facts):
-        return None
-    return Illustration(
-        name="serving_tuning",
-        title="What tuning gains",
-        caption="How much longer the default setting takes than the tuned one, within repeats; above 0 tuning helps. "
-        f"Marker: geometric mean over repeats; bar: 95% t interval, log scale. {n_of(facts)}.",
-        draw=partial(serving_overhead.draw_tuning, facts),
     )
 
 

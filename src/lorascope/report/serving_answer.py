@@ -183,4 +183,5 @@ def _machines(facts: Facts, place: Place, where: str) -> Iterator[str]:
 def _left_out(facts: Facts) -> Iterator[str]:
     for row in serving_of(facts).left_out:
         place = place_name(facts, (row.model, row.workload))
-        yield f"**{arm_name(row.arm)} ({place})** {wording.sentence(row.reason)}"
+        setting = "" if row.setting == "default" else f", {row.setting}"
+        yield f"**{arm_name(row.arm)} ({place}{setting})** {wording.sentence(row.reason)}"

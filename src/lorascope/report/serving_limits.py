@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from lorascope.report import wording
 from lorascope.report.facts import Facts
 from lorascope.report.serving_rows import arm_name, repeats_text, serving_of
+from lorascope.stats.serving_analysis import LeftOut
 
 _FULL_PROTOCOL = 10
 
@@ -20,9 +21,13 @@ def serving_limitations(facts: Facts) -> Iterator[str]:
 
 
 def _left_out(facts: Facts) -> Iterator[str]:
-    names = dict.fromkeys(f"{arm_name(row.arm)} ({row.workload})" for row in serving_of(facts).left_out)
+    names = dict.fromkeys(f"{arm_name(row.arm)} ({_place(row)})" for row in serving_of(facts).left_out)
     if names:
         yield f"Not every arm of serving is compared: {wording.listing(names)} failed a gate or did not run."
+
+
+def _place(row: LeftOut) -> str:
+    return row.workload if row.setting == "default" else f"{row.workload}, {row.setting}"
 
 
 def _repeats(facts: Facts) -> Iterator[str]:
@@ -53,9 +58,15 @@ def _dropped(facts: Facts) -> Iterator[str]:
 def _engine(facts: Facts) -> Iterator[str]:
     names = dict.fromkeys(serving_of(facts).engines)
     if names:
+        over_http = any(str(fact.get("engine")).endswith("-server") for fact in facts.engines)
+        where = (
+            "by a client of its HTTP server on the same machine: no network, and server and client share the processors"
+            if over_http
+            else "inside the engine's process: no HTTP, no network"
+        )
         yield (
-            f"Serving was measured on {wording.listing(names)}, inside the engine's process: no HTTP, no network, and "
-            "another engine or version may order the arms otherwise."
+            f"Serving was measured on {wording.listing(names)}, {where}; another engine or version may order the arms "
+            "otherwise."
         )
     if any(str(fact.get("engine")) == "transformers" for fact in facts.engines):
         yield (

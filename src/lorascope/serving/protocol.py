@@ -3,6 +3,8 @@
 A repeat is a block: every arm is started once in it, answers the same requests, and is ended. What one process found is
 written down the moment it ends, so a comparison that is interrupted goes on with the next one. An engine that dies is
 started again; one that cannot serve an arm at all, or computes something else than the run does, is reported and not timed.
+Engines may be started several at once, since most of their time goes into starting; they are measured one by one all the
+same, while the others wait for their turn without a request.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import pandas as pd
 from lorascope.serving.arms import Arm
 from lorascope.serving.engines import EngineConfig, EngineFailure, EngineName, EngineProcess
 from lorascope.serving.equivalence import EquivalenceGate
+from lorascope.serving.levers import Lever
 from lorascope.serving.load import Load, draw_batches, generator_of, in_random_order, loads_of
 from lorascope.serving.switching import CPU_SLOTS, SLOTS, draw_probes, states_of
 from lorascope.serving.timing import load_figures, request_rows
@@ -31,7 +35,7 @@ FINAL = ("adapter-rejected", "out-of-memory", "model")
 
 @dataclass(frozen=True)
 class Process:
-    """One engine process of the comparison. order: its place among the arms of its repeat. setting: "default", or
+    """One engine process of the comparison. order: its place among the arms of its repeat. setting: "default", "tuned", or
     "switching" for the one that is asked for adapters one by one."""
 
     workload: str
@@ -49,6 +53,7 @@ class Process:
 class Comparison:
     """What all processes of one workload share. prompts: token ids. check: whether a started engine computes what an arm
     should. engine, python, device: who serves, and where. config: an engine's configuration but for what an arm decides.
+    kernel_tables: where a search for the tuned setting finds some. tuned: that setting, once it is found.
     """
 
     spec: ServingSpec
@@ -60,6 +65,8 @@ class Comparison:
     python: Path
     config: EngineConfig
     directory: Path
+    kernel_tables: Path | None = None
+    tuned: Lever | None = None
 
     @property
     def output_tokens(self) -> int:
@@ -69,66 +76,109 @@ class Comparison:
         """All of them, repeat by repeat."""
         largest = f"adapters-{self.spec.most_adapters}"
         kinds = [(arm, "default") for arm in self.arms]
-        if self.spec.switching and self.spec.most_adapters > 1:
+        # A server reads its adapters when it starts and cannot be made to forget one without losing its name.
+        if self.spec.switching and self.spec.most_adapters > 1 and self.engine != "vllm-server":
             kinds.append((largest, "switching"))
+        if self.tuned is not None:
+            kinds.append((largest, "tuned"))
         for repeat in range(self.spec.repeats):
             for order, (arm, setting) in enumerate(in_random_order(kinds, repeat=repeat)):
                 yield Process(self.workload, repeat, arm, order, setting)
 
-
-def run_process(comparison: Comparison, process: Process) -> dict[str, Any]:
-    """What this process found: from its file if it ended before, else by running it. Never raises EngineFailure: a failure
-    is part of what was found."""
-    path = comparison.directory / f"{process.name}.json"
-    if not path.exists():
-        found = _with_attempts(comparison, process)
-        requests = found.pop("requests")
-        if requests:
-            pd.DataFrame(requests).to_parquet(path.with_suffix(".parquet"), index=False)
-        draft = path.with_suffix(".new")
-        draft.write_text(json.dumps(found))
-        os.replace(draft, path)
-    return json.loads(path.read_text())
+    def path(self, process: Process) -> Path:
+        """Where what the process found is written down."""
+        return self.directory / f"{process.name}.json"
 
 
-def _with_attempts(comparison: Comparison, process: Process) -> dict[str, Any]:
+Started = EngineProcess | EngineFailure
+"""An engine that is ready, or why it is not."""
+
+
+def run_processes(comparison: Comparison, processes: Sequence[Process]) -> Iterator[dict[str, Any]]:
+    """What each process found, in their order: from its file if it ended before, else by running it. All that have to run
+    are started at once. Never raises EngineFailure: a failure is part of what was found."""
+    missing = [process for process in processes if not comparison.path(process).exists()]
+    # The threads stay until the engines have ended: an engine ends with the thread that started it.
+    with ThreadPoolExecutor(max_workers=max(1, len(missing))) as threads:
+        started: dict[Process, Started] = {}
+        try:
+            for process, engine in zip(missing, threads.map(lambda p: _start(comparison, p), missing), strict=True):
+                started[process] = engine
+            for process in processes:
+                if process in started:
+                    found = _with_attempts(comparison, process, started.pop(process), is_alone=len(missing) == 1)
+                    _write_down(comparison.path(process), found)
+                yield json.loads(comparison.path(process).read_text())
+        finally:
+            for engine in started.values():
+                if not isinstance(engine, EngineFailure):
+                    engine.end()
+
+
+def _start(comparison: Comparison, process: Process) -> Started:
+    engine = EngineProcess(
+        comparison.engine, _config(comparison, process, comparison.arms[process.arm]), python=comparison.python,
+        directory=comparison.directory / "logs" / process.name,
+    )  # fmt: skip
+    try:
+        return engine.start()
+    except EngineFailure as failure:
+        return failure
+
+
+def _write_down(path: Path, found: dict[str, Any]) -> None:
+    requests = found.pop("requests")
+    if requests:
+        pd.DataFrame(requests).to_parquet(path.with_suffix(".parquet"), index=False)
+    draft = path.with_suffix(".new")
+    draft.write_text(json.dumps(found))
+    os.replace(draft, path)
+
+
+def _with_attempts(comparison: Comparison, process: Process, engine: Started, *, is_alone: bool) -> dict[str, Any]:
+    """is_alone: the engine was started beside no other, so the time it took to load is its own."""
     lost: list[str] = []
     while True:
         try:
-            return {**asdict(process), **_found(comparison, process), "failure": None, "lost": lost}
+            if isinstance(engine, EngineFailure):
+                raise engine
+            try:
+                found = _found(comparison, process, engine, is_alone=is_alone)
+            finally:
+                engine.end()
+            return {**asdict(process), **found, "failure": None, "lost": lost}
         except EngineFailure as failure:
             lost.append(f"{failure.kind}: {failure.message}")
             if failure.kind in FINAL or len(lost) == ATTEMPTS:
                 told = {"kind": failure.kind, "text": failure.message, "log": str(failure.log)}
                 return {**asdict(process), "figures": [], "gates": [], "requests": [], "failure": told, "lost": lost}
+        engine = _start(comparison, process)
 
 
-def _found(comparison: Comparison, process: Process) -> dict[str, Any]:
+def _found(comparison: Comparison, process: Process, engine: EngineProcess, *, is_alone: bool) -> dict[str, Any]:
     arm = comparison.arms[process.arm]
-    directory = comparison.directory / "logs" / process.name
-    config = _config(comparison, process, arm)
-    with EngineProcess(comparison.engine, config, python=comparison.python, directory=directory) as engine:
-        if process.setting == "switching":  # the check would ask for adapters before we have seen them come from disk
-            figures, requests = _switching(comparison, engine, arm, repeat=process.repeat), []
-            gates = comparison.check(engine, arm)
-        else:
-            gates = comparison.check(engine, arm)
-            proven = all(gate.passed for gate in gates)
-            figures, requests = _timed(comparison, engine, arm, repeat=process.repeat) if proven else ([], [])
-        if not all(gate.passed for gate in gates):
-            figures = []
-        return {
-            "engine": asdict(engine.ready), "gates": [asdict(gate) for gate in gates], "figures": figures,
-            "requests": requests,
-        }  # fmt: skip
+    figures, requests = [], []
+    if process.setting == "switching":  # the check would ask for adapters before we have seen them come from disk
+        figures = _switching(comparison, engine, arm, repeat=process.repeat)
+    gates = comparison.check(engine, arm)
+    if not all(gate.passed for gate in gates):
+        figures = []
+    elif process.setting != "switching":
+        figures, requests = _timed(comparison, engine, arm, repeat=process.repeat)
+        if is_alone:
+            figures.insert(0, _fact("load_s", engine.ready.load_s, "s"))
+    return {
+        "engine": asdict(engine.ready), "gates": [asdict(gate) for gate in gates], "figures": figures,
+        "requests": requests,
+    }  # fmt: skip
 
 
 def _timed(
     comparison: Comparison, engine: EngineProcess, arm: Arm, *, repeat: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(figures, rows of requests) of everything this arm is asked, and of the process itself."""
-    _warm_up(comparison, engine, arm)
-    figures, requests = [_fact("load_s", engine.ready.load_s, "s")], []
+    """(figures, rows of requests) of everything this arm is asked, and of the process's memory."""
+    warm_up(comparison, engine, arm)
+    figures, requests = [], []
     for load in loads_of(comparison.spec, workload=comparison.workload, num_adapters=len(arm.adapters)):
         rows, found = _answered(comparison, engine, arm, load, repeat=repeat)
         requests += rows
@@ -137,12 +187,20 @@ def _timed(
 
 
 def _config(comparison: Comparison, process: Process, arm: Arm) -> EngineConfig:
-    spec, config = comparison.spec, comparison.config
-    slots = spec.slots if spec.slots is not None and spec.slots < len(arm.adapters) else None
-    cpu_slots = None
+    config = engine_config(comparison, arm)
     if process.setting == "switching":
-        slots, cpu_slots = SLOTS, CPU_SLOTS
-    return replace(config, model=arm.model, adapters=dict(arm.adapters), slots=slots, cpu_slots=cpu_slots)
+        return replace(config, slots=SLOTS, cpu_slots=CPU_SLOTS)
+    if process.setting == "tuned":
+        assert comparison.tuned is not None
+        return comparison.tuned.applied_to(config)
+    return config
+
+
+def engine_config(comparison: Comparison, arm: Arm) -> EngineConfig:
+    """What an arm is served with in the default setting."""
+    slots = comparison.spec.slots
+    few = slots if slots is not None and slots < len(arm.adapters) else None
+    return replace(comparison.config, model=arm.model, adapters=dict(arm.adapters), slots=few)
 
 
 def _answered(
@@ -163,7 +221,7 @@ def _answered(
     return [{**keys, **row} for row in rows], figures
 
 
-def _warm_up(comparison: Comparison, engine: EngineProcess, arm: Arm) -> None:
+def warm_up(comparison: Comparison, engine: EngineProcess, arm: Arm) -> None:
     """Requests that nobody counts, of every batch size, so that what is made at a first use is made."""
     spec = comparison.spec
     for size in spec.batch_sizes:

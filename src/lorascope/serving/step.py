@@ -2,7 +2,7 @@
 
 It prepares what each arm serves, computes offline what each must answer, and then runs the protocol (protocol.py). What it
 commits: serving.parquet (figures of every process), requests.parquet (every request), processes.json (engines, settings,
-gates, failures). The checkpoints an engine loads are made for it and not kept.
+gates, failures, and the trials of a search for a faster setting). The checkpoints an engine loads are made for it and not kept.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from lorascope.engine.events import Notice, StepProgress
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.serving.arms import GATE_TOKENS, Arms
 from lorascope.serving.engines import EngineConfig
-from lorascope.serving.interpreter import PYTHON_LOCATION
+from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION, engine_kind
 from lorascope.serving.load import generator_of, synthetic_prompts
-from lorascope.serving.protocol import FINAL, Comparison, run_process
+from lorascope.serving.precision import MergePrecision
+from lorascope.serving.protocol import FINAL, Comparison, run_processes
+from lorascope.serving.tuning import Search, search_levers
 from lorascope.study.measure import ServingSpec, Workload
 from lorascope.training.preparation import tokenizer_for
 
@@ -34,17 +37,16 @@ _OPEN_LOOP_REQUESTS_AT_ONCE = 64
 
 
 def measure_serving(context: StepContext) -> dict[str, Any]:
-    """params: model, methods (adapter, full), serving, engine, tasks; deps: adapter:0, adapter:1, ... and full (train
-    steps), data:TASK and tokens:TASK of the tasks whose adapters are served.
+    """params: model, methods (adapter, full), serving, engine, kernel_tables, tasks; deps: adapter:0, adapter:1, ... and full
+    (train steps), data:TASK and tokens:TASK of the tasks whose adapters are served.
 
     Raises StudyError for tasks that cannot be served by one head, EnvironmentProblem where no arm could be served.
     """
     params = context.step.params
-    spec = ServingSpec.model_validate({**params["serving"], "engine": _engine_kind(params["engine"])})
+    spec = ServingSpec.model_validate({**params["serving"], "engine": engine_kind(params["engine"])})
     _check_heads(context)
-    found: list[dict[str, Any]] = []
-    for workload in spec.workloads:
-        found += _compare(context, spec, workload)
+    compared = {workload: _compare(context, spec, workload) for workload in spec.workloads}
+    found = [process for of_workload in compared.values() for process in of_workload.processes]
     _report_failures(context, found)
     if not any(process["figures"] for process in found):
         raise EnvironmentProblem(_why_none(found), hint="the log named above says more; see docs/serving.md")
@@ -52,6 +54,8 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
     frame.to_parquet(context.out / "serving.parquet", index=False, compression="zstd")
     _requests_table(context, found).to_parquet(context.out / "requests.parquet", index=False, compression="zstd")
     processes = [{key: value for key, value in p.items() if key not in ("figures", "requests")} for p in found]
+    searches = {workload: each.search for workload, each in compared.items() if each.search is not None}
+    processes += [trial.to_json() for search in searches.values() for trial in search.trials]
     (context.out / "processes.json").write_text(json.dumps(processes, indent=1))
     return {
         "engine": params["engine"],
@@ -62,17 +66,29 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
         "num_failed": sum(process["failure"] is not None for process in found),
         "num_gates": sum(len(process["gates"]) for process in found),
         "gates_failed": sorted({p["arm"] for p in found for gate in p["gates"] if not gate["passed"]}),
+        "tuned": {workload: search.chosen and search.chosen.name for workload, search in searches.items()},
+        "merging": [
+            {"workload": workload, **asdict(row)}
+            for workload, each in compared.items()
+            for row in (each.merging.rows if each.merging else ())
+        ],
     }
 
 
-def _engine_kind(engine: Mapping[str, str]) -> str:
-    return "transformers" if engine["name"] == "transformers" else "vllm"
+@dataclass(frozen=True)
+class _Compared:
+    """What was found in one workload. search: where the study tunes. merging: what it changes, where `merged` is served."""
+
+    processes: list[dict[str, Any]]
+    search: Search | None
+    merging: MergePrecision | None
 
 
-def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> list[dict[str, Any]]:
+def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> _Compared:
     """Every process of one workload."""
     prompts = _prompts(context, spec)
     arms = Arms(context, spec, workload=workload, prompts=prompts, directory=context.work / "served" / workload)
+    merging = arms.merge_precision() if "merged" in spec.arms else None
     _let_go_of_the_device(context)
     longest = max(len(prompt) for prompt in prompts)
     outputs = max(spec.output_tokens, GATE_TOKENS) if workload == "generation" else 0
@@ -93,25 +109,37 @@ def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> lis
             max_length=longest + max(outputs, 1),
             max_batch=max(*spec.batch_sizes, _OPEN_LOOP_REQUESTS_AT_ONCE if spec.request_rates else 1),
             max_rank=arms.max_rank,
-            options={"gpu_memory_utilization": spec.gpu_memory_fraction} if _uses_gpu_share(context, spec) else {},
+            options={"gpu_memory_utilization": _gpu_share(spec)} if _uses_gpu_share(context, spec) else {},
+            fitted_cache=spec.engines_at_once > 1,
         ),
         directory=context.work / "processes",
+        kernel_tables=Path(tables) if (tables := context.step.locations.get(TABLES_LOCATION)) else None,
     )
     comparison.directory.mkdir(parents=True, exist_ok=True)
+    search = search_levers(comparison) if spec.tune else None
+    if search is not None:
+        _report_search(context, search)
+        comparison = replace(comparison, tuned=search.chosen)
     processes = list(comparison.processes())
     found, served, given_up = [], set(), set()
-    for done, process in enumerate(processes):
-        if (process.arm, process.setting) in given_up:
-            continue
-        found.append(run_process(comparison, process))
-        if found[-1]["figures"]:
-            served.add((process.arm, process.setting))
-        elif _is_final(found[-1]) or (process.arm, process.setting) not in served:
-            given_up.add((process.arm, process.setting))
-        total = len(processes) * len(spec.workloads)
-        before = len(processes) * spec.workloads.index(workload)
-        context.emit(StepProgress(step=context.step.id, done=before + done + 1, total=total, unit="engine"))
-    return found
+    for first in range(0, len(processes), spec.engines_at_once):
+        group = [p for p in processes[first : first + spec.engines_at_once] if (p.arm, p.setting) not in given_up]
+        for process, told in zip(group, run_processes(comparison, group), strict=True):
+            found.append(told)
+            if told["figures"]:
+                served.add((process.arm, process.setting))
+            elif _is_final(told) or (process.arm, process.setting) not in served:
+                given_up.add((process.arm, process.setting))
+            total = len(processes) * len(spec.workloads)
+            before = len(processes) * spec.workloads.index(workload)
+            done = before + processes.index(process) + 1
+            context.emit(StepProgress(step=context.step.id, done=done, total=total, unit="engine"))
+    return _Compared(found, search, merging)
+
+
+def _gpu_share(spec: ServingSpec) -> float:
+    """Of the device's memory, each engine's: those that wait keep theirs."""
+    return spec.gpu_memory_fraction / spec.engines_at_once
 
 
 def _is_final(process: Mapping[str, Any]) -> bool:
@@ -120,7 +148,7 @@ def _is_final(process: Mapping[str, Any]) -> bool:
 
 
 def _uses_gpu_share(context: StepContext, spec: ServingSpec) -> bool:
-    return spec.engine == "vllm" and context.device.startswith("cuda")
+    return spec.engine != "transformers" and context.device.startswith("cuda")
 
 
 def _check_heads(context: StepContext) -> None:
@@ -204,6 +232,16 @@ def _report_failures(context: StepContext, found: Sequence[Mapping[str, Any]]) -
         for gate in process["gates"]:
             if not gate["passed"]:
                 context.emit(_warning(context, f"{where} is not timed: {gate['what']}: {gate['detail']}"))
+
+
+def _report_search(context: StepContext, search: Search) -> None:
+    """What was tried to no end, and what was found."""
+    for trial in search.trials:
+        if trial.outcome in ("unknown", "failed", "unproven"):
+            text = f"{' + '.join(trial.levers) or 'the default setting'} was not tried: {trial.reason}"
+            context.emit(_warning(context, f"tuning ({trial.workload}): {text}"))
+    found = f"the fastest setting is {search.chosen.name}" if search.chosen else "nothing was faster than the default"
+    context.emit(Notice(step=context.step.id, level="info", text=f"tuning ({search.trials[0].workload}): {found}"))
 
 
 def _warning(context: StepContext, text: str) -> Notice:

@@ -54,6 +54,7 @@ REFERENCES = ("merged", "base")
 THROUGHPUTS = ("tokens_per_second", "requests_per_second")
 _TIMES = ("latency_ms", "ttft_ms", "itl_ms")
 _NONE = "none"
+_DEFAULT = "default"
 
 
 def analyse_serving(
@@ -69,8 +70,7 @@ def analyse_serving(
     detail}. facts: one dict an engine process; one that failed has its reason as `text`.
     """
     left_out = [*_failed_gates(gates), *_failures(facts)]
-    broken = {(found.model, found.arm, found.workload) for found in _failed_gates(gates)}
-    cells = [cell for cell in read_cells(frame) if (cell.model, cell.arm, cell.workload) not in broken]
+    cells = _without_broken(read_cells(frame), _failed_gates(gates))
     overheads = [*_overheads(cells)]
     analysis = ServingAnalysis(
         alpha=alpha,
@@ -91,21 +91,32 @@ def analyse_serving(
 
 
 def _failed_gates(gates: Iterable[Mapping[str, Any]]) -> list[LeftOut]:
-    found: dict[tuple[str, str, str], LeftOut] = {}
+    found: dict[tuple[str, str, str, str], LeftOut] = {}
     for gate in gates:
-        key = (gate["model"], gate["arm"], gate["workload"])
+        key = (gate["model"], gate["arm"], gate["workload"], gate.get("setting", _DEFAULT))
         if not gate["passed"]:
             detail = f" ({gate['detail']})" if gate.get("detail") else ""
             found.setdefault(key, LeftOut(*key, f"failed its equivalence gate: {gate['what']}{detail}"))
     return list(found.values())
 
 
+def _without_broken(cells: Iterable[ServingCell], broken: Iterable[LeftOut]) -> list[ServingCell]:
+    """A failed gate takes its setting's figures; in the default setting, all of the arm's."""
+    places = {(found.model, found.arm, found.workload, found.setting) for found in broken}
+    return [
+        cell
+        for cell in cells
+        if not any((cell.model, cell.arm, cell.workload, setting) in places for setting in (cell.setting, _DEFAULT))
+    ]
+
+
 def _failures(facts: Iterable[Mapping[str, Any]]) -> list[LeftOut]:
     """Arms whose engine failed, with its first reason and how often."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    found: dict[tuple[str, str, str, str], list[str]] = {}
     for fact in facts:
         if fact.get("text"):
-            found.setdefault((fact["model"], fact["arm"], fact["workload"]), []).append(str(fact["text"]))
+            key = (fact["model"], fact["arm"], fact["workload"], fact.get("setting", _DEFAULT))
+            found.setdefault(key, []).append(str(fact["text"]))
     return [
         LeftOut(*key, f"its engine failed in {len(texts)} {'process' if len(texts) == 1 else 'processes'}: {texts[0]}")
         for key, texts in found.items()

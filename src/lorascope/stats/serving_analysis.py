@@ -183,11 +183,12 @@ class Tuning:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An arm that is in no figure, and why: it failed a gate, or its engine failed."""
+    """An arm that is in no figure of a setting, and why: it failed a gate, or its engine failed."""
 
     model: str
     arm: str
     workload: str
+    setting: str
     reason: str
 
 

@@ -93,6 +93,8 @@ def check_files(study: Study) -> Iterator[Mistake]:
     serving = study.measure.serving
     if serving is not None and serving.python is not None and not os.access(serving.python, os.X_OK):
         yield _absent(("measure", "serving", "python"), Path(serving.python), wanted="program")
+    if serving is not None and serving.kernel_tables is not None and not Path(serving.kernel_tables).is_dir():
+        yield _absent(("measure", "serving", "kernel_tables"), Path(serving.kernel_tables), wanted="directory")
 
 
 def _absent(key: tuple[str | int, ...], path: Path, *, wanted: str) -> Mistake:

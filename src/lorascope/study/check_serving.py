@@ -60,9 +60,11 @@ def _without_effect(spec: ServingSpec) -> Iterator[Mistake]:
 
     written = spec.model_fields_set
     if spec.engine == "transformers":
-        for key in ("python", "slots", "gpu_memory_fraction"):
-            if key in written:
+        for key in ("python", "slots", "gpu_memory_fraction", "tune", "kernel_tables"):
+            if key in written and getattr(spec, key) is not False:
                 yield idle(key, "the engine is transformers", "remove it, or use `engine: vllm`")
+    if spec.engine == "vllm-server" and "switching" in written and spec.switching:
+        yield idle("switching", "a server keeps the adapters it started with", "remove it, or use `engine: vllm`")
     if "generation" not in spec.workloads:
         for key in ("output_tokens", "sampling"):
             if key in written:
@@ -70,6 +72,10 @@ def _without_effect(spec: ServingSpec) -> Iterator[Mistake]:
     if spec.slots is not None and spec.slots >= spec.most_adapters:
         why = f"at most {spec.most_adapters} adapters are served side by side"
         yield idle("slots", why, "remove it, or give fewer slots than adapters")
+    if spec.tune and spec.most_adapters == 0:
+        yield idle("tune", "no arm has adapters", "remove it, or add an arm such as 2")
+    if spec.kernel_tables is not None and not spec.tune:
+        yield idle("kernel_tables", "nothing is tuned", "add `tune: true`, or remove it")
     if spec.most_adapters < 2:
         for key in ("choices", "switching"):
             if key in written and getattr(spec, key) not in (False, ()):

@@ -157,7 +157,8 @@ _MEASURE: Fields = {
     "settings below. Absent: not measured.",
 }
 _SERVING: Fields = {
-    "engine": "`transformers` (needs nothing more), or `vllm` in an interpreter of its own.",
+    "engine": "`transformers` (needs nothing more), `vllm` in an interpreter of its own, or `vllm-server`: the same behind its "
+    "HTTP server, asked by a client.",
     "python": "That interpreter, relative to the study file. Absent: the variable `LORASCOPE_SERVE_PYTHON`, else "
     "`.venv-serve/bin/python` where lorascope is started (`make serve-env`).",
     "method": "Whose adapters are served. Absent: the first method that has adapters.",
@@ -174,9 +175,15 @@ _SERVING: Fields = {
     "requests": "Requests a load. The 99th percentile of fewer than some 500 is hardly more than their maximum.",
     "warmup": "Requests before the first load of a process that are not counted.",
     "repeats": "Fresh engine processes an arm; the order of the arms is drawn anew for each. They are the n of every interval.",
+    "engines_at_once": "Engine processes that are started together, then measured one by one (`vllm`). Above 1 they share the "
+    "accelerator's memory and their times to load are not reported.",
     "precision": "Of the weights as served: `bf16` or `fp32`.",
     "slots": "Adapters resident at once (`vllm`); fewer than served shows what eviction costs. Absent: all.",
     "gpu_memory_fraction": "Share of the accelerator's memory an engine may take (`vllm`).",
+    "tune": "Search vLLM's own settings (`vllm`) for the arm with most adapters, in processes and on requests of the search's "
+    "own, and measure the fastest in every repeat beside the default.",
+    "kernel_tables": "A folder with tables of vLLM's kernels for adapters, tuned for the device, relative to the study file: "
+    "one of the settings that are tried. Absent: none.",
     "switching": "Also measure a request whose adapter is resident, on the CPU, on disk or was evicted, with most adapters.",
 }
 _DRIFT: Fields = {

@@ -66,9 +66,12 @@ def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         given = dict(item)
         if isinstance(given.get("drift"), dict):
             given["drift"] = {**given["drift"], "text": absolute(given["drift"].get("text"))}
-        serving = given.get("serving")
-        if isinstance(serving, dict) and isinstance(serving.get("python"), str):
-            given["serving"] = {**serving, "python": os.path.abspath(folder / Path(serving["python"]).expanduser())}
+        if isinstance(given.get("serving"), dict):
+            serving = given["serving"] = dict(given["serving"])
+            if isinstance(serving.get("python"), str):
+                serving["python"] = os.path.abspath(folder / Path(serving["python"]).expanduser())
+            if "kernel_tables" in serving:
+                serving["kernel_tables"] = absolute(serving["kernel_tables"])
         return given
 
     measures = {"measure": measured(data["measure"])} if isinstance(data.get("measure"), dict) else {}

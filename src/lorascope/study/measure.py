@@ -62,10 +62,13 @@ class ServingSpec(Spec):
     any). workloads: class probabilities, or text. batch_sizes: requests at once, closed loop. request_rates: a second,
     open loop, Poisson. choices: which adapter a request asks for; the first one for every load, each further one for
     the arm with most adapters at the largest batch. prompt_tokens: lengths of synthetic prompts (None: the tasks' test
-    examples). requests, warmup: a load. repeats: fresh processes an arm. slots: adapters resident at once (None: all).
+    examples). requests, warmup: a load. repeats: fresh processes an arm. engines_at_once: started together, measured one by
+    one; their time to load is not reported. slots: adapters resident at once (None: all). tune: search vLLM's own levers
+    for the arm with most adapters and measure what is found as well. kernel_tables: a folder with tuned tables of vLLM's
+    kernels, one of those levers.
     """
 
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal["transformers", "vllm", "vllm-server"] = "transformers"
     python: str | None = None
     method: str | None = None
     arms: Annotated[tuple[ServedArm, ...], Field(min_length=1)] = ("base", "full", "merged", 1, 2, 4)
@@ -81,10 +84,13 @@ class ServingSpec(Spec):
     requests: Count = 1000
     warmup: Annotated[int, Field(ge=0)] = 100
     repeats: Count = 5
+    engines_at_once: Count = 1
     precision: Literal["fp32", "bf16"] = "bf16"
     slots: Count | None = None
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
     switching: bool = True
+    tune: bool = False
+    kernel_tables: str | None = None
 
     @property
     def most_adapters(self) -> int:

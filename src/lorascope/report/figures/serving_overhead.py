@@ -92,7 +92,8 @@ def more(ratio: float) -> float:
 # ------------------------------------------------------------------------------------------------------------- tuning
 
 
-def _tuned(facts: Facts, place: Place) -> list[Tuning]:
+def tuned_rows(facts: Facts, place: Place) -> list[Tuning]:
+    """Under the standard load: closed loop, greedy, adapters in turn or the study's first choice."""
     return [
         t
         for t in serving_of(facts).tuning
@@ -107,7 +108,7 @@ def _first_choice(facts: Facts, place: Place) -> str:
 
 
 def tuned_places(facts: Facts) -> list[Place]:
-    return [place for place in places_of(facts) if _tuned(facts, place)]
+    return [place for place in places_of(facts) if tuned_rows(facts, place)]
 
 
 def draw_tuning(facts: Facts, width: float) -> Figure:
@@ -117,7 +118,7 @@ def draw_tuning(facts: Facts, width: float) -> Figure:
     figure, axes = canvas.panels(width, [1.5] * len(places), columns=columns, left=_LEFT, right=0.9, head=0.5)
     arms = arms_of(facts)
     for panel, place in zip(axes, places, strict=True):
-        rows = sorted(_tuned(facts, place), key=lambda t: t.level or 0.0)
+        rows = sorted(tuned_rows(facts, place), key=lambda t: t.level or 0.0)
         levels = sorted({t.level or 0.0 for t in rows})
         panel.grid(True, axis="y", color=canvas.GRID, linewidth=0.7)
         panel.grid(False, axis="x")

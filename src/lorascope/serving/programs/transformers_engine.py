@@ -29,7 +29,7 @@ _BASE = "__base__"  # peft's name for a row without an adapter
 class Transformers:
     def __init__(self, config: dict[str, Any]) -> None:
         for name in config["options"]:
-            raise wire.EngineError("engine", f"transformers does not know the option `{name}`: it has none")
+            raise wire.EngineError("option", f"transformers does not know the option `{name}`: it has none")
         self._config = config
         self._device = torch.device("cuda:0" if config["device"].startswith("cuda") else config["device"])
         if config["threads"] is not None:
@@ -63,9 +63,11 @@ class Transformers:
             if not batch:
                 arrivals.sleep()
                 continue
+            sent_s = arrivals.now()
             run = self._generate if self._config["workload"] == "generation" else self._classify
             for request, (token_s, output) in zip(batch, run(batch, arrivals), strict=True):
-                answers[request["id"]] = wire.served_request(request, token_s, output if keep_outputs else None)
+                kept = output if keep_outputs else None
+                answers[request["id"]] = wire.served_request(request, token_s, kept, sent_s=sent_s)
         return [answers[request["id"]] for request in requests], arrivals.now()
 
     def _generate(self, batch: list[dict[str, Any]], arrivals: wire.Arrivals) -> list[tuple[list[float], list[int]]]:

@@ -1,8 +1,7 @@
 """vLLM in this process, stepped by hand: token times are those of its engine's steps, with nothing of HTTP in them.
 
 Closed batches and open loops are one path: before each step the requests that are due are added, and the loop sleeps
-only when nothing runs. Options are vLLM's own names: lower case for arguments of its engine (`specialize_active_lora`),
-upper case for its environment variables (`VLLM_LORA_ENABLE_DUAL_STREAM`).
+only when nothing runs.
 """
 
 # pyright: reportMissingImports=false
@@ -10,27 +9,13 @@ upper case for its environment variables (`VLLM_LORA_ENABLE_DUAL_STREAM`).
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import wire
-
-_PREPARED = {  # ours to decide, so not an option; and where a study says it
-    "max_loras": "serving slots",
-    "max_cpu_loras": "serving cpu slots",
-    "max_lora_rank": "the adapters' rank",
-    "max_model_len": "max_length",
-    "max_num_seqs": "max_batch",
-    "dtype": "dtype",
-    "model": "model",
-    "enable_prefix_caching": "nothing: it would measure the repetition of prompts",
-}
+from vllm_arguments import engine_arguments, head_of, import_vllm, refuse_base_beside_adapters, split_options
 
 
 class VLLM:
@@ -41,11 +26,12 @@ class VLLM:
         self._config = config
         self._notes: list[str] = []
         import_vllm(self._variables)
+        from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        engine_arguments = engine_args(config, arguments, self._notes)
+        engine_args = EngineArgs(**engine_arguments(config, arguments, self._notes), skip_tokenizer_init=True)
         try:
-            self._engine = LLMEngine.from_engine_args(engine_arguments)
+            self._engine = LLMEngine.from_engine_args(engine_args)
         except Exception as error:
             raise start_error(error, config) from error
         self._adapters = lora_requests(config["adapters"])
@@ -67,11 +53,13 @@ class VLLM:
 
     def serve(self, requests: list[dict[str, Any]], keep_outputs: bool) -> tuple[list[dict[str, Any]], float]:
         running: dict[str, dict[str, Any]] = {}
+        sent_s: dict[int, float] = {}
         token_s: dict[int, list[float]] = {request["id"]: [] for request in requests}
         outputs: dict[int, list[Any]] = {request["id"]: [] for request in requests}
         arrivals = wire.Arrivals(requests)
         while arrivals or running:
             for request in arrivals.take_due():
+                sent_s[request["id"]] = arrivals.now()
                 running[self._add(request)] = request
             if not running:
                 arrivals.sleep()
@@ -87,22 +75,20 @@ class VLLM:
                     del running[output.request_id]
         wall_s = arrivals.now()
         is_generation = self._config["workload"] == "generation"
-        finish = (lambda tokens: tokens) if is_generation else (lambda logits: softmax(logits[0]))
+        finish = (lambda tokens: tokens) if is_generation else (lambda logits: wire.softmax(logits[0]))
         return [
             wire.served_request(
-                request, token_s[request["id"]], finish(outputs[request["id"]]) if keep_outputs else None
+                request,
+                token_s[request["id"]],
+                finish(outputs[request["id"]]) if keep_outputs else None,
+                sent_s=sent_s[request["id"]],
             )
             for request in requests
         ], wall_s
 
     def _add(self, request: dict[str, Any]) -> str:
         name = str(request["id"])
-        if request["adapter"] is None and self._adapters and self._config["device"] == "cpu":
-            # Its CPU kernels index the slots with -1 for "none" and so take the last slot's adapter (seen in 0.32.0).
-            text = (
-                "vLLM on a CPU computes a request without an adapter with one of its adapters: serve it from an engine"
-            )
-            raise wire.EngineError("engine", f"{text} that has none")
+        refuse_base_beside_adapters(request, self._config)
         adapter = None if request["adapter"] is None else self._adapters[request["adapter"]]
         is_generation = self._config["workload"] == "generation"
         parameters = sampling_parameters(request) if is_generation else pooling_parameters()
@@ -143,79 +129,6 @@ class VLLM:
                 "some requests may wait for others"
             )
         return tokens
-
-
-def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Engine arguments (lower case) and environment variables (upper case)."""
-    for name in options:
-        if name in _PREPARED:
-            raise wire.EngineError("engine", f"option `{name}` is not free: it follows from {_PREPARED[name]}")
-    arguments = {name: value for name, value in options.items() if not name.isupper()}
-    variables = {name: environment_text(value) for name, value in options.items() if name.isupper()}
-    return arguments, variables
-
-
-def environment_text(value: Any) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def import_vllm(variables: dict[str, str]) -> None:
-    """Refuses variables that this vLLM does not read: they would be ignored without a word."""
-    import vllm
-    from vllm import envs
-
-    for name in variables:
-        if name not in envs.environment_variables:
-            raise wire.EngineError("engine", f"vLLM {vllm.__version__} does not know the option `{name}`")
-
-
-def engine_args(config: dict[str, Any], options: dict[str, Any], notes: list[str]) -> Any:
-    import vllm
-    from vllm.engine.arg_utils import EngineArgs
-
-    arguments: dict[str, Any] = {
-        "model": config["model"],
-        "skip_tokenizer_init": True,
-        "dtype": config["dtype"],
-        "seed": 0,
-        "max_model_len": config["max_length"],
-        "max_num_seqs": config["max_batch"],
-        "enable_prefix_caching": False,
-        "disable_log_stats": True,
-        "generation_config": "vllm",
-        "enforce_eager": config["device"] == "cpu",
-        "runner": "generate" if config["workload"] == "generation" else "pooling",
-    }
-    if config["adapters"]:
-        num_adapters = len(config["adapters"])
-        slots = config["slots"] or num_adapters
-        arguments |= {
-            "enable_lora": True,
-            "max_loras": slots,
-            "max_cpu_loras": config["cpu_slots"] or max(slots, num_adapters),
-            "max_lora_rank": allowed_rank(config["max_rank"], notes),
-        }
-    known = {field.name for field in dataclasses.fields(EngineArgs)}
-    for name in options:
-        if name not in known:
-            raise wire.EngineError("engine", f"vLLM {vllm.__version__} does not know the option `{name}`")
-    return EngineArgs(**(arguments | options))
-
-
-def allowed_rank(max_rank: int, notes: list[str]) -> int:
-    """The smallest rank vLLM has room for that holds the adapters'."""
-    from typing import get_args
-
-    from vllm.config.lora import MaxLoRARanks
-
-    allowed = [rank for rank in sorted(get_args(MaxLoRARanks)) if rank >= max_rank]
-    if not allowed:
-        largest = max(get_args(MaxLoRARanks))
-        text = f"vLLM serves adapters of rank {largest} at most, these have {max_rank}. Serve them merged."
-        raise wire.EngineError("adapter-rejected", text)
-    if allowed[0] != max_rank:
-        notes.append(f"vLLM has no max_lora_rank {max_rank}: adapters are padded to {allowed[0]}")
-    return allowed[0]
 
 
 def start_error(error: Exception, config: dict[str, Any]) -> Exception:
@@ -260,20 +173,6 @@ def new_tokens(output: Any) -> list[Any]:
     if hasattr(output.outputs, "data"):
         return [output.outputs.data.float().reshape(-1).tolist()]
     return list(output.outputs[0].token_ids)
-
-
-def softmax(logits: list[float]) -> list[float]:
-    powers = [math.exp(logit - max(logits)) for logit in logits]
-    return [power / sum(powers) for power in powers]
-
-
-def head_of(config: dict[str, Any]) -> str | None:
-    """Where the classification head is taken from: "adapter", "model", "mixed"; None for generation."""
-    if config["workload"] == "generation":
-        return None
-    configs = [json.loads((Path(path) / "adapter_config.json").read_text()) for path in config["adapters"].values()]
-    with_head = [bool(adapter.get("modules_to_save")) for adapter in configs]
-    return "adapter" if with_head and all(with_head) else "mixed" if any(with_head) else "model"
 
 
 def settings_in_effect(vllm_config: Any, variables: dict[str, str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import resource
@@ -40,7 +41,8 @@ _OUT_OF_MEMORY = (
 
 
 class EngineError(Exception):
-    """Why the engine cannot go on. kind: "adapter-rejected", "out-of-memory", "model", "port" or "engine"."""
+    """Why the engine cannot go on. kind: "adapter-rejected", "out-of-memory", "model", "option",
+    "port", "died" or "engine"."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -67,14 +69,15 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def run_program(start: Callable[[dict[str, Any]], Engine]) -> int:
-    """Start the engine that --config describes and obey commands until {"do": "stop"} or the end of stdin."""
+def run_program(start: Callable[[dict[str, Any]], Engine], *, has_children: bool = False) -> int:
+    """Start the engine that --config describes and obey commands until {"do": "stop"} or the end of stdin. has_children: it
+    starts processes, which must end with the parent too."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True, help="the JSON of an EngineConfig")
     parser.add_argument("--parent", type=int, default=None, help="end when this process is no longer the parent")
     given = parser.parse_args()
     if given.parent is not None:
-        _end_with_parent(given.parent)
+        _end_with_parent(given.parent, with_group=has_children)
     answers = _take_stdout()
 
     def answer(message: dict[str, Any]) -> None:
@@ -146,10 +149,15 @@ class Arrivals:
 
 
 def served_request(
-    request: dict[str, Any], token_s: list[float], output: list[int] | list[float] | None
+    request: dict[str, Any], token_s: list[float], output: list[int] | list[float] | None, *, sent_s: float
 ) -> dict[str, Any]:
     times = {"arrival_s": request["arrival_s"], "first_s": token_s[0], "last_s": token_s[-1], "token_s": token_s}
-    return {"id": request["id"], **times, "output": output}
+    return {"id": request["id"], **times, "output": output, "sent_s": sent_s}
+
+
+def softmax(logits: list[float]) -> list[float]:
+    powers = [math.exp(logit - max(logits)) for logit in logits]
+    return [power / sum(powers) for power in powers]
 
 
 def installed_versions(*packages: str) -> dict[str, str]:
@@ -192,10 +200,12 @@ def first_lines(text: str) -> str:
 def _kind_of(error: Exception) -> str:
     if isinstance(error, EngineError):
         return error.kind
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
-        return "out-of-memory"
-    return "engine"
+    is_memory = isinstance(error, MemoryError) or is_out_of_memory(f"{type(error).__name__}: {error}")
+    return "out-of-memory" if is_memory else "engine"
+
+
+def is_out_of_memory(text: str) -> bool:
+    return any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def _take_stdout() -> TextIO:
@@ -206,17 +216,23 @@ def _take_stdout() -> TextIO:
     return answers
 
 
-def _end_with_parent(parent: int) -> None:
-    """Make this process die at once when its parent does, however that dies."""
-    if sys.platform == "linux":
+def _end_with_parent(parent: int, *, with_group: bool) -> None:
+    """Make this process, or its whole process group, die at once when its parent does, however that dies."""
+
+    def end() -> None:
+        if with_group:
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    if sys.platform == "linux" and not with_group:  # the signal would end us before we could end the others
         ask_for_signal_on_parent_death = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(ask_for_signal_on_parent_death, signal.SIGKILL)
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_PARENT_CHECK_S)
-        os._exit(1)
+        end()
 
     if os.getppid() != parent:  # it died before we could ask
-        os._exit(1)
+        end()
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
