@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,13 @@ TESTS = Path(__file__).parent
 
 
 @contextmanager
-def ray_cluster(num_machines: int, *, num_cpus: int) -> Iterator[Any]:
-    """A `ray.cluster_utils.Cluster`. Its processes find this checkout's lorascope and the steps of the tests."""
+def ray_cluster(
+    num_machines: int, *, num_cpus: int, labels: Mapping[int, Mapping[str, str]] | None = None
+) -> Iterator[Any]:
+    """A `ray.cluster_utils.Cluster`. Its processes find this checkout's lorascope and the steps of the tests.
+
+    labels: of the node with that number; 0 is the head.
+    """
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -28,8 +33,8 @@ def ray_cluster(num_machines: int, *, num_cpus: int) -> Iterator[Any]:
         head = {**node, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
-            for _ in range(num_machines - 1):
-                cluster.add_node(wait=False, **node)
+            for number in range(1, num_machines):
+                cluster.add_node(wait=False, **node, labels=dict((labels or {}).get(number, {})))
             cluster.wait_for_nodes()
             yield cluster
         finally:

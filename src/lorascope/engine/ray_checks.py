@@ -64,7 +64,8 @@ def check_machines(
         for machine in machines:
             findings = found[machine.node_id]
             if isinstance(findings, Findings):
-                is_seen = _is_there(place / machine.node_id)
+                has_written = findings.sees_store and findings.write_error is None
+                is_seen = has_written and _is_there(place / machine.node_id)
                 findings = judge(
                     findings, machine.name, store=store.root, data_dir=data_dir, is_seen=is_seen, here=here
                 )
