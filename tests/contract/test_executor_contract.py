@@ -16,9 +16,9 @@ from pathlib import Path
 
 import engine_steps
 import pytest
-from clusters import ray_cluster
 from engine_steps import make, make_alone, make_member
 
+from clusters import ray_cluster
 from lorascope import registry
 from lorascope.engine import lock as lock_module
 from lorascope.engine.events import Event, Metric, Notice, StepBlocked, StepFailed, StepFinished, StepStarted

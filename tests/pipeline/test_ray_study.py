@@ -15,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from clusters import ray_cluster
 from engine_steps import make, make_alone
 from kill import assert_untouched, committed
 from small_study import STUDY, environment, lorascope, run, what_was_measured, write_small_study
 
+from clusters import ray_cluster
 from lorascope.engine.events import Event, Notice
 from lorascope.engine.ray_executor import RayExecutor
 from lorascope.engine.scheduler import Outcome, execute
@@ -76,7 +76,9 @@ def test_what_no_machine_has_fails_with_the_remedy_and_the_rest_goes_on(tmp_path
     fine = Step(kind=kind, version=1, params={"value": 3}, resources=Resources(memory_bytes=1 << 20))
     outcome, _ = compute([greedy, picky, fine], store, cluster)
     assert outcome.done == [fine.id]
-    assert outcome.failed[greedy.id].message == f"{greedy.id} needs {1 << 60} bytes, which no machine of the cluster has"
+    assert (
+        outcome.failed[greedy.id].message == f"{greedy.id} needs {1 << 60} bytes, which no machine of the cluster has"
+    )
     assert outcome.failed[picky.id].message == f"{picky.id} needs an accelerator, which no machine of the cluster has"
     with pytest.raises(EnvironmentProblem, match="--device cuda: no machine of the cluster has one"):
         RayExecutor(store, address=cluster.address, devices=["cuda"]).prepare()

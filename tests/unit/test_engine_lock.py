@@ -252,3 +252,17 @@ def test_an_interrupt_while_the_heartbeat_starts_leaves_a_lock_that_can_be_relea
         lock.try_acquire()
     lock.release()
     assert StepLock(tmp_path / "lock").holder() is None
+
+
+def test_a_holder_known_to_be_over_need_not_be_waited_for(tmp_path):
+    write_foreign_generation(tmp_path / "lock", 3, 5)
+    lock = StepLock(tmp_path / "lock")
+    holder = lock.holder()
+    assert holder is not None
+    namesake = replace(holder, started="at another time")  # another process, of the same number
+    assert not lock.reap(ended=namesake)
+    assert lock.holder() is not None
+    assert lock.reap(ended=replace(holder, token="of another lock"))
+    assert lock.holder() is None
+    assert lock.try_acquire()
+    lock.release()

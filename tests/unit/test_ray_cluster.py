@@ -77,7 +77,10 @@ def test_a_cluster_of_this_machine_that_died_is_not_waited_for(tmp_path):
     ("address", "message"),
     [
         ("gpu1", "--address gpu1 is not host:port"),
-        ("ray://gpu1:10001", "--address ray://gpu1:10001 is no address of a cluster's head, which is written host:port"),
+        (
+            "ray://gpu1:10001",
+            "--address ray://gpu1:10001 is no address of a cluster's head, which is written host:port",
+        ),
     ],
 )
 def test_an_address_that_is_none_is_the_users_mistake(tmp_path, address, message):
