@@ -42,17 +42,28 @@ def cluster() -> Iterator[Any]:
         yield made
 
 
-def compute(steps: list[Step], store: Store, cluster: Any) -> tuple[Outcome, list[Event]]:
+def compute(
+    steps: list[Step], store: Store, cluster: Any, *, on_event: Callable[[Event], None] = lambda event: None
+) -> tuple[Outcome, list[Event]]:
     events: list[Event] = []
     executor = RayExecutor(store, address=cluster.address)
+
+    def emit(event: Event) -> None:
+        events.append(event)
+        on_event(event)
+
     try:
-        return execute(steps, store=store, executor=executor, emit=events.append, poll_s=0.05), events
+        return execute(steps, store=store, executor=executor, emit=emit, poll_s=0.05), events
     finally:
         executor.close()
 
 
-def workers(store: Store, steps: list[Step]) -> set[int]:
-    return {store.artifact(step.id).result["pid"] for step in steps}
+def found(store: Store, steps: list[Step], fact: str) -> set[Any]:
+    return {store.artifact(step.id).result[fact] for step in steps}
+
+
+def raylet(node: Any) -> str:
+    return str(node.all_processes["raylet"][0].process.pid)
 
 
 def test_every_machine_works_and_a_measurement_has_a_machine_to_itself(tmp_path: Path, cluster: Any) -> None:
@@ -62,11 +73,39 @@ def test_every_machine_works_and_a_measurement_has_a_machine_to_itself(tmp_path:
     last = make("span", value=11, sleep_s=0.0, deps={"quiet": quiet.id})
     outcome, events = compute([*others, quiet, last], store, cluster)
     assert outcome.done[-2:] == [quiet.id, last.id]
-    assert len({store.artifact(step.id).result["raylet"] for step in others}) == 3
-    assert not workers(store, [quiet]) & workers(store, [*others, last]), "it got a worker of its own"
+    assert found(store, others, "raylet") == {raylet(node) for node in cluster.list_all_nodes()}
+    assert not found(store, [quiet], "pid") & found(store, [*others, last], "pid"), "it got a worker of its own"
     assert not [event for event in events if isinstance(event, Notice)]
-    measuring = cluster.list_all_nodes()[2].all_processes["raylet"][0].process.pid
-    assert store.artifact(quiet.id).result["raylet"] == str(measuring)
+    assert found(store, [quiet], "raylet") == {raylet(cluster.list_all_nodes()[2])}
+
+
+def test_a_machine_that_joins_gets_work_while_the_study_runs(tmp_path: Path, cluster: Any) -> None:
+    store, joined = Store(tmp_path / "store"), []
+    steps = [make("span", value=value, sleep_s=1.0) for value in range(24)]
+
+    def join(event: Event) -> None:
+        if not joined:
+            joined.append(cluster.add_node(num_cpus=1, object_store_memory=80 << 20))
+
+    outcome, _ = compute(steps, store, cluster, on_event=join)
+    assert len(outcome.done) == len(steps)
+    assert raylet(joined[0]) in found(store, steps, "raylet")
+    cluster.remove_node(joined[0])
+
+
+def test_each_gpu_has_a_worker_and_machines_without_one_only_look_on(tmp_path: Path, cluster: Any) -> None:
+    """Ray counts two GPUs that are not there; the steps do not touch them."""
+    gpus = cluster.add_node(num_cpus=4, num_gpus=2, object_store_memory=80 << 20)
+    store = Store(tmp_path / "store")
+    others = [make("span", value=value, sleep_s=1.0) for value in range(6)]
+    quiet = make_alone("span", value=10, sleep_s=0.0, deps={str(n): step.id for n, step in enumerate(others)})
+    outcome, _ = compute([*others, quiet], store, cluster)
+    assert len(outcome.done) == 7
+    assert found(store, [*others, quiet], "raylet") == {raylet(gpus)}
+    assert found(store, [*others, quiet], "device") == {"cuda:0"}
+    assert found(store, others, "gpus") == {"0", "1"}
+    assert found(store, [quiet], "gpus") == {"0,1"}
+    cluster.remove_node(gpus)
 
 
 def test_what_no_machine_has_fails_with_the_remedy_and_the_rest_goes_on(tmp_path: Path, cluster: Any) -> None:
