@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from lorascope.errors import EnvironmentProblem, StudyError
 
 CONNECT_TIMEOUT_S = 5.0
+HEAD_WAIT_S = 20.0  # a head may be restarted; Ray itself gives up after a minute
 MEASURING_LABEL = ("lorascope", "measure")  # `ray start --labels="lorascope=measure"`
 
 
@@ -77,9 +79,28 @@ def connect(address: str | None) -> bool:
 
 
 def machines() -> list[Machine]:
-    """Those that are alive and have a processor to give away, in a stable order."""
+    """Those that are alive and have a processor to give away, in a stable order. Raises EnvironmentProblem if the head of
+    the cluster is gone, and does not come back within a while."""
+    deadline = time.monotonic() + HEAD_WAIT_S
+    while not is_head_there():  # asking Ray would end this process without a word of ours
+        if time.monotonic() > deadline:
+            raise EnvironmentProblem(
+                f"the head of the Ray cluster at {_head()} is gone",
+                hint="What is finished is kept. `ray stop` on every machine, start the cluster again, and give the same "
+                "command.",
+            )
+        time.sleep(1.0)
     found = [_machine(node) for node in ray_module().nodes() if node["Alive"]]
     return sorted((m for m in found if m.num_cpus), key=lambda machine: (machine.name, machine.node_id))
+
+
+def is_head_there() -> bool:
+    return _refusal(_head()) is None
+
+
+def _head() -> str:
+    """The address of the cluster this process has joined."""
+    return ray_module().get_runtime_context().gcs_address
 
 
 def _machine(node: Mapping[str, Any]) -> Machine:
@@ -115,13 +136,21 @@ def _check_reachable(address: str | None) -> None:
         raise StudyError(
             f"--address {address} is not host:port", hint="`ray start --head` prints it; the port is 6379."
         )
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
+    if (refusal := _refusal(address)) is not None:
         raise EnvironmentProblem(
-            f"the Ray cluster at {address} cannot be reached ({error.strerror or error})",
+            f"the Ray cluster at {address} cannot be reached ({refusal})",
             hint="Its head is started with `ray start --head --port=6379`; a firewall between machines must let Ray through.",
-        ) from None
+        )
+
+
+def _refusal(address: str) -> str | None:
+    """Why nothing takes a connection at "host:port", None if something does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _refused(address: str, text: str) -> EnvironmentProblem:

@@ -19,7 +19,7 @@ from lorascope.engine.executor import Completion
 from lorascope.engine.pool import Slot, WorkerPool
 from lorascope.engine.process import STOP_TIMEOUT_S
 from lorascope.engine.ray_checks import check_machines
-from lorascope.engine.ray_cluster import Machine, connect, machines, ray_module
+from lorascope.engine.ray_cluster import Machine, connect, is_head_there, machines, ray_module
 from lorascope.engine.ray_host import RemoteWorker, WorkerSettings
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
@@ -132,8 +132,9 @@ class RayExecutor(WorkerPool[_Place]):
             stopped = [worker.stop() for worker in workers if worker.is_ready()]
             if stopped:
                 ray.wait(stopped, num_returns=len(stopped), timeout=STOP_TIMEOUT_S + 1)
-            for worker in workers:
-                worker.kill()
+            if is_head_there():
+                for worker in workers:
+                    worker.kill()
         except (ray.exceptions.RayError, ConnectionError):
             pass  # the cluster is gone, and its workers with it
         for place in self._places:
@@ -141,7 +142,7 @@ class RayExecutor(WorkerPool[_Place]):
         self._places.clear()
         self._again.clear()
         self._is_connected = False
-        if self._is_ours:
+        if self._is_ours and is_head_there():  # else there is nobody to take leave of
             ray.shutdown()
 
     # -- places

@@ -19,6 +19,7 @@ from lorascope.engine.process import Death, WorkerProcess, start_worker, stop_al
 from lorascope.engine.ray_cluster import Machine, machines, ray_module
 
 LISTEN_S = 0.5
+COLLECT_S = 0.05
 
 _OMP_NUM_THREADS = "OMP_NUM_THREADS"
 
@@ -69,8 +70,16 @@ class Host:
     def listen(self) -> Reply:
         process = self._process
         assert process is not None, "nothing was started yet"
-        wait_for_output([process], timeout_s=LISTEN_S)
-        messages, death = process.hear()
+        messages: list[dict[str, Any]] = []
+        death, until = None, time.monotonic() + LISTEN_S
+        while death is None and (remaining := until - time.monotonic()) > 0:
+            wait_for_output([process], timeout_s=remaining)
+            heard, death = process.hear()
+            messages += heard
+            if any("completion" in message for message in heard):
+                break
+            if heard:  # more may follow at once, and an answer for each line would cost more than the line
+                until = min(until, time.monotonic() + COLLECT_S)
         if death is not None:
             self._process = None
         return Reply(messages, death, process.process, process.log)
@@ -136,8 +145,9 @@ class RemoteWorker:
         try:
             reply: Reply = self._ray.get(self.awaited)
         except self._ray.exceptions.RayError as error:
+            cause = self._cause(error)
             self.kill()  # if it lives after all, it must not go on beside its successor
-            return [], Death(self._cause(error), False, "it was cut off", log=self._log, process=self._process)
+            return [], Death(cause, False, "it was cut off", log=self._log, process=self._process)
         self._process, self._log = reply.process, reply.log
         self._num_running -= sum("completion" in message for message in reply.messages)
         goes_on = self._num_running > 0 and reply.death is None
