@@ -259,9 +259,7 @@ class _Member:
             self._store.commit(self.step, self._staging, result=result, provenance=origin)
             seconds = time.monotonic() - started_s
             self._emit(
-                StepFinished(
-                    step=self.step.id, seconds=seconds, worker=self._worker, figures=figures_in(result)
-                )
+                StepFinished(step=self.step.id, seconds=seconds, worker=self._worker, figures=figures_in(result))
             )
         except Exception as error:
             self.fail(error, gang=gang)

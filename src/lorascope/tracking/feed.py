@@ -82,7 +82,9 @@ class TrackerFeed:
         self._waiting.put(None)
         patience_s = min(self._patience_s, _PATIENCE_IF_INTERRUPTED_S) if interrupted else self._patience_s
         if not self._process.wait(patience_s):
-            self._warn(f"gave no sign for {patience_s:g} s and was stopped; what it had recorded is in {self._directory}")
+            self._warn(
+                f"gave no sign for {patience_s:g} s and was stopped; what it had recorded is in {self._directory}"
+            )
         if self._num_left_out:
             self._warn(f"did not keep up: {self._num_left_out:,} points of curves are missing there")
         self._pass_on()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunStatus as Status, RunTag
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import RunStatus as Status
 from mlflow.exceptions import MlflowException
 
 from lorascope.tracking.tracker import OpenRun, Place, RunStatus, TrackedRun, Tracker, flat
@@ -67,7 +68,9 @@ class MlflowRun(OpenRun):
         self.log({key: value for key, value in values.items() if not isinstance(value, str)}, at=0)
         texts = {key: value for key, value in values.items() if isinstance(value, str)}
         if texts:
-            self._client.log_batch(self.id, tags=[RunTag(_name(key), text[:_LONGEST_VALUE]) for key, text in texts.items()])
+            self._client.log_batch(
+                self.id, tags=[RunTag(_name(key), text[:_LONGEST_VALUE]) for key, text in texts.items()]
+            )
 
     def attach(self, files: Mapping[str, Path], *, name: str, kind: str) -> None:
         for inside, path in files.items():

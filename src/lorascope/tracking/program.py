@@ -3,9 +3,9 @@
     python -m lorascope.tracking.program
 
 The first line says which tracker; {"sign": n} lines answer as events are dealt with, {"tell": text} and {"failure": text}
-are for the person who runs the study. They leave on a duplicate of the first stdout, so that no print of a package can break the
-protocol. When the input ends, so that also when the coordinator was killed, what is left is recorded and the runs are
-closed.
+are for the person who runs the study. They leave on a duplicate of the first stdout, so that no print of a package can
+break the protocol. When the input ends, so that also when the coordinator was killed, what is left is recorded and the
+runs are closed.
 """
 
 from __future__ import annotations
@@ -64,10 +64,9 @@ def _record(send: Any) -> None:
         artifacts=getattr(settings, "artifacts", ()),
         find_artifact=lambda step: Store(given["store"]).artifact(step).path,
     )
-    count, signed = 0, 0.0
-    for line in sys.stdin:
+    signed = 0.0
+    for count, line in enumerate(sys.stdin, start=1):
         recorder(event_from_json(json.loads(line)))
-        count += 1
         if time.monotonic() - signed > _SIGN_INTERVAL_S:
             send(sign=count)
             signed = time.monotonic()

@@ -53,7 +53,9 @@ class Recorder:
     def __call__(self, event: Event) -> None:
         match event:
             case StudyStarted():
-                run = TrackedRun(event.study, STUDY_GROUP, "study", {"steps": event.num_steps}, self._known.get("study"))
+                run = TrackedRun(
+                    event.study, STUDY_GROUP, "study", {"steps": event.num_steps}, self._known.get("study")
+                )
                 self._study = self._open("study", run)
             case StepPlanned(step=str(step)):
                 self._planned[step] = event
@@ -64,7 +66,9 @@ class Recorder:
             case Metric(step=str(step)) if run := self._run_of(step):
                 run.add({event.name: event.value}, at=event.at)
             case StepProgress(step=str(step), unit="update") if event.rates and (run := self._run_of(step)):
-                run.add({name.replace("/s", "_per_second"): rate for name, rate in event.rates.items()}, at=int(event.done))
+                run.add(
+                    {name.replace("/s", "_per_second"): rate for name, rate in event.rates.items()}, at=int(event.done)
+                )
             case StepFinished(step=str(step)):
                 self._count("done")
                 self._finish(step, event)
@@ -75,9 +79,9 @@ class Recorder:
                 self._settle_part(step)
             case StudyFinished() if self._study:
                 counts = {"cached": event.num_cached, "failed": event.num_failed, "blocked": event.num_blocked}
-                self._study.run.summarise({"done": event.num_done, **counts, "seconds": event.seconds})
+                self._study.summarise({"done": event.num_done, **counts, "seconds": event.seconds})
             case ReportWritten() if self._study:
-                self._study.run.summarise({f"verdict/{name}": verdict for name, verdict in event.verdicts.items()})
+                self._study.summarise({f"verdict/{name}": verdict for name, verdict in event.verdicts.items()})
                 if "report" in self._artifacts:
                     folder = Path(event.path).parent
                     self._study.run.attach(_report_in(folder), name=f"{folder.name}-report", kind="report")
@@ -118,13 +122,13 @@ class Recorder:
             return
         planned = self._planned[step]
         if planned.part_of is None:
-            run.run.summarise({**event.figures, "seconds": event.seconds})
+            run.summarise({**event.figures, "seconds": event.seconds})
             run.status = "finished"
             if "weights" in self._artifacts and (weights := _files_in(self._find_artifact(step) / "export")):
                 run.run.attach(weights, name=step, kind="weights")
             self._close_if_complete(step)
         else:
-            run.run.summarise(event.figures)
+            run.summarise(event.figures)
             self._settle_part(step)
 
     def _fail(self, step: str, event: StepFailed) -> None:
@@ -132,7 +136,7 @@ class Recorder:
         if run is None:
             return
         planned = self._planned[step]
-        run.run.summarise({"failure": event.text})
+        run.summarise({"failure": event.text})
         run.status = "failed"
         self._running.pop(planned.part_of or step)
         run.close()
@@ -173,6 +177,10 @@ class _Curve:
             self._log()
         self._at = at
         self._values.update(values)
+
+    def summarise(self, values: Mapping[str, float | str]) -> None:
+        self._log()
+        self.run.summarise(values)
 
     def close(self) -> None:
         self._log()

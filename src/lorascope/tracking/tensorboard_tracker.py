@@ -3,6 +3,9 @@
 Written with TensorBoard's own writer: that of torch would load torch for nothing.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# The names in protocol buffers' modules are made when they are imported.
+
 from __future__ import annotations
 
 import re
