@@ -107,7 +107,8 @@ def test_results_are_read_without_a_tracker(tmp_path: Path) -> None:
         "found = {'wandb', 'trackio', 'mlflow', 'tensorboard', 'torch'} & set(sys.modules);"
         "sys.exit(str(found) if found else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
 
 
