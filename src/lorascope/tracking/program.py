@@ -30,7 +30,7 @@ from lorascope.tracking.tracker import Place
 
 _SIGN_INTERVAL_S = 0.5
 _LONGEST_END_S = 600.0
-_NICENESS = 10
+_NICENESS = 5
 
 
 def main() -> int:
