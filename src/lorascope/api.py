@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property
@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Literal
 
 from lorascope.engine.artifact import Artifact
 from lorascope.engine.devices import check_devices
-from lorascope.engine.events import Emit, StudyFinished, StudyStarted, fan_out
+from lorascope.engine.events import Emit, ReportWritten, StudyFinished, StudyStarted, fan_out
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plan.analysis_step import analysis_step
+from lorascope.plan.announce import announcing
 from lorascope.plan.graph import Graph, build_graph
 from lorascope.registry import EXECUTORS, nearest, resolve
 from lorascope.study.load import load_study
 from lorascope.study.spec import Study
+from lorascope.tracking.choice import chosen_trackers
+from lorascope.tracking.feed import TrackerFeed
 from lorascope.tracking.jsonl import JsonlSink
 
 if TYPE_CHECKING:
@@ -98,13 +101,15 @@ def run(
     executor: str = "local",
     devices: Sequence[str] | None = None,
     only: str | None = None,
+    track: Sequence[str] | None = None,
     emit: Emit | None = None,
 ) -> Outcome:
     """Computes what the store lacks, analyses what is finished and writes the report to `results`/<study name>/.
 
     executor: a key of `registry.EXECUTORS`. devices: one worker each, a device named twice gets two; None: all
     accelerators, else the CPU. only: a glob on step ids and labels ("*mrpc*"); what they need is run too.
-    emit: receives every event; results/<study>/events.jsonl does too. May be killed at any time and called again.
+    track: trackers instead of the study's own, ["none"] for none. emit: receives every event; results/<study>/events.jsonl
+    does too. May be killed at any time and called again.
     """
     from lorascope.engine.scheduler import execute
     from lorascope.engine.store import Store
@@ -114,6 +119,7 @@ def run(
             f"unknown executor `{executor}`",
             hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}",
         )
+    trackers = chosen_trackers(study, track)
     started = time.monotonic()
     planned, opened = build_graph(study, data_dir=data_dir), Store(store)
     steps = _chosen(planned, only)
@@ -123,12 +129,21 @@ def run(
         check_devices(devices)
     placed = {"devices": devices} if devices else {}
     workers = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **placed)
-    with JsonlSink(results / study.name / "events.jsonl") as log, closing(workers):
-        emit = fan_out(log, emit) if emit else fan_out(log)
-        emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
-        computed = execute(steps, store=opened, executor=workers, emit=emit)
-        last = _analysis_of(planned, opened, failures=computed.failed)
-        analysed = execute([last] if last else [], store=opened, executor=workers, emit=emit)
+    folder = results / study.name
+    with JsonlSink(folder / "events.jsonl") as log, ExitStack() as tracking:
+        told = fan_out(log, emit) if emit else fan_out(log)
+        feeds = [
+            TrackerFeed(spec, study=study.name, directory=folder / "tracking" / spec.kind, store=store, tell=told)
+            for spec in trackers
+        ]
+        for feed in feeds:
+            tracking.enter_context(feed)
+        emit = announcing(fan_out(told, *feeds), lambda: planned)
+        with closing(workers):
+            emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
+            computed = execute(steps, store=opened, executor=workers, emit=emit)
+            last = _analysis_of(planned, opened, failures=computed.failed)
+            analysed = execute([last] if last else [], store=opened, executor=workers, emit=emit)
         outcome = Outcome(
             done=[*computed.done, *analysed.done],
             cached=[*computed.cached, *analysed.cached],
@@ -148,12 +163,12 @@ def run(
                 seconds=outcome.seconds,
             )
         )
-    if last is None or not opened.has(last.id):
-        return outcome
-    artifact = opened.artifact(last.id)
-    page = _write_report(artifact, results / study.name)
-    verdicts = Results(artifact).analysis.hypotheses
-    return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
+        if last is None or not opened.has(last.id):
+            return outcome
+        artifact = opened.artifact(last.id)
+        page, verdicts = _write_report(artifact, folder), Results(artifact).analysis.hypotheses
+        emit(ReportWritten(path=str(page), verdicts={result.name: result.verdict for result in verdicts}))
+        return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
 
 
 def _analysis_of(planned: Graph, store: Store, *, failures: Mapping[str, Failure]) -> Step | None:

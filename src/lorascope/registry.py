@@ -62,6 +62,13 @@ EXECUTORS: Mapping[str, str] = {
     "local": "lorascope.engine.local:LocalExecutor",
 }
 
+# Each needs the optional extra of its name.
+TRACKERS: Mapping[str, str] = {
+    "trackio": "lorascope.tracking.trackio_tracker:TrackioTracker",
+    "wandb": "lorascope.tracking.wandb_tracker:WandbTracker",
+    "mlflow": "lorascope.tracking.mlflow_tracker:MlflowTracker",
+    "tensorboard": "lorascope.tracking.tensorboard_tracker:TensorboardTracker",
+}
 
 CONCLUSION_PARSER = "lorascope.stats.conclusion:parse_conclusion"
 

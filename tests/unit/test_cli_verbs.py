@@ -171,6 +171,7 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
         done=["train-1"], cached=["data-1"], report=Path("results/small/report.html"), verdicts=[VERDICT]
     )
     options = ["--store", "s", "--results", "r", "--executor", "inline", "--device", "cpu", "--only", "train-*"]
+    options += ["--track", "wandb, trackio"]
     assert call(monkeypatch, "run", study, "--set", "seeds=[5]", *options) == 0
     asked, handed = api.asked
     assert [seed.label for seed in asked.seeds] == ["5"]
@@ -182,6 +183,7 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
         "executor": "inline",
         "devices": ["cpu"],
         "only": "train-*",
+        "track": ["wandb", "trackio"],
     }
     captured = capsys.readouterr()
     assert "[1/2] train-1 started\n[2/2] train-1 done in 0.5 s\n" in captured.err

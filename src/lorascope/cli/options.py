@@ -38,6 +38,14 @@ Devices = Annotated[
         help="One worker on this device, such as cuda:0 (repeatable; twice the same: two workers). Default: every GPU.",
     ),
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        "--track",
+        metavar="NAMES",
+        help="Show the runs in these trackers, in place of the study's: trackio,wandb,mlflow,tensorboard, or none.",
+    ),
+]
 Only = Annotated[
     str | None,
     typer.Option("--only", metavar="GLOB", help="Only steps whose id or label matches, and what they need: '*mrpc*'."),

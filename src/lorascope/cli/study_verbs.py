@@ -31,6 +31,7 @@ from lorascope.cli.options import (
     ResultsDir,
     StoreDir,
     StudyFile,
+    Track,
     checked_data_dir,
     load,
 )
@@ -95,6 +96,7 @@ def run(
     executor: Executor = "local",
     device: Devices = None,
     only: Only = None,
+    track: Track = None,
     as_json: AsJson = False,
 ) -> None:
     """Run what is missing of a study and write its report. Interrupt it at any time; the same command goes on."""
@@ -111,6 +113,7 @@ def run(
             executor=executor,
             devices=device,
             only=only,
+            track=None if track is None else [name.strip() for name in track.split(",") if name.strip()],
             emit=emit,
         )
     if as_json:

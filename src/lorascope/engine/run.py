@@ -25,6 +25,7 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.events import Emit, Event, StepFinished, StepStarted
 from lorascope.engine.executor import Completion
 from lorascope.engine.failure import Failure
+from lorascope.engine.figures import figures_in
 from lorascope.engine.lock import Owner
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store, StoreProblem
@@ -257,7 +258,9 @@ class _Member:
             origin = {**provenance.describe(device=self._device), "gang": gang, "started": started, "finished": _now()}
             self._store.commit(self.step, self._staging, result=result, provenance=origin)
             seconds = time.monotonic() - started_s
-            self._emit(StepFinished(step=self.step.id, seconds=seconds, worker=self._worker))
+            self._emit(
+                StepFinished(step=self.step.id, seconds=seconds, worker=self._worker, figures=figures_in(result))
+            )
         except Exception as error:
             self.fail(error, gang=gang)
         else:
