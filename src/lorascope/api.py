@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lorascope.engine.artifact import Artifact
-from lorascope.engine.devices import check_devices
 from lorascope.engine.events import Emit, ReportWritten, StudyFinished, StudyStarted, fan_out
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
@@ -100,6 +99,7 @@ def run(
     data_dir: Path | None = None,
     executor: str = "local",
     devices: Sequence[str] | None = None,
+    address: str | None = None,
     only: str | None = None,
     track: Sequence[str] | None = None,
     emit: Emit | None = None,
@@ -107,9 +107,10 @@ def run(
     """Computes what the store lacks, analyses what is finished and writes the report to `results`/<study name>/.
 
     executor: a key of `registry.EXECUTORS`. devices: one worker each, a device named twice gets two; None: all
-    accelerators, else the CPU. only: a glob on step ids and labels ("*mrpc*"); what they need is run too.
-    track: trackers instead of the study's own, ["none"] for none. emit: receives every event; results/<study>/events.jsonl
-    does too. May be killed at any time and called again.
+    accelerators, else the CPU. address: of the Ray cluster, "host:port"; None: the one this machine is part of.
+    only: a glob on step ids and labels ("*mrpc*"); what they need is run too. track: trackers instead of the study's own,
+    ["none"] for none. emit: receives every event; results/<study>/events.jsonl does too. May be killed at any time and
+    called again.
     """
     from lorascope.engine.scheduler import execute
     from lorascope.engine.store import Store
@@ -119,16 +120,18 @@ def run(
             f"unknown executor `{executor}`",
             hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}",
         )
+    if address is not None and executor != "ray":
+        raise StudyError(f"--address {address} has no effect on the {executor} executor", hint="add `--executor ray`")
     trackers = chosen_trackers(study, track)
     started = time.monotonic()
     planned, opened = build_graph(study, data_dir=data_dir), Store(store)
     steps = _chosen(planned, only)
     num_cached = sum(opened.has(step.id) for step in steps)
     _make_directory(results / study.name)
-    if devices and num_cached < len(steps):
-        check_devices(devices)
-    placed = {"devices": devices} if devices else {}
-    workers = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **placed)
+    placed = {"devices": devices, "address": address}
+    workers = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **{k: v for k, v in placed.items() if v})
+    if num_cached < len(steps):
+        workers.prepare()
     folder = results / study.name
     with JsonlSink(folder / "events.jsonl") as log, ExitStack() as tracking:
         told = fan_out(log, emit) if emit else fan_out(log)

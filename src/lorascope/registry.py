@@ -60,6 +60,7 @@ MODELS: Mapping[str, Mapping[str, str]] = {
 EXECUTORS: Mapping[str, str] = {
     "inline": "lorascope.engine.inline:InlineExecutor",
     "local": "lorascope.engine.local:LocalExecutor",
+    "ray": "lorascope.engine.ray_executor:RayExecutor",
 }
 
 # Each needs the optional extra of its name.

@@ -22,6 +22,7 @@ from lorascope.cli.console import output, rendering
 from lorascope.cli.options import (
     DEFAULT_RESULTS,
     DEFAULT_STORE,
+    Address,
     AsJson,
     DataDir,
     Devices,
@@ -95,6 +96,7 @@ def run(
     results: ResultsDir = DEFAULT_RESULTS,
     executor: Executor = "local",
     device: Devices = None,
+    address: Address = None,
     only: Only = None,
     track: Track = None,
     as_json: AsJson = False,
@@ -112,6 +114,7 @@ def run(
             data_dir=checked_data_dir(data),
             executor=executor,
             devices=device,
+            address=address,
             only=only,
             track=None if track is None else [name.strip() for name in track.split(",") if name.strip()],
             emit=emit,

@@ -45,6 +45,10 @@ class Owner:
         """Whether this process certainly ended: only ever true for processes of this machine."""
         return self.machine == _this_machine() and _start_of_process(self.pid) != self.started
 
+    def is_process(self, other: Owner) -> bool:
+        """Whether both are one process, whichever locks they hold."""
+        return (self.machine, self.pid, self.started) == (other.machine, other.pid, other.started)
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
@@ -99,7 +103,7 @@ class StepLock:
         top, content = self._top()
         if self._judge(top, content) is not None:
             return False
-        owner = _this_process()
+        owner = this_process()
         if not self._create(top + 1, _spell(owner, 0)):
             return False
         if self._generations()[-1:] != [top + 1]:  # our look was out of date, as a network file system may serve it
@@ -134,13 +138,14 @@ class StepLock:
         else:
             self._lost = True
 
-    def reap(self) -> bool:
+    def reap(self, *, ended: Owner | None = None) -> bool:
         """Release the lock on behalf of a dead holder. False if it is held, or somebody else was quicker.
 
-        For a coordinator that watched the counter stand still: its worker, which did not, can then take the lock.
+        For a coordinator that watched the counter stand still: its worker, which did not, can then take the lock. ended: a
+        process that the coordinator knows to be over by other means, such as the loss of its machine.
         """
         top, content = self._top()
-        if self._judge(top, content) is not None:
+        if self._judge(top, content) is not None and not (ended and _read_owner(content).is_process(ended)):
             return False
         return top == 0 or content == _RELEASED or self._create(top + 1, _RELEASED)
 
@@ -231,7 +236,8 @@ def _read_owner(content: bytes) -> Owner:
         return _UNREADABLE
 
 
-def _this_process() -> Owner:
+def this_process() -> Owner:
+    """This process as the holder of a lock, with a token of its own each time."""
     pid = os.getpid()
     started = _start_of_process(pid)
     assert started is not None, "this process does not find itself"
