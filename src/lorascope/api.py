@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lorascope.engine.executor import Executor
     from lorascope.engine.store import Store
     from lorascope.plan.planned import StudyPlan
+    from lorascope.plan.status import StatusReader
     from lorascope.serving.publish import Published
     from lorascope.stats.analysis import Analysis, HypothesisResult
 
@@ -251,7 +252,7 @@ def _chosen(graph: Graph, only: str | None) -> list[Step]:
     wanted = {step_id for step_id, spellings in names.items() if any(fnmatch(s, only) for s in spellings)}
     if not wanted:
         raise StudyError(
-            f"no step matches --only {only}", hint="`lorascope plan STUDY` lists the steps; globs as in a shell"
+            f"no step matches --only {only}", hint="`lorascope plan STUDY --steps` lists them; globs as in a shell"
         )
     for step in reversed(graph.steps):
         if step.id in wanted:
@@ -324,6 +325,17 @@ def status(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
         else:
             states[step.id] = "missing"
     return [(step, states[step.id]) for step in planned.steps]
+
+
+def watch(
+    study: Study, *, store: Path = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
+) -> StatusReader:
+    """Reads how far a study is, as often as it is asked: `watch(study).read()`. From the store, and from the log in
+    `results`, which is where a run on this or another machine was told to write it."""
+    from lorascope.engine.store import Store
+    from lorascope.plan.status import StatusReader
+
+    return StatusReader(build_graph(study, data_dir=data_dir), Store(store), results / study.name / "events.jsonl")
 
 
 def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> list[str]:

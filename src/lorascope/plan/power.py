@@ -28,9 +28,11 @@ BASIS = (
 class Detectable:
     """Of one task. num_examples: of its test set, None while it is not prepared; then nothing else is known either.
     difference: smallest true difference in accuracy, 0-1. with_more_seeds: the same with other numbers of seeds. margins:
-    hypothesis -> (its margin, the smallest margin these seeds and examples could confirm if the arms are equal)."""
+    hypothesis -> (its margin, the smallest margin these seeds and examples could confirm if the arms are equal). metric: the
+    task's primary one."""
 
     task: str
+    metric: str | None
     num_seeds: int
     num_examples: int | None
     difference: float | None
@@ -46,8 +48,8 @@ def detectable_differences(graph: Graph, results: Mapping[str, Mapping[str, Any]
 def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]]) -> Detectable:
     task, num_seeds = graph.labels[data_id].task or "", len(graph.study.seeds)
     if data_id not in results:
-        return Detectable(task, num_seeds, None, None, {}, {})
-    examples = results[data_id]["num_examples"]["test"]
+        return Detectable(task, None, num_seeds, None, None, {}, {})
+    examples, metric = results[data_id]["num_examples"]["test"], results[data_id]["task"]["metrics"][0]
     one_sided = _difference(num_seeds, examples, alpha=0.10)  # a margin is tested on one side at 5%
     margins = {
         name: (claim.margin, one_sided)
@@ -55,7 +57,7 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
         if isinstance(claim, NonInferior | Equivalent)
     }
     more = {seeds: _difference(seeds, examples) for seeds in (3, 5, 10, 20) if seeds != num_seeds}
-    return Detectable(task, num_seeds, examples, _difference(num_seeds, examples), more, margins)
+    return Detectable(task, metric, num_seeds, examples, _difference(num_seeds, examples), more, margins)
 
 
 def _difference(num_seeds: int, num_examples: int, *, alpha: float = 0.05) -> float:
