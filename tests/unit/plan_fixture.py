@@ -52,7 +52,9 @@ def finish_preparation(store: Store, graph: Graph, kinds: Iterable[str] = ("data
             finish(store, step, seconds=1, result=results.get(step.kind))
 
 
-def trained(*, training: float, evaluation: float, updates: int = 120, epochs: float = 4, **changes: Any) -> dict[str, Any]:
+def trained(
+    *, training: float, evaluation: float, updates: int = 120, epochs: float = 4, **changes: Any
+) -> dict[str, Any]:
     """The figures of a finished run's record."""
     return {
         "training_seconds": training, "evaluation_seconds": evaluation, "updates": updates, "epochs": epochs, "resumed": 0,

@@ -172,10 +172,21 @@ def test_a_calibration_covers_every_arm_and_each_measurement_once(graph: Graph, 
     finish_preparation(store, graph)
     steps = calibration_steps(graph, machine=MACHINE, results=read_history(store, device="cpu").results)
     kinds = [step.kind for step in steps]
-    assert (kinds.count("calibration"), kinds.count("evaluate"), kinds.count("drift"), kinds.count("baseline")) == (4, 2, 2, 1)
+    assert (kinds.count("calibration"), kinds.count("evaluate"), kinds.count("drift"), kinds.count("baseline")) == (
+        4,
+        2,
+        2,
+        1,
+    )
     known = {step.id for step in [*steps, *graph.steps]}
     assert all(dep in known for step in steps for dep in step.deps.values())
-    assert all(dep.startswith("calibration-") for step in steps if step.kind == "evaluate" for r, dep in step.deps.items() if r == "train")
+    assert all(
+        dep.startswith("calibration-")
+        for step in steps
+        if step.kind == "evaluate"
+        for r, dep in step.deps.items()
+        if r == "train"
+    )
 
 
 def test_another_machine_is_calibrated_anew(graph: Graph) -> None:
@@ -209,7 +220,9 @@ def test_runs_that_train_together_stay_one_job_on_one_worker(graph: Graph, store
     gangs = [placed.job for placed in found.schedule.placed if placed.job.name.startswith("train-")]
     assert sorted(len(job.steps) for job in gangs) == [2, 2, 2, 2]
     assert all(job.seconds == pytest.approx(30) for job in gangs)
-    assert sorted(i for placed in found.schedule.placed for i in placed.job.steps) == sorted(p.step.id for p in found.to_run)
+    assert sorted(i for placed in found.schedule.placed for i in placed.job.steps) == sorted(
+        p.step.id for p in found.to_run
+    )
     off = plan(small_graph(Path(store.root).parent, "seeds=[1,2,3,4,5,6]", "train.gang=off"), store)
     assert all(len(p.job.steps) == 1 for p in off.schedule.placed)
 

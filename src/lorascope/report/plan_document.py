@@ -36,7 +36,7 @@ def write_plan(plan: StudyPlan, path: Path, *, command: str, version: str) -> li
     it."""
     written = [path]
     figure_name = None
-    if plan.schedule.placed:
+    if plan.schedule.makespan:
         drawn = canvas.with_caption(draw_gantt(plan, canvas.WIDE), title=gantt_title(plan), caption=gantt_caption(plan))
         for ending in ("png", "pdf"):
             target = path.with_name(f"{path.stem}-schedule.{ending}")

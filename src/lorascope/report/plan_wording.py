@@ -47,7 +47,7 @@ def unknown_sentence(plan: StudyPlan) -> str | None:
 def schedule_sentences(plan: StudyPlan) -> list[str]:
     """How long it takes on these machines, why that is close to the best, and what more machines would change."""
     schedule, machines = plan.schedule, plan.machines
-    if not schedule.placed:
+    if not schedule.makespan:
         return ["Nothing is left to run." if not plan.to_run else "No time is known, so nothing can be laid out."]
     where = f"On {wording.plural(machines.count, 'machine')}"
     if machines.workers_each > 1:

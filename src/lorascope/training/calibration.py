@@ -2,8 +2,9 @@
 result of a study depends on one.
 
 The runs are set up, sized and captured as training would, and meet the longest batch of their first epoch, whose memory
-is the most they will need, then batches spread evenly over its lengths, whose mean time is that of an epoch. They are
-committed as a run is, so that what measures trained runs can be timed on them too.
+is the most they will need, then batches spread evenly over its lengths; the mean time of its updates follows by
+regression on their lengths (Cochran 1977, Sampling Techniques, ch. 7). They are committed as a run is, so that what
+measures trained runs can be timed on them too.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from lorascope.training.run import Run, gang_of, make_room, out_of_memory, set_u
 from lorascope.training.sizing import partition, pays_to_compile, split
 
 WARM_UP_UPDATES = 2
-LEAST_UPDATES = 8
+LEAST_UPDATES = 9
 LARGEST_SECONDS = 10.0
-MOST_UPDATES = {"cuda": 96, "cpu": 32, "mps": 32}
+MOST_UPDATES = {"cuda": 129, "cpu": 33, "mps": 33}
 VALIDATION_EXAMPLES = 256
 _START = "import sys, torch, lorascope.training.run; torch.zeros(1, device=sys.argv[1])"
 
@@ -73,16 +74,18 @@ def _calibrate(runs: list[Run], *, sizing_seconds: float) -> Iterator[tuple[int,
     device, warm = runs[0].context.device, runs[0].context.warm
     for run in runs:
         run.started = time.perf_counter()
-        sample_first_epoch(run.member)
+    samples = [sample_first_epoch(run.member) for run in runs]
+    shortest = min(map(len, samples))  # runs of several tasks may train together
+    lengths = np.mean([sample[:shortest] for sample in samples], axis=0)
     started = time.perf_counter()
     gang = gang_of(runs, [run.member for run in runs], compiles=pays_to_compile)
     building_seconds = (time.perf_counter() - started) / len(runs)
     reset_peak_memory(device)
     try:
-        seconds = _timed_updates(gang, device)
+        seconds = _timed_updates(gang, device, most=len(lengths))
     finally:
         gang.close()
-    update_seconds = float(np.mean(seconds)) / len(runs)
+    update_seconds = mean_of_epoch(seconds, lengths) / len(runs)
     preparation_seconds = gang.stepper.preparation_seconds / len(runs)
     evaluation_seconds, sample_seconds = _use_sample_for_validation(runs, gang, device)
     peak = peak_memory_bytes(device)
@@ -114,9 +117,10 @@ def _calibrate(runs: list[Run], *, sizing_seconds: float) -> Iterator[tuple[int,
         )
 
 
-def sample_first_epoch(member: Member) -> None:
-    """Reorders the member's first epoch: the longest batch first, a usual one, then all others so that any beginning of
-    them has the epoch's lengths; the epoch stays the same batches."""
+def sample_first_epoch(member: Member) -> np.ndarray:
+    """Reorders the member's first epoch: the longest batch first, a usual one, then all of its batches, spread over their
+    lengths. The longest example of each, in that order: tokens [updates of an epoch + 2].
+    """
     count = min(member.updates_per_epoch, member.total_updates)
     batches = [member.rows(update) for update in range(count)]
     longest = np.array([int(np.asarray(member.columns.lengths)[rows].max()) for rows in batches])
@@ -129,18 +133,32 @@ def sample_first_epoch(member: Member) -> None:
         return in_epoch(order[update]) if update < len(order) else in_epoch(update)
 
     member.rows = rows  # type: ignore[method-assign] - this member is thrown away
+    return longest[order]
+
+
+def mean_of_epoch(seconds: Sequence[float], lengths: np.ndarray) -> float:
+    """The mean time of an epoch's updates from those of some: their mean, and what the others are longer or shorter.
+
+    lengths: of the batches that were timed after the warm-up, then of the rest of the epoch.
+    """
+    epoch = lengths[WARM_UP_UPDATES:]
+    timed = epoch[: len(seconds)]
+    if len(seconds) < len(timed) or np.ptp(timed) == 0:
+        return float(np.mean(seconds))
+    slope = max(0.0, float(np.polyfit(timed, seconds, 1)[0]))
+    return float(np.mean(seconds)) + slope * float(epoch.mean() - timed.mean())
 
 
 def _spread_places(count: int) -> list[int]:
-    """0 .. count - 1 in the order of van der Corput (1935): halves, quarters, eighths ..."""
+    """0 .. count - 1 in the order of van der Corput (1935), from the middle: a half, quarters, eighths, ..., the ends."""
     bits = max(1, (count - 1).bit_length())
-    reversed_bits = (int(f"{place:0{bits}b}"[::-1], 2) for place in range(2**bits))
-    return [place for place in reversed_bits if place < count]
+    reversed_bits = (int(f"{place:0{bits}b}"[::-1], 2) for place in range(1, 2**bits))
+    return [*(place for place in reversed_bits if place < count), 0]
 
 
-def _timed_updates(gang: Gang, device: str) -> list[float]:
+def _timed_updates(gang: Gang, device: str, *, most: int) -> list[float]:
     """Seconds of each update after the warm-up, without what compiling and capturing took."""
-    most = min(MOST_UPDATES[torch.device(device).type], min(member.total_updates for member in gang.members))
+    most = min(most, MOST_UPDATES[torch.device(device).type], min(member.total_updates for member in gang.members))
     seconds: list[float] = []
     while len(seconds) < most and (len(seconds) < LEAST_UPDATES or sum(seconds) < LARGEST_SECONDS):
         prepared = gang.stepper.preparation_seconds
