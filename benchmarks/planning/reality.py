@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -22,10 +23,10 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = (
-    "data.train_examples=640",
+    "data.train_examples=800",
     "data.validation_examples=128",
     "data.test_examples=256",
-    "train.epochs=3",
+    "train.epochs=2",
     "seeds=[42, 1337]",
     "measure.drift.examples=128",
 )
@@ -37,18 +38,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--set", action="append", dest="overrides", help="instead of the small ones")
+    parser.add_argument("--name", default="", help="added to the name of the result's file")
+    parser.add_argument("--set", action="append", dest="overrides", help="beside the ones that make it small")
     given = parser.parse_args()
-    overrides = given.overrides or list(SMALL)
+    overrides = [*SMALL, *(given.overrides or [])]
     rounds = []
     for _ in range(given.repeats):
         with tempfile.TemporaryDirectory() as directory:
             rounds.append(one_round(given.study.resolve(), Path(directory), overrides, device=given.device))
         print(json.dumps(rounds[-1]["rows"], indent=1), flush=True)
     given.out.mkdir(parents=True, exist_ok=True)
-    name = f"{platform.machine()}-{os.cpu_count()}cpu-{given.device}-{datetime.date.today()}.json"
-    command = f"python benchmarks/planning/reality.py --device {given.device} --repeats {given.repeats}"
-    content = {"command": command, "overrides": overrides, "rounds": rounds}
+    name = f"{platform.machine()}-{os.cpu_count()}cpu-{given.device}{given.name}-{datetime.date.today()}.json"
+    command = shlex.join(["python", "benchmarks/planning/reality.py", *sys.argv[1:]])
+    content = {"command": command, "study": given.study.name, "overrides": overrides, "rounds": rounds}
     (given.out / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -62,16 +64,21 @@ def one_round(study: Path, directory: Path, overrides: list[str], *, device: str
     loads.append(os.getloadavg()[0])
     outcome = lorascope(directory, "run", *options)
     loads.append(os.getloadavg()[0])
+    rows, steps = compare(plan, outcome, directory / "store", device=device)
     return {
-        "rows": compare(plan, outcome, directory / "store", device=device),
+        "rows": rows,
+        "steps": steps,
         "calibration_seconds": calibration_seconds,
         "load_average_before_between_after": loads,
         "machine": platform.processor() or platform.machine(),
     }
 
 
-def compare(plan: dict[str, Any], outcome: dict[str, Any], store: Path, *, device: str) -> list[dict[str, Any]]:
-    """One row a figure: estimate, reality, their ratio, and within which share of reality the estimate is meant to lie."""
+def compare(
+    plan: dict[str, Any], outcome: dict[str, Any], store: Path, *, device: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """One row a figure: estimate, reality, their ratio, and within which share of reality the estimate is meant to lie. And
+    every step by itself, with how many runs trained together."""
     from lorascope.engine.store import Store
     from lorascope.plan.history import read_history
 
@@ -107,7 +114,17 @@ def compare(plan: dict[str, Any], outcome: dict[str, Any], store: Path, *, devic
         if step["estimate"]["memory_bytes"] is not None and memory is not None:
             what = f"peak memory: {step['kind']} {step['label']}"
             rows.append(_row(what, step["estimate"]["memory_bytes"], memory, "byte", within=0.15))
-    return rows
+    steps = [
+        {
+            "step": f"{step['kind']} {step['label']}",
+            "estimated_seconds": step["estimate"]["seconds"],
+            "seconds": took[step["id"]].seconds,
+            "estimated_gang": step["estimate"]["gang"],
+            "gang": took[step["id"]].result.get("gang", 1),
+        }
+        for step in ran
+    ]
+    return rows, steps
 
 
 def _row(work: str, estimate: float, reality: float, unit: str, *, within: float | None = None) -> dict[str, Any]:

@@ -58,7 +58,7 @@ sanity        2       2       0  none            none         none
 train         4       2       2  2.50 min        70.0 B       2.00 MiB           1 finished run of the same arm
 evaluate      4       2       2  8.00 s          unknown      2.00 KiB           1 finished evaluate step like it
 drift         2       0       2  unknown         unknown      unknown            none like it is finished
-analysis      1       0       1  unknown         unknown      unknown            none like it is finished, and a calibration does not measure it
+analysis 1 0 1 unknown unknown unknown none like it is finished, and a calibration does not measure it
 total        16       9       7  at least 2.63 min  70.0 B       at least 2.00 MiB
 Not in these figures: 3 steps of unknown time (2 drift and 1 analysis); `--calibrate` measures what it can.
 On 2 machines: 94.0 s from start to end.
