@@ -335,7 +335,8 @@ def watch(
     from lorascope.engine.store import Store
     from lorascope.plan.status import StatusReader
 
-    return StatusReader(build_graph(study, data_dir=data_dir), Store(store), results / study.name / "events.jsonl")
+    planned = build_graph(study, data_dir=data_dir)
+    return StatusReader(lambda: planned, Store(store), results / study.name / "events.jsonl")
 
 
 def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> list[str]:

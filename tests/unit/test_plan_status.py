@@ -57,7 +57,7 @@ def another_process_at(store: Store, *steps: str) -> Iterator[int]:
 
 
 def reader(graph: Graph, store: Store, **options: object) -> StatusReader:
-    return StatusReader(graph, store, store.root.parent / "results" / "small" / "events.jsonl", **options)  # type: ignore[arg-type]
+    return StatusReader(lambda: graph, store, store.root.parent / "results" / "small" / "events.jsonl", **options)  # type: ignore[arg-type]
 
 
 def tell(store: Store, *events: Event) -> None:

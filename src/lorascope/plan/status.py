@@ -117,9 +117,10 @@ class _News:
 
 @dataclass
 class StatusReader:
-    """Looks at one study again and again. clock: Unix time (an argument for tests)."""
+    """Looks at one study again and again. plan: its steps as they are known at that time. clock: Unix time (an argument for
+    tests)."""
 
-    graph: Graph
+    plan: Callable[[], Graph]
     store: Store
     log: Path
     clock: Callable[[], float] = time.time
@@ -128,10 +129,12 @@ class StatusReader:
     _history: tuple[int, History] | None = None
 
     def __post_init__(self) -> None:
+        self.graph = self.plan()
         self._follower = LogFollower(self.log)
 
     def read(self) -> StudyStatus:
         """How the study stands now."""
+        self.graph = self.plan()
         for event in self._follower.new_events():
             self._hear(event)
         owners = self._owners()
