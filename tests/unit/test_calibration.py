@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small_study import STUDY, write_small_study
 
 from lorascope import api
 from lorascope.engine.store import Store
 from lorascope.training.calibration import _spread_places, mean_of_epoch, sample_first_epoch
+from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
 from lorascope.training.member import Member
 
 
@@ -110,3 +112,19 @@ def test_places_are_spread_evenly_from_the_middle() -> None:
     assert _spread_places(8) == [4, 2, 6, 1, 5, 3, 7, 0]
     assert sorted(_spread_places(11)) == list(range(11))
     assert _spread_places(1) == [0]
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's high-water mark anew"
+)
+def test_what_earlier_steps_threw_away_is_not_charged_to_the_next() -> None:
+    """A model that holds itself in a circle and small pieces that the C library keeps, 200 MB each."""
+    reset_peak_memory("cpu")
+    before = peak_memory_bytes("cpu")
+    circle: dict[str, object] = {"weights": torch.ones(50_000_000)}
+    circle["self"] = circle
+    pieces = [torch.ones(2500) for _ in range(20_000)]
+    assert peak_memory_bytes("cpu") > before + 3e8
+    del circle, pieces
+    reset_peak_memory("cpu")
+    assert peak_memory_bytes("cpu") < before + 1e8
