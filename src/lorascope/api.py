@@ -35,7 +35,10 @@ from lorascope.tracking.jsonl import JsonlSink
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lorascope.engine.executor import Executor
     from lorascope.engine.store import Store
+    from lorascope.plan.planned import StudyPlan
+    from lorascope.plan.status import StatusReader
     from lorascope.serving.publish import Published
     from lorascope.stats.analysis import Analysis, HypothesisResult
 
@@ -174,6 +177,77 @@ def run(
         return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
 
 
+def plan(
+    study: Study,
+    *,
+    store: Path = DEFAULT_STORE,
+    data_dir: Path | None = None,
+    machines: int = 1,
+    workers_each: int | None = None,
+    devices: Sequence[str] | None = None,
+) -> StudyPlan:
+    """What the study consists of, what of it is in the store, and what the rest will take, laid out on machines. Computes
+    nothing.
+
+    machines: alike; workers_each: GPUs, or workers, on each (None: as many as this one has). devices: as for `run`; their
+    kind says which records count (None: this machine's, or those that the store was made on).
+    """
+    from lorascope.engine.devices import find_devices
+    from lorascope.engine.store import Store
+    from lorascope.plan.history import read_history
+    from lorascope.plan.planned import Machines, plan_study
+
+    if machines < 1 or (workers_each is not None and workers_each < 1):
+        raise StudyError(
+            "a plan needs at least one machine with one worker", hint="give --machines and --gpus-per-machine 1 or more"
+        )
+    opened, planned = Store(store), build_graph(study, data_dir=data_dir)
+    here = list(devices or find_devices())
+    history = read_history(opened, device=here[0].partition(":")[0], is_binding=bool(devices))
+    places = Machines(machines, workers_each or len(here), history.device)
+    return plan_study(planned, opened, history, machines=places)
+
+
+def calibrate(
+    study: Study,
+    *,
+    store: Path = DEFAULT_STORE,
+    data_dir: Path | None = None,
+    devices: Sequence[str] | None = None,
+    emit: Emit | None = None,
+) -> None:
+    """Times what a plan needs: the study's own preparation and gates, a few updates of every arm, and each measurement of
+    runs once. On one worker of this machine; what is finished is kept. Raises StepFailure if a part of it failed.
+    """
+    from lorascope.engine.devices import find_devices
+    from lorascope.engine.provenance import describe
+    from lorascope.engine.store import Store
+    from lorascope.plan.calibration import calibration_steps, preparation_steps
+
+    if devices:
+        check_devices(devices)
+    device = (devices or find_devices())[0]
+    origin = describe(device=device)
+    machine = {"host": origin["host"], "device": device.partition(":")[0], "torch": origin["versions"]["torch"]}
+    planned, opened = build_graph(study, data_dir=data_dir), Store(store)
+    emit = emit or fan_out()
+    with closing(resolve(EXECUTORS, "local")(opened, data_dir=data_dir, devices=[device])) as worker:
+        _execute_all(preparation_steps(planned), store=opened, executor=worker, emit=emit)
+        results = {step.id: opened.artifact(step.id).result for step in planned.of_kind("tokens")}
+        steps = calibration_steps(planned, machine=machine, results=results)
+        _execute_all(steps, store=opened, executor=worker, emit=emit)
+
+
+def _execute_all(steps: Sequence[Step], *, store: Store, executor: Executor, emit: Emit) -> None:
+    from lorascope.engine.scheduler import execute
+
+    num_cached = sum(store.has(step.id) for step in steps)
+    emit(StudyStarted(study="calibration", num_steps=len(steps), num_cached=num_cached))
+    outcome = execute(steps, store=store, executor=executor, emit=emit)
+    for failure in outcome.failed.values():
+        raise failure.to_error()
+
+
 def _analysis_of(planned: Graph, store: Store, *, failures: Mapping[str, Failure]) -> Step | None:
     finished = [step.id for step in planned.steps if store.has(step.id)]
     return analysis_step(planned, finished=finished, failures=failures)
@@ -196,7 +270,7 @@ def _chosen(graph: Graph, only: str | None) -> list[Step]:
     wanted = {step_id for step_id, spellings in names.items() if any(fnmatch(s, only) for s in spellings)}
     if not wanted:
         raise StudyError(
-            f"no step matches --only {only}", hint="`lorascope plan STUDY` lists the steps; globs as in a shell"
+            f"no step matches --only {only}", hint="`lorascope plan STUDY --steps` lists them; globs as in a shell"
         )
     for step in reversed(graph.steps):
         if step.id in wanted:
@@ -269,6 +343,18 @@ def status(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
         else:
             states[step.id] = "missing"
     return [(step, states[step.id]) for step in planned.steps]
+
+
+def watch(
+    study: Study, *, store: Path = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
+) -> StatusReader:
+    """Reads how far a study is, as often as it is asked: `watch(study).read()`. From the store, and from the log in
+    `results`, which is where a run on this or another machine was told to write it."""
+    from lorascope.engine.store import Store
+    from lorascope.plan.status import StatusReader
+
+    planned = build_graph(study, data_dir=data_dir)
+    return StatusReader(lambda: planned, Store(store), results / study.name / "events.jsonl")
 
 
 def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> list[str]:

@@ -163,7 +163,9 @@ def test_a_failed_gate_stops_its_part_and_the_rest_is_reported(tmp_path: Path) -
 
 
 def test_status_show_verify_and_ls_speak_of_the_finished_study(finished: Path) -> None:
-    states = json.loads(run(finished, "status", "study.yaml", "--json").stdout)
+    found = json.loads(run(finished, "status", "study.yaml", "--json").stdout)
+    states, is_over = found["steps"], found["is_over"]
+    assert is_over
     assert {state["state"] for state in states} == {"done"}
     train = next(state["step"] for state in states if state["step"].startswith("train-"))
     shown = json.loads(run(finished, "show", train, "--json").stdout)

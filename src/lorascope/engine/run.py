@@ -129,6 +129,14 @@ def gang_function(kind: str) -> GangFunction:
     return _imported(f"{kind}_gang") if ":" in kind else registry.resolve(registry.GANG_FUNCTIONS, kind)
 
 
+def _load_code(kind: str) -> None:
+    """Imports what is behind a kind before the clock of its step starts: loading libraries is the worker's time. What
+    fails here fails again where the step is run, and is its failure there.
+    """
+    with contextlib.suppress(Exception):
+        step_function(kind)
+
+
 def _imported(place: str) -> Any:
     module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)
@@ -158,6 +166,7 @@ def _run(
     settle: Callable[[Step, Settled], None],
 ) -> None:
     """Compute steps of one kind together and settle each, once, the moment it is committed or has failed."""
+    _load_code(steps[0].kind)
     with contextlib.ExitStack() as ending:
         members: list[_Member] = []
         contexts: list[StepContext] = []
