@@ -47,6 +47,14 @@ Devices = Annotated[
         "Default: every GPU.",
     ),
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        "--track",
+        metavar="NAMES",
+        help="Show the runs in these trackers, in place of the study's: trackio,wandb,mlflow,tensorboard, or none.",
+    ),
+]
 Only = Annotated[
     str | None,
     typer.Option("--only", metavar="GLOB", help="Only steps whose id or label matches, and what they need: '*mrpc*'."),

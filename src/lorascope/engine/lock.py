@@ -97,6 +97,13 @@ class StepLock:
         """Who holds the lock now (this process included), or None if it is free: never taken, released, or stale."""
         return self._judge(*self._top())
 
+    def changed_hands_at(self) -> float | None:
+        """When the lock was last taken or released: Unix time of the store's clock, None if it is not there."""
+        try:
+            return self._directory.stat().st_mtime  # changes with its entries, not when a holder rewrites its counter
+        except FileNotFoundError:
+            return None
+
     def try_acquire(self) -> bool:
         """Take the lock if it is free or stale. False if somebody else holds it or was quicker."""
         assert self._generation is None, f"{self._directory.name}: this lock is already held by this object"
