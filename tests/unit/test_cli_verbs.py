@@ -163,7 +163,8 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
     api.outcome = Outcome(
         done=["train-1"], cached=["data-1"], report=Path("results/small/report.html"), verdicts=[VERDICT]
     )
-    options = ["--store", "s", "--results", "r", "--executor", "inline", "--device", "cpu", "--only", "train-*"]
+    options = ["--store", "s", "--results", "r", "--executor", "ray", "--device", "cpu", "--only", "train-*"]
+    options += ["--address", "gpu1:6379"]
     options += ["--track", "wandb, trackio"]
     assert call(monkeypatch, "run", study, "--set", "seeds=[5]", *options) == 0
     asked, handed = api.asked
@@ -173,7 +174,8 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
         "store": Path("s"),
         "results": Path("r"),
         "data_dir": None,
-        "executor": "inline",
+        "executor": "ray",
+        "address": "gpu1:6379",
         "devices": ["cpu"],
         "only": "train-*",
         "track": ["wandb", "trackio"],
