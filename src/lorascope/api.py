@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,8 +23,11 @@ from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plan.analysis_step import analysis_step
-from lorascope.plan.graph import Graph, build_graph
+from lorascope.plan.graph import Graph
+from lorascope.plan.planner import Planner
 from lorascope.registry import EXECUTORS, nearest, resolve
+from lorascope.search.literals import optimum_yaml
+from lorascope.study.hyperparameters import optimum_name
 from lorascope.study.load import load_study
 from lorascope.study.spec import Study
 from lorascope.tracking.jsonl import JsonlSink
@@ -84,9 +86,12 @@ def load(path: str | Path, *, overrides: Sequence[str] = ()) -> Study:
     return load_study(path, overrides=overrides)
 
 
-def graph(study: Study, *, data_dir: Path | None = None) -> Graph:
-    """Every step the study consists of (but its analysis, which depends on what gets finished). Computes nothing."""
-    return build_graph(study, data_dir=data_dir)
+def graph(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> Graph:
+    """Every step the study consists of (but its analysis, which depends on what gets finished), as far as its searches have
+    come in the store. Computes nothing."""
+    from lorascope.engine.store import Store
+
+    return Planner(study, Store(store), data_dir=data_dir).graph
 
 
 def run(
@@ -115,8 +120,9 @@ def run(
             hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}",
         )
     started = time.monotonic()
-    planned, opened = build_graph(study, data_dir=data_dir), Store(store)
-    steps = _chosen(planned, only)
+    opened = Store(store)
+    planner = Planner(study, opened, data_dir=data_dir, only=only)
+    steps = planner.steps
     num_cached = sum(opened.has(step.id) for step in steps)
     _make_directory(results / study.name)
     if devices and num_cached < len(steps):
@@ -126,8 +132,9 @@ def run(
     with JsonlSink(results / study.name / "events.jsonl") as log, closing(workers):
         emit = fan_out(log, emit) if emit else fan_out(log)
         emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
-        computed = execute(steps, store=opened, executor=workers, emit=emit)
-        last = _analysis_of(planned, opened, failures=computed.failed)
+        computed = execute(steps, store=opened, executor=workers, emit=emit, more=planner.more)
+        _write_optima(planner.graph, results / study.name / "optimal")
+        last = _analysis_of(planner.graph, opened, failures=computed.failed)
         analysed = execute([last] if last else [], store=opened, executor=workers, emit=emit)
         outcome = Outcome(
             done=[*computed.done, *analysed.done],
@@ -171,19 +178,18 @@ def _make_directory(path: Path) -> None:
         ) from error
 
 
-def _chosen(graph: Graph, only: str | None) -> list[Step]:
-    if only is None:
-        return graph.steps
-    names = {step.id: (step.id, f"{step.kind}: {graph.labels[step.id]}") for step in graph.steps}
-    wanted = {step_id for step_id, spellings in names.items() if any(fnmatch(s, only) for s in spellings)}
-    if not wanted:
-        raise StudyError(
-            f"no step matches --only {only}", hint="`lorascope plan STUDY` lists the steps; globs as in a shell"
-        )
-    for step in reversed(graph.steps):
-        if step.id in wanted:
-            wanted |= set(step.deps.values())
-    return [step for step in graph.steps if step.id in wanted]
+def _write_optima(planned: Graph, directory: Path) -> None:
+    """The optimum of every search that is over, each as a file that a study can take up."""
+    from lorascope.engine.durable import write_file
+
+    spec = planned.study.search
+    for search in planned.searches:
+        label = {"model": str(search.label.model), "task": str(search.label.task), "method": str(search.label.method)}
+        if spec is None or search.optimum is None:
+            continue
+        text = optimum_yaml(search.found, spec, study=planned.study.name, label=label, kind=search.method.kind)
+        _make_directory(directory)
+        write_file(directory / optimum_name(planned.study, **label), text, flush=False)
 
 
 def _write_report(artifact: Artifact, directory: Path) -> Path:
@@ -202,7 +208,7 @@ def _write_report(artifact: Artifact, directory: Path) -> Path:
 
 
 def _finished_analysis(study: Study, store: Store, data_dir: Path | None) -> Artifact:
-    planned = build_graph(study, data_dir=data_dir)
+    planned = Planner(study, store, data_dir=data_dir).graph
     failures = {step.id: failure for step in planned.steps if (failure := store.failure(step.id))}
     last = _analysis_of(planned, store, failures=failures)
     if last is None or not store.has(last.id):
@@ -238,7 +244,7 @@ def status(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
 
     opened = Store(store)
     states: dict[str, StepState] = {}
-    planned = build_graph(study, data_dir=data_dir)
+    planned = Planner(study, opened, data_dir=data_dir).graph
     for step in planned.steps:
         if opened.has(step.id):
             states[step.id] = "done"
@@ -258,7 +264,7 @@ def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
     from lorascope.engine.store import Store
 
     opened = Store(store)
-    planned = build_graph(study, data_dir=data_dir)
+    planned = Planner(study, opened, data_dir=data_dir).graph
     failures = {step.id: failure for step in planned.steps if (failure := opened.failure(step.id))}
     last = _analysis_of(planned, opened, failures=failures)
     kept = [step.id for step in [*planned.steps, *([last] if last else [])] if opened.has(step.id)]

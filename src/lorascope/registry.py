@@ -20,11 +20,16 @@ STEP_KINDS: Mapping[str, str] = {
     "evaluate": "lorascope.evaluation.evaluate:evaluate_run",
     "drift": "lorascope.drift.step:measure_drift",
     "serving": "lorascope.serving.step:measure_serving",
+    "trial": "lorascope.search.trial:train_trial",
+    "search": "lorascope.search.summary:summarise_search",
     "analysis": "lorascope.evaluation.analysis:analyse",
 }
 
 # Kinds of which several steps can be computed together: (Sequence[StepContext]) -> Generator of (index, result).
-GANG_FUNCTIONS: Mapping[str, str] = {"train": "lorascope.training.run:train_gang"}
+GANG_FUNCTIONS: Mapping[str, str] = {
+    "train": "lorascope.training.run:train_gang",
+    "trial": "lorascope.search.trial:train_trials",
+}
 
 METHODS: Mapping[str, str] = {
     "full": "lorascope.methods.full:FullFineTuning",

@@ -98,6 +98,8 @@ def analyse(context: StepContext) -> JSON:
             for what, why in artifact.result["not_measured"].items()
         ],
     }
+    if searches := finished.of("search"):
+        facts["search"] = [{**label, **artifact.result} for label, artifact in searches]
     if record is not None:
         kinds = ("gates", "engines", "failures", "trials", "merging")
         facts["serving"] = {kind: getattr(record, kind) for kind in kinds}

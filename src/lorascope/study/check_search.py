@@ -96,7 +96,9 @@ def _space(study: Study, search: SearchSpec, method: AnyMethodSpec) -> Iterator[
     if not space:
         text = f"search.space.{method.name}: nothing to search"
         presets = ", ".join(PRESETS)
-        yield Mistake(path, text, f"give ranges such as {{learning_rate: {{low: 1e-5, high: 1e-3, log: true}}}}, or {presets}")
+        yield Mistake(
+            path, text, f"give ranges such as {{learning_rate: {{low: 1e-5, high: 1e-3, log: true}}}}, or {presets}"
+        )
     for name, dimension in space.items():
         mistake = _dimension(name, dimension, path=(*path, name), method=method)
         if mistake is not None:
@@ -120,14 +122,18 @@ def _dimension(name: str, dimension: Any, *, path: KeyPath, method: AnyMethodSpe
     if name not in known:
         match = nearest(name, known)
         meant = f": did you mean `{match}`?" if match else ""
-        return Mistake(path, f"{here} has no effect on a method of kind `{method.kind}`{meant}", f"it has {', '.join(known)}")
+        return Mistake(
+            path, f"{here} has no effect on a method of kind `{method.kind}`{meant}", f"it has {', '.join(known)}"
+        )
     values = (dimension.low, dimension.high) if isinstance(dimension, Range) else dimension
     if isinstance(dimension, Range) and name == "schedule":
         return Mistake(path, f"{here}: a schedule has no range", "list them: [linear, cosine]")
     if not isinstance(dimension, Range):
         if len(dimension) < 2:
             found = "an empty list" if not dimension else f"only {dimension[0]}"
-            return Mistake(path, f"{here}: needs at least 2 values; found {found}", "a single value belongs to the method")
+            return Mistake(
+                path, f"{here}: needs at least 2 values; found {found}", "a single value belongs to the method"
+            )
         for index, value in enumerate(dimension):
             if isinstance(value, str) and name != "schedule":
                 hint = "remove the quotes" if _is_number(value) else "a list of numbers"
@@ -178,5 +184,6 @@ def _grid(search: SearchSpec, method: AnyMethodSpec, space: Mapping[str, Any], *
     points = math.prod(len(values) for values in space.values())
     if search.trials > points:
         text = f"search.trials: the grid of `{method.name}` has {points} points, fewer than {search.trials} trials"
-        yield Mistake(("search", "trials"), text, f"lower it to {points} (all methods get as many), or list more values")
-
+        yield Mistake(
+            ("search", "trials"), text, f"lower it to {points} (all methods get as many), or list more values"
+        )

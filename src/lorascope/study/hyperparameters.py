@@ -24,7 +24,7 @@ WHOLE = frozenset({"batch_size", "epochs", "rank", "alpha"})
 
 # Beyond these a setting has no meaning, so an optimum there is no sign of a range that ends too early.
 NATURAL_LOW = {"warmup": 0.0, "weight_decay": 0.0, "dropout": 0.0, "batch_size": 1, "rank": 1}
-NATURAL_HIGH = {"warmup": 1.0}
+NATURAL_HIGH = {"warmup": 1.0, "dropout": 0.9}
 
 
 def is_whole(name: str, dimension: Range) -> bool:
@@ -35,7 +35,9 @@ def is_whole(name: str, dimension: Range) -> bool:
 @cache
 def searchable(kind: str) -> dict[str, Any]:
     """Setting -> its pydantic type, for every one that a search may set of a method of this kind."""
-    spec = next(m for m in typing.get_args(AnyMethodSpec) if typing.get_args(m.model_fields["kind"].annotation)[0] == kind)
+    spec = next(
+        m for m in typing.get_args(AnyMethodSpec) if typing.get_args(m.model_fields["kind"].annotation)[0] == kind
+    )
     fields = {**TrainOverrides.model_fields, **spec.model_fields}
     return {
         name: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
@@ -59,7 +61,9 @@ def checked_value(name: str, value: Any, *, kind: str) -> Any:
     if name not in known:
         match = nearest(name, known)
         meant = f": did you mean `{match}`?" if match else ""
-        raise StudyError(f"`{name}` has no effect on a method of kind `{kind}`{meant}", hint=f"it has {', '.join(known)}")
+        raise StudyError(
+            f"`{name}` has no effect on a method of kind `{kind}`{meant}", hint=f"it has {', '.join(known)}"
+        )
     try:
         return TypeAdapter(known[name]).validate_python(value)
     except ValidationError as error:

@@ -41,8 +41,8 @@ def load_study(path: str | Path, *, overrides: Sequence[str] = (), files: bool =
 
 
 def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The study with the files of tasks, models, methods and measurements given from the study's own folder, not from where it was
-    started."""
+    """The study with the files of tasks, models, methods and measurements given from the study's own folder, not from where
+    it was started."""
 
     def absolute(value: Any) -> Any:
         return str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value

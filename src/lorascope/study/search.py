@@ -75,7 +75,9 @@ def _branch(value: Any) -> str | None:
 Dimension = Annotated[
     Annotated[Range, Tag("<Range>")] | Annotated[Values, Tag("<Values>")],
     Discriminator(
-        _branch, custom_error_type="no_branch", custom_error_message="must be a range {low, high, log} or a list of values"
+        _branch,
+        custom_error_type="no_branch",
+        custom_error_message="must be a range {low, high, log} or a list of values",
     ),
 ]
 Preset = Literal["published", "wide"]
