@@ -12,19 +12,19 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lorascope.engine.artifact import Artifact
 from lorascope.engine.devices import check_devices
-from lorascope.engine.events import Emit, StudyFinished, StudyStarted, fan_out
+from lorascope.engine.events import Emit, StudyFinished, StudyGrew, StudyStarted, fan_out
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plan.analysis_step import analysis_step
 from lorascope.plan.graph import Graph
-from lorascope.plan.planner import Planner
+from lorascope.plan.planner import Planner, news
 from lorascope.registry import EXECUTORS, nearest, resolve
 from lorascope.search.literals import optimum_yaml
 from lorascope.study.hyperparameters import optimum_name
@@ -132,7 +132,7 @@ def run(
     with JsonlSink(results / study.name / "events.jsonl") as log, closing(workers):
         emit = fan_out(log, emit) if emit else fan_out(log)
         emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
-        computed = execute(steps, store=opened, executor=workers, emit=emit, more=planner.more)
+        computed = execute(steps, store=opened, executor=workers, emit=emit, more=partial(_grow, planner, emit))
         _write_optima(planner.graph, results / study.name / "optimal")
         last = _analysis_of(planner.graph, opened, failures=computed.failed)
         analysed = execute([last] if last else [], store=opened, executor=workers, emit=emit)
@@ -176,6 +176,14 @@ def _make_directory(path: Path) -> None:
         raise EnvironmentProblem(
             f"the results cannot be written to {path}: {error.strerror}", hint="name another directory with --results"
         ) from error
+
+
+def _grow(planner: Planner, emit: Emit) -> Sequence[Step]:
+    """The steps that a finished round of a search makes possible."""
+    before = planner.graph
+    if steps := planner.more():
+        emit(StudyGrew(num_steps=len(steps), text=news(before, planner.graph)))
+    return steps
 
 
 def _write_optima(planned: Graph, directory: Path) -> None:

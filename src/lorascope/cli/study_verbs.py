@@ -35,6 +35,7 @@ from lorascope.cli.options import (
     load,
 )
 from lorascope.cli.outcome import outcome_as_json, print_outcome, states_by_kind
+from lorascope.cli.search_lines import search_lines
 from lorascope.errors import StudyError
 from lorascope.registry import EXECUTORS, nearest
 
@@ -69,7 +70,8 @@ def plan(
 
     study = load(study_file, overrides)
     data_dir = checked_data_dir(data)
-    labels = api.graph(study, data_dir=data_dir).labels
+    planned = api.graph(study, store=store, data_dir=data_dir)
+    labels = planned.labels
     states = _matching(api.status(study, store=store, data_dir=data_dir), only, labels)
     if as_json:
         steps = [{**step.to_json(), "id": step.id, "label": str(labels[step.id]), "state": s} for step, s in states]
@@ -83,7 +85,8 @@ def plan(
     print(f"{_in_words(study)}\n")
     output().print(table)
     missing = sum(state != "done" for _, state in states)
-    print(f"\n{_count(len(states), 'step')}, {missing} to compute, then the analysis and the report")
+    print("".join(f"\n{line}" for line in search_lines(planned)))
+    print(f"{_count(len(states), 'step')}, {missing} to compute, then the analysis and the report")
 
 
 def run(
@@ -134,12 +137,15 @@ def status(
 
     study = load(study_file, overrides)
     data_dir = checked_data_dir(data)
-    labels = api.graph(study, data_dir=data_dir).labels
+    planned = api.graph(study, store=store, data_dir=data_dir)
+    labels = planned.labels
     states = _matching(api.status(study, store=store, data_dir=data_dir), only, labels)
     if as_json:
         print(json.dumps([{"step": step.id, "kind": step.kind, "state": state} for step, state in states], indent=2))
         return
     _print_kinds(states, title=study.name)
+    for line in search_lines(planned):
+        print(line)
     for wanted in ("running", "failed", "blocked"):
         for step, state in states:
             if state == wanted:
@@ -208,12 +214,18 @@ def _in_words(study: Study) -> str:
         (study.seeds, "seed"),
     )
     product = " x ".join(_count(len(items), noun) for items, noun in parts)
+    if study.search is not None:
+        searched = sum(method.hyperparameters is None for method in study.methods)
+        num_searches = len(study.models) * len(study.tasks) * searched
+        product = (
+            f"{_count(num_searches, 'search', 'searches')} of {_count(study.search.trials, 'trial')}, then {product}"
+        )
     hypotheses = "1 hypothesis" if len(study.hypotheses) == 1 else f"{len(study.hypotheses)} hypotheses"
     return f"{product} = {_count(num_runs(study), 'run')}, {hypotheses}, protocol {study.protocol}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, nouns: str | None = None) -> str:
+    return f"{number} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def _check_executor(name: str) -> None:

@@ -42,6 +42,14 @@ class Planner:
         self.steps = chosen(self.graph, self._only)
         return self.steps
 
+    def outlook(self) -> Graph:
+        """The whole study as it would be if all trials still to come scored alike: for what it will take, not for ids, which
+        what is found decides."""
+        alike = {"value": 0.0, "loss": 0.0, "diverged": None, "metric": "score"}
+        return build_graph(
+            self._study, sources=self._sources, finished=lambda step_id: self._finished(step_id) or alike
+        )
+
     def _plan(self) -> Graph:
         return build_graph(self._study, sources=self._sources, finished=self._finished)
 
@@ -49,6 +57,21 @@ class Planner:
         if step_id not in self._results and self._store.has(step_id):
             self._results[step_id] = self._store.artifact(step_id).result
         return self._results.get(step_id)
+
+
+def news(before: Graph, after: Graph) -> str:
+    """What has become possible between two plans, for people."""
+    proposed = sum(len(search.open_steps) for search in after.searches) - sum(
+        len(set(was.open_steps) & set(now.open_steps)) for was, now in zip(before.searches, after.searches, strict=True)
+    )
+    over = [
+        f"{now.label} ended"
+        for was, now in zip(before.searches, after.searches, strict=True)
+        if now.is_over > was.is_over
+    ]
+    waiting = sum(search.found.to_propose for search in after.searches)
+    trials = [f"{proposed} more trials, {waiting} still to propose"] if proposed else []
+    return "; ".join([*over, *trials])
 
 
 def chosen(graph: Graph, only: str | None) -> list[Step]:
@@ -60,7 +83,7 @@ def chosen(graph: Graph, only: str | None) -> list[Step]:
     waiting = [label for kind, label in graph.waiting if _matches(only, kind, label)]
     for search in graph.searches:
         if any(_waits_for(label, search.label) for label in waiting):
-            wanted |= set(search.open_steps)
+            wanted |= set(search.steps)
     if not wanted and not waiting:
         raise StudyError(
             f"no step matches --only {only}", hint="`lorascope plan STUDY` lists the steps; globs as in a shell"

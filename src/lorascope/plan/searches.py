@@ -27,19 +27,21 @@ Finished = Callable[[str], Mapping[str, Any] | None]
 
 @dataclass(frozen=True)
 class Searching:
-    """One search of the study. found: how far it has come; extended: whether its task's searches were given one more round.
-    open_steps: the trials it waits for."""
+    """One search of the study. found: how far it has come. steps: its trials' ids; open_steps: those it waits for. extended: whether the searches
+    of its task were given one more round. is_over: that its optimum stands; one that may be extended waits for the others."""
 
     label: RunLabel
     method: AnyMethodSpec
     found: Replay
-    extended: bool
+    steps: Sequence[str]
     open_steps: Sequence[str]
+    extended: bool
+    is_over: bool
 
     @property
     def optimum(self) -> Mapping[str, Any] | None:
         """The hyper-parameters it ended with; None before, and where every trial diverged."""
-        best = self.found.best if self.found.is_over else None
+        best = self.found.best if self.is_over else None
         return None if best is None else best.params
 
 
@@ -71,17 +73,20 @@ def add_searches(
     ]
     found = [bench.replay() for bench in benches]
     at_edges = [_edges(each) for each in found]
-    is_extended = spec.at_edge == "extend" and all(each.is_over for each in found) and any(
-        is_extendable(each.space, at_edge) for each, at_edge in zip(found, at_edges, strict=True)
-    )  # fmt: skip
+    may_extend = spec.at_edge == "extend"
+    are_over = all(each.is_over for each in found)
+    is_extended = may_extend and are_over and any(map(is_extendable, [each.space for each in found], at_edges))
     if is_extended:  # one more round for every method of the task: the budget stays equal
         longer = [extended(each.space, at_edge) for each, at_edge in zip(found, at_edges, strict=True)]
         found = [bench.replay(extension=space) for bench, space in zip(benches, longer, strict=True)]
     searches = []
     for bench, each in zip(benches, found, strict=True):
-        steps = bench.add_steps(each, is_extended=is_extended, add=add)
+        steps = bench.add_trials(each, add=add)
+        is_over = each.is_over and (are_over or not may_extend)
+        if is_over:
+            bench.add_summary(each, steps, is_extended=is_extended, add=add)
         waiting = [steps[role(attempt)] for attempt in each.open]
-        searches.append(Searching(bench.label, bench.method, each, is_extended, waiting))
+        searches.append(Searching(bench.label, bench.method, each, [*steps.values()], waiting, is_extended, is_over))
     return searches
 
 
@@ -131,8 +136,8 @@ class _Bench:
             resources=gang_resources(self.model.identity, method, resolved_training(self.study, method)),
         )
 
-    def add_steps(self, found: Replay, *, is_extended: bool, add: Add) -> Mapping[str, str]:
-        """The steps of the search; role -> id of its trials."""
+    def add_trials(self, found: Replay, *, add: Add) -> Mapping[str, str]:
+        """The steps of the trials proposed so far: role -> id."""
         add(self.sanity, RunLabel(self.model.name, self.task, self.method.name, SEARCH))
         steps: dict[str, str] = {}
         for attempt in (*(a for trial in found.trials for a in trial.results), *found.open):
@@ -140,17 +145,18 @@ class _Bench:
             part = f", {attempt.stops[-1]:.0%}" if attempt.stops[-1] < 1 else ""
             label = RunLabel(self.model.name, self.task, self.method.name, f"trial {attempt.trial + 1}{seed}{part}")
             steps[role(attempt)] = add(self.trial(attempt), label).id
-        if found.is_over:
-            summary = Step(
-                kind="search",
-                version=VERSIONS["search"],
-                params={
-                    "search": self.spec.model_dump(mode="json", exclude={"space"}),
-                    "extended": is_extended,
-                    **search_params(found),
-                },
-                deps=steps,
-                slug=f"{self.model.name}-{self.task}-{self.method.kind}",
-            )
-            add(summary, self.label)
         return steps
+
+    def add_summary(self, found: Replay, steps: Mapping[str, str], *, is_extended: bool, add: Add) -> None:
+        summary = Step(
+            kind="search",
+            version=VERSIONS["search"],
+            params={
+                "search": self.spec.model_dump(mode="json", exclude={"space"}),
+                "extended": is_extended,
+                **search_params(found),
+            },
+            deps=steps,
+            slug=f"{self.model.name}-{self.task}-{self.method.kind}",
+        )
+        add(summary, self.label)

@@ -20,8 +20,7 @@ def search_params(found: Replay) -> dict[str, Any]:
     return {
         "space": {name: _literal(dimension) for name, dimension in found.space.items()},
         "trials": [
-            {**trial.to_json(), "roles": [role(attempt) for attempt in trial.results]}
-            for trial in found.trials
+            {**trial.to_json(), "roles": [role(attempt) for attempt in trial.results]} for trial in found.trials
         ],
     }
 

@@ -15,8 +15,9 @@ from lorascope.study.hyperparameters import checked_value, searchable
 from lorascope.study.search import PRESETS, Range, SearchSpec
 from lorascope.study.spec import AnyMethodSpec, Study, TrainOverrides
 
-FEWEST_SEEDS_TO_PRUNE = 4
-"""With three, the smallest p-value of a signed-rank test is 1/8, above the 0.1 at which a trial is stopped."""
+FEWEST_SEEDS_TO_PRUNE = 5
+"""A trial is stopped at p < 0.1; after three seeds the smallest p-value of a signed-rank test is 1/8, after four it is 1/16,
+and to spare anything a fifth must be left."""
 
 
 def check_search(study: Study, search: SearchSpec) -> Iterator[Mistake]:
@@ -45,7 +46,7 @@ def _seeds(study: Study, search: SearchSpec) -> Iterator[Mistake]:
         if seed in search.seeds[:index]:
             yield Mistake(("search", "seeds", index), f"search.seeds[{index}]: {seed} is there twice", "give another")
     if search.pruning == "wilcoxon" and len(search.seeds) < FEWEST_SEEDS_TO_PRUNE:
-        text = f"search.pruning: wilcoxon stops no trial with {len(search.seeds)} seeds: no p-value falls below 0.1"
+        text = f"search.pruning: wilcoxon spares nothing with {len(search.seeds)} seeds: no p-value is below 0.1 before the last"
         yield Mistake(("search", "pruning"), text, f"give at least {FEWEST_SEEDS_TO_PRUNE} `seeds`, or use halving")
 
 
@@ -54,7 +55,7 @@ def _budget(study: Study, search: SearchSpec) -> Iterator[Mistake]:
     if search.pruning == "halving" and search.sampler == "gp":
         text = "search.pruning: a gp sampler learns from finished trials only, of which halving leaves few"
         yield Mistake(("search", "pruning"), text, "use `sampler: tpe`, which learns from trials that ended early too")
-    if search.at_once > search.trials:
+    if search.at_once > search.trials and "at_once" in written:
         text = f"search.at_once: {search.at_once} proposed at once, of {search.trials} trials in all"
         yield Mistake(("search", "at_once"), text, "lower `at_once`, or raise `trials`")
     cap, of_study = search.train_examples, study.data.train_examples
@@ -82,10 +83,8 @@ def _methods_of_the_space(study: Study, search: SearchSpec) -> Iterator[Mistake]
         if name not in names:
             match = nearest(name, names)
             meant = f": did you mean `{match}`?" if match else ""
-            settings = {key for method in study.methods for key in searchable(method.kind)}
-            own = "each method has ranges of its own: {lora: {learning_rate: ...}}; " if name in settings else ""
             text = f"search.space: the study has no method `{name}`{meant}"
-            yield Mistake(("search", "space", name), text, f"{own}its methods: {', '.join(names)}")
+            yield Mistake(("search", "space", name), text, f"its methods: {', '.join(names)}")
         elif names[name].hyperparameters is not None:
             text = f"search.space.{name} has no effect: the method takes its hyper-parameters from a file"
             yield Mistake(("search", "space", name), text, "remove it, or the method's `hyperparameters`")

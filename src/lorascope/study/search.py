@@ -20,13 +20,19 @@ from lorascope.study.units import parse_fraction
 def _as_number(value: Any) -> Any:
     if isinstance(value, bool) or (isinstance(value, str) and not value.strip().endswith("%")):
         raise ValueError(f"expected a number; found {describe(value)}")
-    return parse_fraction(value)
+    return _finite(parse_fraction(value))
 
 
 def _as_choice(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"expected a number or a word; found {describe(value)}")
-    return parse_fraction(value) if isinstance(value, str) and value.strip().endswith("%") else value
+    return _finite(parse_fraction(value) if isinstance(value, str) and value.strip().endswith("%") else value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a finite number; found {describe(value)}")
+    return value
 
 
 Number = Annotated[int | float, BeforeValidator(_as_number)]
@@ -100,6 +106,13 @@ def _check_seed(value: Any) -> Any:
 Seed = Annotated[int, BeforeValidator(_check_seed)]
 
 
+def _refuse_shared_ranges(value: Any) -> Any:
+    for name, item in value.items() if isinstance(value, Mapping) else ():
+        if isinstance(item, list | tuple) or (isinstance(item, Mapping) and {"low", "high", "log"} & set(item)):
+            raise ValueError(f"ranges are a method's own, and `{name}` is none: {{lora: {{{name}: ...}}}}")
+    return value
+
+
 class SearchSpec(Spec):
     """A search of each (model, task, method), the same budget for all.
 
@@ -112,7 +125,7 @@ class SearchSpec(Spec):
     sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
     trials: Annotated[int, Field(ge=1)] = 15
     at_once: Annotated[int, Field(ge=1)] = 5
-    space: Spaces = "published"
+    space: Annotated[Spaces, BeforeValidator(_refuse_shared_ranges)] = "published"
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     proposal_seed: Seed = 0
     train_examples: Annotated[int, Field(ge=10)] | None = None
