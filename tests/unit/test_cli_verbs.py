@@ -91,7 +91,9 @@ class FakeApi(types.ModuleType):
         return list(self.states)
 
     def graph(self, study: Study, **options: Any) -> types.SimpleNamespace:
-        return types.SimpleNamespace(labels={step.id: f"label {step.version}" for step, _ in self.states})
+        return types.SimpleNamespace(
+            labels={step.id: f"label {step.version}" for step, _ in self.states}, searches=(), waiting=()
+        )
 
     def report(self, study: Study, *, results: Path, **options: Any) -> Path:
         return results / study.name / "report.html"

@@ -142,10 +142,11 @@ def test_more_trials_than_a_grid_has(tmp_path: Path) -> None:
 
 
 def test_a_grid_of_ranges(tmp_path: Path) -> None:
-    assert search_error(tmp_path, "sampler: grid\nspace:\n  lora: {warmup: {low: 0, high: 6%}}\n  full: {warmup: [0, 6%]}\ntrials: 2") == (
+    spaces = "space:\n  lora: {warmup: {low: 0, high: 6%}}\n  full: {warmup: [0, 6%]}\n"
+    assert search_error(tmp_path, f"sampler: grid\n{spaces}trials: 2") == (
         "study.yaml:11: search.space: a grid needs lists of values; warmup of `lora` is a range\n"
         "  hint: such as `warmup: [1, 2, 4]`, or another sampler"
-    )  # fmt: skip
+    )
 
 
 def test_a_value_that_the_search_replaces(tmp_path: Path) -> None:

@@ -27,8 +27,10 @@ Finished = Callable[[str], Mapping[str, Any] | None]
 
 @dataclass(frozen=True)
 class Searching:
-    """One search of the study. found: how far it has come. steps: its trials' ids; open_steps: those it waits for. extended: whether the searches
-    of its task were given one more round. is_over: that its optimum stands; one that may be extended waits for the others."""
+    """One search of the study. found: how far it has come. steps: the ids of its trials; open_steps: those it waits for.
+    extended: whether the searches of its task were given one more round. is_over: that its optimum stands; one that may be
+    extended waits for the others.
+    """
 
     label: RunLabel
     method: AnyMethodSpec

@@ -46,7 +46,8 @@ def _seeds(study: Study, search: SearchSpec) -> Iterator[Mistake]:
         if seed in search.seeds[:index]:
             yield Mistake(("search", "seeds", index), f"search.seeds[{index}]: {seed} is there twice", "give another")
     if search.pruning == "wilcoxon" and len(search.seeds) < FEWEST_SEEDS_TO_PRUNE:
-        text = f"search.pruning: wilcoxon spares nothing with {len(search.seeds)} seeds: no p-value is below 0.1 before the last"
+        few = len(search.seeds)
+        text = f"search.pruning: wilcoxon spares nothing with {few} seeds: no p-value is below 0.1 before the last"
         yield Mistake(("search", "pruning"), text, f"give at least {FEWEST_SEEDS_TO_PRUNE} `seeds`, or use halving")
 
 
