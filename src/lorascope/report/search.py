@@ -38,7 +38,9 @@ def answer(facts: Facts) -> Iterator[str]:
         "on the validation set alone."
     )
     if spec["train_examples"] is not None:
-        yield f"A trial saw at most {wording.count(spec['train_examples'])} training examples, a run all of them."
+        of_runs = facts.study["data"]["train_examples"]
+        runs = f"at most {wording.count(of_runs)}" if of_runs else "all of them"
+        yield f"A trial saw at most {wording.count(spec['train_examples'])} training examples, a run {runs}."
     for search in searches:
         for edge in search.edges.values():
             extended = "although the range was extended once, " if search.raw["extended"] else ""
@@ -65,13 +67,26 @@ def _metric_note(facts: Facts) -> str:
     return wording.listing(metrics)
 
 
+def _marks(facts: Facts) -> str:
+    """What the marks of a trial mean, of those that occur."""
+    searches = searches_of(facts)
+    kinds = ["Marker: a trial trained to its end, large: the optimum"]
+    if any(search.count("pruned") for search in searches):
+        kinds.append("small and pale: one that was pruned, at its last score")
+    if any(search.count("diverged") for search in searches):
+        kinds.append("cross at the bottom: one that diverged")
+    return "; ".join(kinds)
+
+
 def _progress(facts: Facts) -> Illustration:
+    pruned = any(search.count("pruned") for search in searches_of(facts))
+    at_last = ", a pruned one at its last score" if pruned else ""
     return Illustration(
         name="search_progress",
         title="How the searches went",
-        caption=f"Validation {_metric_note(facts)}. Marker: a trial trained to its end; small: one that was pruned, at its "
-        "last score; cross at the bottom: one that diverged. Line: best so far. Dashed: the best to be expected of so many of "
-        "these trials in random order (expected validation performance; Dodge et al. 2019), a pruned one at its last score.",
+        caption=f"Validation {_metric_note(facts)}. {_marks(facts)}. Line: best so far. Dashed: the best to be expected of so "
+        "many of these trials in random order (expected validation performance; Dodge et al. 2019)"
+        f"{at_last}.",
         draw=partial(search_progress.draw_progress, facts),
     )
 
@@ -82,8 +97,8 @@ def _rates(facts: Facts) -> Illustration | None:
     return Illustration(
         name="search_rates",
         title="Where the trials lie: learning rate and score",
-        caption=f"Validation {_metric_note(facts)} by learning rate, log scale. Marker: a trial trained to its end, large: the "
-        "optimum; small: pruned, at its last score; cross at the bottom: diverged. Bars below: the ranges searched.",
+        caption=f"Validation {_metric_note(facts)} by learning rate, log scale. {_marks(facts)}. Bars below: the ranges "
+        "searched.",
         draw=partial(search_progress.draw_rates, facts),
     )
 

@@ -72,6 +72,7 @@ def _rates_panel(axes: Axes, facts: Facts, rows: Sequence[SearchRow]) -> None:
     floor = _set_height(axes, rows, lanes=1 + len(searched))
     low, high = axes.get_ylim()
     axes.set_xscale("log")
+    axes.tick_params(axis="x", which="minor", length=0)
     ends = []
     for place, row in enumerate(searched):
         dimension, tint = row.raw["space"]["learning_rate"], canvas.colour(facts.methods, row.method)
