@@ -74,7 +74,13 @@ def kinds(graph: Graph) -> Counter[str]:
 def test_first_the_plan_holds_one_round_of_every_search_and_no_run(study: Study) -> None:
     graph = Results(study).graph()
     assert kinds(graph) == {"data": 1, "tokens": 1, "baseline": 1, "sanity": 2, "trial": 4}
-    assert Counter(kind for kind, _ in graph.waiting) == {"train": 4, "evaluate": 4, "sanity": 2, "drift": 2}
+    assert Counter(kind for kind, _ in graph.waiting) == {
+        "train": 4,
+        "evaluate": 4,
+        "sanity": 2,
+        "drift": 2,
+        "search": 2,
+    }
     assert [search.found.to_propose for search in graph.searches] == [2, 2]
 
 
@@ -196,6 +202,7 @@ def test_only_takes_the_search_with_the_runs_that_need_it(study: Study) -> None:
     steps = chosen(graph, "train*lora*")
     assert Counter(step.kind for step in steps) == {"data": 1, "tokens": 1, "sanity": 1, "trial": 2}
     assert {graph.labels[step.id].method for step in steps if step.kind == "trial"} == {"lora"}
+    assert [step.id for step in chosen(graph, "search:*lora*")] == [step.id for step in steps]
     graph = results.to_the_end()
     assert {graph.labels[step.id].method for step in chosen(graph, "train*lora*") if step.kind == "train"} == {"lora"}
 

@@ -147,6 +147,7 @@ class _Growing:
             inputs = {"data": data.id, "tokens": tokens.id}
         found = add_searches(study, model, task.name, inputs, add=self.add, finished=self.finished)
         self.searches += found
+        self.waiting += [("search", search.label) for search in found if not search.is_over]
         return found
 
     def _add_runs(
