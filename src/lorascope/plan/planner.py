@@ -42,6 +42,11 @@ class Planner:
         self.steps = chosen(self.graph, self._only)
         return self.steps
 
+    def current(self) -> Graph:
+        """The graph as far as the searches have come now."""
+        self.more()
+        return self.graph
+
     def outlook(self) -> Graph:
         """The whole study as it would be if all trials still to come scored alike: for what it will take, not for ids, which
         what is found decides."""

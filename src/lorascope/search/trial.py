@@ -69,6 +69,7 @@ def judge(run: Run, departure: Departure, gang: Gang) -> Outcome:
         "diverged": None if problem is None else str(problem),
         "best_epoch": progress.best_update / member.updates_per_epoch,
         "updates": progress.update,
+        "epochs": progress.update / member.updates_per_epoch,
         "planned_updates": member.total_updates,
         "tokens": meters.real_tokens,
         "taken_up": _mark(run.context).exists(),
