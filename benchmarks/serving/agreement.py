@@ -6,7 +6,8 @@ Both ask one `vllm serve` for the same load: so many requests of one length that
 most C at once (closed), and at times of a Poisson process (open). For the open loop the peer's own arrival times are drawn
 again here from its seed, so that both wait for the same queue. Repeats alternate who goes first. Agreement is the
 ratio of the two figures within a repeat: geometric mean and t interval over repeats. Prompts are random and of one length,
-but not the same: the peer sends text, we send token ids.
+but not the same: the peer sends text, we send token ids. Both have the server answer with token ids, so that it has the same
+work, and both ask for a few answers before any are counted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ import numpy as np
 
 from lorascope.models.catalog import describe_model
 from lorascope.models.checkpoint import checkpoint_directory
-from lorascope.serving.engines import PROGRAMS, EngineConfig, EngineProcess, Request
+from lorascope.serving.engines import PROGRAMS, EngineProcess
+from lorascope.serving.exchange import EngineConfig, Request
 from lorascope.serving.load import synthetic_prompts
 from lorascope.stats.repeats import interval_of
 from lorascope.study.spec import ModelSpec
@@ -71,6 +73,7 @@ def our_figures(engine: EngineProcess, load: Load, prompts: Sequence[Sequence[in
         Request(index, prompts[index], output_tokens=load.output_tokens, arrival_s=float(arrivals[index]))
         for index in range(load.num_requests)
     ]
+    engine.serve([[replace(request, arrival_s=0.0) for request in requests[: load.concurrency]]])
     served = engine.serve([requests])
     begins = [one.sent_s if load.is_closed else one.arrival_s for one in served.requests]
     first = 1e3 * np.array([one.first_s - begin for one, begin in zip(served.requests, begins, strict=True)])
@@ -95,7 +98,8 @@ def peer_command(python: Path, load: Load, *, url: str, model: Path, seed: int, 
         "--endpoint", "/v1/completions", "--model", "base", "--tokenizer", str(model), "--dataset-name", "random",
         "--random-input-len", str(load.prompt_tokens), "--random-output-len", str(load.output_tokens), "--ignore-eos",
         "--temperature", "0", "--num-prompts", str(load.num_requests), "--request-rate", str(load.rate), *limit,
-        "--seed", str(seed), "--ready-check-timeout-sec", "0", "--disable-tqdm", "--save-result",
+        "--seed", str(seed), "--num-warmups", str(load.concurrency), "--extra-body", '{"return_token_ids": true}',
+        "--disable-tqdm", "--save-result",
         "--result-dir", str(result.parent), "--result-filename", result.name,
     ]  # fmt: skip
 
