@@ -2,12 +2,12 @@
 
     python benchmarks/serving/agreement.py [--python .venv-serve/bin/python] [--model DIR] [--repeats 5] [--output FILE]
 
-Both ask one `vllm serve` for the same load: so many requests of one length that each generate so many tokens, greedily, at
-most C at once (closed), and at times of a Poisson process (open). For the open loop the peer's own arrival times are drawn
-again here from its seed, so that both wait for the same queue. Repeats alternate who goes first. Agreement is the
-ratio of the two figures within a repeat: geometric mean and t interval over repeats. Prompts are random and of one length,
-but not the same: the peer sends text, we send token ids. Both have the server answer with token ids, so that it has the same
-work, and both ask for a few answers before any are counted.
+Both ask one `vllm serve` at the same time for the same load: so many requests of one length that each generate so many
+tokens, greedily, at most C at once each (closed), and at times of a Poisson process (open): the peer's own, drawn again here
+from its seed. So whatever else the machine does, it does to both, and what is left is how each asks and takes its times.
+Agreement is the ratio of the two figures of a repeat: geometric mean and t interval over repeats. Prompts are random and of
+one length, but not the same: the peer sends text, we send token ids. The server answers both with token ids, so that it has
+the same work, and the peer asks for a few answers before any are counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ _PEERS = {
     "output tokens/s": "output_throughput", "mean TTFT": "mean_ttft_ms", "median TTFT": "median_ttft_ms",
     "mean ITL": "mean_itl_ms", "median ITL": "median_itl_ms",
 }  # fmt: skip
+_PEER_BEGINS = "Starting main benchmark run"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,6 @@ def our_figures(engine: EngineProcess, load: Load, prompts: Sequence[Sequence[in
         Request(index, prompts[index], output_tokens=load.output_tokens, arrival_s=float(arrivals[index]))
         for index in range(load.num_requests)
     ]
-    engine.serve([[replace(request, arrival_s=0.0) for request in requests[: load.concurrency]]])
     served = engine.serve([requests])
     begins = [one.sent_s if load.is_closed else one.arrival_s for one in served.requests]
     first = 1e3 * np.array([one.first_s - begin for one, begin in zip(served.requests, begins, strict=True)])
@@ -104,38 +104,50 @@ def peer_command(python: Path, load: Load, *, url: str, model: Path, seed: int, 
     ]  # fmt: skip
 
 
-def peer_figures(command: Sequence[str], result: Path) -> dict[str, float]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+def both_figures(
+    engine: EngineProcess,
+    load: Load,
+    prompts: Sequence[Sequence[int]],
+    *,
+    command: Sequence[str],
+    seed: int,
+    result: Path,
+) -> dict[str, dict[str, float]]:
+    """Who -> figures, of one run of both that begins when the peer has started and warmed up."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1"}
     environment.pop("PYTHONPATH", None)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        sys.exit(f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    said: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as peer:
+        assert peer.stdout is not None
+        for line in peer.stdout:
+            said.append(line)
+            if line.startswith(_PEER_BEGINS):
+                ours = our_figures(engine, load, prompts, seed=seed)
+        if peer.wait() != 0:
+            sys.exit(f"{shlex.join(command)}\n{''.join(said[-60:])}")
     told = json.loads(result.read_text())
     assert told["failed"] == 0, f"{told['failed']} of the peer's requests failed"
-    return {name: float(told[key]) for name, key in _PEERS.items()}
+    return {"ours": ours, "peer": {name: float(told[key]) for name, key in _PEERS.items()}}
 
 
 def compare(
     engine: EngineProcess, load: Load, *, python: Path, model: Path, repeats: int, vocabulary: int
 ) -> dict[str, dict[str, list[float]]]:
-    """Figure -> who -> a value a repeat. A run of each before the first repeat is not counted."""
+    """Figure -> who -> a value a repeat. A run before the first repeat is not counted."""
     prompts = synthetic_prompts([load.prompt_tokens], vocabulary=vocabulary, count=load.num_requests)
     found: dict[str, dict[str, list[float]]] = {name: {"ours": [], "peer": []} for name in UNITS}
+    url = engine.ready.settings["url"]
     with tempfile.TemporaryDirectory() as folder:
-        for repeat in range(-1, repeats):
-            seed = repeat + 1
-            for who in ("ours", "peer") if repeat % 2 else ("peer", "ours"):
-                if who == "ours":
-                    figures = our_figures(engine, load, prompts, seed=seed)
-                else:
-                    result = Path(folder) / f"{seed}.json"
-                    url = engine.ready.settings["url"]
-                    command = peer_command(python, load, url=url, model=model, seed=seed, result=result)
-                    figures = peer_figures(command, result)
-                if repeat >= 0:
-                    print(f"{load.name} · repeat {repeat + 1} · {who}: {figures}", flush=True)
-                    for name, value in figures.items():
-                        found[name][who].append(value)
+        for seed in range(repeats + 1):
+            result = Path(folder) / f"{seed}.json"
+            command = peer_command(python, load, url=url, model=model, seed=seed, result=result)
+            figures = both_figures(engine, load, prompts, command=command, seed=seed, result=result)
+            for who in ("ours", "peer") if seed else ():
+                print(f"{load.name} · repeat {seed} · {who}: {figures[who]}", flush=True)
+                for name, value in figures[who].items():
+                    found[name][who].append(value)
     return found
 
 
@@ -192,6 +204,7 @@ def main() -> None:
         vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
         config = EngineConfig(
             "generation", model, {}, given.dtype, given.device, max_batch=given.concurrency,
+            options={"max_num_seqs": 2 * given.concurrency},  # for both clients
             max_length=given.prompt_tokens + given.output_tokens + 16,  # the peer's text may be a few tokens longer
         )  # fmt: skip
         rows = []
