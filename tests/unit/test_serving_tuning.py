@@ -38,7 +38,7 @@ class Engine:
         self.ready = Ready(1.0, {}, "none", {}, {}, None, ())
         Engine.started.append(config)
 
-    def __enter__(self) -> Engine:
+    def start(self) -> Engine:
         if isinstance(self._took, Exception):
             raise self._took
         return self
@@ -48,7 +48,7 @@ class Engine:
         key = "+".join([*self.config.options, *(["slots"] if self.config.slots else [])])
         return self.seconds.get(key, 1.0)
 
-    def __exit__(self, *exception: object) -> None:
+    def end(self) -> None:
         pass
 
     def serve(self, batches: Any, **named: Any) -> ServedBatches:

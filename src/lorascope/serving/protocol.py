@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ from lorascope.serving.levers import Lever
 from lorascope.serving.load import Load, draw_batches, generator_of, in_random_order, loads_of
 from lorascope.serving.switching import CPU_SLOTS, SLOTS, draw_probes, states_of
 from lorascope.serving.timing import load_figures, request_rows
-from lorascope.study.measure import ServingSpec
+from lorascope.serving.together import Started, started, started_together
+from lorascope.study.measure import ServingSpec, arm_name
 
 ATTEMPTS = 3
 FINAL = ("adapter-rejected", "out-of-memory", "model")
@@ -81,7 +81,7 @@ class Comparison:
         if self.spec.switching and self.spec.most_adapters > 1 and self.engine != "vllm-server":
             kinds.append((largest, "switching"))
         if self.tuned is not None:
-            kinds.append((largest, "tuned"))
+            kinds.append((arm_name(self.spec.tuned_adapters), "tuned"))
         for repeat in range(self.spec.repeats):
             for order, (arm, setting) in enumerate(in_random_order(kinds, repeat=repeat)):
                 yield Process(self.workload, repeat, arm, order, setting)
@@ -91,40 +91,24 @@ class Comparison:
         return self.directory / f"{process.name}.json"
 
 
-Started = EngineProcess | EngineFailure
-"""An engine that is ready, or why it is not."""
-
-
 def run_processes(comparison: Comparison, processes: Sequence[Process]) -> Iterator[dict[str, Any]]:
     """What each process found, in their order: from its file if it ended before, else by running it. All that have to run
     are started at once. Never raises EngineFailure: a failure is part of what was found."""
     missing = [process for process in processes if not comparison.path(process).exists()]
-    # The threads stay until the engines have ended: an engine ends with the thread that started it.
-    with ThreadPoolExecutor(max_workers=max(1, len(missing))) as threads:
-        started: dict[Process, Started] = {}
-        try:
-            for process, engine in zip(missing, threads.map(lambda p: _start(comparison, p), missing), strict=True):
-                started[process] = engine
-            for process in processes:
-                if process in started:
-                    found = _with_attempts(comparison, process, started.pop(process), is_alone=len(missing) == 1)
-                    _write_down(comparison.path(process), found)
-                yield json.loads(comparison.path(process).read_text())
-        finally:
-            for engine in started.values():
-                if not isinstance(engine, EngineFailure):
-                    engine.end()
+    engines = {process: _engine(comparison, process) for process in missing}
+    with started_together(engines) as waiting:
+        for process in processes:
+            if process in waiting:
+                found = _with_attempts(comparison, process, waiting.pop(process), is_alone=len(missing) == 1)
+                _write_down(comparison.path(process), found)
+            yield json.loads(comparison.path(process).read_text())
 
 
-def _start(comparison: Comparison, process: Process) -> Started:
-    engine = EngineProcess(
+def _engine(comparison: Comparison, process: Process) -> EngineProcess:
+    return EngineProcess(
         comparison.engine, _config(comparison, process, comparison.arms[process.arm]), python=comparison.python,
         directory=comparison.directory / "logs" / process.name,
     )  # fmt: skip
-    try:
-        return engine.start()
-    except EngineFailure as failure:
-        return failure
 
 
 def _write_down(path: Path, found: dict[str, Any]) -> None:
@@ -153,7 +137,7 @@ def _with_attempts(comparison: Comparison, process: Process, engine: Started, *,
             if failure.kind in FINAL or len(lost) == ATTEMPTS:
                 told = {"kind": failure.kind, "text": failure.message, "log": str(failure.log)}
                 return {**asdict(process), "figures": [], "gates": [], "requests": [], "failure": told, "lost": lost}
-        engine = _start(comparison, process)
+        engine = started(_engine(comparison, process))
 
 
 def _found(comparison: Comparison, process: Process, engine: EngineProcess, *, is_alone: bool) -> dict[str, Any]:

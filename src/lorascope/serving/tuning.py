@@ -1,4 +1,4 @@
-"""The search for the setting that serves the largest adapter arm fastest: levers one by one, then those that helped together.
+"""The search for the setting that serves an arm's adapters fastest: levers one by one, then those that helped together.
 
 Every trial is a fresh engine process that must first be seen to answer what the runs do, and is then asked for requests of
 its own. So the study's own requests are new to whatever wins, and what it gains is measured like everything else: in a
@@ -13,6 +13,7 @@ import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from lorascope.serving.arms import Arm
@@ -21,6 +22,7 @@ from lorascope.serving.exchange import EngineFailure
 from lorascope.serving.levers import Lever, combine, known_levers
 from lorascope.serving.load import draw_batches, loads_of
 from lorascope.serving.protocol import Comparison, engine_config, warm_up
+from lorascope.serving.together import Started, started_together
 from lorascope.study.measure import arm_name
 
 TRIAL = "trial"
@@ -66,26 +68,32 @@ class Search:
 
 
 def search_levers(comparison: Comparison) -> Search:
-    """The fastest setting of the arm with most adapters in one workload. Trials that ended before are not run again, and
-    one whose engine fails is written down, not raised."""
+    """The fastest setting of the arm to tune in one workload. Trials that ended before are not run again, and one whose
+    engine fails is written down, not raised."""
     spec = comparison.spec
-    arm = comparison.arms[arm_name(spec.most_adapters)]
+    arm = comparison.arms[arm_name(spec.tuned_adapters)]
     levers = known_levers(
         arm.adapters, device=comparison.config.device, batch_sizes=spec.batch_sizes, slots=spec.slots,
         longest_prompt=max(map(len, comparison.prompts)), kernel_tables=comparison.kernel_tables,
     )  # fmt: skip
-    tried: list[tuple[Lever, Trial]] = [(Lever("default"), _trial(comparison, arm, (), order=0))]
-    default = tried[0][1]
-    if default.cost_ms is None:
-        return Search((default,), None)
-    for lever in levers:
-        tried.append((lever, _trial(comparison, arm, (lever,), order=len(tried))))
-    helped = [lever for lever, trial in tried if _beats(trial, default)]
+    settings = [_Setting(comparison, arm, (), 0)]
+    settings += [_Setting(comparison, arm, (lever,), order) for order, lever in enumerate(levers, start=1)]
+    trials: list[Trial] = []
+    for first in range(0, len(settings), spec.engines_at_once):
+        trials += _trials(settings[first : first + spec.engines_at_once])
+        if trials[0].cost_ms is None:  # nothing can be held against a default that does not serve
+            return Search(tuple(trials), None)
+    helped = [s for s, trial in zip(settings, trials, strict=True) if _beats(trial, trials[0])]
     if len(helped) > 1:
-        tried.append((combine(helped), _trial(comparison, arm, helped, order=len(tried))))
-    better = [(lever, trial) for lever, trial in tried if _beats(trial, default)]
-    chosen = min(better, key=lambda pair: pair[1].cost_ms or 0.0)[0] if better else None
-    return Search(tuple(replace(trial, chosen=lever is chosen) for lever, trial in tried), chosen)
+        both = tuple(lever for setting in helped for lever in setting.levers)
+        settings.append(_Setting(comparison, arm, both, len(settings)))
+        trials += _trials(settings[-1:])
+    better = [(trial.cost_ms, s.order) for s, trial in zip(settings, trials, strict=True) if _beats(trial, trials[0])]
+    if not better:
+        return Search(tuple(trials), None)
+    _, best = min(better)
+    chosen = tuple(replace(trial, chosen=trial.order == best) for trial in trials)
+    return Search(chosen, combine(settings[best].levers))
 
 
 def _beats(trial: Trial, default: Trial) -> bool:
@@ -94,36 +102,67 @@ def _beats(trial: Trial, default: Trial) -> bool:
     return trial.cost_ms < default.cost_ms * (1 - HELPS_FRACTION)
 
 
-def _trial(comparison: Comparison, arm: Arm, levers: Sequence[Lever], *, order: int) -> Trial:
-    """From its file if it ended before, else by running it."""
-    name = re.sub(r"\W+", "-", "-".join(lever.name for lever in levers) or "default")
-    path = comparison.directory / f"{TRIAL}-{comparison.workload}-{order}-{name}.json"
-    if not path.exists():
-        found = _ran(comparison, arm, levers, order=order, log=f"{TRIAL}-{comparison.workload}-{order}-{name}")
-        draft = path.with_suffix(".new")
-        draft.write_text(json.dumps(asdict(found)))
-        os.replace(draft, path)
-    read = json.loads(path.read_text())
-    return Trial(**{**read, "levers": tuple(read["levers"])})
+@dataclass(frozen=True)
+class _Setting:
+    """Levers to try on an arm; none: the default. order: its place in the search."""
+
+    comparison: Comparison
+    arm: Arm
+    levers: tuple[Lever, ...]
+    order: int
+
+    @property
+    def name(self) -> str:
+        levers = re.sub(r"\W+", "-", "-".join(lever.name for lever in self.levers) or "default")
+        return f"{TRIAL}-{self.comparison.workload}-{self.order}-{levers}"
+
+    @property
+    def path(self) -> Path:
+        return self.comparison.directory / f"{self.name}.json"
+
+    @property
+    def idle(self) -> str:
+        return next((lever.idle for lever in self.levers if lever.idle), "")
+
+    def engine(self) -> EngineProcess:
+        comparison = self.comparison
+        config = combine(self.levers).applied_to(engine_config(comparison, self.arm))
+        directory = comparison.directory / "logs" / self.name
+        return EngineProcess(comparison.engine, config, python=comparison.python, directory=directory)
 
 
-def _ran(comparison: Comparison, arm: Arm, levers: Sequence[Lever], *, order: int, log: str) -> Trial:
+def _trials(settings: Sequence[_Setting]) -> list[Trial]:
+    """From their files if they ended before, else by running them: started at once, measured one by one."""
+    missing = [setting for setting in settings if not setting.path.exists()]
+    with started_together({s.order: s.engine() for s in missing if not s.idle}) as waiting:
+        for setting in missing:
+            draft = setting.path.with_suffix(".new")
+            draft.write_text(json.dumps(asdict(_tried(setting, waiting.pop(setting.order, None)))))
+            os.replace(draft, setting.path)
+    read = [json.loads(setting.path.read_text()) for setting in settings]
+    return [Trial(**{**one, "levers": tuple(one["levers"])}) for one in read]
+
+
+def _tried(setting: _Setting, engine: Started | None) -> Trial:
+    comparison, arm = setting.comparison, setting.arm
     nothing = Trial(
-        comparison.workload, arm.name, order, tuple(lever.name for lever in levers), outcome="idle", reason="",
-        batch_ms={}, cost_ms=None, chosen=False, gates=[], engine=None,
+        comparison.workload, arm.name, setting.order, tuple(lever.name for lever in setting.levers), outcome="idle",
+        reason=setting.idle, batch_ms={}, cost_ms=None, chosen=False, gates=[], engine=None,
     )  # fmt: skip
-    if idle := next((lever.idle for lever in levers if lever.idle), ""):
-        return replace(nothing, reason=idle)
-    config = combine(levers).applied_to(engine_config(comparison, arm))
-    directory = comparison.directory / "logs" / log
+    if engine is None:
+        return nothing
     try:
-        with EngineProcess(comparison.engine, config, python=comparison.python, directory=directory) as engine:
+        if isinstance(engine, EngineFailure):
+            raise engine
+        try:
             gates = comparison.check(engine, arm)
             found = replace(nothing, gates=[asdict(gate) for gate in gates], engine=asdict(engine.ready))
             if failed := next((gate for gate in gates if not gate.passed), None):
                 return replace(found, outcome="unproven", reason=f"{failed.what}: {failed.detail}")
             warm_up(comparison, engine, arm)
             batch_ms = dict(_probed(comparison, engine, arm))
+        finally:
+            engine.end()
     except EngineFailure as failure:
         outcome: Outcome = "unknown" if failure.kind == "option" else "failed"
         return replace(nothing, outcome=outcome, reason=failure.message.partition("\n")[0])

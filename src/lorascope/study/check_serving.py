@@ -74,6 +74,9 @@ def _without_effect(spec: ServingSpec) -> Iterator[Mistake]:
         yield idle("slots", why, "remove it, or give fewer slots than adapters")
     if spec.tune and spec.most_adapters == 0:
         yield idle("tune", "no arm has adapters", "remove it, or add an arm such as 2")
+    elif spec.tune and spec.tuned_adapters not in spec.arms:
+        text = f"no arm has {spec.tuned_adapters} adapters"
+        yield idle("tune", text, f"use one of the arms, such as {spec.most_adapters}, or `true` for the one with most")
     if spec.kernel_tables is not None and not spec.tune:
         yield idle("kernel_tables", "nothing is tuned", "add `tune: true`, or remove it")
     if spec.most_adapters < 2:

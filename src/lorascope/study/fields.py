@@ -180,8 +180,8 @@ _SERVING: Fields = {
     "precision": "Of the weights as served: `bf16` or `fp32`.",
     "slots": "Adapters resident at once (`vllm`); fewer than served shows what eviction costs. Absent: all.",
     "gpu_memory_fraction": "Share of the accelerator's memory an engine may take (`vllm`).",
-    "tune": "Search vLLM's own settings (`vllm`) for the arm with most adapters, in processes and on requests of the search's "
-    "own, and measure the fastest in every repeat beside the default.",
+    "tune": "Search vLLM's own settings (`vllm`) for the arm with most adapters (`true`) or with so many (`4`), in processes "
+    "and on requests of the search's own, and measure the fastest in every repeat beside the default.",
     "kernel_tables": "A folder with tables of vLLM's kernels for adapters, tuned for the device, relative to the study file: "
     "one of the settings that are tried. Absent: none.",
     "switching": "Also measure a request whose adapter is resident, on the CPU, on disk or was evicted, with most adapters.",

@@ -64,8 +64,8 @@ class ServingSpec(Spec):
     the arm with most adapters at the largest batch. prompt_tokens: lengths of synthetic prompts (None: the tasks' test
     examples). requests, warmup: a load. repeats: fresh processes an arm. engines_at_once: started together, measured one by
     one; their time to load is not reported. slots: adapters resident at once (None: all). tune: search vLLM's own levers
-    for the arm with most adapters and measure what is found as well. kernel_tables: a folder with tuned tables of vLLM's
-    kernels, one of those levers.
+    for the arm with so many adapters (true: with most) and measure what is found as well. kernel_tables: a folder with
+    tuned tables of vLLM's kernels, one of those levers.
     """
 
     engine: Literal["transformers", "vllm", "vllm-server"] = "transformers"
@@ -89,13 +89,18 @@ class ServingSpec(Spec):
     slots: Count | None = None
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
     switching: bool = True
-    tune: bool = False
+    tune: bool | Count = False
     kernel_tables: str | None = None
 
     @property
     def most_adapters(self) -> int:
         """Side by side in the largest arm; 0 without such an arm."""
         return max((arm for arm in self.arms if isinstance(arm, int)), default=0)
+
+    @property
+    def tuned_adapters(self) -> int:
+        """Side by side in the arm that vLLM's settings are searched for; 0 without a search."""
+        return self.most_adapters if self.tune is True else int(self.tune)
 
 
 def arm_name(arm: str | int) -> str:
