@@ -5,9 +5,10 @@
 Both ask one `vllm serve` at the same time for the same load: so many requests of one length that each generate so many
 tokens, greedily, at most C at once each (closed), and at times of a Poisson process (open): the peer's own, drawn again here
 from its seed. So whatever else the machine does, it does to both, and what is left is how each asks and takes its times.
-Agreement is the ratio of the two figures of a repeat: geometric mean and t interval over repeats. Prompts are random and of
-one length, but not the same: the peer sends text, we send token ids. The server answers both with token ids, so that it has
-the same work, and the peer asks for a few answers before any are counted.
+Agreement is the ratio of the two figures of a repeat: geometric mean and t interval over repeats. The server answers both with
+token ids, and both send them, so that it has the same work: the peer's text is replaced by ids of a random prompt, unless
+`--peer-sends text` is given, when its time to the first token holds the server's tokenising too. The peer asks for a few
+answers before any are counted.
 """
 
 from __future__ import annotations
@@ -91,14 +92,18 @@ def peer_arrivals(load: Load, *, seed: int) -> np.ndarray:
     return arrivals * (load.num_requests / load.rate / arrivals[-1])
 
 
-def peer_command(python: Path, load: Load, *, url: str, model: Path, seed: int, result: Path) -> list[str]:
+def peer_command(
+    python: Path, load: Load, *, url: str, model: Path, seed: int, result: Path, prompt: Sequence[int] | None
+) -> list[str]:
+    """prompt: what it sends every time, None: text of its own."""
+    body = {"return_token_ids": True, **({"prompt": list(prompt)} if prompt is not None else {})}
     limit = ["--max-concurrency", str(load.concurrency)] if load.is_closed else []
     return [
         str(python), str(PROGRAMS / "vllm_cli.py"), "bench", "serve", "--backend", "openai", "--base-url", url,
         "--endpoint", "/v1/completions", "--model", "base", "--tokenizer", str(model), "--dataset-name", "random",
         "--random-input-len", str(load.prompt_tokens), "--random-output-len", str(load.output_tokens), "--ignore-eos",
         "--temperature", "0", "--num-prompts", str(load.num_requests), "--request-rate", str(load.rate), *limit,
-        "--seed", str(seed), "--num-warmups", str(load.concurrency), "--extra-body", '{"return_token_ids": true}',
+        "--seed", str(seed), "--num-warmups", str(load.concurrency), "--extra-body", json.dumps(body),
         "--disable-tqdm", "--save-result",
         "--result-dir", str(result.parent), "--result-filename", result.name,
     ]  # fmt: skip
@@ -133,7 +138,7 @@ def both_figures(
 
 
 def compare(
-    engine: EngineProcess, load: Load, *, python: Path, model: Path, repeats: int, vocabulary: int
+    engine: EngineProcess, load: Load, *, python: Path, model: Path, repeats: int, vocabulary: int, text: bool
 ) -> dict[str, dict[str, list[float]]]:
     """Figure -> who -> a value a repeat. A run before the first repeat is not counted."""
     prompts = synthetic_prompts([load.prompt_tokens], vocabulary=vocabulary, count=load.num_requests)
@@ -142,7 +147,8 @@ def compare(
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(repeats + 1):
             result = Path(folder) / f"{seed}.json"
-            command = peer_command(python, load, url=url, model=model, seed=seed, result=result)
+            prompt = None if text else prompts[0]
+            command = peer_command(python, load, url=url, model=model, seed=seed, result=result, prompt=prompt)
             figures = both_figures(engine, load, prompts, command=command, seed=seed, result=result)
             for who in ("ours", "peer") if seed else ():
                 print(f"{load.name} · repeat {seed} · {who}: {figures[who]}", flush=True)
@@ -182,6 +188,13 @@ def with_layers(model: Path, num_layers: int, directory: Path) -> Path:
     return directory
 
 
+def command_of(given: argparse.Namespace) -> str:
+    """What makes these figures again, less where things lie on this machine."""
+    options = {name: value for name, value in vars(given).items() if value is not None and not isinstance(value, Path)}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return shlex.join(["python", "benchmarks/serving/agreement.py", *words])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--python", type=Path, default=Path(".venv-serve/bin/python"), help="an interpreter with vLLM")
@@ -195,6 +208,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--rate", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peer-sends", default="ids", choices=("ids", "text"))
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -212,13 +226,14 @@ def main() -> None:
             shared = {
                 "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {engine.ready.device_name}",
                 "versions": dict(engine.ready.versions), "load_average": os.getloadavg(),
-                "command": shlex.join(["python", *sys.argv]),
+                "command": command_of(given),
             }  # fmt: skip
             for rate in (math.inf, given.rate):
                 load = Load(rate, given.concurrency, given.requests, given.prompt_tokens, given.output_tokens)
                 found = compare(
-                    engine, load, python=given.python, model=model, repeats=given.repeats, vocabulary=vocabulary
-                )
+                    engine, load, python=given.python, model=model, repeats=given.repeats, vocabulary=vocabulary,
+                    text=given.peer_sends == "text",
+                )  # fmt: skip
                 rows += [row(load, name, samples, **shared) for name, samples in found.items()]
         for one in rows:
             bounds = f" ({one['ratio_low']:.3f} to {one['ratio_high']:.3f})" if one["ratio_low"] else ""
