@@ -2,9 +2,12 @@
 
     python benchmarks/serving/agreement.py [--python .venv-serve/bin/python] [--model DIR] [--repeats 5] [--output FILE]
 
-Both ask one `vllm serve` at the same time for the same load: so many requests of one length that each generate so many
-tokens, greedily, at most C at once each (closed), and at times of a Poisson process (open): the peer's own, drawn again here
-from its seed. So whatever else the machine does, it does to both, and what is left is how each asks and takes its times.
+Both ask one `vllm serve` for the same load: so many requests of one length that each generate so many tokens, greedily, at
+most C at once (closed), and at times of a Poisson process (open). They ask at the same time, so that whatever else the machine
+does, it does to both; the open loop's arrivals are the peer's own, drawn again here from its seed and run backwards, so that
+neither is always first. On a machine that does nothing else they ask in turns (`--in-turns`), at the same arrival times: in a
+closed loop two clients fall into step with each other, and who comes first then waits less for its first token.
+
 Agreement is the ratio of the two figures of a repeat: geometric mean and t interval over repeats. The server answers both with
 token ids, and both send them, so that it has the same work: the peer's text is replaced by ids of a random prompt, unless
 `--peer-sends text` is given, when its time to the first token holds the server's tokenising too. The peer asks for a few
@@ -23,8 +26,9 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +73,9 @@ class Load:
         return f"{how}: {self.num_requests} requests, {self.prompt_tokens} tokens in, {self.output_tokens} out"
 
 
-def our_figures(engine: EngineProcess, load: Load, prompts: Sequence[Sequence[int]], *, seed: int) -> dict[str, float]:
-    arrivals = np.zeros(load.num_requests) if load.is_closed else peer_arrivals(load, seed=seed)
+def our_figures(
+    engine: EngineProcess, load: Load, prompts: Sequence[Sequence[int]], *, arrivals: np.ndarray
+) -> dict[str, float]:
     requests = [
         Request(index, prompts[index], output_tokens=load.output_tokens, arrival_s=float(arrivals[index]))
         for index in range(load.num_requests)
@@ -88,6 +93,8 @@ def our_figures(engine: EngineProcess, load: Load, prompts: Sequence[Sequence[in
 
 def peer_arrivals(load: Load, *, seed: int) -> np.ndarray:
     """When `vllm bench serve` sends each request: gamma gaps from its seed, stretched to end at num_requests / rate."""
+    if load.is_closed:
+        return np.zeros(load.num_requests)
     arrivals = np.cumsum(np.random.RandomState(seed).gamma(1.0, 1.0 / load.rate, load.num_requests))
     return arrivals * (load.num_requests / load.rate / arrivals[-1])
 
@@ -109,16 +116,8 @@ def peer_command(
     ]  # fmt: skip
 
 
-def both_figures(
-    engine: EngineProcess,
-    load: Load,
-    prompts: Sequence[Sequence[int]],
-    *,
-    command: Sequence[str],
-    seed: int,
-    result: Path,
-) -> dict[str, dict[str, float]]:
-    """Who -> figures, of one run of both that begins when the peer has started and warmed up."""
+def peer_run(command: Sequence[str], result: Path, *, when_it_begins: Callable[[], None]) -> dict[str, float]:
+    """The peer's figures of one run. when_it_begins: called when it has started and warmed up."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1"}
     environment.pop("PYTHONPATH", None)
     said: list[str] = []
@@ -129,16 +128,24 @@ def both_figures(
         for line in peer.stdout:
             said.append(line)
             if line.startswith(_PEER_BEGINS):
-                ours = our_figures(engine, load, prompts, seed=seed)
-        if peer.wait() != 0:
-            sys.exit(f"{shlex.join(command)}\n{''.join(said[-60:])}")
+                when_it_begins()
+    if peer.returncode != 0:
+        sys.exit(f"{shlex.join(command)}\n{''.join(said[-60:])}")
     told = json.loads(result.read_text())
     assert told["failed"] == 0, f"{told['failed']} of the peer's requests failed"
-    return {"ours": ours, "peer": {name: float(told[key]) for name, key in _PEERS.items()}}
+    return {name: float(told[key]) for name, key in _PEERS.items()}
 
 
 def compare(
-    engine: EngineProcess, load: Load, *, python: Path, model: Path, repeats: int, vocabulary: int, text: bool
+    engine: EngineProcess,
+    load: Load,
+    *,
+    python: Path,
+    model: Path,
+    repeats: int,
+    vocabulary: int,
+    text: bool,
+    in_turns: bool,
 ) -> dict[str, dict[str, list[float]]]:
     """Figure -> who -> a value a repeat. A run before the first repeat is not counted."""
     prompts = synthetic_prompts([load.prompt_tokens], vocabulary=vocabulary, count=load.num_requests)
@@ -149,7 +156,19 @@ def compare(
             result = Path(folder) / f"{seed}.json"
             prompt = None if text else prompts[0]
             command = peer_command(python, load, url=url, model=model, seed=seed, result=result, prompt=prompt)
-            figures = both_figures(engine, load, prompts, command=command, seed=seed, result=result)
+            arrivals = peer_arrivals(load, seed=seed)
+            figures: dict[str, dict[str, float]] = {}
+
+            def ask(arrivals: np.ndarray = arrivals, figures: dict[str, dict[str, float]] = figures) -> None:
+                figures["ours"] = our_figures(engine, load, prompts, arrivals=arrivals)
+
+            if in_turns and seed % 2:
+                ask()
+            backwards = arrivals[-1] + arrivals[0] - arrivals[::-1]
+            together = (lambda: None) if in_turns else partial(ask, backwards)
+            figures["peer"] = peer_run(command, result, when_it_begins=together)
+            if in_turns and not seed % 2:
+                ask()
             for who in ("ours", "peer") if seed else ():
                 print(f"{load.name} · repeat {seed} · {who}: {figures[who]}", flush=True)
                 for name, value in figures[who].items():
@@ -190,8 +209,11 @@ def with_layers(model: Path, num_layers: int, directory: Path) -> Path:
 
 def command_of(given: argparse.Namespace) -> str:
     """What makes these figures again, less where things lie on this machine."""
-    options = {name: value for name, value in vars(given).items() if value is not None and not isinstance(value, Path)}
+    options = {
+        name: value for name, value in vars(given).items() if not isinstance(value, Path | None) and value is not False
+    }
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = [word for word in words if word != "True"]
     return shlex.join(["python", "benchmarks/serving/agreement.py", *words])
 
 
@@ -209,6 +231,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peer-sends", default="ids", choices=("ids", "text"))
+    parser.add_argument("--in-turns", action="store_true", help="not at the same time: for a quiet machine")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -232,7 +255,7 @@ def main() -> None:
                 load = Load(rate, given.concurrency, given.requests, given.prompt_tokens, given.output_tokens)
                 found = compare(
                     engine, load, python=given.python, model=model, repeats=given.repeats, vocabulary=vocabulary,
-                    text=given.peer_sends == "text",
+                    text=given.peer_sends == "text", in_turns=given.in_turns,
                 )  # fmt: skip
                 rows += [row(load, name, samples, **shared) for name, samples in found.items()]
         for one in rows:
