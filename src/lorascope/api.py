@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property
@@ -18,22 +18,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lorascope.engine.artifact import Artifact
-from lorascope.engine.devices import check_devices
-from lorascope.engine.events import Emit, StudyFinished, StudyStarted, fan_out
+from lorascope.engine.events import Emit, ReportWritten, StudyFinished, StudyStarted, fan_out
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plan.analysis_step import analysis_step
+from lorascope.plan.announce import announcing
 from lorascope.plan.graph import Graph, build_graph
 from lorascope.registry import EXECUTORS, nearest, resolve
 from lorascope.study.load import load_study
 from lorascope.study.spec import Study
+from lorascope.tracking.choice import chosen_trackers
+from lorascope.tracking.feed import TrackerFeed
 from lorascope.tracking.jsonl import JsonlSink
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lorascope.engine.executor import Executor
     from lorascope.engine.store import Store
+    from lorascope.plan.planned import StudyPlan
+    from lorascope.plan.status import StatusReader
     from lorascope.serving.publish import Published
     from lorascope.stats.analysis import Analysis, HypothesisResult
 
@@ -97,14 +102,18 @@ def run(
     data_dir: Path | None = None,
     executor: str = "local",
     devices: Sequence[str] | None = None,
+    address: str | None = None,
     only: str | None = None,
+    track: Sequence[str] | None = None,
     emit: Emit | None = None,
 ) -> Outcome:
     """Computes what the store lacks, analyses what is finished and writes the report to `results`/<study name>/.
 
     executor: a key of `registry.EXECUTORS`. devices: one worker each, a device named twice gets two; None: all
-    accelerators, else the CPU. only: a glob on step ids and labels ("*mrpc*"); what they need is run too.
-    emit: receives every event; results/<study>/events.jsonl does too. May be killed at any time and called again.
+    accelerators, else the CPU. address: of the Ray cluster, "host:port"; None: the one this machine is part of.
+    only: a glob on step ids and labels ("*mrpc*"); what they need is run too. track: trackers instead of the study's own,
+    ["none"] for none. emit: receives every event; results/<study>/events.jsonl does too. May be killed at any time and
+    called again.
     """
     from lorascope.engine.scheduler import execute
     from lorascope.engine.store import Store
@@ -114,21 +123,33 @@ def run(
             f"unknown executor `{executor}`",
             hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}",
         )
+    if address is not None and executor != "ray":
+        raise StudyError(f"--address {address} has no effect on the {executor} executor", hint="add `--executor ray`")
+    trackers = chosen_trackers(study, track)
     started = time.monotonic()
     planned, opened = build_graph(study, data_dir=data_dir), Store(store)
     steps = _chosen(planned, only)
     num_cached = sum(opened.has(step.id) for step in steps)
     _make_directory(results / study.name)
-    if devices and num_cached < len(steps):
-        check_devices(devices)
-    placed = {"devices": devices} if devices else {}
-    workers = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **placed)
-    with JsonlSink(results / study.name / "events.jsonl") as log, closing(workers):
-        emit = fan_out(log, emit) if emit else fan_out(log)
-        emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
-        computed = execute(steps, store=opened, executor=workers, emit=emit)
-        last = _analysis_of(planned, opened, failures=computed.failed)
-        analysed = execute([last] if last else [], store=opened, executor=workers, emit=emit)
+    placed = {"devices": devices, "address": address}
+    workers = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **{k: v for k, v in placed.items() if v})
+    if num_cached < len(steps):
+        workers.prepare()
+    folder = results / study.name
+    with JsonlSink(folder / "events.jsonl") as log, ExitStack() as tracking:
+        told = fan_out(log, emit) if emit else fan_out(log)
+        feeds = [
+            TrackerFeed(spec, study=study.name, directory=folder / "tracking" / spec.kind, store=store, tell=told)
+            for spec in trackers
+        ]
+        for feed in feeds:
+            tracking.enter_context(feed)
+        emit = announcing(fan_out(told, *feeds), lambda: planned)
+        with closing(workers):
+            emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
+            computed = execute(steps, store=opened, executor=workers, emit=emit)
+            last = _analysis_of(planned, opened, failures=computed.failed)
+            analysed = execute([last] if last else [], store=opened, executor=workers, emit=emit)
         outcome = Outcome(
             done=[*computed.done, *analysed.done],
             cached=[*computed.cached, *analysed.cached],
@@ -148,12 +169,83 @@ def run(
                 seconds=outcome.seconds,
             )
         )
-    if last is None or not opened.has(last.id):
-        return outcome
-    artifact = opened.artifact(last.id)
-    page = _write_report(artifact, results / study.name)
-    verdicts = Results(artifact).analysis.hypotheses
-    return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
+        if last is None or not opened.has(last.id):
+            return outcome
+        artifact = opened.artifact(last.id)
+        page, verdicts = _write_report(artifact, folder), Results(artifact).analysis.hypotheses
+        emit(ReportWritten(path=str(page), verdicts={result.name: result.verdict for result in verdicts}))
+        return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
+
+
+def plan(
+    study: Study,
+    *,
+    store: Path = DEFAULT_STORE,
+    data_dir: Path | None = None,
+    machines: int = 1,
+    workers_each: int | None = None,
+    devices: Sequence[str] | None = None,
+) -> StudyPlan:
+    """What the study consists of, what of it is in the store, and what the rest will take, laid out on machines. Computes
+    nothing.
+
+    machines: alike; workers_each: GPUs, or workers, on each (None: as many as this one has). devices: as for `run`; their
+    kind says which records count (None: this machine's, or those that the store was made on).
+    """
+    from lorascope.engine.devices import find_devices
+    from lorascope.engine.store import Store
+    from lorascope.plan.history import read_history
+    from lorascope.plan.planned import Machines, plan_study
+
+    if machines < 1 or (workers_each is not None and workers_each < 1):
+        raise StudyError(
+            "a plan needs at least one machine with one worker", hint="give --machines and --gpus-per-machine 1 or more"
+        )
+    opened, planned = Store(store), build_graph(study, data_dir=data_dir)
+    here = list(devices or find_devices())
+    history = read_history(opened, device=here[0].partition(":")[0], is_binding=bool(devices))
+    places = Machines(machines, workers_each or len(here), history.device)
+    return plan_study(planned, opened, history, machines=places)
+
+
+def calibrate(
+    study: Study,
+    *,
+    store: Path = DEFAULT_STORE,
+    data_dir: Path | None = None,
+    devices: Sequence[str] | None = None,
+    emit: Emit | None = None,
+) -> None:
+    """Times what a plan needs: the study's own preparation and gates, a few updates of every arm, and each measurement of
+    runs once. On one worker of this machine; what is finished is kept. Raises StepFailure if a part of it failed.
+    """
+    from lorascope.engine.devices import find_devices
+    from lorascope.engine.provenance import describe
+    from lorascope.engine.store import Store
+    from lorascope.plan.calibration import calibration_steps, preparation_steps
+
+    if devices:
+        check_devices(devices)
+    device = (devices or find_devices())[0]
+    origin = describe(device=device)
+    machine = {"host": origin["host"], "device": device.partition(":")[0], "torch": origin["versions"]["torch"]}
+    planned, opened = build_graph(study, data_dir=data_dir), Store(store)
+    emit = emit or fan_out()
+    with closing(resolve(EXECUTORS, "local")(opened, data_dir=data_dir, devices=[device])) as worker:
+        _execute_all(preparation_steps(planned), store=opened, executor=worker, emit=emit)
+        results = {step.id: opened.artifact(step.id).result for step in planned.of_kind("tokens")}
+        steps = calibration_steps(planned, machine=machine, results=results)
+        _execute_all(steps, store=opened, executor=worker, emit=emit)
+
+
+def _execute_all(steps: Sequence[Step], *, store: Store, executor: Executor, emit: Emit) -> None:
+    from lorascope.engine.scheduler import execute
+
+    num_cached = sum(store.has(step.id) for step in steps)
+    emit(StudyStarted(study="calibration", num_steps=len(steps), num_cached=num_cached))
+    outcome = execute(steps, store=store, executor=executor, emit=emit)
+    for failure in outcome.failed.values():
+        raise failure.to_error()
 
 
 def _analysis_of(planned: Graph, store: Store, *, failures: Mapping[str, Failure]) -> Step | None:
@@ -178,7 +270,7 @@ def _chosen(graph: Graph, only: str | None) -> list[Step]:
     wanted = {step_id for step_id, spellings in names.items() if any(fnmatch(s, only) for s in spellings)}
     if not wanted:
         raise StudyError(
-            f"no step matches --only {only}", hint="`lorascope plan STUDY` lists the steps; globs as in a shell"
+            f"no step matches --only {only}", hint="`lorascope plan STUDY --steps` lists them; globs as in a shell"
         )
     for step in reversed(graph.steps):
         if step.id in wanted:
@@ -251,6 +343,18 @@ def status(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
         else:
             states[step.id] = "missing"
     return [(step, states[step.id]) for step in planned.steps]
+
+
+def watch(
+    study: Study, *, store: Path = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
+) -> StatusReader:
+    """Reads how far a study is, as often as it is asked: `watch(study).read()`. From the store, and from the log in
+    `results`, which is where a run on this or another machine was told to write it."""
+    from lorascope.engine.store import Store
+    from lorascope.plan.status import StatusReader
+
+    planned = build_graph(study, data_dir=data_dir)
+    return StatusReader(lambda: planned, Store(store), results / study.name / "events.jsonl")
 
 
 def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> list[str]:

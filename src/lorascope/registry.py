@@ -17,6 +17,7 @@ STEP_KINDS: Mapping[str, str] = {
     "baseline": "lorascope.evaluation.baselines:measure_baselines",
     "sanity": "lorascope.evaluation.sanity:check_sanity",
     "train": "lorascope.training.run:train_run",
+    "calibration": "lorascope.training.calibration:calibrate_run",
     "evaluate": "lorascope.evaluation.evaluate:evaluate_run",
     "drift": "lorascope.drift.step:measure_drift",
     "serving": "lorascope.serving.step:measure_serving",
@@ -24,7 +25,10 @@ STEP_KINDS: Mapping[str, str] = {
 }
 
 # Kinds of which several steps can be computed together: (Sequence[StepContext]) -> Generator of (index, result).
-GANG_FUNCTIONS: Mapping[str, str] = {"train": "lorascope.training.run:train_gang"}
+GANG_FUNCTIONS: Mapping[str, str] = {
+    "train": "lorascope.training.run:train_gang",
+    "calibration": "lorascope.training.calibration:calibrate_gang",
+}
 
 METHODS: Mapping[str, str] = {
     "full": "lorascope.methods.full:FullFineTuning",
@@ -60,8 +64,16 @@ MODELS: Mapping[str, Mapping[str, str]] = {
 EXECUTORS: Mapping[str, str] = {
     "inline": "lorascope.engine.inline:InlineExecutor",
     "local": "lorascope.engine.local:LocalExecutor",
+    "ray": "lorascope.engine.ray_executor:RayExecutor",
 }
 
+# Each needs the optional extra of its name.
+TRACKERS: Mapping[str, str] = {
+    "trackio": "lorascope.tracking.trackio_tracker:TrackioTracker",
+    "wandb": "lorascope.tracking.wandb_tracker:WandbTracker",
+    "mlflow": "lorascope.tracking.mlflow_tracker:MlflowTracker",
+    "tensorboard": "lorascope.tracking.tensorboard_tracker:TensorboardTracker",
+}
 
 CONCLUSION_PARSER = "lorascope.stats.conclusion:parse_conclusion"
 

@@ -35,10 +35,11 @@ def make_alone(function: str, *, deps: dict[str, str] | None = None, **params: A
 
 
 def span(context: StepContext) -> dict[str, Any]:
-    """When it ran, on a clock that all processes of the machine share, and in which process."""
+    """When it ran, on a clock that all processes of the machine share, and where: process, node of Ray, device."""
     started = time.monotonic()
     time.sleep(context.step.params["sleep_s"])
-    return {"started": started, "ended": time.monotonic(), "pid": os.getpid()}
+    facts = {"pid": os.getpid(), "raylet": os.environ.get("RAY_RAYLET_PID"), "device": context.device}
+    return {**facts, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "started": started, "ended": time.monotonic()}
 
 
 def count(context: StepContext) -> dict[str, Any]:

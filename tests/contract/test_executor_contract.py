@@ -18,6 +18,7 @@ import engine_steps
 import pytest
 from engine_steps import make, make_alone, make_member
 
+from clusters import ray_cluster
 from lorascope import registry
 from lorascope.engine import lock as lock_module
 from lorascope.engine.events import Event, Metric, Notice, StepBlocked, StepFailed, StepFinished, StepStarted
@@ -38,9 +39,29 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
+@pytest.fixture(scope="module")
+def joined_cluster() -> Iterator[None]:
+    """A Ray cluster that this process is part of, and that the processes it starts find."""
+    import ray
+
+    with ray_cluster(1, num_cpus=8) as cluster, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
+
+
 @pytest.fixture(params=sorted(registry.EXECUTORS))
-def executor(request: pytest.FixtureRequest, store: Store) -> Iterator[Executor]:
-    made = registry.resolve(registry.EXECUTORS, request.param)(store, devices=["cpu"])
+def kind(request: pytest.FixtureRequest) -> str:
+    if request.param == "ray":
+        request.getfixturevalue("joined_cluster")
+    return request.param
+
+
+@pytest.fixture
+def executor(kind: str, store: Store) -> Iterator[Executor]:
+    made = registry.resolve(registry.EXECUTORS, kind)(store, devices=["cpu"])
+    made.prepare()
     yield made
     made.close()
 
@@ -246,7 +267,7 @@ def test_a_full_disk_stops_the_study_instead_of_failing_every_step(store, execut
 
 def test_a_step_under_way_elsewhere_is_waited_for_and_not_computed_twice(store, executor, tmp_path):
     tally = tmp_path / "tally"
-    slow = make("count", value=1, sleep_s=1.0, tally=str(tally))
+    slow = make("count", value=1, sleep_s=2.5, tally=str(tally))
     after = make("count", value=2, deps={"before": slow.id})
     other = start_coordinator(store, [slow], "inline")
     wait_for(tally.exists)
@@ -270,7 +291,7 @@ def test_a_step_whose_process_is_killed_elsewhere_is_computed_here(store, execut
 
 def test_a_step_whose_machine_is_gone_is_computed_here_once_its_lock_is_stale(store, executor, monkeypatch):
     step, other = make("count", value=1), make("count", value=2)
-    me = lock_module._this_process()
+    me = lock_module.this_process()
     foreign = lock_module._spell(dataclasses.replace(me, host="elsewhere", machine="another machine"), 12)
     (store.root / "locks" / step.id).mkdir(parents=True)
     (store.root / "locks" / step.id / "00000004").write_bytes(foreign)
@@ -282,7 +303,7 @@ def test_a_step_whose_machine_is_gone_is_computed_here_once_its_lock_is_stale(st
 
 def test_a_failure_elsewhere_is_taken_over_and_not_repeated(store, executor, tmp_path):
     tally = tmp_path / "tally"
-    bad = make("count", value="not a number", sleep_s=1.0, tally=str(tally))
+    bad = make("count", value="not a number", sleep_s=2.5, tally=str(tally))
     other = start_coordinator(store, [bad], "inline")
     wait_for(tally.exists)
     outcome, _ = run([bad], store, executor)
@@ -291,7 +312,6 @@ def test_a_failure_elsewhere_is_taken_over_and_not_repeated(store, executor, tmp
     assert tally.read_text().split() == [bad.id]
 
 
-@pytest.mark.parametrize("kind", sorted(registry.EXECUTORS))
 def test_two_coordinators_share_the_work_and_compute_nothing_twice(store, tmp_path, kind):
     tally = tmp_path / "tally"
     steps = [make("count", value=value, sleep_s=0.15, tally=str(tally)) for value in range(20)]
@@ -304,7 +324,6 @@ def test_two_coordinators_share_the_work_and_compute_nothing_twice(store, tmp_pa
     assert all(outcome["done"] for outcome in outcomes), "one of the two did all the work"
 
 
-@pytest.mark.parametrize("kind", sorted(registry.EXECUTORS))
 def test_an_interrupt_stops_at_once_and_releases_the_locks(store, tmp_path, kind):
     tally = tmp_path / "tally"
     slow = make("count", value=1, sleep_s=30.0, tally=str(tally))
@@ -426,7 +445,6 @@ def test_a_member_under_way_elsewhere_is_left_out_of_the_gang(store, executor):
     assert elsewhere.wait() == 0
 
 
-@pytest.mark.parametrize("kind", sorted(registry.EXECUTORS))
 def test_an_interrupt_releases_the_locks_of_a_whole_gang(store, kind):
     steps = [make_member(seed=seed, part_s=15.0) for seed in range(3)]
     coordinator = start_coordinator(store, steps, kind)

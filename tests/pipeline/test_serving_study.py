@@ -1,4 +1,6 @@
-"""A whole study that serves what it trained with real vLLM: a real decoder, adapters and heads of its own, on the CPU."""
+"""A whole study that serves what it trained with real vLLM on the CPU, adapters and heads of its own: over a small decoder,
+and over a real one with `make slow`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_study import run
+from small_study import run, write_small_study
+
+from small_served import save_small_llama
 
 REPOSITORY = Path(__file__).parents[2]
 # `make test` makes it; without it these tests fail, since nothing else shows that vLLM computes what we trained.
@@ -17,13 +21,14 @@ ARMS = ("merged", "adapters-1", "adapters-2")
 STUDY = """
 name: served
 question: What do two adapters cost?
-models: [smollm2-135m]
-tasks: [docstrings]
+models: [{name: tiny, source: {path: llama}}]
+tasks:
+  - {name: sentiment, kind: classification, train: train.csv, text: text, label: label, metrics: [accuracy, f1]}
 methods:
-  - {kind: lora, learning_rate: 1e-3, rank: 8, alpha: 16, sites: [query, value]}
+  - {kind: lora, learning_rate: 1e-2, rank: 8, alpha: 16, sites: [query, value]}
 seeds: [1, 2]
-data: {train_examples: 48, validation_examples: 16, test_examples: 32}
-train: {epochs: 1, batch_size: 8, max_length: 32, warmup: 20%, early_stopping: null}
+data: {test_examples: 32}
+train: {epochs: 2, batch_size: 8, max_length: 32, warmup: 20%, early_stopping: null}
 measure:
   serving:
     engine: vllm
@@ -40,14 +45,26 @@ measure:
 hypotheses:
   H2: {overhead: adapters-2, over: merged, on: latency_p95, at_most: 30%}
 """
+REAL = (
+    ("[{name: tiny, source: {path: llama}}]", "[smollm2-135m]"),
+    (STUDY[STUDY.index("tasks:") : STUDY.index("methods:")], "tasks: [docstrings]\n"),
+    ("1e-2", "1e-3"),
+    ("data: {", "data: {train_examples: 48, validation_examples: 16, "),
+    ("epochs: 2", "epochs: 1"),
+)
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["small", pytest.param("real", marks=pytest.mark.slow)])
+def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study's folder, the study run to its end."""
     assert PYTHON.exists(), f"{PYTHON} is not there: make it with `make serve-env`"
     folder = tmp_path_factory.mktemp("served")
-    (folder / "study.yaml").write_text(STUDY)
+    text = STUDY
+    for small, real in REAL if request.param == "real" else ():
+        assert small in text
+        text = text.replace(small, real)
+    write_small_study(folder, text)
+    save_small_llama(folder / "llama")
     done = run(folder, "run", "study.yaml", "--json", LORASCOPE_SERVE_PYTHON=str(PYTHON), OMP_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr[-4000:]
     (folder / "outcome.json").write_text(done.stdout)

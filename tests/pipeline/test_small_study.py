@@ -100,12 +100,14 @@ def test_same_study_elsewhere_gives_the_same_measurements(finished: Path, tmp_pa
     )
 
 
-def test_twenty_kills_of_a_real_study_change_no_measurement(tmp_path: Path) -> None:
-    """kill -9 of worker, coordinator and both, at random points of real training, with checkpoints at every turn.
+@pytest.mark.parametrize(("num_kills", "epochs"), [(6, 40), pytest.param(20, 100, marks=pytest.mark.slow)])
+def test_kills_of_a_real_study_change_no_measurement(tmp_path: Path, num_kills: int, epochs: int) -> None:
+    """kill -9 of worker, coordinator and both, at random points of real training, with checkpoints at every turn. What the
+    store and its locks bear, `test_engine_kill` shows with twenty kills of quick steps, and `make slow` with twenty here.
 
     The gang is given: on a processor `auto` asks a clock, and a gang of another size rounds differently.
     """
-    longer = STUDY.replace("epochs: 4,", "epochs: 100, early_stopping: null, gang: 2,")
+    longer = STUDY.replace("epochs: 4,", f"epochs: {epochs}, early_stopping: null, gang: 2,")
     for name in ("whole", "killed"):
         write_small_study(tmp_path / name, longer)
     assert run(tmp_path / "whole", "run", "study.yaml").returncode == 0
@@ -115,7 +117,7 @@ def test_twenty_kills_of_a_real_study_change_no_measurement(tmp_path: Path) -> N
         command,
         store=store,
         rng=random.Random(20261121),
-        num_kills=20,
+        num_kills=num_kills,
         delay_s=(2.0, 5.0),
         environment=environment(LORASCOPE_CHECKPOINT_SECONDS="0.05"),
         log=tmp_path / "killed.log",
@@ -123,7 +125,7 @@ def test_twenty_kills_of_a_real_study_change_no_measurement(tmp_path: Path) -> N
     )
     hits = Counter(kill.target for kill in kills if kill.hit and kill.num_committed < NUM_STEPS)
     assert set(hits) == set(TARGETS), f"no kill of some target met the study under way: {hits}"
-    assert sum(hits.values()) >= 8, f"too few kills met the study under way: {hits}"
+    assert sum(hits.values()) >= 0.4 * num_kills, f"too few kills met the study under way: {hits}"
     resumed = [a.result["resumed"] for a in store.artifacts("train")]
     assert max(resumed) >= 1, "no run was ever taken up from a checkpoint"
     measured = (what_was_measured(tmp_path / name / "results" / "small") for name in ("killed", "whole"))
@@ -161,7 +163,9 @@ def test_a_failed_gate_stops_its_part_and_the_rest_is_reported(tmp_path: Path) -
 
 
 def test_status_show_verify_and_ls_speak_of_the_finished_study(finished: Path) -> None:
-    states = json.loads(run(finished, "status", "study.yaml", "--json").stdout)
+    found = json.loads(run(finished, "status", "study.yaml", "--json").stdout)
+    states, is_over = found["steps"], found["is_over"]
+    assert is_over
     assert {state["state"] for state in states} == {"done"}
     train = next(state["step"] for state in states if state["step"].startswith("train-"))
     shown = json.loads(run(finished, "show", train, "--json").stdout)

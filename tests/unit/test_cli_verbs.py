@@ -74,7 +74,6 @@ class FakeApi(types.ModuleType):
     """Answers what it is told to, and remembers what it was asked."""
 
     outcome: Any = None
-    states: tuple[tuple[Step, str], ...] = ()
     problems: tuple[str, ...] = ()
 
     def run(self, study: Study, **options: Any) -> Outcome:
@@ -86,18 +85,12 @@ class FakeApi(types.ModuleType):
         options["emit"](StepFinished(step="train-1", worker="cpu", seconds=0.5))
         return self.outcome
 
-    def status(self, study: Study, **options: Any) -> list[tuple[Step, str]]:
+    def verify(self, study: Study, **options: Any) -> list[str]:
         self.asked = (study, options)
-        return list(self.states)
-
-    def graph(self, study: Study, **options: Any) -> types.SimpleNamespace:
-        return types.SimpleNamespace(labels={step.id: f"label {step.version}" for step, _ in self.states})
+        return list(self.problems)
 
     def report(self, study: Study, *, results: Path, **options: Any) -> Path:
         return results / study.name / "report.html"
-
-    def verify(self, study: Study, **options: Any) -> list[str]:
-        return list(self.problems)
 
 
 @pytest.fixture
@@ -171,6 +164,7 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
         done=["train-1"], cached=["data-1"], report=Path("results/small/report.html"), verdicts=[VERDICT]
     )
     options = ["--store", "s", "--results", "r", "--executor", "inline", "--device", "cpu", "--only", "train-*"]
+    options += ["--track", "wandb, trackio"]
     assert call(monkeypatch, "run", study, "--set", "seeds=[5]", *options) == 0
     asked, handed = api.asked
     assert [seed.label for seed in asked.seeds] == ["5"]
@@ -182,6 +176,7 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
         "executor": "inline",
         "devices": ["cpu"],
         "only": "train-*",
+        "track": ["wandb", "trackio"],
     }
     captured = capsys.readouterr()
     assert "[1/2] train-1 started\n[2/2] train-1 done in 0.5 s\n" in captured.err
@@ -242,47 +237,8 @@ def test_an_absent_data_directory_is_refused(study: str, api: FakeApi, monkeypat
 def test_data_directory_and_store_come_from_the_environment(study: str, api: FakeApi, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("LORASCOPE_DATA", str(tmp_path))
     monkeypatch.setenv("LORASCOPE_STORE", "elsewhere")
-    call(monkeypatch, "status", study)
+    call(monkeypatch, "verify", study)
     assert api.asked[1] == {"store": Path("elsewhere"), "data_dir": tmp_path}
-
-
-def test_status_counts_states_by_kind_and_names_what_failed(study: str, api: FakeApi, monkeypatch, capsys) -> None:
-    steps = [Step("data", 1, {}), Step("train", 1, {"seed": 1}), Step("train", 1, {"seed": 2})]
-    api.states = tuple(zip(steps, ("done", "done", "failed"), strict=True))
-    assert call(monkeypatch, "status", study) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines == [
-        ["small"],
-        ["steps", "done", "failed"],
-        ["data", "1"],
-        ["train", "1", "1"],
-        ["failed:", steps[2].id],
-        ["why", "a", "step", "failed:", "lorascope", "show", "STEP"],
-    ]
-
-
-def test_plan_shows_only_the_steps_that_match(study: str, api: FakeApi, monkeypatch, capsys) -> None:
-    api.states = ((Step("data", 1, {}), "done"), (Step("train", 1, {}), "missing"))
-    assert call(monkeypatch, "plan", study, "--only", "train-*", "--json") == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert [(step["kind"], step["state"]) for step in printed] == [("train", "missing")]
-    assert call(monkeypatch, "plan", study, "--only", "trian-*") == 2
-    assert "--only: no step matches `trian-*`" in capsys.readouterr().err
-
-
-def test_plan_lists_the_steps_with_labels_that_only_understands(study: str, api: FakeApi, monkeypatch, capsys) -> None:
-    steps = [Step("data", 1, {}), Step("train", 2, {})]
-    api.states = tuple(zip(steps, ("done", "missing"), strict=True))
-    assert call(monkeypatch, "plan", study) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines[2:5]] == [
-        ["state", "step", "id"],
-        ["done", "data:", "label", "1", steps[0].id],
-        ["missing", "train:", "label", "2", steps[1].id],
-    ]
-    assert lines[-1] == "2 steps, 1 to compute, then the analysis and the report"
-    assert call(monkeypatch, "plan", study, "--only", "*label 2") == 0
-    assert "1 step, 1 to compute" in capsys.readouterr().out
 
 
 def test_verify_exits_with_1_where_a_file_has_changed(study: str, api: FakeApi, monkeypatch, capsys) -> None:

@@ -65,7 +65,7 @@ def start_holder(directory: Path) -> subprocess.Popen[str]:
 
 def write_foreign_generation(directory: Path, generation: int, counter: int) -> None:
     """A generation as a process of another machine would write it."""
-    owner = replace(lock_module._this_process(), host="elsewhere", machine="another machine", token="theirs")
+    owner = replace(lock_module.this_process(), host="elsewhere", machine="another machine", token="theirs")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{generation:08d}").write_text(f"{counter:012d} {json.dumps(asdict(owner))}\n")
 
@@ -104,7 +104,7 @@ def test_a_process_killed_on_this_machine_loses_its_lock_at_once(tmp_path):
 
 
 def test_a_reused_process_id_does_not_keep_a_lock(tmp_path):
-    me = lock_module._this_process()
+    me = lock_module.this_process()
     directory = tmp_path / "lock"
     directory.mkdir()
     (directory / "00000001").write_bytes(lock_module._spell(replace(me, started="another time"), 3))
@@ -252,3 +252,17 @@ def test_an_interrupt_while_the_heartbeat_starts_leaves_a_lock_that_can_be_relea
         lock.try_acquire()
     lock.release()
     assert StepLock(tmp_path / "lock").holder() is None
+
+
+def test_a_holder_known_to_be_over_need_not_be_waited_for(tmp_path):
+    write_foreign_generation(tmp_path / "lock", 3, 5)
+    lock = StepLock(tmp_path / "lock")
+    holder = lock.holder()
+    assert holder is not None
+    namesake = replace(holder, started="at another time")  # another process, of the same number
+    assert not lock.reap(ended=namesake)
+    assert lock.holder() is not None
+    assert lock.reap(ended=replace(holder, token="of another lock"))
+    assert lock.holder() is None
+    assert lock.try_acquire()
+    lock.release()

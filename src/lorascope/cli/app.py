@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from lorascope.cli import export_verb, library_verbs, study_verbs
+from lorascope.cli import export_verb, library_verbs, plan_verb, status_verb, study_verbs
 from lorascope.errors import LorascopeError
 
 app = typer.Typer(
@@ -25,9 +25,9 @@ app = typer.Typer(
 for verb in (
     library_verbs.init,
     study_verbs.validate,
-    study_verbs.plan,
+    plan_verb.plan,
     study_verbs.run,
-    study_verbs.status,
+    status_verb.status,
     study_verbs.report,
     library_verbs.show,
     export_verb.export,

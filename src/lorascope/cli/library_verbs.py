@@ -13,7 +13,7 @@ from rich.table import Table
 from lorascope.cli.console import output
 from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreDir
 from lorascope.errors import EnvironmentProblem, StudyError
-from lorascope.registry import EXECUTORS, METHODS, MODELS, TASKS
+from lorascope.registry import EXECUTORS, METHODS, MODELS, TASKS, TRACKERS
 
 
 def init(
@@ -44,6 +44,7 @@ class Listed(StrEnum):
     tasks = "tasks"
     methods = "methods"
     executors = "executors"
+    trackers = "trackers"
     templates = "templates"
     steps = "steps"
 
@@ -53,7 +54,7 @@ def ls(
     store: StoreDir = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """List what there is: models, tasks, methods, executors, templates, or the finished steps of a store."""
+    """List what there is: models, tasks, methods, executors, trackers, templates, or the finished steps of a store."""
     rows = _rows(kind, store)
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -83,7 +84,8 @@ def _rows(kind: Listed, store: Path) -> list[dict[str, Any]]:
             {"step": artifact.id, "kind": artifact.step.kind, "bytes": sum(artifact.record["files"].values())}
             for artifact in Store(store).artifacts()
         ]
-    table = {Listed.tasks: TASKS, Listed.methods: METHODS, Listed.executors: EXECUTORS}[kind]
+    tables = {Listed.tasks: TASKS, Listed.methods: METHODS, Listed.executors: EXECUTORS, Listed.trackers: TRACKERS}
+    table = tables[kind]
     if kind == Listed.tasks:
         table = {name: place for name, place in table.items() if name != "classification"}
     return [{"name": name, "implemented in": place.partition(":")[0]} for name, place in table.items()]

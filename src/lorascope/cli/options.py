@@ -29,13 +29,30 @@ DataDir = Annotated[
 ResultsDir = Annotated[
     Path, typer.Option("--results", metavar="DIR", help="Reports are written to DIR/<name of the study>.")
 ]
-Executor = Annotated[str, typer.Option("--executor", metavar="NAME", help="Who runs the steps: local or inline.")]
+Executor = Annotated[str, typer.Option("--executor", metavar="NAME", help="Who runs the steps: local, inline or ray.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="The head of the Ray cluster. Default: RAY_ADDRESS, else the cluster that this machine is part of.",
+    ),
+]
 Devices = Annotated[
     list[str] | None,
     typer.Option(
         "--device",
         metavar="NAME",
-        help="One worker on this device, such as cuda:0 (repeatable; twice the same: two workers). Default: every GPU.",
+        help="One worker on this device, such as cuda:0; with ray: cuda or cpu (repeatable; twice the same: two workers). "
+        "Default: every GPU.",
+    ),
+]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        "--track",
+        metavar="NAMES",
+        help="Show the runs in these trackers, in place of the study's: trackio,wandb,mlflow,tensorboard, or none.",
     ),
 ]
 Only = Annotated[

@@ -1,4 +1,4 @@
-"""Verbs about a study: `validate`, `plan`, `run`, `status`, `report`, `verify`; each a thin skin over `lorascope.api`.
+"""Verbs about a study: `validate`, `run`, `report`, `verify`; each a thin skin over `lorascope.api`.
 
 The API is imported inside the verbs: `--help` and `validate` must answer at once.
 """
@@ -8,20 +8,18 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from lorascope.cli.console import output, rendering
 from lorascope.cli.options import (
     DEFAULT_RESULTS,
     DEFAULT_STORE,
+    Address,
     AsJson,
     DataDir,
     Devices,
@@ -31,16 +29,17 @@ from lorascope.cli.options import (
     ResultsDir,
     StoreDir,
     StudyFile,
+    Track,
     checked_data_dir,
     load,
 )
-from lorascope.cli.outcome import outcome_as_json, print_outcome, states_by_kind
+from lorascope.cli.outcome import outcome_as_json, print_outcome
+from lorascope.cli.steps import num_runs, study_in_words
 from lorascope.errors import StudyError
 from lorascope.registry import EXECUTORS, nearest
 
 if TYPE_CHECKING:
     from lorascope.engine.step import Step
-    from lorascope.study.spec import Study
 
     StepState = tuple[Step, str]
 
@@ -53,37 +52,7 @@ def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson
             json.dumps({"valid": True, "num_runs": num_runs(study), "study": study.model_dump(mode="json")}, indent=2)
         )
         return
-    print(f"{study_file} is a valid study: {_in_words(study)}")
-
-
-def plan(
-    study_file: StudyFile,
-    overrides: Overrides = None,
-    store: StoreDir = DEFAULT_STORE,
-    data: DataDir = None,
-    only: Only = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the steps a study consists of and which are in the store already. Starts nothing."""
-    from lorascope import api
-
-    study = load(study_file, overrides)
-    data_dir = checked_data_dir(data)
-    labels = api.graph(study, data_dir=data_dir).labels
-    states = _matching(api.status(study, store=store, data_dir=data_dir), only, labels)
-    if as_json:
-        steps = [{**step.to_json(), "id": step.id, "label": str(labels[step.id]), "state": s} for step, s in states]
-        print(json.dumps(steps, indent=2))
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("state", "step", "id"):
-        table.add_column(column, no_wrap=column != "id", overflow="fold")
-    for step, state in states:
-        table.add_row(state, Text(f"{step.kind}: {labels[step.id]}"), step.id)
-    print(f"{_in_words(study)}\n")
-    output().print(table)
-    missing = sum(state != "done" for _, state in states)
-    print(f"\n{_count(len(states), 'step')}, {missing} to compute, then the analysis and the report")
+    print(f"{study_file} is a valid study: {study_in_words(study)}")
 
 
 def run(
@@ -94,7 +63,9 @@ def run(
     results: ResultsDir = DEFAULT_RESULTS,
     executor: Executor = "local",
     device: Devices = None,
+    address: Address = None,
     only: Only = None,
+    track: Track = None,
     as_json: AsJson = False,
 ) -> None:
     """Run what is missing of a study and write its report. Interrupt it at any time; the same command goes on."""
@@ -110,7 +81,9 @@ def run(
             data_dir=checked_data_dir(data),
             executor=executor,
             devices=device,
+            address=address,
             only=only,
+            track=None if track is None else [name.strip() for name in track.split(",") if name.strip()],
             emit=emit,
         )
     if as_json:
@@ -119,33 +92,6 @@ def run(
         print_outcome(outcome, output())
     if outcome.failed or outcome.blocked:
         raise typer.Exit(1)
-
-
-def status(
-    study_file: StudyFile,
-    overrides: Overrides = None,
-    store: StoreDir = DEFAULT_STORE,
-    data: DataDir = None,
-    only: Only = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show how far a study has come: steps done, running, failed, blocked, missing."""
-    from lorascope import api
-
-    study = load(study_file, overrides)
-    data_dir = checked_data_dir(data)
-    labels = api.graph(study, data_dir=data_dir).labels
-    states = _matching(api.status(study, store=store, data_dir=data_dir), only, labels)
-    if as_json:
-        print(json.dumps([{"step": step.id, "kind": step.kind, "state": state} for step, state in states], indent=2))
-        return
-    _print_kinds(states, title=study.name)
-    for wanted in ("running", "failed", "blocked"):
-        for step, state in states:
-            if state == wanted:
-                print(f"{state}: {step.id}")
-    if any(state == "failed" for _, state in states):
-        print("why a step failed: lorascope show STEP")
 
 
 def report(
@@ -195,59 +141,8 @@ def _saying_how_to_go_on() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def num_runs(study: Study) -> int:
-    """models x tasks x methods x seeds."""
-    return len(study.models) * len(study.tasks) * len(study.methods) * len(study.seeds)
-
-
-def _in_words(study: Study) -> str:
-    parts = (
-        (study.models, "model"),
-        (study.tasks, "task"),
-        (study.methods, "method"),
-        (study.seeds, "seed"),
-    )
-    product = " x ".join(_count(len(items), noun) for items, noun in parts)
-    hypotheses = "1 hypothesis" if len(study.hypotheses) == 1 else f"{len(study.hypotheses)} hypotheses"
-    return f"{product} = {_count(num_runs(study), 'run')}, {hypotheses}, protocol {study.protocol}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _check_executor(name: str) -> None:
     if name not in EXECUTORS:
         match = nearest(name, EXECUTORS)
         meant = f": did you mean `{match}`?" if match else ""
         raise StudyError(f"--executor: unknown executor `{name}`{meant}", hint=f"allowed: {', '.join(EXECUTORS)}")
-
-
-def _matching(states: Sequence[StepState], only: str | None, labels: Mapping[str, Any]) -> Sequence[StepState]:
-    """The steps whose id, or "kind: label", matches the glob, as in `api.run`. Raises StudyError if none does."""
-    if only is None:
-        return states
-    found = [
-        (step, state)
-        for step, state in states
-        if any(fnmatch(name, only) for name in (step.id, f"{step.kind}: {labels[step.id]}"))
-    ]
-    if not found:
-        kinds = ", ".join(dict.fromkeys(step.kind for step, _ in states))
-        raise StudyError(f"--only: no step matches `{only}`", hint=f"ids begin with their kind: {kinds}")
-    return found
-
-
-def _print_kinds(states: Sequence[StepState], *, title: str) -> None:
-    rows = states_by_kind(states)
-    known = ("done", "running", "failed", "blocked", "missing")
-    columns = [state for state in known if any(state in row for row in rows.values())]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("steps")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for kind, row in rows.items():
-        table.add_row(kind, *(str(row.get(column, "")) for column in columns))
-    console = output()
-    console.print(title, markup=False, soft_wrap=True)
-    console.print(table)

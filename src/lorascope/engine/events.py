@@ -47,6 +47,31 @@ class StudyFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportWritten(Event):
+    """The answer is there. path: the page to open. verdicts: hypothesis -> what was found of it."""
+
+    kind: ClassVar[str] = "report-written"
+    path: str
+    verdicts: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlanned(Event):
+    """What a step that is to be computed is in this study, for whoever shows it under a name.
+
+    phase: the part of the study it belongs to; None: preparation, of which there is nothing to show. part_of: the step
+    whose result it completes. labels: "model", "task", ... -> name. settings: the step's parameters.
+    """
+
+    kind: ClassVar[str] = "step-planned"
+    name: str
+    phase: str | None
+    part_of: str | None
+    labels: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepStarted(Event):
     kind: ClassVar[str] = "step-started"
     worker: str
@@ -85,9 +110,12 @@ class Notice(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepFinished(Event):
+    """figures: the numbers in its result ("test/accuracy"), for whoever shows them; the artifact has it whole."""
+
     kind: ClassVar[str] = "step-finished"
     seconds: float
     worker: str
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +140,8 @@ class StepBlocked(Event):
 EVENTS: Mapping[str, type[Event]] = {
     event.kind: event
     for event in (
-        StudyStarted, StudyFinished, StepStarted, StepProgress, Metric, Notice, StepFinished, StepFailed, StepBlocked,
+        StudyStarted, StudyFinished, ReportWritten, StepPlanned, StepStarted, StepProgress, Metric, Notice, StepFinished,
+        StepFailed, StepBlocked,
     )
 }  # fmt: skip
 

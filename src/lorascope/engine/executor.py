@@ -29,6 +29,10 @@ class Completion:
 class Executor(Protocol):
     """Runs steps whose dependencies are committed. Used by one scheduler, from one thread."""
 
+    def prepare(self) -> None:
+        """Find out whether steps could run here, before the first is submitted. Raises EnvironmentProblem if not."""
+        ...
+
     def warmth(self, step: Step) -> int | None:
         """How much of what `step` needs the best free worker has loaded; None if no worker can take it now."""
         ...

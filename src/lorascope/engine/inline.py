@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lorascope.engine.devices import find_devices
+from lorascope.engine.devices import check_devices, find_devices
 from lorascope.engine.events import Emit
 from lorascope.engine.executor import Completion, needs
 from lorascope.engine.run import try_steps
@@ -24,6 +24,10 @@ class InlineExecutor:
         self._next: Sequence[Step] = ()
         self._warm_for: frozenset[str] = frozenset()
         self._warm: dict[str, Any] = {}
+
+    def prepare(self) -> None:
+        if self._devices is not None:
+            check_devices(self._devices)
 
     def warmth(self, step: Step) -> int | None:
         if self._next:

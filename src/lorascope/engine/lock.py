@@ -45,6 +45,10 @@ class Owner:
         """Whether this process certainly ended: only ever true for processes of this machine."""
         return self.machine == _this_machine() and _start_of_process(self.pid) != self.started
 
+    def is_process(self, other: Owner) -> bool:
+        """Whether both are one process, whichever locks they hold."""
+        return (self.machine, self.pid, self.started) == (other.machine, other.pid, other.started)
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
@@ -93,13 +97,20 @@ class StepLock:
         """Who holds the lock now (this process included), or None if it is free: never taken, released, or stale."""
         return self._judge(*self._top())
 
+    def changed_hands_at(self) -> float | None:
+        """When the lock was last taken or released: Unix time of the store's clock, None if it is not there."""
+        try:
+            return self._directory.stat().st_mtime  # changes with its entries, not when a holder rewrites its counter
+        except FileNotFoundError:
+            return None
+
     def try_acquire(self) -> bool:
         """Take the lock if it is free or stale. False if somebody else holds it or was quicker."""
         assert self._generation is None, f"{self._directory.name}: this lock is already held by this object"
         top, content = self._top()
         if self._judge(top, content) is not None:
             return False
-        owner = _this_process()
+        owner = this_process()
         if not self._create(top + 1, _spell(owner, 0)):
             return False
         if self._generations()[-1:] != [top + 1]:  # our look was out of date, as a network file system may serve it
@@ -134,13 +145,14 @@ class StepLock:
         else:
             self._lost = True
 
-    def reap(self) -> bool:
+    def reap(self, *, ended: Owner | None = None) -> bool:
         """Release the lock on behalf of a dead holder. False if it is held, or somebody else was quicker.
 
-        For a coordinator that watched the counter stand still: its worker, which did not, can then take the lock.
+        For a coordinator that watched the counter stand still: its worker, which did not, can then take the lock. ended: a
+        process that the coordinator knows to be over by other means, such as the loss of its machine.
         """
         top, content = self._top()
-        if self._judge(top, content) is not None:
+        if self._judge(top, content) is not None and not (ended and _read_owner(content).is_process(ended)):
             return False
         return top == 0 or content == _RELEASED or self._create(top + 1, _RELEASED)
 
@@ -231,7 +243,8 @@ def _read_owner(content: bytes) -> Owner:
         return _UNREADABLE
 
 
-def _this_process() -> Owner:
+def this_process() -> Owner:
+    """This process as the holder of a lock, with a token of its own each time."""
     pid = os.getpid()
     started = _start_of_process(pid)
     assert started is not None, "this process does not find itself"

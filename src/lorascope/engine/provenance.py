@@ -24,7 +24,7 @@ def describe(*, device: str) -> dict[str, Any]:
     """Everything about this process and machine that a result may depend on, as JSON."""
     return {
         "python": platform.python_version(),
-        "versions": dict(_versions()),
+        "versions": dict(versions()),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "host": _host_digest(),
         "device": device,
@@ -36,7 +36,7 @@ def describe(*, device: str) -> dict[str, Any]:
 
 
 @functools.cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
         try:

@@ -25,6 +25,7 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.events import Emit, Event, StepFinished, StepStarted
 from lorascope.engine.executor import Completion
 from lorascope.engine.failure import Failure
+from lorascope.engine.figures import figures_in
 from lorascope.engine.lock import Owner
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store, StoreProblem
@@ -128,6 +129,14 @@ def gang_function(kind: str) -> GangFunction:
     return _imported(f"{kind}_gang") if ":" in kind else registry.resolve(registry.GANG_FUNCTIONS, kind)
 
 
+def _load_code(kind: str) -> None:
+    """Imports what is behind a kind before the clock of its step starts: loading libraries is the worker's time. What
+    fails here fails again where the step is run, and is its failure there.
+    """
+    with contextlib.suppress(Exception):
+        step_function(kind)
+
+
 def _imported(place: str) -> Any:
     module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)
@@ -157,6 +166,7 @@ def _run(
     settle: Callable[[Step, Settled], None],
 ) -> None:
     """Compute steps of one kind together and settle each, once, the moment it is committed or has failed."""
+    _load_code(steps[0].kind)
     with contextlib.ExitStack() as ending:
         members: list[_Member] = []
         contexts: list[StepContext] = []
@@ -257,7 +267,9 @@ class _Member:
             origin = {**provenance.describe(device=self._device), "gang": gang, "started": started, "finished": _now()}
             self._store.commit(self.step, self._staging, result=result, provenance=origin)
             seconds = time.monotonic() - started_s
-            self._emit(StepFinished(step=self.step.id, seconds=seconds, worker=self._worker))
+            self._emit(
+                StepFinished(step=self.step.id, seconds=seconds, worker=self._worker, figures=figures_in(result))
+            )
         except Exception as error:
             self.fail(error, gang=gang)
         else:

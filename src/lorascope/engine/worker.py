@@ -3,7 +3,7 @@
     python -m lorascope.engine.worker --store S --device D [--data DIR] --step ID    runs one step by hand
     python -m lorascope.engine.worker --store S --device D [--data DIR]              serves on stdin and stdout
 
-Serving, it reads {"run": [Step.to_json(), ...], "attempt": n} a line and answers {"ready": pid}, {"event": ...} and
+Serving, it reads {"run": [Step.to_json(), ...], "attempt": n} a line and answers {"ready": Owner}, {"event": ...} and
 {"completion": ...} lines, one completion for each step as it is settled. These leave on a duplicate of the first stdout
 while file descriptor 1 points to stderr, so that no stray print of a library can break the protocol. It never outlives
 its coordinator.
@@ -26,6 +26,7 @@ from typing import Any, TextIO
 
 from lorascope.engine.events import Event, Notice, StepFinished
 from lorascope.engine.executor import Completion
+from lorascope.engine.lock import this_process
 from lorascope.engine.run import StepBusy, run_step, try_steps
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
@@ -74,7 +75,7 @@ def _serve(store: Store, answers: TextIO, *, device: str, data_dir: Path | None,
         send({"completion": asdict(completion)})
 
     warm: dict[str, Any] = {}
-    send({"ready": os.getpid()})
+    send({"ready": asdict(this_process())})
     for line in sys.stdin:
         request = json.loads(line)
         steps = [Step.from_json(step) for step in request["run"]]

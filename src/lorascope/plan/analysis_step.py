@@ -26,7 +26,7 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
     if not any(step.kind == "evaluate" for step in kept):
         return None
     roles = {f"{step.kind}:{index}": step for index, step in enumerate(kept)}
-    study = graph.study.model_dump(mode="json", exclude={"train": {"gang"}})
+    study = graph.study.model_dump(mode="json", exclude={"train": {"gang"}, "track": True})
     study["tasks"] = [without_paths(task) for task in study["tasks"]]
     study["models"] = [{"name": model["name"]} for model in study["models"]]
     if study["measure"]["drift"] is not None and study["measure"]["drift"]["text"] is not None:

@@ -16,8 +16,8 @@ from lorascope.report import latex, svg
 from lorascope.report.document import Document, Illustration
 from lorascope.report.facts import read_facts
 from lorascope.report.figures import canvas
-from lorascope.report.markdown import markdown_table
 from lorascope.report.sections import build_document
+from lorascope.report.templating import markdown_page, template_environment
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -39,14 +39,14 @@ def render_report(analysis_dir: Path, directory: Path) -> Path:
     drawn = {illustration.name: _draw(illustration) for illustration in document.illustrations}
     for name, forms in drawn.items():
         for ending in ("png", "pdf"):
-            _write(directory / "figures" / f"{name}.{ending}", forms[ending])
+            write_whole(directory / "figures" / f"{name}.{ending}", forms[ending])
     for table in document.tables:
-        _write(directory / "tables" / f"{table.name}.tex", latex.latex_table(table).encode())
+        write_whole(directory / "tables" / f"{table.name}.tex", latex.latex_table(table).encode())
     for name, content in copies.items():
-        _write(directory / name, content)
-    _write(directory / "ANALYSIS_REPORT.md", _markdown(document).encode())
+        write_whole(directory / name, content)
+    write_whole(directory / "ANALYSIS_REPORT.md", _markdown(document).encode())
     page = directory / "report.html"
-    _write(page, _html(document, drawn).encode())
+    write_whole(page, _html(document, drawn).encode())
     return page
 
 
@@ -63,7 +63,8 @@ def _draw(illustration: Illustration) -> dict[str, Any]:
     return {**inlined, "png": svg.figure_bytes(alone, "png"), "pdf": svg.figure_bytes(alone, "pdf")}
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader sees all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -76,30 +77,14 @@ def _write(path: Path, content: bytes) -> None:
         raise
 
 
-def _environment(*, autoescape: bool):
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("lorascope.report", "templates"),
-        autoescape=autoescape,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-
-
 def _markdown(document: Document) -> str:
-    environment = _environment(autoescape=False)
-    environment.filters["table"] = markdown_table
-    text = environment.get_template("report.md.j2").render(document=document)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return markdown_page("report.md.j2", document=document)
 
 
 def _html(document: Document, drawn: dict[str, dict[str, Any]]) -> str:
-    environment = _environment(autoescape=True)
-    environment.filters["inline"] = _inline
-    return environment.get_template("report.html.j2").render(document=document, drawn=drawn, css=_style())
+    templates = template_environment(autoescape=True)
+    templates.filters["inline"] = _inline
+    return templates.get_template("report.html.j2").render(document=document, drawn=drawn, css=_style())
 
 
 def _style() -> Markup:

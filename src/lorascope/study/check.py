@@ -44,6 +44,7 @@ def check_study(study: Study) -> Iterator[Mistake]:
     yield from _doubles("tasks", [task.name for task in study.tasks], "give one of them another `name`")
     yield from _doubles("methods", [method.name for method in study.methods], "give each its own `name`")
     yield from _doubles("seeds", [seed.label for seed in study.seeds], "the same seed twice is one observation")
+    yield from _doubles("track", [tracker.kind for tracker in study.track], "each tracker shows the whole study once")
     yield from _same_methods(study)
     for index, task in enumerate(study.tasks):
         if isinstance(task, FileTask) and task.name in TASKS:

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lorascope.registry import METHODS, nearest
+from lorascope.registry import METHODS, TRACKERS, nearest
 from lorascope.study import spec
 from lorascope.study.base import Spec
 from lorascope.study.document import KeyPath, Mistake, describe, dotted
@@ -25,7 +25,9 @@ _SHORTHANDS = {
     "tasks": "a registered name or {name, kind, train, text, label, ...}",
     "methods": f"one of {', '.join(METHODS)}, or a mapping with `kind`",
     "seeds": "a whole number or {initialisation, order, dropout}",
+    "track": f"one of {', '.join(TRACKERS)}, or a mapping with `kind`",
 }
+_KINDS = {"methods": ("method", METHODS), "track": ("tracker", TRACKERS)}
 _LIMITS = {
     "greater_than": ("gt", "greater than"),
     "greater_than_equal": ("ge", "at least"),
@@ -51,7 +53,7 @@ def explain_errors(errors: Sequence[Any], data: Any) -> list[Mistake]:
 
 def _path(loc: Sequence[str | int]) -> KeyPath:
     """The place in the file: pydantic's location without the names of union branches."""
-    parts = [part for index, part in enumerate(loc) if not (index == 2 and loc[0] == "methods")]
+    parts = [part for index, part in enumerate(loc) if not (index == 2 and loc[0] in _KINDS)]
     return tuple(part for part in parts if not (isinstance(part, str) and part.startswith("<")) and part != "[key]")
 
 
@@ -73,7 +75,7 @@ def _explain(error: Any, path: KeyPath) -> Mistake:
     if kind == "union_tag_invalid":
         return _unknown_kind(path, str(context["tag"]))
     if kind == "union_tag_not_found":
-        return Mistake(path, f"{here}: the key `kind` is missing", f"allowed: {', '.join(METHODS)}")
+        return Mistake(path, f"{here}: the key `kind` is missing", f"allowed: {', '.join(_KINDS[str(path[0])][1])}")
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
         match = nearest(str(found), allowed)
@@ -124,9 +126,10 @@ def _unknown_key(error: Any, path: KeyPath) -> Mistake:
 
 
 def _unknown_kind(path: KeyPath, kind: str) -> Mistake:
-    match = nearest(kind, METHODS)
+    noun, allowed = _KINDS[str(path[0])]
+    match = nearest(kind, allowed)
     meant = f": did you mean `{match}`?" if match else ""
-    return Mistake((*path, "kind"), f"{dotted(path)}: unknown method `{kind}`{meant}", f"allowed: {', '.join(METHODS)}")
+    return Mistake((*path, "kind"), f"{dotted(path)}: unknown {noun} `{kind}`{meant}", f"allowed: {', '.join(allowed)}")
 
 
 def _purpose(key: str) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lorascope.study import hypothesis, measure, spec
+from lorascope.study import hypothesis, measure, spec, track
 from lorascope.study.base import Spec
 
 Fields = Mapping[str, str]
@@ -146,6 +146,8 @@ _STUDY: Fields = {
     "data": "Caps and carving, the same for every task.",
     "train": "How every run is trained.",
     "measure": "What is measured of every run besides scores and costs.",
+    "track": "Trackers that show the runs while they train: `trackio`, `wandb`, `mlflow`, `tensorboard`, or a mapping with "
+    "`kind` and settings. No part of what is computed; `--track` of `lorascope run` goes before it.",
     "hypotheses": "Claims by name, each decided as supported, refuted or inconclusive.",
     "conclusion": "A formula over the hypotheses' names: `H1a and (H2 or H3)`.",
 }
@@ -205,6 +207,28 @@ _DRIFT: Fields = {
     "is stored.",
 }
 
+_ARTIFACTS = "What is kept there besides numbers: `report` (the folder of results), `weights` (each run's export)."
+_WANDB: Fields = {
+    "kind": "`wandb`: Weights & Biases (needs `lorascope[wandb]`). Without an API key it works offline.",
+    "project": "Absent: the variable `WANDB_PROJECT`, else the name of the study.",
+    "entity": "User or team. Absent: the variable `WANDB_ENTITY`, else that of the API key.",
+    "artifacts": _ARTIFACTS,
+}
+_TRACKIO: Fields = {
+    "kind": "`trackio`: a local dashboard, no account (needs `lorascope[trackio]`).",
+    "project": "Absent: the name of the study.",
+    "artifacts": _ARTIFACTS,
+}
+_MLFLOW: Fields = {
+    "kind": "`mlflow`: MLflow 3 (needs `lorascope[mlflow]`).",
+    "experiment": "Absent: the variable `MLFLOW_EXPERIMENT_NAME`, else the name of the study.",
+    "uri": "Absent: the variable `MLFLOW_TRACKING_URI`, else MLflow's own default, `mlflow.db` where lorascope is started.",
+    "artifacts": _ARTIFACTS,
+}
+_TENSORBOARD: Fields = {
+    "kind": "`tensorboard`: event files in `results/<study>/tracking/tensorboard` (needs `lorascope[tensorboard]`)."
+}
+
 FIELDS: Mapping[type[Spec], Fields] = {
     spec.Study: _STUDY,
     spec.ModelSpec: _MODEL,
@@ -223,6 +247,10 @@ FIELDS: Mapping[type[Spec], Fields] = {
     measure.MeasureSpec: _MEASURE,
     measure.DriftSpec: _DRIFT,
     measure.ServingSpec: _SERVING,
+    track.TrackioSpec: _TRACKIO,
+    track.WandbSpec: _WANDB,
+    track.MlflowSpec: _MLFLOW,
+    track.TensorboardSpec: _TENSORBOARD,
     hypothesis.NonInferior: _NON_INFERIOR,
     hypothesis.Equivalent: _EQUIVALENT,
     hypothesis.Superior: _SUPERIOR,

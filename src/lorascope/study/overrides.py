@@ -58,7 +58,7 @@ def _open(container: Any, key: str | int, path: KeyPath) -> Any:
         value = [seed.initialisation for seed in Study.model_fields["seeds"].default]
     elif value is None:
         value = {}
-    elif len(path) == 2 and path[0] == "methods" and isinstance(value, str):
+    elif len(path) == 2 and path[0] in ("methods", "track") and isinstance(value, str):
         value = {"kind": value}
     elif len(path) == 2 and path[0] in ("models", "tasks") and isinstance(value, str):
         value = {"name": value}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from typing import Any
 
-from lorascope.registry import METHODS, MODELS, TASKS
+from lorascope.registry import METHODS, MODELS, TASKS, TRACKERS
 from lorascope.study.fields import FIELDS
 from lorascope.study.spec import AnyMethodSpec, Study
 
@@ -38,6 +38,7 @@ def _allow_shorthands(properties: dict[str, Any]) -> None:
         "models": list(MODELS),
         "tasks": [t for t in TASKS if t != "classification"],
         "methods": list(METHODS),
+        "track": list(TRACKERS),
     }
     for key, names in registered.items():
         properties[key]["items"] = {"anyOf": [{"enum": names}, properties[key]["items"]]}

@@ -16,6 +16,7 @@ from lorascope.registry import nearest
 from lorascope.study.base import Name, Spec, branch_by_key
 from lorascope.study.hypothesis import Hypothesis
 from lorascope.study.measure import MeasureSpec
+from lorascope.study.track import TrackerSpec
 from lorascope.study.units import Fraction
 
 # ---------------------------------------------------------------------------------------------------------- models
@@ -288,6 +289,7 @@ class Study(Spec):
     data: DataSpec = DataSpec()
     train: TrainSpec = TrainSpec()
     measure: MeasureSpec = MeasureSpec()
+    track: tuple[TrackerSpec, ...] = ()
     hypotheses: dict[Name, Hypothesis] = Field(default={})
     conclusion: str | None = None
 

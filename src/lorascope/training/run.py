@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorascope.data.columns import ColumnStore
+from lorascope.data.columns import ColumnStore, ColumnSubset
 from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice
@@ -55,25 +55,25 @@ def train_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[str
     """Trains runs of one base, method kind and sites together, as many at a time as pays (training/sizing.py). Yields
     (index of the context, its result or why it failed) the moment a run is through."""
     make_deterministic(contexts[0].device)
-    _make_room(contexts[0].warm)
+    make_room(contexts[0].warm)
     runs: list[Run] = []
     for index, context in enumerate(contexts):
         try:
-            runs.append(_set_up(index, context))
+            runs.append(set_up(index, context))
         except Exception as error:  # this run's alone
             yield index, error
     for alike in partition(runs, member=lambda run: run.member):
-        for group in split(alike, _size(alike)):
+        for group in split(alike, size_together(alike)):
             yield from _train_together(group)
 
 
-def _make_room(warm: dict[str, Any]) -> None:
+def make_room(warm: dict[str, Any]) -> None:
     """What drift keeps of a base for its next arm would count in the memory of these runs."""
     for key in [key for key in warm if key.startswith("drift:")]:
         del warm[key]
 
 
-def _size(runs: Sequence[Run]) -> int:
+def size_together(runs: Sequence[Run]) -> int:
     """How many of the runs to train at a time; each learns what it needs alone."""
     first, limit = runs[0], runs[0].context.step.resources.gang_limit
     if not first.member.method.stacks:
@@ -83,7 +83,7 @@ def _size(runs: Sequence[Run]) -> int:
             [run.member for run in runs],
             device=first.context.device,
             limit=limit,
-            build=lambda members: _gang(runs, members, is_captured=False),
+            build=lambda members: gang_of(runs, members, is_captured=False),
         )
     except NotStackable as reason:
         first.context.emit(
@@ -112,7 +112,7 @@ class Run:
     context: StepContext
     member: Member
     base: BaseModel
-    validation: ColumnStore
+    validation: ColumnStore | ColumnSubset
     checkpointer: Checkpointer
     started: float = 0.0
     alone: Cost | None = None
@@ -123,7 +123,8 @@ class Run:
         return {"pad_token_id": self.base.pad_token_id, "device": self.context.device, "precision": precision}
 
 
-def _set_up(index: int, context: StepContext) -> Run:
+def set_up(index: int, context: StepContext) -> Run:
+    """What a step's run starts from, and where its results go."""
     params = context.step.params
     task = task_from_result(context.deps["data"].result)
     columns, validation = (ColumnStore.open(context.deps["tokens"].path / s) for s in ("train", "validation"))
@@ -189,7 +190,7 @@ def _train_together(runs: Sequence[Run]) -> Iterator[tuple[int, dict[str, Any] |
         _say(left, text, level="warning")
 
 
-def _gang(runs: Sequence[Run], members: Sequence[Member], **options: Any) -> Gang:
+def gang_of(runs: Sequence[Run], members: Sequence[Member], **options: Any) -> Gang:
     """A gang of some of the runs."""
     first = runs[0]
     base, device = first.base, first.context.device
@@ -222,7 +223,7 @@ class _Training:
         gang = None
         try:
             members = [run.member for run in self.left]
-            gang = _gang(self.left, members, compiles=pays_to_compile, states=self._start_states or None)
+            gang = gang_of(self.left, members, compiles=pays_to_compile, states=self._start_states or None)
             fingerprint = frozen_fingerprint(gang.model)
             for departure in gang.run([run.checkpointer for run in self.left]):
                 run = next(run for run in self.left if run.member is departure.member)

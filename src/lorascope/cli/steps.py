@@ -1,0 +1,58 @@
+"""A study and its steps in words: what `validate`, `plan` and `status` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lorascope.errors import StudyError
+
+if TYPE_CHECKING:
+    from lorascope.study.spec import Study
+
+T = TypeVar("T")
+
+
+def num_runs(study: Study) -> int:
+    """models x tasks x methods x seeds."""
+    return len(study.models) * len(study.tasks) * len(study.methods) * len(study.seeds)
+
+
+def study_in_words(study: Study) -> str:
+    """ "1 model x 1 task x 2 methods x 3 seeds = 6 runs, 1 hypothesis, protocol strict"."""
+    parts = (
+        (study.models, "model"),
+        (study.tasks, "task"),
+        (study.methods, "method"),
+        (study.seeds, "seed"),
+    )
+    product = " x ".join(counted(len(items), noun) for items, noun in parts)
+    hypotheses = "1 hypothesis" if len(study.hypotheses) == 1 else f"{len(study.hypotheses)} hypotheses"
+    return f"{product} = {counted(num_runs(study), 'run')}, {hypotheses}, protocol {study.protocol}"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def matching(steps: Mapping[T, tuple[Any, Any]], only: str | None) -> list[T]:
+    """Those whose id, or "kind: label", matches the glob, as in `api.run`. steps: what is chosen from -> its step and its
+    label. Raises StudyError if none matches.
+    """
+    if only is None:
+        return list(steps)
+    found = [
+        key
+        for key, (step, label) in steps.items()
+        if any(fnmatch(name, only) for name in (step.id, f"{step.kind}: {label}"))
+    ]
+    if not found:
+        kinds = ", ".join(unique(step.kind for step, _ in steps.values()))
+        raise StudyError(f"--only: no step matches `{only}`", hint=f"ids begin with their kind: {kinds}")
+    return found
+
+
+def unique(items: Iterable[str]) -> list[str]:
+    """The items in the order of their first appearance."""
+    return list(dict.fromkeys(items))

@@ -1,0 +1,199 @@
+"""What a step will take: time, memory, disk, and what that rests on.
+
+An estimate stands on records alone: finished steps like this one, else a calibration of it, else finished steps that are
+like it but for their size, scaled by updates and tokens. Where the store holds none of these it is unknown, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any, Literal
+
+from lorascope.engine.step import Step, canonical_json
+from lorascope.plan.history import History, Observation
+from lorascope.plan.workload import Training, amount_of, training_of
+
+Source = Literal["finished", "calibration", "scaled", "unknown"]
+_PER_SEED = ("seeds", "machine")
+_MADE_OF_RUNS = ("evaluate", "drift", "serving")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """seconds: of a worker's time, this step's share where several are computed together. memory_bytes: of the worker at its
+    peak, the whole gang's. None: unknown. gang: how many were computed together where it was observed."""
+
+    seconds: float | None
+    memory_bytes: int | None
+    disk_bytes: int | None
+    source: Source
+    basis: str
+    gang: int = 1
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What training a run was booked: seconds an update, an evaluation, and for the rest (setting up, committing)."""
+
+    update_seconds: float
+    evaluation_seconds: float
+    overhead_seconds: float
+    gang: int
+
+
+UNKNOWN_DATA = "its data are not prepared yet"
+
+
+def estimate_step(step: Step, history: History) -> Estimate:
+    """The estimate of a step that is not finished."""
+    if step.kind == "train":
+        return _estimate_training(step, history)
+    alike = [o for o in history.of(step.kind) if _shape(o.step) == _shape(step)]
+    runs = [o for o in alike if not o.is_calibration] or alike
+    if runs:
+        source = "calibration" if runs[0].is_calibration else "finished"
+        return _measured(runs, mean(o.seconds for o in runs), source, f"{_finished(runs)} like it")
+    return _scaled(step, history)
+
+
+def worker_start_seconds(history: History) -> float | None:
+    """What a new worker takes until it can train, None if it was never measured."""
+    found = [o.result["calibration"]["worker_start_seconds"] for o in history.of("calibration")]
+    return median(found) if found else None
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+def _estimate_training(step: Step, history: History) -> Estimate:
+    work = training_of(step, history.results)
+    if work is None:
+        return Estimate(None, None, None, "unknown", UNKNOWN_DATA)
+    runs, calibrations = history.of("train"), history.of("calibration")
+    for observed, source, what in (
+        ([o for o in runs if _arm(o.step) == _arm(step)], "finished", "of the same arm"),
+        ([o for o in calibrations if _arm(o.step) == _arm(step)], "calibration", "of the same arm"),
+        ([o for o in runs if _relatives(o.step) == _relatives(step)], "scaled", "of its model and method"),
+        ([o for o in calibrations if _relatives(o.step) == _relatives(step)], "scaled", "of its model and method"),
+    ):
+        paces = [(o, pace, theirs) for o in observed if (pace := pace_of(o)) and (theirs := _work_of(o, history))]
+        if paces:
+            seconds = mean(_training_seconds(pace, theirs, work) for _, pace, theirs in paces)
+            chosen = [o for o, _, _ in paces]
+            scale = ", scaled by updates and tokens" if source == "scaled" else ""
+            return _measured(chosen, seconds, source, f"{_finished(chosen)} {what}{scale}")
+    return Estimate(None, None, None, "unknown", "no run of its model and method is finished, and none was calibrated")
+
+
+def pace_of(observation: Observation) -> Pace | None:
+    """The pace of a finished run or of a calibration; None of a run that was resumed, whose span is not its time."""
+    result = observation.result
+    if observation.kind == "calibration":
+        found = result["calibration"]
+        return Pace(found["update_seconds"], found["evaluation_seconds"], found["overhead_seconds"], found["gang"])
+    if result["resumed"] or not result["updates"]:
+        return None
+    train = observation.step.params["train"]
+    an_epoch = result["updates"] / result["epochs"]
+    evaluations = _evaluations_done(result["updates"], an_epoch, train["evaluations_per_epoch"])
+    booked = result["training_seconds"] + result["evaluation_seconds"]
+    return Pace(
+        update_seconds=result["training_seconds"] / result["updates"],
+        evaluation_seconds=result["evaluation_seconds"] / evaluations,
+        overhead_seconds=max(0.0, observation.seconds - booked),
+        gang=result["gang"],
+    )
+
+
+def _evaluations_done(updates: int, updates_per_epoch: float, per_epoch: int) -> int:
+    return max(1, round(updates * per_epoch / updates_per_epoch))
+
+
+def _work_of(observation: Observation, history: History) -> Training | None:
+    return training_of(observation.step, history.results)
+
+
+def _training_seconds(pace: Pace, theirs: Training, work: Training) -> float:
+    return (
+        work.updates * pace.update_seconds * work.update_tokens / theirs.update_tokens
+        + work.evaluations * pace.evaluation_seconds * work.validation_tokens / theirs.validation_tokens
+        + pace.overhead_seconds
+    )
+
+
+def _arm(step: Step) -> str:
+    """What the runs of an arm share: everything but their seeds."""
+    params = {key: value for key, value in step.params.items() if key not in _PER_SEED}
+    return canonical_json({"params": params, "data": step.deps["data"], "tokens": step.deps["tokens"]})
+
+
+def _relatives(step: Step) -> str:
+    """What decides the pace of an update but for its tokens: the model, what of it is trained, the precision."""
+    method = {key: step.params["method"].get(key) for key in ("kind", "sites")}
+    precision = step.params["train"]["precision"]
+    return canonical_json({"model": step.params["model"], "method": method, "precision": precision})
+
+
+# --------------------------------------------------------------------------------------------------------- other kinds
+
+
+def _scaled(step: Step, history: History) -> Estimate:
+    """From steps of its kind, model and method, by how much more or less there is to do."""
+    relatives = [o for o in history.of(step.kind) if _kin(o.step) == _kin(step)]
+    if step.kind in ("data", "analysis") or not relatives:
+        calibrated = step.kind in ("evaluate", "drift", "baseline", "sanity", "tokens", "data")
+        why = "none like it is finished" + ("" if calibrated else ", and a calibration does not measure it")
+        return Estimate(None, None, None, "unknown", why)
+    own = amount_of(step, history.results)
+    amounts = [amount_of(o.step, history.results) for o in relatives]
+    known = [(o, amount) for o, amount in zip(relatives, amounts, strict=True) if amount]
+    if own is None or not known:
+        return Estimate(None, None, None, "unknown", UNKNOWN_DATA)
+    seconds = mean(o.seconds * own / amount for o, amount in known)
+    chosen = [o for o, _ in known]
+    found = _measured(chosen, seconds, "scaled", f"{_finished(chosen)} of its model and method, scaled by tokens")
+    disk = mean(o.disk_bytes * own / amount for o, amount in known)
+    return Estimate(found.seconds, found.memory_bytes, round(disk), found.source, found.basis)
+
+
+def _shape(step: Step) -> str:
+    """What decides the time of a step of any kind but `train`: its parameters and its data, not which runs it is of."""
+    runs = sum(role.startswith("train") for role in step.deps)
+    deps = {role: dep for role, dep in step.deps.items() if not role.startswith(("train", "adapter", "full", "sanity"))}
+    return canonical_json({"version": step.version, "params": dict(step.params), "deps": deps, "runs": runs})
+
+
+def _kin(step: Step) -> str:
+    method = step.params.get("method")
+    method = {key: method.get(key) for key in ("kind", "sites")} if method else None
+    shared = {"model": step.params.get("model"), "method": method, "version": step.version}
+    if step.kind == "serving":
+        settings = {key: value for key, value in step.params["serving"].items() if key != "repeats"}
+        shared |= {"engine": step.params["engine"], "serving": settings}
+    if step.kind == "drift":
+        shared |= {key: step.params["drift"][key] for key in ("sites", "pooling", "draws", "attention_examples")}
+    return canonical_json(shared)
+
+
+def _measured(observed: Sequence[Observation], seconds: float, source: Any, basis: str) -> Estimate:
+    memory = [o.memory_bytes for o in observed if o.memory_bytes is not None]
+    gangs = [o.result["gang"] for o in observed if "gang" in o.result]
+    return Estimate(
+        seconds=seconds,
+        memory_bytes=max(memory) if memory else None,
+        disk_bytes=round(mean(o.disk_bytes for o in observed)),
+        source=source,
+        basis=basis,
+        gang=round(median(gangs)) if gangs else 1,
+    )
+
+
+def _finished(observed: Sequence[Observation]) -> str:
+    """ "3 finished runs", "a calibration"."""
+    kind = observed[0].kind
+    if kind == "calibration" or observed[0].is_calibration:
+        return "a calibration" if len(observed) == 1 else f"{len(observed)} calibrations"
+    noun = "run" if kind == "train" else f"{kind} step"
+    return f"{len(observed)} finished {noun}{'' if len(observed) == 1 else 's'}"

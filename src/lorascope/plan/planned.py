@@ -1,0 +1,191 @@
+"""A study's plan: every step with its estimate, summed by kind and phase, laid out on machines, with what it could see.
+
+All of it follows from the graph and the records of one store; nothing runs. What is unknown stays unknown: sums say how
+many steps they lack.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorascope.engine.step import Step
+from lorascope.engine.store import Store
+from lorascope.plan.allocation import Job, Schedule, allocate
+from lorascope.plan.analysis_step import analysis_step
+from lorascope.plan.estimate import Estimate, estimate_step, worker_start_seconds
+from lorascope.plan.graph import Graph
+from lorascope.plan.history import History
+from lorascope.plan.labels import RunLabel
+from lorascope.plan.phases import PHASES
+from lorascope.plan.power import Detectable, detectable_differences
+
+CACHED = Estimate(0.0, None, None, "finished", "in the store")
+_TRIED_MACHINES = (1, 2, 3, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step and what it will take. is_cached: it is in the store, and takes nothing."""
+
+    step: Step
+    label: RunLabel
+    is_cached: bool
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Of several steps. seconds, disk_bytes: of the steps to run whose figure is known; num_unknown: those whose time is
+    not. memory_bytes: the largest known. bases: what the figures rest on."""
+
+    name: str
+    total: int
+    cached: int
+    to_run: int
+    seconds: float
+    num_unknown: int
+    memory_bytes: int | None
+    disk_bytes: int
+    bases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where the plan is laid out: machines, the workers on each, and the device they have."""
+
+    count: int
+    workers_each: int
+    device: str
+
+    @property
+    def workers(self) -> int:
+        return self.count * self.workers_each
+
+    def name(self, worker: int) -> str:
+        """ "machine 2, GPU 1"; "machine 2" where each has one worker."""
+        machine, place = divmod(worker, self.workers_each)
+        unit = "worker" if self.device == "cpu" else "GPU"
+        return f"machine {machine + 1}" + (f", {unit} {place + 1}" if self.workers_each > 1 else "")
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """schedule: of the steps whose time is known. worker_start_seconds: before a worker's first step, in the schedule not
+    counted (None: never measured). by_machines: number of machines -> makespan. measured_on: what the devices behind the
+    estimates are called. free_bytes: where the store lies."""
+
+    graph: Graph
+    steps: tuple[PlannedStep, ...]
+    machines: Machines
+    schedule: Schedule
+    worker_start_seconds: float | None
+    by_machines: Mapping[int, float]
+    power: tuple[Detectable, ...]
+    measured_on: tuple[str, ...]
+    free_bytes: int
+
+    @property
+    def to_run(self) -> list[PlannedStep]:
+        return [planned for planned in self.steps if not planned.is_cached]
+
+    @property
+    def total(self) -> Sum:
+        return summed("total", self.steps)
+
+    @property
+    def makespan_seconds(self) -> float:
+        """From the start of the study to its end: the schedule, and what its workers take to start."""
+        return self.schedule.makespan + (self.worker_start_seconds or 0.0 if self.schedule.placed else 0.0)
+
+    def kinds(self) -> list[Sum]:
+        """One a kind, in the order of the graph."""
+        kinds = dict.fromkeys(planned.step.kind for planned in self.steps)
+        return [summed(kind, [p for p in self.steps if p.step.kind == kind]) for kind in kinds]
+
+    def phases(self) -> list[Sum]:
+        """One a phase that has steps."""
+        found = [summed(phase.name, [p for p in self.steps if p.step.kind in phase.kinds]) for phase in PHASES]
+        return [phase for phase in found if phase.total]
+
+
+def plan_study(graph: Graph, store: Store, history: History, *, machines: Machines) -> StudyPlan:
+    """The plan of what the store lacks."""
+    last = analysis_step(graph, finished=[step.id for step in graph.steps], failures={})
+    steps = [*graph.steps, *([last] if last else [])]
+    labels = {**graph.labels, **({last.id: RunLabel()} if last else {})}
+    planned = tuple(_planned(step, labels[step.id], store, history) for step in steps)
+    jobs = jobs_of(planned)
+    schedule = allocate(jobs, workers=machines.workers)
+    tried = sorted({*_TRIED_MACHINES, machines.count})
+    return StudyPlan(
+        graph=graph,
+        steps=planned,
+        machines=machines,
+        schedule=schedule,
+        worker_start_seconds=worker_start_seconds(history),
+        by_machines={n: allocate(jobs, workers=n * machines.workers_each).makespan for n in tried} if jobs else {},
+        power=tuple(detectable_differences(graph, history.results)),
+        measured_on=tuple(history.machines),
+        free_bytes=shutil.disk_usage(_existing(store.root)).free,
+    )
+
+
+def jobs_of(planned: Sequence[PlannedStep]) -> list[Job]:
+    """The steps that are to run as jobs of one worker: runs of one arm and of its like that share their inputs are computed
+    together, as many at a time as was observed. A step of unknown time counts as none."""
+    to_run = [p for p in planned if not p.is_cached]
+    groups: dict[tuple[str, ...], list[PlannedStep]] = {}
+    for p in to_run:
+        key = p.step.resources.gang_key
+        inputs = [p.step.deps[role] for role in ("data", "tokens") if role in p.step.deps]
+        groups.setdefault((p.step.kind, key, *inputs) if key else (p.step.id,), []).append(p)
+    chunks = [chunk for group in groups.values() for chunk in _chunks(group)]
+    owner = {p.step.id: chunk[0].step.id for chunk in chunks for p in chunk}
+    return [
+        Job(
+            name=chunk[0].step.id,
+            steps=tuple(p.step.id for p in chunk),
+            seconds=sum(p.estimate.seconds or 0.0 for p in chunk),
+            after=frozenset(owner[dep] for p in chunk for dep in p.step.deps.values() if dep in owner),
+            alone=chunk[0].step.resources.alone,
+        )
+        for chunk in chunks
+    ]
+
+
+def _chunks(group: Sequence[PlannedStep]) -> list[list[PlannedStep]]:
+    """As few chunks of at most the gang's size as possible, as equal as possible."""
+    limit = group[0].step.resources.gang_limit
+    observed = max((p.estimate.gang for p in group if p.estimate.seconds is not None), default=len(group))
+    size = max(1, min(observed, limit or observed))
+    count = -(-len(group) // size)
+    return [list(group[i * len(group) // count : (i + 1) * len(group) // count]) for i in range(count)]
+
+
+def _planned(step: Step, label: RunLabel, store: Store, history: History) -> PlannedStep:
+    is_cached = store.has(step.id)
+    return PlannedStep(step, label, is_cached, CACHED if is_cached else estimate_step(step, history))
+
+
+def summed(name: str, steps: Sequence[PlannedStep]) -> Sum:
+    """The sum of some steps of a plan."""
+    to_run = [p for p in steps if not p.is_cached]
+    memory = [p.estimate.memory_bytes for p in to_run if p.estimate.memory_bytes is not None]
+    return Sum(
+        name=name,
+        total=len(steps),
+        cached=len(steps) - len(to_run),
+        to_run=len(to_run),
+        seconds=sum(p.estimate.seconds or 0.0 for p in to_run),
+        num_unknown=sum(p.estimate.seconds is None for p in to_run),
+        memory_bytes=max(memory) if memory else None,
+        disk_bytes=sum(p.estimate.disk_bytes or 0 for p in to_run),
+        bases=tuple(dict.fromkeys(p.estimate.basis for p in to_run)),
+    )
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())

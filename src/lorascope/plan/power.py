@@ -1,0 +1,66 @@
+"""What the study could see: the smallest true difference that its seeds and test examples would find, before it is run.
+
+The formula is `stats.power.detectable_difference`; here it meets the examples that the study has and the margins that its
+hypotheses name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorascope.plan.graph import Graph
+from lorascope.stats.power import POWER, detectable_difference
+from lorascope.study.hypothesis import Equivalent, NonInferior
+
+SEED_SD = 0.01
+DISCORDANT_FRACTION = 0.10
+BASIS = (
+    f"two-sided t test at 5%, {POWER:.0%} power, of a difference whose variance is (seed + interaction) / seeds + shared "
+    "(multi-bootstrap over seeds and examples, Sellam et al. 2022; noncentral t). Assumed until runs show their own: "
+    f"{100 * SEED_SD:g} point of standard deviation between seeds, one example in {1 / DISCORDANT_FRACTION:g} on which the "
+    "arms disagree, half of that in every seed"
+)
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """Of one task. num_examples: of its test set, None while it is not prepared; then nothing else is known either.
+    difference: smallest true difference in accuracy, 0-1. with_more_seeds: the same with other numbers of seeds. margins:
+    hypothesis -> (its margin, the smallest margin these seeds and examples could confirm if the arms are equal). metric: the
+    task's primary one."""
+
+    task: str
+    metric: str | None
+    num_seeds: int
+    num_examples: int | None
+    difference: float | None
+    with_more_seeds: Mapping[int, float]
+    margins: Mapping[str, tuple[float, float]]
+
+
+def detectable_differences(graph: Graph, results: Mapping[str, Mapping[str, Any]]) -> list[Detectable]:
+    """One a task, in the order of the study. results: of finished steps, by id."""
+    return [_of_task(graph, step.id, results) for step in graph.of_kind("data")]
+
+
+def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]]) -> Detectable:
+    task, num_seeds = graph.labels[data_id].task or "", len(graph.study.seeds)
+    if data_id not in results:
+        return Detectable(task, None, num_seeds, None, None, {}, {})
+    examples, metric = results[data_id]["num_examples"]["test"], results[data_id]["task"]["metrics"][0]
+    one_sided = _difference(num_seeds, examples, alpha=0.10)  # a margin is tested on one side at 5%
+    margins = {
+        name: (claim.margin, one_sided)
+        for name, claim in graph.study.hypotheses.items()
+        if isinstance(claim, NonInferior | Equivalent)
+    }
+    more = {seeds: _difference(seeds, examples) for seeds in (3, 5, 10, 20) if seeds != num_seeds}
+    return Detectable(task, metric, num_seeds, examples, _difference(num_seeds, examples), more, margins)
+
+
+def _difference(num_seeds: int, num_examples: int, *, alpha: float = 0.05) -> float:
+    return detectable_difference(
+        num_seeds, num_examples, seed_sd=SEED_SD, discordant_fraction=DISCORDANT_FRACTION, alpha=alpha
+    )

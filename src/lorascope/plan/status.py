@@ -1,0 +1,279 @@
+"""How far a study has come, from outside: read from its store and its log alone, by any process that sees both.
+
+What is done lies in the store, who works on what in its locks, how far they are in the log. The time left is a schedule of
+what remains on the workers that are at it now.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lorascope.engine.events import Event, Metric, StepProgress, StepStarted
+from lorascope.engine.lock import Owner, StepLock
+from lorascope.engine.step import Step
+from lorascope.engine.store import Store
+from lorascope.plan.allocation import Job, allocate
+from lorascope.plan.analysis_step import analysis_step
+from lorascope.plan.estimate import Estimate, estimate_step
+from lorascope.plan.graph import Graph
+from lorascope.plan.history import History, read_history
+from lorascope.plan.labels import RunLabel
+from lorascope.plan.phases import PHASES
+from lorascope.plan.planned import PlannedStep, jobs_of
+from lorascope.tracking.follow import LogFollower
+
+State = Literal["done", "running", "failed", "blocked", "missing"]
+_LOSS = "train/loss"
+_LEAST_PROGRESS = 0.05
+
+
+@dataclass(frozen=True)
+class RunningStep:
+    """A step under way. label: in this study, None of a step that is not of it (a calibration, another study). done,
+    total, unit: as far as its last news; loss: the last training loss it told."""
+
+    step_id: str
+    label: str | None
+    done: float | None = None
+    total: float | None = None
+    unit: str = ""
+    loss: float | None = None
+
+    @property
+    def fraction(self) -> float | None:
+        return self.done / self.total if self.done and self.total else None
+
+
+@dataclass(frozen=True)
+class RunningGang:
+    """What one worker computes together. since_s: Unix time, of the store's clock."""
+
+    kind: str
+    host: str
+    pid: int
+    since_s: float
+    members: tuple[RunningStep, ...]
+
+    @property
+    def is_of_study(self) -> bool:
+        return any(member.label is not None for member in self.members)
+
+    @property
+    def fraction(self) -> float | None:
+        """How far the member is that has come least far; None if one has told nothing."""
+        found = [member.fraction for member in self.members]
+        return None if None in found else min(f for f in found if f is not None)
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """seconds, and what that rests on; is_least: some steps' time is unknown and not in it."""
+
+    seconds: float
+    basis: str
+    is_least: bool
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """One look at a study. states: of every step, in the order of the graph, the analysis last once it can be named."""
+
+    study: str
+    at_s: float
+    states: tuple[tuple[Step, RunLabel, State], ...]
+    running: tuple[RunningGang, ...]
+    left: TimeLeft | None
+
+    @property
+    def workers(self) -> list[tuple[str, int]]:
+        """(host, process) of everybody who works on the store."""
+        return sorted({(gang.host, gang.pid) for gang in self.running})
+
+    def phases(self, chosen: Collection[str] | None = None) -> Mapping[str, Counter[str]]:
+        """Phase -> state -> number of steps, of the phases that have any. chosen: ids of the steps that count."""
+        kept = [(step.kind, state) for step, _, state in self.states if chosen is None or step.id in chosen]
+        found = {phase.name: Counter(state for kind, state in kept if kind in phase.kinds) for phase in PHASES}
+        return {name: states for name, states in found.items() if states}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left that could run: all is done, or what is not has failed or waits for what has."""
+        settled = all(state in ("done", "failed", "blocked") for _, _, state in self.states)
+        return settled and not any(gang.is_of_study for gang in self.running)
+
+
+@dataclass
+class _News:
+    """What the log last said of a step."""
+
+    progress: StepProgress | None = None
+    loss: float | None = None
+
+
+@dataclass
+class StatusReader:
+    """Looks at one study again and again. plan: its steps as they are known at that time. clock: Unix time (an argument for
+    tests)."""
+
+    plan: Callable[[], Graph]
+    store: Store
+    log: Path
+    clock: Callable[[], float] = time.time
+    _locks: dict[str, StepLock] = field(default_factory=dict)
+    _news: dict[str, _News] = field(default_factory=dict)
+    _history: tuple[int, History] | None = None
+
+    def __post_init__(self) -> None:
+        self.graph = self.plan()
+        self._follower = LogFollower(self.log)
+
+    def read(self) -> StudyStatus:
+        """How the study stands now."""
+        self.graph = self.plan()
+        for event in self._follower.new_events():
+            self._hear(event)
+        owners = self._owners()
+        states = self._states(owners)
+        running = self._gangs(owners)
+        return StudyStatus(
+            self.graph.study.name, self.clock(), tuple(states), tuple(running), self._time_left(states, running)
+        )
+
+    def _hear(self, event: Event) -> None:
+        if event.step is None:
+            return
+        if isinstance(event, StepStarted):
+            self._news[event.step] = _News()
+        elif isinstance(event, StepProgress):
+            self._news.setdefault(event.step, _News()).progress = event
+        elif isinstance(event, Metric) and event.name == _LOSS:
+            self._news.setdefault(event.step, _News()).loss = event.value
+
+    def _owners(self) -> Mapping[str, tuple[Owner, float]]:
+        """Step -> who holds its lock and since when, of every lock of the store that is held."""
+        found = {}
+        for path in (self.store.root / "locks").glob("*"):
+            lock = self._locks.setdefault(path.name, self.store.lock(path.name))
+            owner, since = lock.holder(), lock.changed_hands_at()
+            if owner is not None and since is not None and not self.store.has(path.name):
+                found[path.name] = owner, since
+        return found
+
+    def _states(self, owners: Mapping[str, object]) -> list[tuple[Step, RunLabel, State]]:
+        states: dict[str, State] = {}
+        for step in self.graph.steps:
+            states[step.id] = self._state(step, owners, states)
+        found: list[tuple[Step, RunLabel, State]] = [
+            (step, self.graph.labels[step.id], states[step.id]) for step in self.graph.steps
+        ]
+        if all(state in ("done", "failed", "blocked") for state in states.values()):
+            failures = {i: f for i in states if states[i] == "failed" and (f := self.store.failure(i)) is not None}
+            done = [step_id for step_id, state in states.items() if state == "done"]
+            last = analysis_step(self.graph, finished=done, failures=failures)
+            if last is not None:
+                found.append((last, RunLabel(), self._state(last, owners, states)))
+        return found
+
+    def _state(self, step: Step, owners: Mapping[str, object], states: Mapping[str, State]) -> State:
+        if self.store.has(step.id):
+            return "done"
+        if step.id in owners:
+            return "running"
+        if self.store.failure(step.id):
+            return "failed"
+        if step.kind != "analysis" and any(states.get(dep) in ("failed", "blocked") for dep in step.deps.values()):
+            return "blocked"
+        return "missing"
+
+    def _gangs(self, owners: Mapping[str, tuple[Owner, float]]) -> list[RunningGang]:
+        groups: dict[tuple[str, int, str], list[str]] = {}
+        for step_id, (owner, _) in owners.items():
+            groups.setdefault((owner.host, owner.pid, step_id.partition("-")[0]), []).append(step_id)
+        order = {step.id: place for place, step in enumerate(self.graph.steps)}
+        return [
+            RunningGang(
+                kind=kind,
+                host=host,
+                pid=pid,
+                since_s=min(owners[step_id][1] for step_id in members),
+                members=tuple(self._running(i) for i in sorted(members, key=lambda i: (order.get(i, len(order)), i))),
+            )
+            for (host, pid, kind), members in sorted(groups.items())
+        ]
+
+    def _running(self, step_id: str) -> RunningStep:
+        news = self._news.get(step_id, _News())
+        label = str(self.graph.labels[step_id]) if step_id in self.graph.labels else None
+        if step_id.startswith("analysis-"):
+            label = "all runs"
+        if news.progress is None:
+            return RunningStep(step_id, label, loss=news.loss)
+        told = news.progress
+        return RunningStep(step_id, label, told.done, told.total, told.unit, news.loss)
+
+    # ---------------------------------------------------------------------------------------------------- time left
+
+    def _time_left(
+        self, states: Sequence[tuple[Step, RunLabel, State]], running: Sequence[RunningGang]
+    ) -> TimeLeft | None:
+        """The schedule of what remains on the workers there are (one, if there are none)."""
+        missing = [(step, label) for step, label, state in states if state == "missing"]
+        ours = [gang for gang in running if gang.is_of_study]
+        if not missing and not ours:
+            return None
+        history = self._read_history(done=sum(state == "done" for _, _, state in states))
+        by_id = {step.id: step for step, _, _ in states}
+        wholes = {gang: self._whole_seconds(gang, by_id, history) for gang in ours}
+        paces = {gang.kind: whole / len(gang.members) for gang, whole in wholes.items() if whole is not None}
+        planned = [PlannedStep(step, label, False, _estimate(step, history, paces)) for step, label in missing]
+        waiting_for = {member.step_id: gang for gang in ours for member in gang.members}
+        jobs = [
+            Job(f"{gang.kind} {gang.host} {gang.pid}", (), max(0.0, whole - (self.clock() - gang.since_s)))
+            for gang, whole in wholes.items()
+            if whole is not None
+        ]
+        names = {job.name for job in jobs}
+        for job in jobs_of(planned):
+            owned = [waiting_for[dep] for i in job.steps for dep in by_id[i].deps.values() if dep in waiting_for]
+            extra = {f"{gang.kind} {gang.host} {gang.pid}" for gang in owned} & names
+            jobs.append(Job(job.name, job.steps, job.seconds, job.after | extra, job.alone))
+        unknown = sum(p.estimate.seconds is None for p in planned) + sum(whole is None for whole in wholes.values())
+        if unknown == len(planned) + len(wholes):
+            return None
+        workers = max(1, len({(gang.host, gang.pid) for gang in ours}))
+        found = Counter(p.estimate.source for p in planned if p.estimate.seconds is not None)
+        return TimeLeft(allocate(jobs, workers=workers).makespan, _basis(found, paces, workers), is_least=unknown > 0)
+
+    def _whole_seconds(self, gang: RunningGang, steps: Mapping[str, Step], history: History) -> float | None:
+        """What a running gang takes from its start to its end: by how far it is, else by estimate."""
+        if gang.fraction is not None and gang.fraction >= _LEAST_PROGRESS:
+            return (self.clock() - gang.since_s) / gang.fraction
+        seconds = [estimate_step(steps[m.step_id], history).seconds for m in gang.members if m.step_id in steps]
+        return None if not seconds or None in seconds else sum(s for s in seconds if s is not None)
+
+    def _read_history(self, *, done: int) -> History:
+        if self._history is None or self._history[0] != done:
+            device = self._history[1].device if self._history else "cuda"
+            self._history = done, read_history(self.store, device=device)
+        return self._history[1]
+
+
+def _estimate(step: Step, history: History, paces: Mapping[str, float]) -> Estimate:
+    found = estimate_step(step, history)
+    if found.seconds is None and step.kind in paces:
+        return Estimate(paces[step.kind], None, None, "scaled", "the pace of those that run")
+    return found
+
+
+def _basis(sources: Counter[str], paces: Mapping[str, float], workers: int) -> str:
+    """ "8 steps by finished ones, 2 by a calibration, and the pace of what runs; 1 worker"."""
+    words = {"finished": "finished ones", "calibration": "a calibration", "scaled": "others scaled"}
+    parts = [f"{count} step{'s' if count > 1 else ''} by {words[source]}" for source, count in sources.items()]
+    if paces:
+        parts.append("the pace of what runs")
+    return f"{' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}; {workers} worker{'s' if workers > 1 else ''}"

@@ -1,0 +1,116 @@
+"""A tracker's process: what goes wrong in it stays in it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tracked_fixture import TRAIN, scoring, training, whole_study
+
+from lorascope.engine.events import Event, Metric, Notice, StepStarted, StudyStarted
+from lorascope.study.track import TrackioSpec
+from lorascope.tracking.feed import TrackerFeed
+
+
+class Fed:
+    """A feed to one of `broken_trackers`, and what it said."""
+
+    def __init__(self, directory: Path, tracker: str, **settings: Any) -> None:
+        self.said: list[Notice] = []
+        self.directory = directory
+        self.feed = TrackerFeed(
+            TrackioSpec(kind="trackio"), study="small", directory=directory, store=directory / "store",
+            tell=self._hear, place=f"broken_trackers:{tracker}", **settings,
+        )  # fmt: skip
+
+    def _hear(self, event: Event) -> None:
+        assert isinstance(event, Notice)
+        self.said.append(event)
+
+    def told(self) -> list[list[Any]]:
+        path = self.directory / "told.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_every_event_reaches_the_tracker_before_the_feed_is_closed(tmp_path: Path) -> None:
+    fed = Fed(tmp_path, "Writes")
+    with fed.feed:
+        for event in whole_study(tmp_path / "report.html"):
+            fed.feed(event)
+    told = fed.told()
+    assert sum(line[1] == "log" for line in told) == 4 + 2, "four points of the run, two of the study"
+    closed = [line[0] for line in told if line[1:] == ["close", "finished"]]
+    assert closed == ["training: tiny / mrpc / lora / 1", "study: small"]
+    assert fed.said == []
+
+
+def test_a_tracker_that_raises_is_named_once_with_its_reason_and_log(tmp_path: Path) -> None:
+    fed = Fed(tmp_path, "Raises")
+    with fed.feed:
+        for event in [*training(), *scoring()]:
+            fed.feed(event)
+    (notice,) = fed.said
+    assert notice.level == "warning"
+    assert notice.text.startswith("trackio: ValueError: the server said no; the study goes on without it")
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_tracker_whose_process_dies_is_named_once(tmp_path: Path) -> None:
+    fed = Fed(tmp_path, "Dies")
+    with fed.feed:
+        for event in training():
+            fed.feed(event)
+    (notice,) = fed.said
+    assert "ended with exit code 9; the study goes on without it" in notice.text
+
+
+def test_a_tracker_that_hangs_neither_slows_the_study_nor_keeps_it_from_ending(tmp_path: Path) -> None:
+    fed = Fed(tmp_path, "Hangs", patience_s=1.0, most_waiting=1000)
+    started = time.monotonic()
+    for event in training():
+        fed.feed(event)
+    for at in range(100_000):  # far more than a pipe and the queue hold
+        fed.feed(Metric(step=TRAIN, name="train/loss", value=1.0, at=at))
+    assert time.monotonic() - started < 30.0
+    fed.feed.close()
+    assert time.monotonic() - started < 60.0
+    texts = [notice.text for notice in fed.said]
+    assert "trackio: gave no sign for 1 s and was stopped" in texts[0]
+    assert "did not keep up" in texts[1] and len(texts) == 2
+
+
+def test_what_a_slow_tracker_misses_is_points_of_curves_and_no_step(tmp_path: Path) -> None:
+    fed = Fed(tmp_path, "IsSlow", most_waiting=100)
+    with fed.feed:
+        fed.feed(training()[0])
+        fed.feed(StepStarted(step=TRAIN, worker="w"))
+        for at in range(20_000):
+            fed.feed(Metric(step=TRAIN, name="train/loss", value=1.0, at=at))
+        for event in [*training()[2:], *scoring()]:
+            fed.feed(event)
+    told = fed.told()
+    assert told[-1][1:] == ["close", "finished"]
+    assert sum(line[1] == "log" for line in told) < 20_000
+    (notice,) = fed.said
+    assert "points of curves are missing there" in notice.text
+
+
+def test_a_study_that_computes_nothing_starts_no_tracker(tmp_path: Path) -> None:
+    fed = Fed(tmp_path / "tracking", "Writes")
+    with fed.feed:
+        fed.feed(StudyStarted(study="small", num_steps=2, num_cached=2))
+    assert not (tmp_path / "tracking").exists()
+
+
+def test_an_interrupt_does_not_wait_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorascope.tracking.feed._PATIENCE_IF_INTERRUPTED_S", 0.5)
+    fed = Fed(tmp_path, "Hangs")
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), fed.feed:
+        for event in training():
+            fed.feed(event)
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 30.0
