@@ -12,6 +12,8 @@ from lorascope.plan.graph import Graph
 PHASES: Mapping[str, str] = {
     "baseline": "sanity and baselines",
     "sanity": "sanity and baselines",
+    "trial": "search",
+    "search": "search",
     "train": "training",
     "evaluate": "training",
     "drift": "representations",
