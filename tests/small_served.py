@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from lorascope.serving.engines import EngineConfig
+from lorascope.serving.exchange import EngineConfig
 from lorascope.serving.reference import OfflineModel
 from tiny import save_tiny_checkpoint
 

@@ -3,10 +3,15 @@
     python benchmarks/serving/agreement.py [--python .venv-serve/bin/python] [--model DIR] [--repeats 5] [--output FILE]
 
 Both ask one `vllm serve` for the same load: so many requests of one length that each generate so many tokens, greedily, at
-most C at once (closed), and at times of a Poisson process (open). For the open loop the peer's own arrival times are drawn
-again here from its seed, so that both wait for the same queue. Repeats alternate who goes first. Agreement is the
-ratio of the two figures within a repeat: geometric mean and t interval over repeats. Prompts are random and of one length,
-but not the same: the peer sends text, we send token ids.
+most C at once (closed), and at times of a Poisson process (open). They ask at the same time, so that whatever else the machine
+does, it does to both; the open loop's arrivals are the peer's own, drawn again here from its seed and run backwards, so that
+neither is always first. On a machine that does nothing else they ask in turns (`--in-turns`), at the same arrival times: in a
+closed loop two clients fall into step with each other, and who comes first then waits less for its first token.
+
+Agreement is the ratio of the two figures of a repeat: geometric mean and t interval over repeats. The server answers both with
+token ids, and both send them, so that it has the same work: the peer's text is replaced by ids of a random prompt, unless
+`--peer-sends text` is given, when its time to the first token holds the server's tokenising too. The peer asks for a few
+answers before any are counted.
 """
 
 from __future__ import annotations
@@ -21,8 +26,9 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +36,8 @@ import numpy as np
 
 from lorascope.models.catalog import describe_model
 from lorascope.models.checkpoint import checkpoint_directory
-from lorascope.serving.engines import PROGRAMS, EngineConfig, EngineProcess, Request
+from lorascope.serving.engines import PROGRAMS, EngineProcess
+from lorascope.serving.exchange import EngineConfig, Request
 from lorascope.serving.load import synthetic_prompts
 from lorascope.stats.repeats import interval_of
 from lorascope.study.spec import ModelSpec
@@ -43,6 +50,7 @@ _PEERS = {
     "output tokens/s": "output_throughput", "mean TTFT": "mean_ttft_ms", "median TTFT": "median_ttft_ms",
     "mean ITL": "mean_itl_ms", "median ITL": "median_itl_ms",
 }  # fmt: skip
+_PEER_BEGINS = "Starting main benchmark run"
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,9 @@ class Load:
         return f"{how}: {self.num_requests} requests, {self.prompt_tokens} tokens in, {self.output_tokens} out"
 
 
-def our_figures(engine: EngineProcess, load: Load, prompts: Sequence[Sequence[int]], *, seed: int) -> dict[str, float]:
-    arrivals = np.zeros(load.num_requests) if load.is_closed else peer_arrivals(load, seed=seed)
+def our_figures(
+    engine: EngineProcess, load: Load, prompts: Sequence[Sequence[int]], *, arrivals: np.ndarray
+) -> dict[str, float]:
     requests = [
         Request(index, prompts[index], output_tokens=load.output_tokens, arrival_s=float(arrivals[index]))
         for index in range(load.num_requests)
@@ -84,54 +93,86 @@ def our_figures(engine: EngineProcess, load: Load, prompts: Sequence[Sequence[in
 
 def peer_arrivals(load: Load, *, seed: int) -> np.ndarray:
     """When `vllm bench serve` sends each request: gamma gaps from its seed, stretched to end at num_requests / rate."""
+    if load.is_closed:
+        return np.zeros(load.num_requests)
     arrivals = np.cumsum(np.random.RandomState(seed).gamma(1.0, 1.0 / load.rate, load.num_requests))
     return arrivals * (load.num_requests / load.rate / arrivals[-1])
 
 
-def peer_command(python: Path, load: Load, *, url: str, model: Path, seed: int, result: Path) -> list[str]:
+def peer_command(
+    python: Path, load: Load, *, url: str, model: Path, seed: int, result: Path, prompt: Sequence[int] | None
+) -> list[str]:
+    """prompt: what it sends every time, None: text of its own."""
+    body = {"return_token_ids": True, **({"prompt": list(prompt)} if prompt is not None else {})}
     limit = ["--max-concurrency", str(load.concurrency)] if load.is_closed else []
     return [
         str(python), str(PROGRAMS / "vllm_cli.py"), "bench", "serve", "--backend", "openai", "--base-url", url,
         "--endpoint", "/v1/completions", "--model", "base", "--tokenizer", str(model), "--dataset-name", "random",
         "--random-input-len", str(load.prompt_tokens), "--random-output-len", str(load.output_tokens), "--ignore-eos",
         "--temperature", "0", "--num-prompts", str(load.num_requests), "--request-rate", str(load.rate), *limit,
-        "--seed", str(seed), "--ready-check-timeout-sec", "0", "--disable-tqdm", "--save-result",
+        "--seed", str(seed), "--num-warmups", str(load.concurrency), "--extra-body", json.dumps(body),
+        "--disable-tqdm", "--save-result",
         "--result-dir", str(result.parent), "--result-filename", result.name,
     ]  # fmt: skip
 
 
-def peer_figures(command: Sequence[str], result: Path) -> dict[str, float]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+def peer_run(command: Sequence[str], result: Path, *, when_it_begins: Callable[[], None]) -> dict[str, float]:
+    """The peer's figures of one run. when_it_begins: called when it has started and warmed up."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1"}
     environment.pop("PYTHONPATH", None)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        sys.exit(f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    said: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as peer:
+        assert peer.stdout is not None
+        for line in peer.stdout:
+            said.append(line)
+            if line.startswith(_PEER_BEGINS):
+                when_it_begins()
+    if peer.returncode != 0:
+        sys.exit(f"{shlex.join(command)}\n{''.join(said[-60:])}")
     told = json.loads(result.read_text())
     assert told["failed"] == 0, f"{told['failed']} of the peer's requests failed"
     return {name: float(told[key]) for name, key in _PEERS.items()}
 
 
 def compare(
-    engine: EngineProcess, load: Load, *, python: Path, model: Path, repeats: int, vocabulary: int
+    engine: EngineProcess,
+    load: Load,
+    *,
+    python: Path,
+    model: Path,
+    repeats: int,
+    vocabulary: int,
+    text: bool,
+    in_turns: bool,
 ) -> dict[str, dict[str, list[float]]]:
-    """Figure -> who -> a value a repeat. A run of each before the first repeat is not counted."""
+    """Figure -> who -> a value a repeat. A run before the first repeat is not counted."""
     prompts = synthetic_prompts([load.prompt_tokens], vocabulary=vocabulary, count=load.num_requests)
     found: dict[str, dict[str, list[float]]] = {name: {"ours": [], "peer": []} for name in UNITS}
+    url = engine.ready.settings["url"]
     with tempfile.TemporaryDirectory() as folder:
-        for repeat in range(-1, repeats):
-            seed = repeat + 1
-            for who in ("ours", "peer") if repeat % 2 else ("peer", "ours"):
-                if who == "ours":
-                    figures = our_figures(engine, load, prompts, seed=seed)
-                else:
-                    result = Path(folder) / f"{seed}.json"
-                    url = engine.ready.settings["url"]
-                    command = peer_command(python, load, url=url, model=model, seed=seed, result=result)
-                    figures = peer_figures(command, result)
-                if repeat >= 0:
-                    print(f"{load.name} · repeat {repeat + 1} · {who}: {figures}", flush=True)
-                    for name, value in figures.items():
-                        found[name][who].append(value)
+        for seed in range(repeats + 1):
+            result = Path(folder) / f"{seed}.json"
+            prompt = None if text else prompts[0]
+            command = peer_command(python, load, url=url, model=model, seed=seed, result=result, prompt=prompt)
+            arrivals = peer_arrivals(load, seed=seed)
+            figures: dict[str, dict[str, float]] = {}
+
+            def ask(arrivals: np.ndarray = arrivals, figures: dict[str, dict[str, float]] = figures) -> None:
+                figures["ours"] = our_figures(engine, load, prompts, arrivals=arrivals)
+
+            if in_turns and seed % 2:
+                ask()
+            backwards = arrivals[-1] + arrivals[0] - arrivals[::-1]
+            together = (lambda: None) if in_turns else partial(ask, backwards)
+            figures["peer"] = peer_run(command, result, when_it_begins=together)
+            if in_turns and not seed % 2:
+                ask()
+            for who in ("ours", "peer") if seed else ():
+                print(f"{load.name} · repeat {seed} · {who}: {figures[who]}", flush=True)
+                for name, value in figures[who].items():
+                    found[name][who].append(value)
     return found
 
 
@@ -166,6 +207,16 @@ def with_layers(model: Path, num_layers: int, directory: Path) -> Path:
     return directory
 
 
+def command_of(given: argparse.Namespace) -> str:
+    """What makes these figures again, less where things lie on this machine."""
+    options = {
+        name: value for name, value in vars(given).items() if not isinstance(value, Path | None) and value is not False
+    }
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = [word for word in words if word != "True"]
+    return shlex.join(["python", "benchmarks/serving/agreement.py", *words])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--python", type=Path, default=Path(".venv-serve/bin/python"), help="an interpreter with vLLM")
@@ -179,6 +230,8 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--rate", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peer-sends", default="ids", choices=("ids", "text"))
+    parser.add_argument("--in-turns", action="store_true", help="not at the same time: for a quiet machine")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -188,6 +241,7 @@ def main() -> None:
         vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
         config = EngineConfig(
             "generation", model, {}, given.dtype, given.device, max_batch=given.concurrency,
+            options={"max_num_seqs": 2 * given.concurrency},  # for both clients
             max_length=given.prompt_tokens + given.output_tokens + 16,  # the peer's text may be a few tokens longer
         )  # fmt: skip
         rows = []
@@ -195,13 +249,14 @@ def main() -> None:
             shared = {
                 "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {engine.ready.device_name}",
                 "versions": dict(engine.ready.versions), "load_average": os.getloadavg(),
-                "command": shlex.join(["python", *sys.argv]),
+                "command": command_of(given),
             }  # fmt: skip
             for rate in (math.inf, given.rate):
                 load = Load(rate, given.concurrency, given.requests, given.prompt_tokens, given.output_tokens)
                 found = compare(
-                    engine, load, python=given.python, model=model, repeats=given.repeats, vocabulary=vocabulary
-                )
+                    engine, load, python=given.python, model=model, repeats=given.repeats, vocabulary=vocabulary,
+                    text=given.peer_sends == "text", in_turns=given.in_turns,
+                )  # fmt: skip
                 rows += [row(load, name, samples, **shared) for name, samples in found.items()]
         for one in rows:
             bounds = f" ({one['ratio_low']:.3f} to {one['ratio_high']:.3f})" if one["ratio_low"] else ""

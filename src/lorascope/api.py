@@ -12,20 +12,23 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lorascope.engine.artifact import Artifact
-from lorascope.engine.events import Emit, ReportWritten, StudyFinished, StudyStarted, fan_out
+from lorascope.engine.devices import check_devices
+from lorascope.engine.events import Emit, ReportWritten, StudyFinished, StudyGrew, StudyStarted, fan_out
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plan.analysis_step import analysis_step
 from lorascope.plan.announce import announcing
-from lorascope.plan.graph import Graph, build_graph
+from lorascope.plan.graph import Graph
+from lorascope.plan.planner import Planner, news
 from lorascope.registry import EXECUTORS, nearest, resolve
+from lorascope.search.literals import optimum_yaml
+from lorascope.study.hyperparameters import optimum_name
 from lorascope.study.load import load_study
 from lorascope.study.spec import Study
 from lorascope.tracking.choice import chosen_trackers
@@ -89,9 +92,12 @@ def load(path: str | Path, *, overrides: Sequence[str] = ()) -> Study:
     return load_study(path, overrides=overrides)
 
 
-def graph(study: Study, *, data_dir: Path | None = None) -> Graph:
-    """Every step the study consists of (but its analysis, which depends on what gets finished). Computes nothing."""
-    return build_graph(study, data_dir=data_dir)
+def graph(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> Graph:
+    """Every step the study consists of (but its analysis, which depends on what gets finished), as far as its searches have
+    come in the store. Computes nothing."""
+    from lorascope.engine.store import Store
+
+    return Planner(study, Store(store), data_dir=data_dir).graph
 
 
 def run(
@@ -127,8 +133,9 @@ def run(
         raise StudyError(f"--address {address} has no effect on the {executor} executor", hint="add `--executor ray`")
     trackers = chosen_trackers(study, track)
     started = time.monotonic()
-    planned, opened = build_graph(study, data_dir=data_dir), Store(store)
-    steps = _chosen(planned, only)
+    opened = Store(store)
+    planner = Planner(study, opened, data_dir=data_dir, only=only)
+    steps = planner.steps
     num_cached = sum(opened.has(step.id) for step in steps)
     _make_directory(results / study.name)
     placed = {"devices": devices, "address": address}
@@ -144,11 +151,12 @@ def run(
         ]
         for feed in feeds:
             tracking.enter_context(feed)
-        emit = announcing(fan_out(told, *feeds), lambda: planned)
+        emit = announcing(fan_out(told, *feeds), lambda: planner.graph)
         with closing(workers):
             emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
-            computed = execute(steps, store=opened, executor=workers, emit=emit)
-            last = _analysis_of(planned, opened, failures=computed.failed)
+            computed = execute(steps, store=opened, executor=workers, emit=emit, more=partial(_grow, planner, emit))
+            _write_optima(planner.graph, folder / "optimal")
+            last = _analysis_of(planner.graph, opened, failures=computed.failed)
             analysed = execute([last] if last else [], store=opened, executor=workers, emit=emit)
         outcome = Outcome(
             done=[*computed.done, *analysed.done],
@@ -201,7 +209,8 @@ def plan(
         raise StudyError(
             "a plan needs at least one machine with one worker", hint="give --machines and --gpus-per-machine 1 or more"
         )
-    opened, planned = Store(store), build_graph(study, data_dir=data_dir)
+    opened = Store(store)
+    planned = Planner(study, opened, data_dir=data_dir).outlook()
     here = list(devices or find_devices())
     history = read_history(opened, device=here[0].partition(":")[0], is_binding=bool(devices))
     places = Machines(machines, workers_each or len(here), history.device)
@@ -219,7 +228,7 @@ def calibrate(
     """Times what a plan needs: the study's own preparation and gates, a few updates of every arm, and each measurement of
     runs once. On one worker of this machine; what is finished is kept. Raises StepFailure if a part of it failed.
     """
-    from lorascope.engine.devices import find_devices
+    from lorascope.engine.devices import check_devices, find_devices
     from lorascope.engine.provenance import describe
     from lorascope.engine.store import Store
     from lorascope.plan.calibration import calibration_steps, preparation_steps
@@ -229,7 +238,8 @@ def calibrate(
     device = (devices or find_devices())[0]
     origin = describe(device=device)
     machine = {"host": origin["host"], "device": device.partition(":")[0], "torch": origin["versions"]["torch"]}
-    planned, opened = build_graph(study, data_dir=data_dir), Store(store)
+    opened = Store(store)
+    planned = Planner(study, opened, data_dir=data_dir).outlook()
     emit = emit or fan_out()
     with closing(resolve(EXECUTORS, "local")(opened, data_dir=data_dir, devices=[device])) as worker:
         _execute_all(preparation_steps(planned), store=opened, executor=worker, emit=emit)
@@ -263,19 +273,26 @@ def _make_directory(path: Path) -> None:
         ) from error
 
 
-def _chosen(graph: Graph, only: str | None) -> list[Step]:
-    if only is None:
-        return graph.steps
-    names = {step.id: (step.id, f"{step.kind}: {graph.labels[step.id]}") for step in graph.steps}
-    wanted = {step_id for step_id, spellings in names.items() if any(fnmatch(s, only) for s in spellings)}
-    if not wanted:
-        raise StudyError(
-            f"no step matches --only {only}", hint="`lorascope plan STUDY --steps` lists them; globs as in a shell"
-        )
-    for step in reversed(graph.steps):
-        if step.id in wanted:
-            wanted |= set(step.deps.values())
-    return [step for step in graph.steps if step.id in wanted]
+def _grow(planner: Planner, emit: Emit) -> Sequence[Step]:
+    """The steps that a finished round of a search makes possible."""
+    before = planner.graph
+    if steps := planner.more():
+        emit(StudyGrew(num_steps=len(steps), text=news(before, planner.graph)))
+    return steps
+
+
+def _write_optima(planned: Graph, directory: Path) -> None:
+    """The optimum of every search that is over, each as a file that a study can take up."""
+    from lorascope.engine.durable import write_file
+
+    spec = planned.study.search
+    for search in planned.searches:
+        label = {"model": str(search.label.model), "task": str(search.label.task), "method": str(search.label.method)}
+        if spec is None or search.optimum is None:
+            continue
+        text = optimum_yaml(search.found, spec, study=planned.study.name, label=label, kind=search.method.kind)
+        _make_directory(directory)
+        write_file(directory / optimum_name(planned.study, **label), text, flush=False)
 
 
 def _write_report(artifact: Artifact, directory: Path) -> Path:
@@ -294,7 +311,7 @@ def _write_report(artifact: Artifact, directory: Path) -> Path:
 
 
 def _finished_analysis(study: Study, store: Store, data_dir: Path | None) -> Artifact:
-    planned = build_graph(study, data_dir=data_dir)
+    planned = Planner(study, store, data_dir=data_dir).graph
     failures = {step.id: failure for step in planned.steps if (failure := store.failure(step.id))}
     last = _analysis_of(planned, store, failures=failures)
     if last is None or not store.has(last.id):
@@ -330,7 +347,7 @@ def status(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
 
     opened = Store(store)
     states: dict[str, StepState] = {}
-    planned = build_graph(study, data_dir=data_dir)
+    planned = Planner(study, opened, data_dir=data_dir).graph
     for step in planned.steps:
         if opened.has(step.id):
             states[step.id] = "done"
@@ -353,8 +370,9 @@ def watch(
     from lorascope.engine.store import Store
     from lorascope.plan.status import StatusReader
 
-    planned = build_graph(study, data_dir=data_dir)
-    return StatusReader(lambda: planned, Store(store), results / study.name / "events.jsonl")
+    opened = Store(store)
+    planner = Planner(study, opened, data_dir=data_dir)
+    return StatusReader(planner.current, opened, results / study.name / "events.jsonl")
 
 
 def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> list[str]:
@@ -362,7 +380,7 @@ def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
     from lorascope.engine.store import Store
 
     opened = Store(store)
-    planned = build_graph(study, data_dir=data_dir)
+    planned = Planner(study, opened, data_dir=data_dir).graph
     failures = {step.id: failure for step in planned.steps if (failure := opened.failure(step.id))}
     last = _analysis_of(planned, opened, failures=failures)
     kept = [step.id for step in [*planned.steps, *([last] if last else [])] if opened.has(step.id)]

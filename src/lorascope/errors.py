@@ -45,6 +45,10 @@ class GateFailure(StepFailure):
     """A validity gate did not hold: the numbers behind it would mean nothing, so that part of the study stops."""
 
 
+class Diverged(GateFailure):
+    """A loss became NaN or infinite: the hyper-parameters broke the model."""
+
+
 class StudyError(LorascopeError):
     """The study, or the data it names, is wrong (exit code 2). Raised before anything starts wherever possible."""
 

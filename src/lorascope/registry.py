@@ -21,6 +21,8 @@ STEP_KINDS: Mapping[str, str] = {
     "evaluate": "lorascope.evaluation.evaluate:evaluate_run",
     "drift": "lorascope.drift.step:measure_drift",
     "serving": "lorascope.serving.step:measure_serving",
+    "trial": "lorascope.search.trial:train_trial",
+    "search": "lorascope.search.summary:summarise_search",
     "analysis": "lorascope.evaluation.analysis:analyse",
 }
 
@@ -28,6 +30,7 @@ STEP_KINDS: Mapping[str, str] = {
 GANG_FUNCTIONS: Mapping[str, str] = {
     "train": "lorascope.training.run:train_gang",
     "calibration": "lorascope.training.calibration:calibrate_gang",
+    "trial": "lorascope.search.trial:train_trials",
 }
 
 METHODS: Mapping[str, str] = {

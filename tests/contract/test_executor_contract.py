@@ -179,6 +179,40 @@ def test_a_failure_blocks_its_dependents_and_nothing_else(store, executor):
     assert recorded.message == "ValueError: the step is wrong"
 
 
+def test_a_plan_grows_by_what_was_found_and_again_where_all_of_it_is_in_the_store(store, executor):
+    """Each step's result says what the next is, as a search's trials do."""
+
+    def plan() -> list[Step]:
+        steps = [make("count", value=1)]
+        while store.has(steps[-1].id) and len(steps) < 4:
+            found = store.artifact(steps[-1].id).result["value"]
+            steps.append(make("count", value=found * 10, deps={"before": steps[-1].id}))
+        return steps
+
+    events: list[Event] = []
+    options = {"store": store, "executor": executor, "emit": events.append, "poll_s": 0.05, "more": plan}
+    outcome = execute(plan(), **options)
+    assert [store.artifact(step_id).result["value"] for step_id in outcome.done] == [1, 11, 121, 1331]
+    again = execute(plan()[:1], **options)
+    assert (again.done, again.cached) == ([], outcome.done)
+
+
+def test_a_step_that_is_planned_after_what_it_needs_has_failed_is_blocked_and_not_tried(store, executor):
+    bad, fine = make("wrong"), make("count", value=1)
+    blocked = make("count", value=2, deps={"x": bad.id})
+    late = make("count", value=3, deps={"x": blocked.id, "y": fine.id})
+
+    def more() -> list[Step]:
+        return [bad, fine, blocked, late] if store.has(fine.id) else []
+
+    outcome = execute(
+        [bad, fine, blocked], store=store, executor=executor, emit=lambda event: None, poll_s=0.05, more=more
+    )
+    assert outcome.done == [fine.id]
+    assert list(outcome.failed) == [bad.id]
+    assert outcome.blocked == {blocked.id: bad.id, late.id: bad.id}
+
+
 def test_a_failed_step_is_tried_again_by_the_next_run(store, executor):
     bad = make("wrong")
     for _ in range(2):

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from lorascope.serving import engines
-from lorascope.serving.engines import EngineConfig, EngineFailure, EngineProcess, Request
+from lorascope.serving.engines import EngineProcess
+from lorascope.serving.exchange import EngineConfig, EngineFailure, Request
 from small_served import PROMPTS, VLLM_PYTHON, greedy, save_adapters, save_small_llama, small_config
 
 NAMES = ("one", "two")

@@ -1,5 +1,5 @@
-"""A whole study that serves what it trained with real vLLM on the CPU, adapters and heads of its own: over a small decoder,
-and over a real one with `make slow`.
+"""A whole study that serves what it trained with real vLLM on the CPU, adapters and heads of its own: over a real decoder,
+and over a small one with `make slow`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ REAL = (
 )
 
 
-@pytest.fixture(scope="module", params=["small", pytest.param("real", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["real", pytest.param("small", marks=pytest.mark.slow)])
 def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study's folder, the study run to its end."""
     assert PYTHON.exists(), f"{PYTHON} is not there: make it with `make serve-env`"

@@ -9,8 +9,9 @@ import pytest
 
 from lorascope.serving import tuning
 from lorascope.serving.arms import Arm
-from lorascope.serving.engines import EngineProcess, Request
+from lorascope.serving.engines import EngineProcess
 from lorascope.serving.equivalence import EquivalenceGate, generation_gate
+from lorascope.serving.exchange import Request
 from lorascope.serving.levers import Lever, known_levers
 from lorascope.serving.protocol import Comparison
 from lorascope.study.measure import ServingSpec

@@ -100,6 +100,7 @@ def test_same_study_elsewhere_gives_the_same_measurements(finished: Path, tmp_pa
     )
 
 
+@pytest.mark.timeout(1800)  # a busy machine takes long over so many starts
 @pytest.mark.parametrize(("num_kills", "epochs"), [(6, 40), pytest.param(20, 100, marks=pytest.mark.slow)])
 def test_kills_of_a_real_study_change_no_measurement(tmp_path: Path, num_kills: int, epochs: int) -> None:
     """kill -9 of worker, coordinator and both, at random points of real training, with checkpoints at every turn. What the

@@ -21,7 +21,7 @@ from lorascope.registry import MODELS
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
-HEAVY = ("torch", "transformers", "peft", "datasets")
+HEAVY = ("torch", "transformers", "peft", "datasets", "optuna")
 HEAVIER_THAN_HELP = (*HEAVY, "pandas", "matplotlib", "scipy", "statsmodels", "sklearn", "pyarrow")
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys

@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from lorascope.errors import EnvironmentProblem
-from lorascope.serving.engines import EngineConfig, EngineFailure, EngineProcess, Request, check_engine, visible_device
+from lorascope.serving.engines import EngineProcess
+from lorascope.serving.environment import check_engine, visible_device
+from lorascope.serving.exchange import EngineConfig, EngineFailure, Request
 
 PYTHON = Path(sys.executable)
 ADAPTERS = ("first", "second")

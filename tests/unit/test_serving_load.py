@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lorascope.serving.engines import Request, Served
+from lorascope.serving.exchange import Request, Served
 from lorascope.serving.load import (
     Load,
     choose_adapters,

@@ -9,8 +9,8 @@ import pytest
 
 from lorascope.serving import protocol
 from lorascope.serving.arms import Arm
-from lorascope.serving.engines import EngineConfig, Ready, Served, ServedBatches
 from lorascope.serving.equivalence import EquivalenceGate
+from lorascope.serving.exchange import EngineConfig, Ready, Served, ServedBatches
 from lorascope.study.measure import ServingSpec
 
 

@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 from lorascope.evaluation.serving_record import read_serving
 from lorascope.serving import tuning
 from lorascope.serving.arms import Arm
-from lorascope.serving.engines import EngineConfig, EngineFailure, Ready, Served, ServedBatches
 from lorascope.serving.equivalence import EquivalenceGate
+from lorascope.serving.exchange import EngineConfig, EngineFailure, Ready, Served, ServedBatches
 from lorascope.serving.levers import Lever, changed_modules, combine, known_levers
 from lorascope.serving.protocol import Comparison
 from lorascope.study.measure import ServingSpec

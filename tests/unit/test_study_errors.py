@@ -34,7 +34,7 @@ def error_of(text: str, tmp_path: Path, *overrides: str) -> str:
 def test_unknown_key_names_line_and_nearest_key(tmp_path: Path) -> None:
     assert error_of(GOOD.replace("rank:", "rnk:"), tmp_path) == (
         "study.yaml:8: methods[1]: unknown key `rnk`: did you mean `rank`?\n"
-        "  hint: allowed here: name, train, kind, learning_rate, rank, alpha, dropout, sites"
+        "  hint: allowed here: name, train, hyperparameters, kind, learning_rate, rank, alpha, dropout, sites"
     )
 
 
@@ -271,7 +271,7 @@ def test_every_mistake_is_named_at_once_in_the_order_of_the_file(tmp_path: Path)
         "  hint: registered: minilm-l6, smollm2-135m, tinyllama-1.1b, llama-2-7b, roberta-base; for any other give "
         "{name, source: {hub: OWNER/NAME, revision: COMMIT}} or {name, source: {path: DIR}}",
         "study.yaml:7: methods[1]: unknown key `rnk`: did you mean `rank`?",
-        "  hint: allowed here: name, train, kind, learning_rate, rank, alpha, dropout, sites",
+        "  hint: allowed here: name, train, hyperparameters, kind, learning_rate, rank, alpha, dropout, sites",
         "study.yaml:8: seeds[0]: expected a whole number or {initialisation, order, dropout}; found the text 'one'",
         "study.yaml: the study: the key `question` is missing",
         "  hint: the question in one sentence, such as `question: Is LoRA as accurate as full fine-tuning?`",

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lorascope.engine.events import StepFinished, StepStarted
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plan.analysis_step import analysis_step
 from lorascope.plan.announce import announcing
+from lorascope.plan.labels import RunLabel
 from lorascope.study.load import load_study
 from lorascope.study.spec import Study
 from lorascope.tracking.choice import chosen_trackers
@@ -110,6 +111,26 @@ def test_results_are_read_without_a_tracker(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_step_but_preparation_has_a_phase_and_one_nobody_knows_has_none(tmp_path: Path) -> None:
+    graph = api.graph(study(tmp_path))
+    unknown = replace(graph.steps[0], kind="of_tomorrow")
+    graph = replace(graph, steps=[*graph.steps, unknown], labels={**graph.labels, unknown.id: RunLabel()})
+    said: list[Any] = []
+    emit = announcing(said.append, lambda: graph)
+    for step in graph.steps:
+        emit(StepStarted(step=step.id, worker="w"))
+    phases = {event.step.partition("-")[0]: event.phase for event in said if event.kind == "step-planned"}
+    assert phases == {
+        "data": None,
+        "tokens": None,
+        "baseline": "sanity and baselines",
+        "sanity": "sanity and baselines",
+        "train": "training",
+        "evaluate": "training",
+        "of_tomorrow": None,
+    }
 
 
 def test_a_step_is_announced_with_what_completes_it_before_it_starts(tmp_path: Path) -> None:

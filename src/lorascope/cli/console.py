@@ -27,6 +27,7 @@ from lorascope.engine.events import (
     StepFinished,
     StepProgress,
     StepStarted,
+    StudyGrew,
     StudyStarted,
 )
 
@@ -131,6 +132,8 @@ def _lasting_line(event: Event) -> str | None:
         todo = f"{left} to compute" if left else "nothing to compute"
         steps = f"{event.num_steps} step{'' if event.num_steps == 1 else 's'}"
         return f"[bold]{escape(event.study)}[/]: {steps}, {event.num_cached} in the store, {todo}"
+    if isinstance(event, StudyGrew):
+        return f"search: {escape(event.text)}"
     if isinstance(event, Notice):
         label = "[yellow]warning[/]" if event.level == "warning" else "note"
         return f"{label}: {step + ': ' if step else ''}{escape(event.text)}"

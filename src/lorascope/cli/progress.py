@@ -20,6 +20,7 @@ from lorascope.engine.events import (
     StepFinished,
     StepProgress,
     StepStarted,
+    StudyGrew,
     StudyStarted,
 )
 
@@ -96,6 +97,8 @@ class Progress:
     def apply(self, event: Event) -> None:
         if isinstance(event, StudyStarted):
             self.study, self._announced, self.cached = event.study, event.num_steps, event.num_cached
+        elif isinstance(event, StudyGrew):
+            self._announced = event.num_steps
         elif isinstance(event, StepStarted) and event.step:
             self._workers.add(event.worker)
             self.failed.pop(event.step, None)

@@ -28,12 +28,16 @@ def study_in_words(study: Study) -> str:
         (study.seeds, "seed"),
     )
     product = " x ".join(counted(len(items), noun) for items, noun in parts)
+    if study.search is not None:
+        searched = sum(method.hyperparameters is None for method in study.methods)
+        searches = counted(len(study.models) * len(study.tasks) * searched, "search", "searches")
+        product = f"{searches} of {counted(study.search.trials, 'trial')}, then {product}"
     hypotheses = "1 hypothesis" if len(study.hypotheses) == 1 else f"{len(study.hypotheses)} hypotheses"
     return f"{product} = {counted(num_runs(study), 'run')}, {hypotheses}, protocol {study.protocol}"
 
 
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, nouns: str | None = None) -> str:
+    return f"{number} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def matching(steps: Mapping[T, tuple[Any, Any]], only: str | None) -> list[T]:

@@ -36,6 +36,15 @@ class StudyStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyGrew(Event):
+    """Steps were planned that could not be before. num_steps: all that are known now. text: what became possible."""
+
+    kind: ClassVar[str] = "study-grew"
+    num_steps: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyFinished(Event):
     kind: ClassVar[str] = "study-finished"
     study: str
@@ -140,8 +149,8 @@ class StepBlocked(Event):
 EVENTS: Mapping[str, type[Event]] = {
     event.kind: event
     for event in (
-        StudyStarted, StudyFinished, ReportWritten, StepPlanned, StepStarted, StepProgress, Metric, Notice, StepFinished,
-        StepFailed, StepBlocked,
+        StudyStarted, StudyGrew, StudyFinished, ReportWritten, StepPlanned, StepStarted, StepProgress, Metric, Notice,
+        StepFinished, StepFailed, StepBlocked,
     )
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import graphlib
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lorascope.engine.events import Emit, StepBlocked, StepFailed
@@ -37,18 +37,26 @@ class Outcome:
     seconds: float
 
 
-def execute(steps: Sequence[Step], *, store: Store, executor: Executor, emit: Emit, poll_s: float = 0.5) -> Outcome:
+def execute(
+    steps: Sequence[Step],
+    *,
+    store: Store,
+    executor: Executor,
+    emit: Emit,
+    poll_s: float = 0.5,
+    more: Callable[[], Sequence[Step]] = tuple,
+) -> Outcome:
     """Compute the missing ones of `steps` in dependency order, in the order given where that leaves a choice.
 
-    poll_s: how often to look at steps that other processes work on. Closes the executor and raises on when interrupted,
-    and for a StoreProblem, after which no step could succeed. Raises AssertionError for a graph that is none.
+    poll_s: how often to look at steps that other processes work on. more: asked whenever steps have succeeded for those that
+    can be planned only now; what it gives may hold known steps. Closes the executor and raises on when interrupted, and for
+    a StoreProblem, after which no step could succeed. Raises AssertionError for a graph that is none.
     """
     started = time.monotonic()
-    graph = {step.id: step for step in steps}
-    _assert_complete(graph, store)
     try:
-        state = _Scheduling(graph, store, executor, emit)
-        while state.is_under_way():
+        state = _Scheduling(store, executor, emit)
+        state.add(steps)
+        while state.grow(more) or state.is_under_way():
             state.submit_ready()
             for completion in executor.poll(emit, timeout_s=poll_s):
                 state.settle(completion)
@@ -82,29 +90,39 @@ class _Elsewhere:
 class _Scheduling:
     """The state of one `execute`: each step is waiting, ready, running, elsewhere, or settled (one of the outcomes)."""
 
-    graph: dict[str, Step]
     store: Store
     executor: Executor
     emit: Emit
+    graph: dict[str, Step] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     cached: list[str] = field(default_factory=list)
     failed: dict[str, Failure] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._order = {step_id: place for place, step_id in enumerate(self.graph)}
+        self._order: dict[str, int] = {}
         self._ready: list[str] = []
         self._running: set[str] = set()
         self._elsewhere: dict[str, _Elsewhere] = {}
         self._looked_at = 0.0
-        with self.store.guard():
-            self.cached = [step_id for step_id in self.graph if self.store.has(step_id)]
-        present = set(self.cached)
-        missing = [step for step in self.graph.values() if step.id not in present]
-        if missing:
-            self.store.sweep()
         self._missing_deps: dict[str, set[str]] = {}
         self._dependents: dict[str, list[str]] = {}
+        self._num_asked = -1
+
+    def add(self, steps: Sequence[Step]) -> None:
+        """Take in those steps that are not known yet."""
+        added = {step.id: step for step in steps if step.id not in self.graph}
+        if not added:
+            return
+        self.graph.update(added)
+        _assert_complete(self.graph, self.store)
+        self._order = {step_id: place for place, step_id in enumerate(self.graph)}
+        with self.store.guard():
+            self.cached += [step_id for step_id in added if self.store.has(step_id)]
+        present = {*self.cached, *self.done}
+        missing = [step for step in added.values() if step.id not in present]
+        if missing and not self._missing_deps:
+            self.store.sweep()
         for step in missing:
             self.store.save_step(step)
             self._missing_deps[step.id] = {
@@ -114,6 +132,19 @@ class _Scheduling:
                 self._dependents.setdefault(dep, []).append(step.id)
             if not self._missing_deps[step.id]:
                 self._ready.append(step.id)
+        self._ready.sort(key=self._order.__getitem__)
+        for step_id in list(added):
+            for dep in self._missing_deps.get(step_id, ()):
+                if dep in self.failed or dep in self.blocked:
+                    self._block(step_id, by=self.blocked.get(dep, dep))
+
+    def grow(self, more: Callable[[], Sequence[Step]]) -> bool:
+        """Take in what can be planned since the last success; whether that was anything."""
+        num_succeeded, known = len(self.done) + len(self.cached), len(self.graph)
+        if num_succeeded != self._num_asked:
+            self.add(more())
+            self._num_asked = num_succeeded
+        return len(self.graph) > known
 
     def is_under_way(self) -> bool:
         return bool(self._ready or self._running or self._elsewhere)
@@ -234,10 +265,15 @@ class _Scheduling:
         self.emit(
             StepFailed(step=failure.step_id, error=failure.error_name, text=failure.text, traceback=failure.traceback)
         )
-        waiting = list(self._dependents.get(failure.step_id, ()))
+        for step_id in self._dependents.get(failure.step_id, ()):
+            self._block(step_id, by=failure.step_id)
+
+    def _block(self, step_id: str, *, by: str) -> None:
+        """A step that cannot run, and all that wait for it."""
+        waiting = [step_id]
         while waiting:
             step_id = waiting.pop(0)
             if step_id not in self.blocked:
-                self.blocked[step_id] = failure.step_id
-                self.emit(StepBlocked(step=step_id, by=failure.step_id))
+                self.blocked[step_id] = by
+                self.emit(StepBlocked(step=step_id, by=by))
                 waiting += self._dependents.get(step_id, ())

@@ -98,6 +98,10 @@ def analyse(context: StepContext) -> JSON:
             for what, why in artifact.result["not_measured"].items()
         ],
     }
+    if tuned := _tuned(finished, study):
+        facts["tuned"] = tuned
+    if searches := finished.of("search"):
+        facts["search"] = [{**label, **artifact.result} for label, artifact in searches]
     if record is not None:
         kinds = ("gates", "engines", "failures", "trials", "merging")
         facts["serving"] = {kind: getattr(record, kind) for kind in kinds}
@@ -310,6 +314,19 @@ def _run_facts(finished: Finished, study: Study) -> Iterator[JSON]:
             "learning_rate": params["learning_rate"],
             "batch_size": params["train"]["batch_size"],
         }
+
+
+def _tuned(finished: Finished, study: Study) -> list[JSON]:
+    """What the runs of an arm were trained with, where a search or a file set it."""
+    found: dict[tuple[str | None, ...], JSON] = {}
+    for label, artifact in finished.of("train"):
+        if study.search is None and study.method(str(label["method"])).hyperparameters is None:
+            continue
+        params = artifact.step.params
+        settings = {**params["method"], "learning_rate": params["learning_rate"], "train": params["train"]}
+        arm = {key: label[key] for key in ("model", "task", "method")}
+        found.setdefault(tuple(arm.values()), {**arm, "settings": settings})
+    return list(found.values())
 
 
 def _gates(finished: Finished) -> list[JSON]:

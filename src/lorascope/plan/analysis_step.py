@@ -12,21 +12,30 @@ from typing import Any
 
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
-from lorascope.plan.graph import Graph, without_paths
-from lorascope.plan.labels import VERSIONS
+from lorascope.plan.graph import Graph
+from lorascope.plan.labels import SEARCH, VERSIONS
+from lorascope.plan.run_steps import without_paths
 
 
 def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[str, Failure]) -> Step | None:
     """The analysis over the finished steps, or None if no run was scored.
 
-    params["steps"]: role -> label, for every dependency. Names are in it, as they are what the report speaks of.
+    params["steps"]: role -> label, for every dependency. Names are in it, as they are what the report speaks of. What only
+    a search needs stays out: its `search` step says it all.
     """
     finished = set(finished)
-    kept = [step for step in graph.steps if step.id in finished]
+    kept = [step for step in graph.steps if step.id in finished and not _is_of_search(graph, step)]
     if not any(step.kind == "evaluate" for step in kept):
         return None
     roles = {f"{step.kind}:{index}": step for index, step in enumerate(kept)}
-    study = graph.study.model_dump(mode="json", exclude={"train": {"gang"}, "track": True})
+    unset = {"search"} if graph.study.search is None else set()
+    study = graph.study.model_dump(
+        mode="json", exclude={"train": {"gang"}, "track": True, **dict.fromkeys(unset, True)}
+    )
+    for method in study["methods"]:
+        given = method.pop("hyperparameters")
+        if given is not None:
+            method["hyperparameters"] = "file"  # where it lies is no part of what is computed
     study["tasks"] = [without_paths(task) for task in study["tasks"]]
     study["models"] = [{"name": model["name"]} for model in study["models"]]
     if study["measure"]["drift"] is not None and study["measure"]["drift"]["text"] is not None:
@@ -34,6 +43,7 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
     if study["measure"]["serving"] is not None:
         study["measure"]["serving"]["python"] = None  # likewise
     missing = sum(step.kind == "evaluate" and step.id not in finished for step in graph.steps)
+    missing += sum(kind == "evaluate" for kind, _ in graph.waiting)
     return Step(
         kind="analysis",
         version=VERSIONS["analysis"],
@@ -46,6 +56,10 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
         deps={role: step.id for role, step in roles.items()},
         slug=graph.study.name,
     )
+
+
+def _is_of_search(graph: Graph, step: Step) -> bool:
+    return step.kind == "trial" or graph.labels[step.id].seed == SEARCH
 
 
 def _failure_literal(graph: Graph, step_id: str, failure: Failure) -> dict[str, Any]:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from lorascope.engine.events import Emit, Event, StepPlanned, StepStarted
 from lorascope.engine.step import Step
 from lorascope.plan.graph import Graph
+from lorascope.plan.phases import PHASES
 
-PHASES: Mapping[str, str] = {
-    "baseline": "sanity and baselines",
-    "sanity": "sanity and baselines",
-    "train": "training",
-    "evaluate": "training",
-    "drift": "representations",
-    "serving": "serving",
-}
+_PREPARATION = ("data", "tokens")  # of which there is nothing to show
 
 
 def announcing(emit: Emit, graph: Callable[[], Graph]) -> Emit:
@@ -52,11 +46,17 @@ def _announcement(step: Step, graph: Graph) -> StepPlanned:
     return StepPlanned(
         step=step.id,
         name=str(label),
-        phase=PHASES.get(step.kind),
+        phase=_phase_of(step.kind),
         part_of=_completed_by(step),
         labels={key: name for key, name in asdict(label).items() if name is not None},
         settings=step.params,
     )
+
+
+def _phase_of(kind: str) -> str | None:
+    if kind in _PREPARATION:
+        return None
+    return next((phase.name for phase in PHASES if kind in phase.kinds), None)
 
 
 def _completed_by(step: Step) -> str | None:

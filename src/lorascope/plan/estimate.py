@@ -48,7 +48,7 @@ UNKNOWN_DATA = "its data are not prepared yet"
 
 def estimate_step(step: Step, history: History) -> Estimate:
     """The estimate of a step that is not finished."""
-    if step.kind == "train":
+    if step.kind in ("train", "trial"):
         return _estimate_training(step, history)
     alike = [o for o in history.of(step.kind) if _shape(o.step) == _shape(step)]
     runs = [o for o in alike if not o.is_calibration] or alike
@@ -71,7 +71,8 @@ def _estimate_training(step: Step, history: History) -> Estimate:
     work = training_of(step, history.results)
     if work is None:
         return Estimate(None, None, None, "unknown", UNKNOWN_DATA)
-    runs, calibrations = history.of("train"), history.of("calibration")
+    runs = [*history.of("trial"), *history.of("train")] if step.kind == "trial" else history.of("train")
+    calibrations = history.of("calibration")
     for observed, source, what in (
         ([o for o in runs if _arm(o.step) == _arm(step)], "finished", "of the same arm"),
         ([o for o in calibrations if _arm(o.step) == _arm(step)], "calibration", "of the same arm"),

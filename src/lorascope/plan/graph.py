@@ -1,6 +1,7 @@
 """From a study to its graph of steps: the whole computation as data, before anything runs.
 
     data -> tokens -> baseline
+                   -> sanity -> trial -> search          (where the study searches; its optimum decides what follows)
                    -> sanity -> train -> evaluate        (one a run)
                                      -> drift            (one an arm, where the study measures it)
                                      -> serving          (one a model, likewise)
@@ -11,70 +12,66 @@ Runs that share a model and a task stand next to each other, so a worker keeps t
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorascope.data.sources import describe_source
-from lorascope.engine.step import Resources, Step, canonical_json
+from lorascope.engine.step import Step
 from lorascope.models.catalog import describe_model
-from lorascope.plan.labels import VERSIONS, PlannedModel, RunLabel, TrainedArms
+from lorascope.plan.labels import SEARCH, VERSIONS, PlannedModel, RunLabel, TrainedArms
 from lorascope.plan.measurements import measurement_steps
-from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec, TrainSpec
+from lorascope.plan.run_steps import (
+    data_step,
+    gang_resources,
+    resolved_training,
+    sanity_step,
+    tokens_step,
+)
+from lorascope.plan.searches import Finished, Searching, add_searches, tuned
+from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec
 
 
 @dataclass(frozen=True)
 class Graph:
-    """steps: in dependency order, the analysis not among them. labels: step id -> what it is in this study."""
+    """steps: in dependency order, the analysis not among them. labels: step id -> what it is in this study. searches: how far
+    each has come. waiting: the steps that are planned once a search has ended, as (kind, label)."""
 
     study: Study
     steps: list[Step]
     labels: Mapping[str, RunLabel]
+    searches: Sequence[Searching] = ()
+    waiting: Sequence[tuple[str, RunLabel]] = ()
 
     def of_kind(self, kind: str) -> list[Step]:
         return [step for step in self.steps if step.kind == kind]
 
 
-def build_graph(study: Study, *, data_dir: Path | None) -> Graph:
-    """Every step of the study but the analysis. Looks at the sources it names (checksums, versions), computes nothing.
+@dataclass(frozen=True)
+class Sources:
+    """What a study's models and tasks are on this machine; looked at once for any number of plans."""
 
+    models: Sequence[PlannedModel]
+    tasks: Mapping[str, Any]
+
+
+def describe_sources(study: Study, *, data_dir: Path | None) -> Sources:
+    """Checksums and versions. Raises StudyError, DataError or EnvironmentProblem for a model or task that is not there."""
+    tasks = {task.name: describe_source(task, data_dir=data_dir, protocol=study.protocol) for task in study.tasks}
+    return Sources([_described(spec) for spec in study.models], tasks)
+
+
+def build_graph(
+    study: Study, *, data_dir: Path | None = None, sources: Sources | None = None, finished: Finished | None = None
+) -> Graph:
+    """Every step of the study but the analysis, as far as its searches have come. Computes nothing.
+
+    sources: default: looked at now. finished: the result of a step that is in the store, else None; default: nothing is.
     Raises StudyError, DataError or EnvironmentProblem for a model or task that is not there.
     """
-    steps: dict[str, Step] = {}
-    labels: dict[str, RunLabel] = {}
-
-    def add(step: Step, label: RunLabel) -> Step:
-        steps.setdefault(step.id, step)
-        labels.setdefault(step.id, label)
-        return step
-
-    models = [_described(spec) for spec in study.models]
-    data = {task.name: add(_data_step(study, task, data_dir), RunLabel(task=task.name)) for task in study.tasks}
-    for model in models:
-        arms = [_add_arms(study, model, task.name, data[task.name], add) for task in study.tasks]
-        for step, label in measurement_steps(study, model, arms):
-            add(step, label)
-    return Graph(study, list(steps.values()), labels)
-
-
-def gang_resources(model: Mapping[str, Any], method: AnyMethodSpec, train: TrainSpec) -> Resources:
-    """What a run of `method` shares with those it can be trained together with: the base, what is trained of it, and
-    the shape of a batch. What may differ (rank, learning rate, seeds, task, schedule, ...) is left out.
-    """
-    if not method.gangs:
-        return Resources()
-    shared = {
-        "model": model,
-        "method": method.model_dump(mode="json", include={"kind", "sites"}),
-        "train": train.model_dump(mode="json", include={"batch_size", "micro_batch_size", "precision"}),
-    }
-    limits = {"auto": None, "off": 1}
-    return Resources(
-        gang_key=hashlib.sha256(canonical_json(shared).encode()).hexdigest()[:16],
-        gang_limit=limits[train.gang] if isinstance(train.gang, str) else train.gang,
-    )
+    sources = sources or describe_sources(study, data_dir=data_dir)
+    return _Growing(study, sources, finished or (lambda step_id: None)).graph()
 
 
 def _described(spec: ModelSpec) -> PlannedModel:
@@ -82,63 +79,101 @@ def _described(spec: ModelSpec) -> PlannedModel:
     return PlannedModel(spec.name, identity, locations)
 
 
-def _data_step(study: Study, task: TaskSpec, data_dir: Path | None) -> Step:
-    source = describe_source(task, data_dir=data_dir, protocol=study.protocol)
-    return Step(
-        kind="data",
-        version=VERSIONS["data"],
-        params={
-            "task": without_paths(task.model_dump(mode="json")),
-            "source": dict(source.fingerprint),
-            "protocol": study.protocol,
-            "data": study.data.model_dump(mode="json"),
-        },
-        slug=task.name,
-        locations=dict(source.locations),
-    )
+class _Growing:
+    """A graph in the making."""
 
+    def __init__(self, study: Study, sources: Sources, finished: Finished) -> None:
+        self.study, self.sources, self.finished = study, sources, finished
+        self.steps: dict[str, Step] = {}
+        self.labels: dict[str, RunLabel] = {}
+        self.searches: list[Searching] = []
+        self.waiting: list[tuple[str, RunLabel]] = []
 
-def without_paths(task: dict[str, Any]) -> dict[str, Any]:
-    """A file task's spec with each path replaced by its role: where a file lies is no part of what is computed."""
-    return {key: (key if key in ("train", "validation", "test") and value else value) for key, value in task.items()}
+    def graph(self) -> Graph:
+        study = self.study
+        data = {task.name: self._add_data(task) for task in study.tasks}
+        for model in self.sources.models:
+            arms = [self._add_arms(model, task, data[task.name]) for task in study.tasks]
+            for step, label in measurement_steps(study, model, arms):
+                self.add(step, label)
+            self._wait_for_measurements(model, arms)
+        return Graph(study, list(self.steps.values()), self.labels, self.searches, self.waiting)
 
+    def add(self, step: Step, label: RunLabel) -> Step:
+        """The first name of a step stays, but for one that a search gave to what turns out to be a run's own."""
+        self.steps.setdefault(step.id, step)
+        if step.id not in self.labels or self.labels[step.id].seed == SEARCH:
+            self.labels[step.id] = label
+        return step
 
-def _add_arms(study: Study, model: PlannedModel, task: str, data: Step, add: Any) -> TrainedArms:
-    tokens = add(
-        Step(
-            kind="tokens",
-            version=VERSIONS["tokens"],
-            params={"model": model.identity, "max_length": study.train.max_length},
-            deps={"data": data.id},
-            slug=f"{model.name}-{task}",
-            locations=model.locations,
-        ),
-        RunLabel(model.name, task),
-    )
-    inputs = {"data": data.id, "tokens": tokens.id}
-    add(_baseline_step(study, model, task, inputs), RunLabel(model.name, task))
-    # Every arm is checked before any is trained: a rank that does not fit must not come out after hours.
-    checks = {
-        method.name: add(_sanity_step(study, model, task, method, inputs), RunLabel(model.name, task, method.name))
-        for method in study.methods
-    }
-    trained: dict[str, list[Step]] = {method.name: [] for method in study.methods}
-    for method in study.methods:
-        sanity = checks[method.name]
+    def _add_data(self, task: TaskSpec) -> Step:
+        step = data_step(self.study, task, self.sources.tasks[task.name], self.study.data)
+        return self.add(step, RunLabel(task=task.name))
+
+    def _add_arms(self, model: PlannedModel, task: TaskSpec, data: Step) -> TrainedArms:
+        study = self.study
+        tokens = self.add(tokens_step(study, model, data), RunLabel(model.name, task.name))
+        inputs = {"data": data.id, "tokens": tokens.id}
+        self.add(_baseline_step(study, model, task.name, inputs), RunLabel(model.name, task.name))
+        searches = self._add_searches(model, task, inputs)
+        methods = {
+            method.name: tuned(study, method, model=model.name, task=task.name, searches=searches)
+            for method in study.methods
+        }
+        # Every arm is checked before any is trained: a rank that does not fit must not come out after hours.
+        checks = {
+            name: self.add(sanity_step(study, model, task.name, method, inputs), RunLabel(model.name, task.name, name))
+            for name, method in methods.items()
+            if method is not None
+        }
+        trained: dict[str, list[Step]] = {}
+        for name, method in methods.items():
+            if method is None:
+                self._wait_for_runs(RunLabel(model.name, task.name, name))
+            else:
+                trained[name] = self._add_runs(model, task.name, name, method, checks[name], inputs)
+        return TrainedArms(task.name, inputs, trained)
+
+    def _add_searches(self, model: PlannedModel, task: TaskSpec, inputs: Mapping[str, str]) -> list[Searching]:
+        """The searches of a (model, task), on data of their own where the search has a cap on examples."""
+        study = self.study
+        if study.search is None:
+            return []
+        if study.search.train_examples is not None:
+            capped = study.data.model_copy(update={"train_examples": study.search.train_examples})
+            step = data_step(study, task, self.sources.tasks[task.name], capped)
+            data = self.add(step, RunLabel(task=task.name, seed=SEARCH))
+            tokens = self.add(tokens_step(study, model, data), RunLabel(model.name, task.name, seed=SEARCH))
+            inputs = {"data": data.id, "tokens": tokens.id}
+        found = add_searches(study, model, task.name, inputs, add=self.add, finished=self.finished)
+        self.searches += found
+        self.waiting += [("search", search.label) for search in found if not search.is_over]
+        return found
+
+    def _add_runs(
+        self,
+        model: PlannedModel,
+        task: str,
+        name: str,
+        method: AnyMethodSpec,
+        sanity: Step,
+        inputs: Mapping[str, str],
+    ) -> list[Step]:
+        study, trained = self.study, []
         resources = gang_resources(model.identity, method, resolved_training(study, method))
         for seeds in study.seeds:
-            label = RunLabel(model.name, task, method.name, seeds.label)
+            label = RunLabel(model.name, task, name, seeds.label)
             params = {**sanity.params, "seeds": seeds.model_dump(), "protocol": study.protocol, **_snapshots(study)}
             slug = f"{model.name}-{task}-{method.kind}-{seeds.label}"
-            train = add(
+            train = self.add(
                 Step(
                     kind="train", version=VERSIONS["train"], params=params, deps={**inputs, "sanity": sanity.id},
                     slug=slug, locations=model.locations, resources=resources,
                 ),
                 label,
             )  # fmt: skip
-            trained[method.name].append(train)
-            add(
+            trained.append(train)
+            self.add(
                 Step(
                     kind="evaluate",
                     version=VERSIONS["evaluate"],
@@ -150,8 +185,20 @@ def _add_arms(study: Study, model: PlannedModel, task: str, data: Step, add: Any
                 ),
                 label,
             )
+        return trained
 
-    return TrainedArms(task, inputs, trained)
+    def _wait_for_runs(self, arm: RunLabel) -> None:
+        for seeds in self.study.seeds:
+            label = RunLabel(arm.model, arm.task, arm.method, seeds.label)
+            self.waiting += [("train", label), ("evaluate", label)]
+        self.waiting.append(("sanity", arm))
+        if self.study.measure.drift is not None:
+            self.waiting.append(("drift", arm))
+
+    def _wait_for_measurements(self, model: PlannedModel, arms: Sequence[TrainedArms]) -> None:
+        trained = all(method.name in of_task.trained for of_task in arms for method in self.study.methods)
+        if self.study.measure.serving is not None and not trained:
+            self.waiting.append(("serving", RunLabel(model.name)))
 
 
 def _snapshots(study: Study) -> dict[str, Any]:
@@ -162,7 +209,7 @@ def _snapshots(study: Study) -> dict[str, Any]:
     return {"snapshots": {"count": drift.snapshots, **drift.model_dump(include={"examples", "pooling"})}}
 
 
-def _baseline_step(study: Study, model: PlannedModel, task: str, inputs: dict[str, str]) -> Step:
+def _baseline_step(study: Study, model: PlannedModel, task: str, inputs: Mapping[str, str]) -> Step:
     return Step(
         kind="baseline",
         version=VERSIONS["baseline"],
@@ -171,25 +218,3 @@ def _baseline_step(study: Study, model: PlannedModel, task: str, inputs: dict[st
         slug=f"{model.name}-{task}",
         locations=model.locations,
     )
-
-
-def _sanity_step(study: Study, model: PlannedModel, task: str, method: AnyMethodSpec, inputs: dict[str, str]) -> Step:
-    return Step(
-        kind="sanity",
-        version=VERSIONS["sanity"],
-        params={
-            "model": model.identity,
-            "method": method.model_dump(mode="json", exclude={"name", "train", "learning_rate"}),
-            "learning_rate": method.learning_rate,
-            "train": resolved_training(study, method).model_dump(mode="json", exclude={"gang"}),
-        },
-        deps=inputs,
-        slug=f"{model.name}-{task}-{method.kind}",
-        locations=model.locations,
-    )
-
-
-def resolved_training(study: Study, method: AnyMethodSpec) -> TrainSpec:
-    """The study's training settings with the method's own in their place."""
-    overrides = {key: value for key, value in method.train.model_dump().items() if value is not None}
-    return TrainSpec.model_validate({**study.train.model_dump(), **overrides})

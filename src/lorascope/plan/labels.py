@@ -10,8 +10,11 @@ from lorascope.engine.step import Step
 
 VERSIONS: Mapping[str, int] = {
     "data": 1, "tokens": 1, "baseline": 2, "sanity": 3, "train": 4, "evaluate": 1, "drift": 3, "serving": 2,
-    "analysis": 7, "calibration": 1,
+    "analysis": 7, "calibration": 1, "trial": 1, "search": 1,
 }  # fmt: skip
+
+SEARCH = "search"
+"""Stands for the seed in the name of what only a search needs: its capped data, its gates."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class PlannedModel:
 
 @dataclass(frozen=True)
 class TrainedArms:
-    """The steps of a (model, task). inputs: its data and tokens. trained: method -> its train steps, in order of seeds."""
+    """The steps of a (model, task). inputs: its data and tokens. trained: method -> its train steps, in order of seeds;
+    a method whose search goes on is absent."""
 
     task: str
     inputs: dict[str, str]

@@ -21,7 +21,8 @@ def measurement_steps(
     """What the study measures of the runs of one model. Raises EnvironmentProblem if it cannot be measured here."""
     if study.measure.drift is not None:
         yield from _drift_steps(study, study.measure.drift, model, arms)
-    if study.measure.serving is not None:
+    trained = all(method.name in of_task.trained for of_task in arms for method in study.methods)
+    if study.measure.serving is not None and trained:
         yield _serving_step(study, study.measure.serving, model, arms), RunLabel(model.name)
 
 
@@ -37,7 +38,9 @@ def _drift_steps(
         other = arms[(index + 1) % len(arms)] if spec.out_of_task and len(arms) > 1 else None
         inputs = {**of_task.inputs, **({f"other_{role}": i for role, i in other.inputs.items()} if other else {})}
         for method in study.methods:
-            trained = of_task.trained[method.name]
+            trained = of_task.trained.get(method.name)
+            if trained is None:  # its search goes on
+                continue
             step = Step(
                 kind="drift",
                 version=VERSIONS["drift"],

@@ -28,7 +28,9 @@ PHASES: tuple[Phase, ...] = (
         "What every number stands on: disjoint splits, what a trivial answer scores, and whether each method trains at all.",
     ),
     Phase(
-        "search", (), "Each method gets its own hyper-parameters under an equal budget, on the validation set alone."
+        "search",
+        ("trial", "search"),
+        "Each method gets its own hyper-parameters under an equal budget, on the validation set alone.",
     ),
     Phase(
         "training",
@@ -57,6 +59,8 @@ GATES: Mapping[str, tuple[str, ...]] = {
         "gradient accumulation: one batch and its pieces give the same gradient",
         "overfit-10: ten examples are learnt by heart within 50 epochs",
     ),
+    "trial": ("a trial whose loss is not finite counts as diverged, and ends there", "no test example is opened"),
+    "search": ("every method of a task was given as many trials as the others",),
     "train": (
         "every loss and validation score is finite",
         "the weights of the frozen base are bit-identical afterwards",

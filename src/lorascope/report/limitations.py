@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from lorascope.report import wording
 from lorascope.report.drift_limits import drift_limitations
 from lorascope.report.facts import Facts
+from lorascope.report.search_rows import searches_of
 from lorascope.report.serving_limits import serving_limitations
 
 _SMALL_MODEL = 1_000_000_000
@@ -113,13 +114,37 @@ def _margin(facts: Facts, method: str, reference: str) -> float | None:
 
 def _learning_rates(facts: Facts) -> Iterator[str]:
     if facts.study.get("search"):
+        yield from _search(facts)
         return
-    rates = [f"{wording.name(method)} {wording.rate(facts.learning_rate(method))}" for method in facts.methods]
+    written = {method["name"] for method in facts.study["methods"] if not method.get("hyperparameters")}
+    rates = [f"{wording.name(m)} {wording.rate(facts.learning_rate(m))}" for m in facts.methods if m in written]
+    if not rates:
+        yield "Hyper-parameters were taken from files: whether every method was tuned alike is for their search to show."
+        return
     yield (
         f"Learning rates were set by the study, not searched ({', '.join(rates)}): a method whose rate suits "
         f"it less well "
         "looks worse than it is."
     )
+
+
+def _search(facts: Facts) -> Iterator[str]:
+    """What equal numbers of trials do not make equal, and optima that may not be the best there is."""
+    searches = searches_of(facts)
+    given = [method["name"] for method in facts.study["methods"] if method.get("hyperparameters")]
+    if given:
+        names = wording.listing(wording.name(method) for method in given)
+        yield f"{names} took hyper-parameters from files and had no search here: the tuning of the methods may differ."
+    changed = {row.method for row in searches if {"epochs", "batch_size"} & set(row.raw["space"])}
+    if changed and changed != {row.method for row in searches}:
+        names = wording.listing(wording.name(method) for method in facts.methods if method in changed)
+        yield f"Epochs or batch size were searched for {names} alone: trials are equally many, their updates are not."
+    at_edge = sum(bool(row.edges) for row in searches)
+    if at_edge:
+        yield (
+            f"{at_edge} of {wording.plural(len(searches), 'search')} ended at an end of a range (see Search): a better optimum "
+            "may lie beyond it."
+        )
 
 
 def _unfinished_learning(facts: Facts) -> Iterator[str]:

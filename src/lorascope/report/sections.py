@@ -1,4 +1,4 @@
-"""The order of a report: from the summary over results, differences, drift, serving and cost to limitations."""
+"""The order of a report: from the summary over results, search, differences, drift, serving and cost to limitations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lorascope.report.drift import drift_blocks
 from lorascope.report.facts import Facts
 from lorascope.report.figures import cost, curves, forest, results
 from lorascope.report.limitations import limitations
+from lorascope.report.search import search_blocks
 from lorascope.report.serving import serving_blocks
 from lorascope.report.summary import comparison_sentence, conclusion, hypothesis_cards, summary_sentences
 
@@ -20,6 +21,7 @@ def build_document(facts: Facts) -> Document:
     """Every section that has something to show; a study in which nothing finished still gets gates and failures."""
     builders = (
         ("results", "Results against baselines", _results),
+        ("search", "Search", search_blocks),
         ("learning", "Learning curves", _learning),
         ("differences", "Differences", _differences),
         ("drift", "Drift from the base", drift_blocks),

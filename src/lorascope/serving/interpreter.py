@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorascope.data.sources import file_checksum
 from lorascope.errors import EnvironmentProblem
-from lorascope.serving.engines import check_engine
+from lorascope.serving.environment import check_engine
 from lorascope.study.measure import ServingSpec
 
 PYTHON_LOCATION = "serving_python"

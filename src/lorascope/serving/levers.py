@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorascope.serving.adapters import read_shapes
-from lorascope.serving.engines import EngineConfig
+from lorascope.serving.exchange import EngineConfig
 
 _GRAPH_STEP = 8  # beside 1, 2 and 4, vLLM captures graphs for batches that are multiples of this
 _MOST_TOKENS_A_STEP = 16384

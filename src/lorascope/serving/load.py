@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lorascope.serving.engines import Request
+from lorascope.serving.exchange import Request
 from lorascope.study.measure import ServingSpec
 
 T = TypeVar("T")

@@ -19,8 +19,9 @@ from typing import Any
 import pandas as pd
 
 from lorascope.serving.arms import Arm
-from lorascope.serving.engines import EngineConfig, EngineFailure, EngineName, EngineProcess
+from lorascope.serving.engines import EngineProcess
 from lorascope.serving.equivalence import EquivalenceGate
+from lorascope.serving.exchange import EngineConfig, EngineFailure, EngineName
 from lorascope.serving.levers import Lever
 from lorascope.serving.load import Load, draw_batches, generator_of, in_random_order, loads_of
 from lorascope.serving.switching import CPU_SLOTS, SLOTS, draw_probes, states_of

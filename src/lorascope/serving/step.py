@@ -22,7 +22,7 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.serving.arms import GATE_TOKENS, Arms
-from lorascope.serving.engines import EngineConfig
+from lorascope.serving.exchange import EngineConfig
 from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION, engine_kind
 from lorascope.serving.load import generator_of, synthetic_prompts
 from lorascope.serving.precision import MergePrecision

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lorascope.serving.engines import Request, Served
+from lorascope.serving.exchange import Request, Served
 
 QUANTILES = {"p50": 50, "p95": 95, "p99": 99}
 

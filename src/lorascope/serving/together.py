@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from lorascope.serving.engines import EngineFailure, EngineProcess
+from lorascope.serving.engines import EngineProcess
+from lorascope.serving.exchange import EngineFailure
 
 Key = TypeVar("Key", bound=Hashable)
 Started = EngineProcess | EngineFailure

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorascope.serving.arms import Arm
-from lorascope.serving.engines import EngineFailure, EngineProcess
+from lorascope.serving.engines import EngineProcess
+from lorascope.serving.exchange import EngineFailure
 from lorascope.serving.levers import Lever, combine, known_levers
 from lorascope.serving.load import draw_batches, loads_of
 from lorascope.serving.protocol import Comparison, engine_config, warm_up

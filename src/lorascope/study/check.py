@@ -11,8 +11,10 @@ from typing import Any
 
 from lorascope.errors import StudyError
 from lorascope.registry import CONCLUSION_PARSER, MODELS, TASKS, nearest
+from lorascope.study.check_search import check_search
 from lorascope.study.check_serving import check_overhead, check_serving
 from lorascope.study.document import Mistake
+from lorascope.study.hyperparameters import given_hyperparameters
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.overrides import item_name
 from lorascope.study.spec import FileTask, MethodBase, NamedTask, PathSource, Study
@@ -52,6 +54,8 @@ def check_study(study: Study) -> Iterator[Mistake]:
             yield Mistake(("tasks", index, "name"), text, "give your own data another `name`")
     for index, method in enumerate(study.methods):
         yield from _micro_batches(study, method, index)
+    if study.search is not None:
+        yield from check_search(study, study.search)
     if study.measure.serving is not None:
         yield from check_serving(study, study.measure.serving)
     yield from _hypotheses(study)
@@ -71,7 +75,8 @@ def _same_methods(study: Study) -> Iterator[Mistake]:
     for index, method in enumerate(study.methods):
         own = {key: value for key, value in method.train.model_dump().items() if value is not None}
         train = {**study.train.model_dump(), **own}
-        settings.append({**method.model_dump(exclude={"name", "train"}), "train": train})
+        space = study.search.of(method.name, method.kind) if study.search else None
+        settings.append({**method.model_dump(exclude={"name", "train"}), "train": train, "space": space})
         first = settings.index(settings[-1])
         if first < index and study.methods[first].name != method.name:
             text = f"methods[{index}]: `{method.name}` differs from `{study.methods[first].name}` in its name only"
@@ -88,6 +93,7 @@ def check_files(study: Study) -> Iterator[Mistake]:
     for index, model in enumerate(study.models):
         if isinstance(model.source, PathSource) and not Path(model.source.path).is_dir():
             yield _absent(("models", index, "source", "path"), Path(model.source.path), wanted="directory")
+    yield from _hyperparameters(study)
     drift = study.measure.drift
     if drift is not None and drift.text is not None and not Path(drift.text).is_file():
         yield _absent(("measure", "drift", "text"), Path(drift.text), wanted="file")
@@ -96,6 +102,23 @@ def check_files(study: Study) -> Iterator[Mistake]:
         yield _absent(("measure", "serving", "python"), Path(serving.python), wanted="program")
     if serving is not None and serving.kernel_tables is not None and not Path(serving.kernel_tables).is_dir():
         yield _absent(("measure", "serving", "kernel_tables"), Path(serving.kernel_tables), wanted="directory")
+
+
+def _hyperparameters(study: Study) -> Iterator[Mistake]:
+    """Files of hyper-parameters that are absent, or another method's, and what they set that the study sets too."""
+    for index, method in enumerate(study.methods):
+        key = ("methods", index, "hyperparameters")
+        for model in study.models if method.hyperparameters else ():
+            for task in study.tasks:
+                try:
+                    values = given_hyperparameters(study, method, model=model.name, task=task.name)
+                except StudyError as error:
+                    place = f"{error.where}: " if error.where else ""
+                    yield Mistake(key, f"methods[{index}].hyperparameters: {place}{error.message}", error.hint)
+                    continue
+                for name in sorted(values.keys() & (method.model_fields_set | method.train.model_fields_set)):
+                    text = f"methods[{index}]: {name} has no effect: `hyperparameters` sets it"
+                    yield Mistake(key, text, "remove one of the two")
 
 
 def _absent(key: tuple[str | int, ...], path: Path, *, wanted: str) -> Mistake:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lorascope.study import hypothesis, measure, spec, track
+from lorascope.study import hypothesis, measure, search, spec, track
 from lorascope.study.base import Spec
 
 Fields = Mapping[str, str]
@@ -72,6 +72,8 @@ _TRAIN: Fields = {
 _METHOD: Fields = {
     "name": "How hypotheses and report call it. Default: its kind; needed where two methods are of one kind.",
     "train": "Fields of the study's `train` that this method sets for itself.",
+    "hyperparameters": "What an earlier search found, relative to the study file: a directory with `TASK_METHOD.yaml` for each "
+    "task, such as `results/STUDY/optimal`, or one such file for all tasks. The method is then not searched.",
 }
 _FULL: Fields = {
     **_METHOD,
@@ -145,6 +147,8 @@ _STUDY: Fields = {
     "reproduce its tables.",
     "data": "Caps and carving, the same for every task.",
     "train": "How every run is trained.",
+    "search": "How each method's hyper-parameters are found before it is compared: `{}` or `true` for the defaults, or the "
+    "settings below. Absent: they are what the study says.",
     "measure": "What is measured of every run besides scores and costs.",
     "track": "Trackers that show the runs while they train: `trackio`, `wandb`, `mlflow`, `tensorboard`, or a mapping with "
     "`kind` and settings. No part of what is computed; `--track` of `lorascope run` goes before it.",
@@ -228,6 +232,28 @@ _MLFLOW: Fields = {
 _TENSORBOARD: Fields = {
     "kind": "`tensorboard`: event files in `results/<study>/tracking/tensorboard` (needs `lorascope[tensorboard]`)."
 }
+_SEARCH: Fields = {
+    "sampler": "Who proposes trials: `tpe` (tree-structured Parzen estimator), `gp` (Gaussian process), `random`, `grid`.",
+    "trials": "Of each (model, task, method): the same for all, which cannot be set for one of them. 15, as published.",
+    "at_once": "Trials proposed together and trained together. `tpe` and `gp` draw the first of these rounds at random and "
+    "learn between rounds, so more at once is faster and a little blinder.",
+    "space": "`published`, `wide`, or for each method one of these or its own ranges: `{lora: {learning_rate: {low: 5e-5, "
+    "high: 5e-3, log: true}, rank: [4, 8, 16]}}`. A method that is not named gets `published`.",
+    "seeds": "Every trial is trained with each of these, and its score is their mean. They may not be seeds of the study: "
+    "the runs that are compared are fresh.",
+    "proposal_seed": "Of the sampler. Fixed, so that a search that was killed goes on with the same proposals.",
+    "train_examples": "At most so many training examples in a trial, balance of classes kept; the validation set stays whole. "
+    "Absent: as many as in a run.",
+    "pruning": "`none`; `halving`: a sixth and a third of the way through, only the best third of all trials so far go on; "
+    "`wilcoxon`: seed by seed, a trial that is worse than the best by a signed-rank test ends.",
+    "at_edge": "Of an optimum at the end of its range: `flag` says so; `extend` gives every method of that task one more "
+    "round, once, with that range made longer by half.",
+}
+_RANGE: Fields = {
+    "low": "The smallest value, included.",
+    "high": "The largest value, included. Between two whole numbers `batch_size`, `epochs`, `rank` and `alpha` are whole.",
+    "log": "Equal factors are equally likely, as rates need it.",
+}
 
 FIELDS: Mapping[type[Spec], Fields] = {
     spec.Study: _STUDY,
@@ -244,6 +270,8 @@ FIELDS: Mapping[type[Spec], Fields] = {
     spec.LoraSpec: _LORA,
     spec.TrainOverrides: {name: _TRAIN[name] for name in spec.TrainOverrides.model_fields},
     spec.Seeds: _SEEDS,
+    search.SearchSpec: _SEARCH,
+    search.Range: _RANGE,
     measure.MeasureSpec: _MEASURE,
     measure.DriftSpec: _DRIFT,
     measure.ServingSpec: _SERVING,

@@ -41,8 +41,8 @@ def load_study(path: str | Path, *, overrides: Sequence[str] = (), files: bool =
 
 
 def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The study with the files of tasks, models and measurements given from the study's own folder, not from where it was
-    started."""
+    """The study with the files of tasks, models, methods and measurements given from the study's own folder, not from where
+    it was started."""
 
     def absolute(value: Any) -> Any:
         return str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
@@ -57,6 +57,11 @@ def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(source, dict) or "path" not in source:
             return item
         return {**item, "source": {**source, "path": absolute(source["path"])}}
+
+    def method(item: Any) -> Any:
+        if not isinstance(item, dict) or "hyperparameters" not in item:
+            return item
+        return {**item, "hyperparameters": absolute(item["hyperparameters"])}
 
     def each(key: str, change: Any) -> dict[str, Any]:
         return {key: [change(item) for item in data[key]]} if isinstance(data.get(key), list) else {}
@@ -75,4 +80,4 @@ def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         return given
 
     measures = {"measure": measured(data["measure"])} if isinstance(data.get("measure"), dict) else {}
-    return {**data, **each("tasks", task), **each("models", model), **measures}
+    return {**data, **each("tasks", task), **each("models", model), **each("methods", method), **measures}

@@ -16,6 +16,7 @@ from lorascope.registry import nearest
 from lorascope.study.base import Name, Spec, branch_by_key
 from lorascope.study.hypothesis import Hypothesis
 from lorascope.study.measure import MeasureSpec
+from lorascope.study.search import SearchSpec
 from lorascope.study.track import TrackerSpec
 from lorascope.study.units import Fraction
 
@@ -206,6 +207,7 @@ class MethodBase(Spec):
     """Shared by every method. name: how the study refers to it (default: its kind).
 
     learning_rate belongs to the method because the optimum does: LoRA's is about ten times that of full fine-tuning.
+    hyperparameters: what an earlier search found, a directory of `TASK_METHOD.yaml` or one such file for all tasks.
     gangs: whether runs of this kind can be trained together in one process. has_adapter: whether what is trained stays
     apart from the base, so that it can be served beside it or merged into it.
     """
@@ -215,6 +217,7 @@ class MethodBase(Spec):
 
     name: Name
     train: TrainOverrides = TrainOverrides()
+    hyperparameters: str | None = None
 
 
 class FullSpec(MethodBase):
@@ -288,6 +291,7 @@ class Study(Spec):
     protocol: Literal["strict", "paper"] = "strict"
     data: DataSpec = DataSpec()
     train: TrainSpec = TrainSpec()
+    search: SearchSpec | None = None
     measure: MeasureSpec = MeasureSpec()
     track: tuple[TrackerSpec, ...] = ()
     hypotheses: dict[Name, Hypothesis] = Field(default={})
@@ -295,9 +299,11 @@ class Study(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _widen_methods(cls, value: Any) -> Any:
+    def _widen_shorthands(cls, value: Any) -> Any:
         if isinstance(value, dict) and isinstance(value.get("methods"), (list, tuple)):
-            return {**value, "methods": [_widen_method(method) for method in value["methods"]]}
+            value = {**value, "methods": [_widen_method(method) for method in value["methods"]]}
+        if isinstance(value, dict) and value.get("search") is True:
+            value = {**value, "search": {}}
         return value
 
     def method(self, name: str) -> AnyMethodSpec:

@@ -131,7 +131,7 @@ class Gang:
         """One update of every member on its next batch; returns the mean losses, one a place, on the device."""
         if self._feed is None:
             self._feed = Feed(self._build_batch, {m: m.progress.update for m in self.members})
-        batch = self._feed.take({member: member.total_updates for member in self.members})
+        batch = self._feed.take({member: member.last_update for member in self.members})
         updates = [place.progress.update for place in self.places]
         rates = [p.rate(u) if p in self.members else 0.0 for p, u in zip(self.places, updates, strict=True)]
         losses = self.stepper.update(batch.micro_batches, self._keys(updates, batch), rates)
@@ -238,6 +238,8 @@ class Gang:
             if member.problem is not None:
                 yield Departure(member, None, member.problem)
                 continue
+            if member.keep is not None:
+                member.keep({**member.state(), **self._state(member)})
             run = self.places.index(member)
             with torch.no_grad():
                 self.flat.load_row(self.flat.values[run], member.best_weights)
@@ -289,7 +291,7 @@ class Gang:
 
     def _rounding(self) -> Callable[[int], int]:
         """Lengths that pad an epoch of the gang's batches least."""
-        remaining = max(member.total_updates - member.progress.update for member in self.members)
+        remaining = max(member.last_update - member.progress.update for member in self.members)
         an_epoch = max(member.updates_per_epoch for member in self.members)
         longest = [
             max(int(m.columns.lengths[m.rows(u % m.updates_per_epoch)].max()) for m in self.members)

@@ -8,7 +8,7 @@ which examples make a batch; when short batches come and when long ones is the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from lorascope.data.batches import epoch_batches
 from lorascope.engine.events import Emit, Metric, Notice, StepProgress
-from lorascope.errors import GateFailure, StudyError
+from lorascope.errors import Diverged, StudyError
 from lorascope.training.meters import Meters
 from lorascope.training.schedule import learning_rate_factor
 
@@ -56,7 +56,9 @@ class Progress:
 
 class Member:
     """validate: scores a one-run model on the validation set and returns {metric: value, "loss"}. observe: looks at it
-    `num_snapshots` times in the course of training. problem: why the run broke, None while it is sound.
+    `num_snapshots` times in the course of training. stops: shares of all updates after which it is scored too; the last is
+    where it ends, its schedule that of the whole training. keep: what to do with the state it ends in, to go on from.
+    problem: why the run broke, None while it is sound.
 
     The task's primary metric selects the checkpoint (higher is better; ties go to the lower loss).
     """
@@ -75,8 +77,10 @@ class Member:
         step_id: str | None = None,
         observe: Observation | None = None,
         num_snapshots: int = 0,
+        stops: Sequence[float] = (1.0,),
+        keep: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self.observe = observe
+        self.observe, self.keep = observe, keep
         self.method, self.task, self.columns = method, task, columns
         self.train, self.learning_rate, self.seeds, self.validate = train, learning_rate, seeds, validate
         self.emit, self.step_id = emit or (lambda event: None), step_id
@@ -84,7 +88,10 @@ class Member:
         self.best_weights: dict[str, Tensor] = {}
         self.updates_per_epoch = math.ceil(len(columns) / train.batch_size)
         self.total_updates = max(1, math.ceil(train.epochs * self.updates_per_epoch))
-        self.evaluations = evaluation_points(self.total_updates, self.updates_per_epoch, train.evaluations_per_epoch)
+        points = evaluation_points(self.total_updates, self.updates_per_epoch, train.evaluations_per_epoch)
+        looks = [max(1, math.ceil(share * self.total_updates)) for share in stops]
+        self.last_update = looks[-1]
+        self.evaluations = points | frozenset(looks)
         self.observations = {round(self.total_updates * k / num_snapshots) for k in range(1, num_snapshots + 1)} - {0}
         self.problem: Exception | None = None
         self._epoch: tuple[int, list[np.ndarray]] | None = None
@@ -101,7 +108,7 @@ class Member:
 
     @property
     def is_done(self) -> bool:
-        return self.progress.update >= self.total_updates or self.progress.stopped_early
+        return self.progress.update >= self.last_update or self.progress.stopped_early
 
     @property
     def micro_batch_size(self) -> int:
@@ -127,13 +134,13 @@ class Member:
         )
 
     def note_losses(self, values: list[float]) -> None:
-        """The losses of the updates since the last call. Raises GateFailure for NaN and Inf."""
+        """The losses of the updates since the last call. Raises Diverged for NaN and Inf."""
         progress = self.progress
         every = max(1, self.total_updates // _CURVE_POINTS)
         for value in values:
             update = len(progress.losses) + 1
             if not math.isfinite(value):
-                raise GateFailure(
+                raise Diverged(
                     f"the training loss became {value} at update {update} of {self.total_updates}",
                     hint=f"lower the learning rate ({self.learning_rate:g}), lengthen the warm-up, clip the gradient, "
                     "or train in fp32; if it is the first update, the data or the checkpoint hold NaN",
@@ -144,7 +151,7 @@ class Member:
                 self._point("learning_rate", self.rate(update - 1), update)
 
     def note_scores(self, scores: Mapping[str, float]) -> bool:
-        """An evaluation's outcome; True if it is the best so far. Raises GateFailure for a loss of NaN or Inf."""
+        """An evaluation's outcome; True if it is the best so far. Raises Diverged for a loss of NaN or Inf."""
         progress = self.progress
         for name, value in scores.items():
             self._point(f"validation/{name}", value, progress.update)
@@ -153,7 +160,7 @@ class Member:
         for name, value in (("loss", loss), (self.task.primary_metric, score)):
             if math.isfinite(value):
                 continue
-            raise GateFailure(
+            raise Diverged(
                 f"the validation {name} is {value} after update {progress.update} of {self.total_updates}",
                 hint=f"the last updates broke the model: lower the learning rate ({self.learning_rate:g}), lengthen the "
                 "warm-up, clip the gradient, or train in fp32",
@@ -188,7 +195,7 @@ class Member:
         rates = {"tokens/s": self.meters.tokens_per_second()}
         self.emit(
             StepProgress(
-                step=self.step_id, done=self.progress.update, total=self.total_updates, unit="update", rates=rates
+                step=self.step_id, done=self.progress.update, total=self.last_update, unit="update", rates=rates
             )
         )
 

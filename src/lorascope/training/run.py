@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import importlib
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +43,7 @@ def train_run(context: StepContext) -> dict[str, Any]:
     """Trains one run: a gang of one. params: model, method, seeds, train, learning_rate; deps: data, tokens (and sanity,
     to wait for).
 
-    Raises GateFailure (NaN, a base weight that moved), EnvironmentProblem (out of memory: says what to lower).
+    Raises Diverged (NaN), GateFailure (a base weight that moved), EnvironmentProblem (out of memory: says what to lower).
     """
     ((_, outcome),) = train_gang([context])
     if isinstance(outcome, Exception):
@@ -51,20 +51,41 @@ def train_run(context: StepContext) -> dict[str, Any]:
     return outcome
 
 
-def train_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[str, Any] | Exception]]:
+Outcome = dict[str, Any] | Exception
+Ending = Callable[["Run", Departure, Gang], Outcome]
+Keep = Callable[[dict[str, Any]], None]
+
+
+def train_gang(
+    contexts: Sequence[StepContext],
+    *,
+    ending: Ending | None = None,
+    keeping: Callable[[StepContext], Keep | None] = lambda context: None,
+) -> Generator[tuple[int, Outcome]]:
     """Trains runs of one base, method kind and sites together, as many at a time as pays (training/sizing.py). Yields
-    (index of the context, its result or why it failed) the moment a run is through."""
+    (index of the context, its result or why it failed) the moment a run is through.
+
+    ending: what becomes of a run that left its gang; default: it is committed with its export. keeping: what to do with the
+    state that a run ends in.
+    """
     make_deterministic(contexts[0].device)
     make_room(contexts[0].warm)
     runs: list[Run] = []
     for index, context in enumerate(contexts):
         try:
-            runs.append(set_up(index, context))
+            runs.append(set_up(index, context, keep=keeping(context)))
         except Exception as error:  # this run's alone
             yield index, error
     for alike in partition(runs, member=lambda run: run.member):
         for group in split(alike, size_together(alike)):
-            yield from _train_together(group)
+            yield from _train_together(group, ending or commit_run)
+
+
+def commit_run(run: Run, departure: Departure, gang: Gang) -> Outcome:
+    """The ending of a run of the study's own grid: its files, or the problem that broke it."""
+    if departure.model is None:
+        return departure.problem or AssertionError("a member left without a model")
+    return commit_result(run, departure.model, gang)
 
 
 def make_room(warm: dict[str, Any]) -> None:
@@ -123,7 +144,7 @@ class Run:
         return {"pad_token_id": self.base.pad_token_id, "device": self.context.device, "precision": precision}
 
 
-def set_up(index: int, context: StepContext) -> Run:
+def set_up(index: int, context: StepContext, *, keep: Keep | None = None) -> Run:
     """What a step's run starts from, and where its results go."""
     params = context.step.params
     task = task_from_result(context.deps["data"].result)
@@ -149,6 +170,8 @@ def set_up(index: int, context: StepContext) -> Run:
         step_id=context.step.id,
         observe=observe,
         num_snapshots=snapshots["count"] if snapshots else 0,
+        stops=params.get("stops", (1.0,)),
+        keep=keep,
     )
     return Run(index, context, member, base, validation, Checkpointer(context.work))
 
@@ -165,13 +188,13 @@ def _observer(context: StepContext, base: BaseModel, task: Any) -> Any:
     )
 
 
-def _train_together(runs: Sequence[Run]) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+def _train_together(runs: Sequence[Run], ending: Ending) -> Iterator[tuple[int, Outcome]]:
     """Trains the runs as one gang; when memory does not suffice, one half after the other."""
     states: Mapping[Member, dict[str, Any]] | None = None
     groups = [list(runs)]
     while groups:
         group = groups.pop(0)
-        training = _Training(group, states)
+        training = _Training(group, states, ending)
         try:
             yield from training.outcomes()
         except NotStackable as reason:  # found before anything was trained
@@ -210,15 +233,15 @@ def gang_of(runs: Sequence[Run], members: Sequence[Member], **options: Any) -> G
 class _Training:
     """One gang from here to its end, or to the end of the memory: then `left` and `states` say what remains."""
 
-    def __init__(self, runs: list[Run], states: Mapping[Member, dict[str, Any]] | None) -> None:
-        self.left = list(runs)
+    def __init__(self, runs: list[Run], states: Mapping[Member, dict[str, Any]] | None, ending: Ending) -> None:
+        self.left, self._ending = list(runs), ending
         for run in runs:
             run.started = time.perf_counter()
         self.states: dict[Member, dict[str, Any]] = {}
         self.out_of_memory: str | None = None
         self._start_states = {m: states[m] for run in runs if states and (m := run.member) in states}
 
-    def outcomes(self) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+    def outcomes(self) -> Iterator[tuple[int, Outcome]]:
         device = self.left[0].context.device
         gang = None
         try:
@@ -244,17 +267,13 @@ class _Training:
             if device.startswith("cuda"):
                 torch.cuda.empty_cache()
 
-    def _outcome(
-        self, run: Run, departure: Departure, gang: Gang, fingerprint: list[int]
-    ) -> dict[str, Any] | Exception:
-        if departure.problem is not None or departure.model is None:
-            return departure.problem or AssertionError("a member left without a model")
-        if frozen_fingerprint(gang.model) != fingerprint:
+    def _outcome(self, run: Run, departure: Departure, gang: Gang, fingerprint: list[int]) -> Outcome:
+        if departure.problem is None and frozen_fingerprint(gang.model) != fingerprint:
             return GateFailure(
                 "a weight of the frozen base changed during training",
                 hint="this is a defect of the method's implementation: it must train only the parameters it declares",
             )
-        return commit_result(run, departure.model, gang)
+        return self._ending(run, departure, gang)
 
 
 def out_of_memory(context: StepContext, what: str) -> EnvironmentProblem:

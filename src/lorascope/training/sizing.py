@@ -97,7 +97,7 @@ def probe(gang: Gang, device: str) -> Cost:
 def pays_to_compile(members: Sequence[Member]) -> bool:
     """Whether fusing kernels saves more than compiling them takes (some 15 s, less once it is cached): decided by the
     plan, not by a clock, so that a repetition of the study computes the same numbers."""
-    return sum(m.total_updates - m.progress.update for m in members) >= _COMPILE_FROM_UPDATES
+    return sum(m.last_update - m.progress.update for m in members) >= _COMPILE_FROM_UPDATES
 
 
 def usual_length(member: Member) -> int:

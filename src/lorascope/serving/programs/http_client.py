@@ -105,13 +105,11 @@ async def _refuse_failure(response: aiohttp.ClientResponse) -> None:
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
-    """The JSON of server-sent events, until the last one."""
+    """The JSON of server-sent events. Read to its very end: only then can the connection carry the next request."""
     async for line in response.content:
-        if not line.startswith(b"data: "):
-            continue
         content = line.removeprefix(b"data: ").strip()
-        if content == b"[DONE]":
-            return
+        if not line.startswith(b"data: ") or content == b"[DONE]":
+            continue
         event = json.loads(content)
         if "error" in event:
             raise wire.EngineError("engine", f"the server broke off: {event['error']}")

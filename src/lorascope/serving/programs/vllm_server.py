@@ -1,7 +1,8 @@
 """vLLM behind its own HTTP server, as users run it, and a client beside it in this process.
 
 The server is `vllm serve` under this interpreter, on a free port of this machine; it is started here, watched, and ends
-with us. The options are those of vllm_engine.py, and `port`, to say which.
+with us. The options are vLLM's, as in vllm_arguments.py; `port` says which, and `max_num_seqs` lets the server answer more
+requests at once than this client asks.
 """
 
 # pyright: reportMissingImports=false
@@ -41,11 +42,13 @@ class VLLMServer:
     def __init__(self, config: dict[str, Any]) -> None:
         options = dict(config["options"])
         port = free_port(options.pop("port", 0))
+        at_once = {"max_num_seqs": options.pop("max_num_seqs")} if "max_num_seqs" in options else {}
         arguments, variables = split_options(options)
         self._config, self._notes = config, []
         import_vllm(variables)
-        self._settings = engine_arguments(config, arguments, self._notes) | variables
-        command = command_line(engine_arguments(config, arguments, []), config["adapters"], port=port)
+        asked = engine_arguments(config, arguments, self._notes) | at_once
+        self._settings = asked | variables
+        command = command_line(asked, config["adapters"], port=port)
         self._process = subprocess.Popen(
             command,
             env=os.environ | variables,

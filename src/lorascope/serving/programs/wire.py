@@ -50,7 +50,7 @@ class EngineError(Exception):
 
 
 class Engine(Protocol):
-    """What a program serves with. Requests and answers are the JSON of `lorascope.serving.engines`."""
+    """What a program serves with. Requests and answers are the JSON of `lorascope.serving.exchange`."""
 
     def describe(self) -> dict[str, Any]:
         """versions, device_name, settings (what is in effect), head, notes."""

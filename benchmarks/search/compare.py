@@ -1,0 +1,202 @@
+"""The time of a search: lorascope's against the same trials one by one through Trainer, PEFT and Optuna.
+
+    python benchmarks/search/compare.py --model smollm2-135m --tasks sst2 mrpc rte --data DIR --out benchmarks/search/results
+
+Our side is the command `lorascope run STUDY --only 'search:*'` on a store that holds the tokens: workers' start and imports,
+the gates before the trials, proposals, trials, summaries. The peer gets the very trials that ours proposed, through
+`optuna.Study.enqueue_trial`, so that both do the same work; its imports and tokens are left out. README.md says the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import datetime
+import json
+import multiprocessing
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+
+from lorascope.api import graph, run
+from lorascope.engine.store import Store
+from lorascope.study.load import load_study
+
+LORA = {"kind": "lora", "rank": 8, "sites": ["query", "value"]}
+
+
+def main() -> int:
+    given = arguments()
+    given.work.mkdir(parents=True, exist_ok=True)
+    path = given.work / "study.yaml"
+    path.write_text(json.dumps(study_document(given)))  # JSON is YAML
+    study = load_study(path)
+    store = given.work / "store"
+    options: dict[str, Any] = {"store": store, "data_dir": given.data}
+    prepared = run(
+        study, results=given.work / "results", executor="inline", devices=["cpu"], only="tokens:*", **options
+    )
+    if prepared.failed:
+        raise SystemExit(f"the data could not be prepared: {next(iter(prepared.failed.values())).text}")
+    ours = search_with_lorascope(given, path)
+    searches = graph(study, **options).searches
+    trials = [
+        {"task": s.label.task, "method": s.method.kind, "params": dict(trial.params)}
+        for s in searches
+        for trial in s.found.trials
+    ]
+    part = chosen_part(trials, given.peer_trials)
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        peer = pool.submit(search_with_peers, vars(given), part).result()
+    report(given, ours, peer, trials, [search_figures(store, s) for s in searches])
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="minilm-l6")
+    parser.add_argument("--tasks", nargs="+", default=["docstrings"])
+    parser.add_argument("--methods", nargs="+", default=["full", "lora"], choices=["full", "lora"])
+    parser.add_argument("--data", type=Path, default=None, help="directory of {task}_{split}.parquet")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--trials", type=int, default=15)
+    parser.add_argument("--at-once", type=int, default=5)
+    parser.add_argument("--space", default="wide", choices=["published", "wide"])
+    parser.add_argument("--pruning", default="none", choices=["none", "halving"])
+    parser.add_argument("--train-examples", type=int, default=None, help="the search's cap on rows")
+    parser.add_argument("--validation-examples", type=int, default=None)
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--max-length", type=int, default=384)
+    parser.add_argument(
+        "--peer-trials", type=int, default=None, help="of each task and method; the rest is extrapolated (default: all)"
+    )
+    parser.add_argument("--work", type=Path, default=Path("search-benchmark"), help="store and study; made if absent")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/search/results"))
+    return parser.parse_args()
+
+
+def study_document(given: argparse.Namespace) -> dict[str, Any]:
+    methods = {"full": {"kind": "full"}, "lora": LORA}
+    search: dict[str, Any] = {
+        "trials": given.trials, "at_once": given.at_once, "space": given.space, "pruning": given.pruning,
+    }  # fmt: skip
+    if given.train_examples:
+        search["train_examples"] = given.train_examples
+    return {
+        "name": "search-benchmark",
+        "question": "How long does a search take?",
+        "models": [given.model],
+        "tasks": given.tasks,
+        "methods": [methods[kind] for kind in given.methods],
+        "data": {"validation_examples": given.validation_examples} if given.validation_examples else {},
+        "train": {
+            "epochs": given.epochs,
+            "batch_size": given.batch_size,
+            "max_length": given.max_length,
+            "precision": given.precision,
+            "early_stopping": None,
+        },
+        "search": search,
+    }
+
+
+def search_with_lorascope(given: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """The command, timed from outside."""
+    command = [
+        sys.executable, "-m", "lorascope", "run", str(path), "--store", str(given.work / "store"), "--results",
+        str(given.work / "results"), "--device", given.device, "--only", "search:*", "--json",
+        *(["--data", str(given.data)] if given.data else []),
+    ]  # fmt: skip
+    started = time.perf_counter()
+    done = subprocess.run(command, env=dict(os.environ), stdout=subprocess.PIPE, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"lorascope ended with {done.returncode}: {done.stdout[-2000:]}")
+    computed = json.loads(done.stdout)["computed"]
+    if not any(step.startswith("trial-") for step in computed):
+        raise SystemExit(f"{given.work} holds this search already: give another --work for its time")
+    return {"seconds": seconds, "steps": len(computed)}
+
+
+def chosen_part(trials: list[dict[str, Any]], count: int | None) -> list[dict[str, Any]]:
+    """The first `count` trials of each task and method: those of the random round, which are no easier than the rest."""
+    seen: dict[tuple[str, str], int] = {}
+    part = []
+    for trial in trials:
+        key = trial["task"], trial["method"]
+        seen[key] = seen.get(key, 0) + 1
+        if count is None or seen[key] <= count:
+            part.append(trial)
+    return part
+
+
+def search_with_peers(given: dict[str, Any], trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every trial in turn; runs in a process of its own."""
+    from peer import run_trials
+
+    return run_trials(given, trials)
+
+
+def search_figures(store: Path, search: Any) -> dict[str, Any]:
+    """What our search of one task and method took, from its records."""
+    records = [Store(store).artifact(step).result for step in search.steps]
+    return {
+        "search": str(search.label),
+        "trainings": len(records),
+        "tokens": sum(record["tokens"] for record in records),
+        "planned_tokens": sum(record["planned_tokens"] for record in records),
+        "training_seconds": sum(record["training_seconds"] for record in records),
+        "evaluation_seconds": sum(record["evaluation_seconds"] for record in records),
+        "largest_gang": max(record["gang"] for record in records),
+        "best": search.found.best.value if search.found.best else None,
+    }
+
+
+def report(
+    given: argparse.Namespace, ours: dict[str, Any], peer: list[dict[str, Any]], trials: list[Any], searches: list[Any]
+) -> None:
+    from lorascope.engine import provenance
+
+    measured = sum(trial["seconds"] for trial in peer)
+    scale = {
+        key: sum(t["method"] == key for t in trials) / max(1, sum(t["method"] == key for t in peer))
+        for key in given.methods
+    }
+    whole = sum(trial["seconds"] * scale[trial["method"]] for trial in peer)
+    about = provenance.describe(device=given.device)
+    name = re.sub(r"[^a-z0-9.]+", "-", f"{given.model}-{given.device.partition(':')[0]}-{given.pruning}".lower())
+    row = {
+        "work": f"{len(trials)} trials: {given.model}, {', '.join(given.tasks)}, {', '.join(given.methods)}, {given.space}",
+        "ours": ours["seconds"],
+        "peer": whole,
+        "peer_name": "transformers.Trainer + PEFT + Optuna, one trial after another",
+        "unit": "s",
+        "ratio": whole / ours["seconds"],
+        "ratio_low": None,
+        "ratio_high": None,
+        "repeats": 1,
+        "machine": {key: value for key, value in about.items() if key != "host"},
+        "versions": about["versions"],
+        "command": shlex.join(["python", *sys.argv]),
+        "peer_measured": {"trials": len(peer), "seconds": measured, "extrapolated": len(peer) < len(trials)},
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    target = given.out / f"{name}-{datetime.date.today()}.json"
+    target.write_text(json.dumps({"rows": [row], "searches": searches, "ours": ours, "peer": peer}, indent=1))
+    part = (
+        f", extrapolated from {len(peer)} of {len(trials)} trials ({measured:.0f} s)" if len(peer) < len(trials) else ""
+    )
+    print(f"ours {ours['seconds']:.0f} s; peer {whole:.0f} s{part}; ratio {row['ratio']:.2f}\n{target}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

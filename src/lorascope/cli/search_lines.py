@@ -1,0 +1,24 @@
+"""How far a study's searches are, a line each: `lorascope plan` and `status`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lorascope.plan.graph import Graph
+
+
+def search_lines(planned: Graph) -> Iterator[str]:
+    """One a search, then what waits for them."""
+    for search in planned.searches:
+        found = search.found
+        total = len(found.trials) + found.to_propose
+        ended = sum(trial.state != "open" for trial in found.trials)
+        best = f"; best so far {found.best.value:.4g} (validation)" if found.best else ""
+        if search.is_over:
+            yield f"search: {search.label}: over, {total} trials{best}"
+        else:
+            yield f"search: {search.label}: {ended} of {total} trials ended, {found.to_propose} still to propose{best}"
+    if planned.waiting:
+        yield f"{len(planned.waiting)} steps are planned when the searches have ended"
