@@ -228,7 +228,7 @@ def calibrate(
     """Times what a plan needs: the study's own preparation and gates, a few updates of every arm, and each measurement of
     runs once. On one worker of this machine; what is finished is kept. Raises StepFailure if a part of it failed.
     """
-    from lorascope.engine.devices import check_devices, find_devices
+    from lorascope.engine.devices import find_devices
     from lorascope.engine.provenance import describe
     from lorascope.engine.store import Store
     from lorascope.plan.calibration import calibration_steps, preparation_steps

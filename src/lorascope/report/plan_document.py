@@ -149,7 +149,7 @@ def _methods(plan: StudyPlan) -> Table:
     study = plan.graph.study
     rows = []
     for method in study.methods:
-        own = method.model_dump(mode="json", exclude={"name", "kind", "train", "learning_rate"})
+        own = method.model_dump(mode="json", exclude={"name", "kind", "train", "learning_rate", "hyperparameters"})
         train = resolved_training(study, method)
         settings = ", ".join(f"{key} {value}" for key, value in own.items()) or "every weight"
         rows.append(
