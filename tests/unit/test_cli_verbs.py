@@ -179,7 +179,6 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
         "devices": ["cpu"],
         "only": "train-*",
         "track": ["wandb", "trackio"],
-        "address": None,
     }
     captured = capsys.readouterr()
     assert "[1/2] train-1 started\n[2/2] train-1 done in 0.5 s\n" in captured.err
