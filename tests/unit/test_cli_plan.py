@@ -62,8 +62,8 @@ analysis 1 0 1 unknown unknown unknown none like it is finished, and a calibrati
 total        16       9       7  at least 2.63 min  70.0 B       at least 2.00 MiB
 Not in these figures: 3 steps of unknown time (2 drift and 1 analysis); `--calibrate` measures what it can.
 On 2 machines: 94.0 s from start to end.
-The schedule is at the bound of 94.0 s that no schedule can beat (the longest chain of steps that wait for each other); \
-workers are busy 84% of the time.
+The schedule is at the bound of 94.0 s that no schedule of these jobs can beat (the longest chain of steps that wait for each \
+other); workers are busy 84% of the time.
 Without the start of workers: 2.63 min with 1, 94.0 s with 2 such machines; more would change nothing.
 Times were measured on a processor, and hold for machines like it.
 """

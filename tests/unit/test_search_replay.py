@@ -218,3 +218,35 @@ def test_an_extended_search_keeps_its_trials_and_adds_a_round_on_the_longer_rang
     assert after.trials[:4] == before.trials
     assert len(after.trials) == 6 == len(trained)
     assert after.space == longer
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [lambda attempt: True, lambda attempt: len(attempt.stops) > 1],
+    ids=["before the first look", "before the second"],
+)
+def test_a_first_round_of_which_nothing_is_left_is_followed_by_the_next(fails: Callable[[Attempt], bool]) -> None:
+    def objective(attempt: Attempt) -> float | None:
+        return None if attempt.trial < 5 and fails(attempt) else score(attempt)
+
+    found, _ = carry_out(SearchSpec(trials=10, at_once=5, pruning="halving"), objective)
+    assert len(found.trials) == 10
+    assert not found.open
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "log"), [("epochs", 1, 3, False), ("alpha", 1, 64, False), ("alpha", 2, 64, True)]
+)
+def test_no_range_is_extended_to_a_count_of_nothing(name: str, low: int, high: int, log: bool) -> None:
+    space: Mapping[str, Any] = {name: Range(low=low, high=high, log=log)}
+    longer = extended(space, edges(space, {name: low}))[name]
+    assert 1 <= longer.low <= low
+
+
+def test_beside_pruned_trials_a_diverged_one_is_no_model_to_follow() -> None:
+    def objective(attempt: Attempt) -> float | None:
+        return None if attempt.params["learning_rate"] > 3e-3 else score(attempt)
+
+    found, _ = carry_out(SearchSpec(trials=30, at_once=5, pruning="halving"), objective)
+    late = [trial for trial in found.trials if trial.round >= 2]
+    assert sum(trial.state == "diverged" for trial in late) <= len(late) // 3

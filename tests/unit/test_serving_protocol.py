@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lorascope.serving import protocol
+from lorascope.serving import protocol, together
 from lorascope.serving.arms import Arm
 from lorascope.serving.equivalence import EquivalenceGate
-from lorascope.serving.exchange import EngineConfig, Ready, Served, ServedBatches
+from lorascope.serving.exchange import EngineConfig, EngineFailure, Ready, Served, ServedBatches
 from lorascope.study.measure import ServingSpec
 
 
@@ -23,13 +23,16 @@ class Engine:
         self.name = directory.name
         self.ready = Ready(1.0, {}, "none", {}, {}, None, ())
         self.num_asked = 0
+        self.is_over = False
 
     def start(self) -> Engine:
         self.diary.append(f"{self.name} starts")
         return self
 
     def end(self) -> None:
-        self.diary.append(f"{self.name} ends")
+        if not self.is_over:
+            self.diary.append(f"{self.name} ends")
+        self.is_over = True
 
     def serve(self, batches: Any, **named: Any) -> ServedBatches:
         self.diary.append(f"{self.name} serves")
@@ -48,12 +51,13 @@ def diary(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the engines do, in order."""
     monkeypatch.setattr(Engine, "diary", [])
     monkeypatch.setattr(protocol, "EngineProcess", Engine)
+    monkeypatch.setattr(together, "PAUSE_S", 0.0)
     return Engine.diary
 
 
-def comparison_of(directory: Path, check: Any, *arms: Any, repeats: int = 1) -> protocol.Comparison:
+def comparison_of(directory: Path, check: Any, *arms: Any, repeats: int = 1, at_once: int = 3) -> protocol.Comparison:
     return protocol.Comparison(
-        spec=ServingSpec(arms=arms, batch_sizes=(1,), requests=3, warmup=1, repeats=repeats),
+        spec=ServingSpec(arms=arms, batch_sizes=(1,), requests=3, warmup=1, repeats=repeats, engines_at_once=at_once),
         workload="classification",
         arms={arm: Arm(arm, directory, {}) for arm in arms},
         prompts=[[5, 6, 7]],
@@ -79,19 +83,21 @@ def test_an_arm_is_timed_only_if_it_computes_what_its_run_does(tmp_path: Path, d
 
     comparison = comparison_of(tmp_path, check, "merged")
     (process,) = comparison.processes()
-    (found,) = protocol.run_processes(comparison, [process])
+    ((_, found),) = protocol.run_processes(comparison, [process])
     assert asked_when_checked == [0], "the check comes before any load"
     assert bool(found["figures"]) is passed
     assert (tmp_path / f"{process.name}.parquet").exists() is passed
     assert found["gates"][0]["passed"] is passed
-    assert list(protocol.run_processes(comparison, [process])) == [found], "a second time it is read, not served"
+    assert list(protocol.run_processes(comparison, [process])) == [(process, found)], (
+        "a second time it is read, not served"
+    )
     assert len(asked_when_checked) == 1
 
 
 def test_engines_started_together_are_measured_one_by_one(tmp_path: Path, diary: list[str]) -> None:
     comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full")
     processes = list(comparison.processes())
-    found = list(protocol.run_processes(comparison, processes))
+    found = [told for _, told in protocol.run_processes(comparison, processes)]
     assert sorted(diary[:3]) == sorted(f"{process.name} starts" for process in processes)
     turns = [line.split()[0] for line in diary[3:]]
     assert list(dict.fromkeys(turns)) == [process.name for process in processes], "in the protocol's order"
@@ -102,14 +108,48 @@ def test_engines_started_together_are_measured_one_by_one(tmp_path: Path, diary:
     assert [process["arm"] for process in found] == [process.arm for process in processes]
 
 
-def test_the_time_to_load_is_told_only_of_an_engine_that_loaded_alone(tmp_path: Path, diary: list[str]) -> None:
-    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", repeats=2)
-    processes = list(comparison.processes())
-    alone = list(protocol.run_processes(comparison, processes[:1]))
-    together = list(protocol.run_processes(comparison, processes))
-    metrics = [{figure["metric"] for figure in process["figures"]} for process in together]
-    assert together[:1] == alone
-    assert ["load_s" in names for names in metrics] == [True, False, False, False]
+@pytest.mark.parametrize(("at_once", "told"), [(1, True), (2, False)])
+def test_the_time_to_load_is_told_only_where_engines_load_alone(
+    tmp_path: Path, diary: list[str], at_once: int, told: bool
+) -> None:
+    comparison = comparison_of(tmp_path, equals_its_run, "base", at_once=at_once)
+    ((_, found),) = protocol.run_processes(comparison, list(comparison.processes()))
+    assert ("load_s" in {figure["metric"] for figure in found["figures"]}) is told
+
+
+def test_an_engine_that_found_no_memory_beside_the_others_is_started_again_alone(
+    tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: Engine) -> Engine:
+        self.diary.append(f"{self.name} starts")
+        if len([line for line in self.diary if line.endswith("starts")]) == 2:
+            raise EngineFailure("no memory is left", kind="out-of-memory")
+        return self
+
+    monkeypatch.setattr(Engine, "start", start)
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full")
+    found = [told for _, told in protocol.run_processes(comparison, list(comparison.processes()))]
+    assert [bool(told["figures"]) for told in found] == [True, True, True]
+    last_start = max(place for place, line in enumerate(diary) if line.endswith("starts"))
+    assert sum(line.endswith("ends") for line in diary[:last_start]) >= 2, "once the others have ended"
+
+
+def test_no_engine_is_left_when_another_cannot_be_started_at_all(
+    tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: Engine) -> Engine:
+        if "base" in self.name:
+            raise OSError("no more processes")
+        self.diary.append(f"{self.name} starts")
+        return self
+
+    monkeypatch.setattr(Engine, "start", start)
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full")
+    with pytest.raises(OSError, match="no more processes"):
+        list(protocol.run_processes(comparison, list(comparison.processes())))
+    started = {line.split()[0] for line in diary if line.endswith("starts")}
+    assert len(started) == 2
+    assert started <= {line.split()[0] for line in diary if line.endswith("ends")}
 
 
 def test_engines_that_wait_are_ended_when_the_study_is_interrupted(tmp_path: Path, diary: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""How far a study's searches are, a line each: `lorascope plan` and `status`."""
+"""How far a study's searches are, a line each, for `lorascope status`."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from lorascope.cli.options import (
     load,
 )
 from lorascope.cli.progress import in_words
+from lorascope.cli.search_lines import search_lines
 from lorascope.cli.steps import matching
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def rendered(found: StudyStatus, only: str | None) -> RenderableType:
     gangs = [gang for gang in found.running if any(m.step_id in chosen for m in gang.members) or not gang.is_of_study]
     if gangs:
         lines += [Text(), _running_table(gangs, now_s=found.at_s)]
+    lines += [Text(line) for line in search_lines(found.graph)]
     lines += _problems(states)
     return Group(*lines)
 

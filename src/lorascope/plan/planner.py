@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,9 @@ def chosen(graph: Graph, only: str | None) -> list[Step]:
         return graph.steps
     wanted = {step.id for step in graph.steps if _matches(only, step.kind, graph.labels[step.id], step.id)}
     waiting = [label for kind, label in graph.waiting if _matches(only, kind, label)]
+    spec = graph.study.search
+    if spec is not None and spec.at_edge == "extend":  # then a search is over with all others of its task
+        waiting = [replace(label, method=None) for label in waiting]
     for search in graph.searches:
         if any(_waits_for(label, search.label) for label in waiting):
             wanted |= set(search.steps)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorascope.plan.graph import Graph
+from lorascope.plan.labels import SEARCH
 from lorascope.stats.power import POWER, detectable_difference
 from lorascope.study.hypothesis import Equivalent, NonInferior
 
@@ -42,7 +43,7 @@ class Detectable:
 
 def detectable_differences(graph: Graph, results: Mapping[str, Mapping[str, Any]]) -> list[Detectable]:
     """One a task, in the order of the study. results: of finished steps, by id."""
-    return [_of_task(graph, step.id, results) for step in graph.of_kind("data")]
+    return [_of_task(graph, s.id, results) for s in graph.of_kind("data") if graph.labels[s.id].seed != SEARCH]
 
 
 def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]]) -> Detectable:
@@ -51,8 +52,10 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
         return Detectable(task, None, num_seeds, None, None, {}, {})
     examples, metric = results[data_id]["num_examples"]["test"], results[data_id]["task"]["metrics"][0]
     one_sided = _difference(num_seeds, examples, alpha=0.10)  # a margin is tested on one side at 5%
+    # Equivalence needs both sides: where the arms are equal each fails half as often as both together may.
+    both_sided = _difference(num_seeds, examples, alpha=0.10, power=1 - (1 - POWER) / 2)
     margins = {
-        name: (claim.margin, one_sided)
+        name: (claim.margin, both_sided if isinstance(claim, Equivalent) else one_sided)
         for name, claim in graph.study.hypotheses.items()
         if isinstance(claim, NonInferior | Equivalent)
     }
@@ -60,7 +63,7 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     return Detectable(task, metric, num_seeds, examples, _difference(num_seeds, examples), more, margins)
 
 
-def _difference(num_seeds: int, num_examples: int, *, alpha: float = 0.05) -> float:
+def _difference(num_seeds: int, num_examples: int, *, alpha: float = 0.05, power: float = POWER) -> float:
     return detectable_difference(
-        num_seeds, num_examples, seed_sd=SEED_SD, discordant_fraction=DISCORDANT_FRACTION, alpha=alpha
+        num_seeds, num_examples, seed_sd=SEED_SD, discordant_fraction=DISCORDANT_FRACTION, alpha=alpha, power=power
     )

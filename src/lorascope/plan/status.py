@@ -81,8 +81,10 @@ class TimeLeft:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """One look at a study. states: of every step, in the order of the graph, the analysis last once it can be named."""
+    """One look at a study. graph: as far as its searches have come. states: of every step, in the order of the graph, the
+    analysis last once it can be named."""
 
+    graph: Graph
     study: str
     at_s: float
     states: tuple[tuple[Step, RunLabel, State], ...]
@@ -103,8 +105,10 @@ class StudyStatus:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left that could run: all is done, or what is not has failed or waits for what has."""
-        settled = all(state in ("done", "failed", "blocked") for _, _, state in self.states)
-        return settled and not any(gang.is_of_study for gang in self.running)
+        states = {state for _, _, state in self.states}
+        if not states <= {"done", "failed", "blocked"} or any(gang.is_of_study for gang in self.running):
+            return False
+        return not self.graph.waiting or states != {"done"}  # between two rounds of a search all there is may be done
 
 
 @dataclass
@@ -141,8 +145,9 @@ class StatusReader:
         states = self._states(owners)
         running = self._gangs(owners)
         return StudyStatus(
-            self.graph.study.name, self.clock(), tuple(states), tuple(running), self._time_left(states, running)
-        )
+            self.graph, self.graph.study.name, self.clock(), tuple(states), tuple(running),
+            self._time_left(states, running),
+        )  # fmt: skip
 
     def _hear(self, event: Event) -> None:
         if event.step is None:
@@ -247,7 +252,11 @@ class StatusReader:
             return None
         workers = max(1, len({(gang.host, gang.pid) for gang in ours}))
         found = Counter(p.estimate.source for p in planned if p.estimate.seconds is not None)
-        return TimeLeft(allocate(jobs, workers=workers).makespan, _basis(found, paces, workers), is_least=unknown > 0)
+        return TimeLeft(
+            allocate(jobs, workers=workers).makespan,
+            _basis(found, paces, workers),
+            is_least=unknown > 0 or bool(self.graph.waiting),
+        )
 
     def _whole_seconds(self, gang: RunningGang, steps: Mapping[str, Step], history: History) -> float | None:
         """What a running gang takes from its start to its end: by how far it is, else by estimate."""

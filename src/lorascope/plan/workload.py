@@ -26,7 +26,8 @@ class Training:
 
 
 def training_of(step: Step, results: Results) -> Training | None:
-    """The work of a `train` or `calibration` step; None while its data are not prepared. Early stopping is not foreseen."""
+    """The work of a `train`, `trial` or `calibration` step; None while its data are not prepared. Early stopping is not
+    foreseen. A trial's stage goes on from the one before."""
     data, tokens = results.get(step.deps["data"]), results.get(step.deps["tokens"])
     if data is None or tokens is None:
         return None
@@ -34,9 +35,12 @@ def training_of(step: Step, results: Results) -> Training | None:
     examples = data["num_examples"]["train"]
     an_epoch = math.ceil(examples / train["batch_size"])
     updates = max(1, math.ceil(train["epochs"] * an_epoch))
+    stops = [max(1, math.ceil(stop * updates)) for stop in step.params.get("stops", (1.0,))]
+    before, last = (stops[-2] if len(stops) > 1 else 0), stops[-1]
+    earlier = num_evaluations(before, an_epoch, train["evaluations_per_epoch"]) if before else 0
     return Training(
-        updates=updates,
-        evaluations=num_evaluations(updates, an_epoch, train["evaluations_per_epoch"]),
+        updates=last - before,
+        evaluations=max(1, num_evaluations(last, an_epoch, train["evaluations_per_epoch"]) - earlier),
         update_tokens=tokens["num_tokens"]["train"] / an_epoch,
         validation_tokens=tokens["num_tokens"]["validation"],
     )

@@ -149,15 +149,23 @@ def _methods(plan: StudyPlan) -> Table:
     study = plan.graph.study
     rows = []
     for method in study.methods:
+        if method.hyperparameters is not None:
+            found = dict.fromkeys(("learning_rate", "train"), "from a file")
+        elif study.search is not None:
+            found = dict.fromkeys(study.search.of(method.name, method.kind), "searched")
+        else:
+            found = {}
         own = method.model_dump(mode="json", exclude={"name", "kind", "train", "learning_rate", "hyperparameters"})
         train = resolved_training(study, method)
-        settings = ", ".join(f"{key} {value}" for key, value in own.items()) or "every weight"
+        settings = ", ".join(f"{key} {found.get(key, value)}" for key, value in own.items()) or "every weight"
+        updates = [found.get(key, found.get("train", value)) for key, value in
+                   (("epochs", f"{train.epochs:g}"), ("batch_size", str(train.batch_size)))]  # fmt: skip
         rows.append(
             (
                 method.name,
-                f"{method.learning_rate:g}",
+                found.get("learning_rate", f"{method.learning_rate:g}"),
                 settings.replace("'", ""),
-                f"{train.epochs:g} x {train.batch_size}",
+                " x ".join(updates),
             )
         )
     columns = (Column("method"), Column("learning rate", True), Column("settings"), Column("epochs x batch", True))

@@ -61,7 +61,7 @@ def schedule_sentences(plan: StudyPlan) -> list[str]:
     above = f"{wording.fraction(schedule.gap)} above" if schedule.gap > 5e-4 else "at"
     sentences = [
         f"{where}: {wording.duration(plan.makespan_seconds)} from start to end{starting}.",
-        f"The schedule is {above} the bound of {wording.duration(schedule.bound)} that no schedule can beat "
+        f"The schedule is {above} the bound of {wording.duration(schedule.bound)} that no schedule of these jobs can beat "
         f"({limits[schedule.limit]}); workers are busy {wording.fraction(schedule.busy_fraction, 0)} of the time.",
     ]
     sentences.append(_by_machines(plan))

@@ -73,8 +73,14 @@ def _gain(facts: Facts, place: Place, trials: Sequence[Mapping[str, Any]]) -> st
         return " It gave no figure in the study's repeats."
     known = [t.interval for t in rows if t.interval is not None]
     gains = [interval.low > 1 for interval in known]
+    losses = [interval.high < 1 for interval in known]
     if not known:
         claim = "too few repeats for an interval; by the default's p95 latency over the tuned one's"
+    elif any(losses):
+        claim = (
+            "the study's repeats contradict it: at some batch sizes the tuned setting is slower; the default's p95 latency "
+            "over the tuned one's is"
+        )
     elif all(gains):
         claim = "the study's repeats confirm it at every batch size: the default's p95 latency over the tuned one's is"
     elif any(gains):

@@ -51,15 +51,18 @@ def _asked(spec: SearchSpec, space: Space, told: Sequence[Trial], count: int, nu
 
 def optuna_study(space: Space, told: Sequence[Trial], *, sampler: Any = None) -> optuna.Study:
     """An `optuna.Study` that has seen these trials. One that diverged counts as the worst score seen, so that every sampler
-    learns to keep away from it; one that was pruned keeps its values by step. Those outside `space` (a search whose ranges
-    were extended keeps its earlier trials) are inside its new ranges by construction."""
+    learns to keep away from it. One that was pruned keeps its values by step; tree-structured Parzen estimators rank it below
+    every finished trial, so beside pruned ones a diverged one is pruned without any value, the lowest of all. Those outside
+    `space` (a search whose ranges were extended keeps its earlier trials) are inside its new ranges by construction."""
     optuna = optuna_or_problem()
     study = optuna.create_study(direction="maximize", sampler=sampler)
     distributions = _distributions(space)
     scores = [trial.value for trial in told if trial.value is not None]
     worst = min(scores, default=0.0)
+    has_pruned = any(trial.state == "pruned" for trial in told) and not isinstance(sampler, optuna.samplers.GPSampler)
     for trial in told:
-        if trial.state == "pruned":
+        is_lowest = has_pruned and trial.state == "diverged"
+        if trial.state == "pruned" or is_lowest:
             outcome: dict[str, Any] = {"state": optuna.trial.TrialState.PRUNED}
         else:
             outcome = {"value": worst if trial.value is None else trial.value}
@@ -67,7 +70,7 @@ def optuna_study(space: Space, told: Sequence[Trial], *, sampler: Any = None) ->
             optuna.trial.create_trial(
                 params=dict(trial.params),
                 distributions=distributions,
-                intermediate_values=dict(enumerate(trial.by_step)),
+                intermediate_values={} if is_lowest else dict(enumerate(trial.by_step)),
                 **outcome,
             )
         )

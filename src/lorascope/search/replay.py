@@ -162,6 +162,8 @@ def _survivors(trials: Sequence[Trial], spec: SearchSpec, before: Sequence[Trial
     alive = [trial for trial in trials if trial.state == "open"]
     if spec.pruning == "wilcoxon":
         return (trial for trial in alive if not pruned_by_wilcoxon(trial, told=before))
+    if not alive:
+        return iter(())
     # Successive halving (Jamieson and Talwalkar 2016) over all trials that came this far, those of earlier rounds included.
     rivals = [trial.by_step[stage] for trial in (*before, *alive) if len(trial.by_step) > stage]
     kept = max(1, len(rivals) // REDUCTION)

@@ -67,7 +67,8 @@ def _edge(name: str, dimension: Dimension, value: Any) -> Edge | None:
     natural = (NATURAL_LOW if side == "low" else NATURAL_HIGH).get(name)
     if natural is not None and limit == natural:
         return None
-    return Edge(name, side, value, limit, _further(name, ends, side))
+    further = _further(name, ends, side)
+    return None if further == limit else Edge(name, side, value, limit, further)
 
 
 def _further(name: str, dimension: Range, side: Literal["low", "high"]) -> float:
@@ -79,7 +80,7 @@ def _further(name: str, dimension: Range, side: Literal["low", "high"]) -> float
         value = max(value, NATURAL_LOW[name])
     elif value <= 0:
         value = dimension.low / 2
-    return round(value) if is_whole(name, dimension) else float(f"{value:.3g}")
+    return max(1, round(value)) if is_whole(name, dimension) else float(f"{value:.3g}")
 
 
 def extended(space: Space, found: list[Edge]) -> Space:

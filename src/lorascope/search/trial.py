@@ -15,6 +15,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def planned_tokens(member: Member) -> int:
 
 def state_file(cache_dir: Path, step: Step, stops: Sequence[float]) -> Path:
     """Where the state of this trial waits after the last of `stops`."""
-    training = {"params": {**step.params, "stops": list(stops)}, "deps": dict(step.deps)}
+    training = {"version": step.version, "params": {**step.params, "stops": list(stops)}, "deps": dict(step.deps)}
     return cache_dir / "trials" / f"{hashlib.sha256(canonical_json(training).encode()).hexdigest()[:24]}.pt"
 
 
@@ -118,10 +119,11 @@ def _keeping(context: StepContext) -> Keep | None:
     def keep(state: dict[str, Any]) -> None:
         if _num_bytes(state) > LARGEST_STATE_BYTES:
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f"{target.name}.{uuid.uuid4().hex[:12]}.tmp")
-        torch.save(state, draft)
-        os.replace(draft, target)
+        with suppress(OSError):  # without it the next stage trains from the start: no reason to stop a gang
+            target.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, draft)
+            os.replace(draft, target)
 
     return keep
 
@@ -144,5 +146,5 @@ def _take_up(context: StepContext) -> None:
     if len(stops) > 1 and earlier.exists() and not own.exists():
         draft = own.with_suffix(".new")
         shutil.copyfile(earlier, draft)
+        _mark(context).touch()  # first: with it, the stage before is not counted again
         os.replace(draft, own)
-        _mark(context).touch()

@@ -117,9 +117,11 @@ class EngineProcess:
         assert all(r.adapter is None or r.adapter in self._config.adapters for r in asked), (
             "an adapter that is not served"
         )
-        command = {"do": "serve", "batches": [[asdict(r) for r in batch] for batch in batches]}
-        answer = self._ask({**command, "keep_outputs": keep_outputs})
-        served, wall_s = answer["served"], answer["wall_s"]
+        served, wall_s = [], []
+        for batch in batches:  # the time limit is a batch's, from its last arrival on: a load of many may take hours
+            command = {"do": "serve", "batches": [[asdict(r) for r in batch]], "keep_outputs": keep_outputs}
+            answer = self._ask(command, more_s=max((r.arrival_s for r in batch), default=0.0))
+            served, wall_s = served + answer["served"], wall_s + answer["wall_s"]
         if [one["id"] for one in served] != [request.id for request in asked] or len(wall_s) != len(batches):
             raise self._failure("engine", "the engine answered other requests than it was asked")
         return ServedBatches(tuple(map(_served, served)), tuple(wall_s))
@@ -171,8 +173,8 @@ class EngineProcess:
             os.set_blocking(pipe.fileno(), False)
         return process
 
-    def _ask(self, command: Mapping[str, Any], expected: str = "served") -> Any:
-        deadline = time.monotonic() + self._serve_timeout_s
+    def _ask(self, command: Mapping[str, Any], expected: str = "served", *, more_s: float = 0.0) -> Any:
+        deadline = time.monotonic() + self._serve_timeout_s + more_s
         try:
             self._write(json.dumps(command).encode() + b"\n", deadline)
             return self._read(expected, timeout_s=deadline - time.monotonic())

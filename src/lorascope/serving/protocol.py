@@ -91,17 +91,26 @@ class Comparison:
         return self.directory / f"{process.name}.json"
 
 
-def run_processes(comparison: Comparison, processes: Sequence[Process]) -> Iterator[dict[str, Any]]:
-    """What each process found, in their order: from its file if it ended before, else by running it. All that have to run
-    are started at once. Never raises EngineFailure: a failure is part of what was found."""
+def run_processes(comparison: Comparison, processes: Sequence[Process]) -> Iterator[tuple[Process, dict[str, Any]]]:
+    """What each process found: from its file if it ended before, else by running it. All that have to run are started at
+    once and measured in their order; one for which the others left no memory comes after them, alone. Never raises
+    EngineFailure: a failure is part of what was found."""
     missing = [process for process in processes if not comparison.path(process).exists()]
-    engines = {process: _engine(comparison, process) for process in missing}
-    with started_together(engines) as waiting:
+    is_alone = comparison.spec.engines_at_once == 1
+    crowded_out: list[Process] = []
+    with started_together({process: _engine(comparison, process) for process in missing}) as waiting:
         for process in processes:
             if process in waiting:
-                found = _with_attempts(comparison, process, waiting.pop(process), is_alone=len(missing) == 1)
-                _write_down(comparison.path(process), found)
-            yield json.loads(comparison.path(process).read_text())
+                engine = waiting[process]
+                if len(missing) > 1 and isinstance(engine, EngineFailure) and engine.kind == "out-of-memory":
+                    crowded_out.append(process)
+                    continue
+                _write_down(comparison.path(process), _with_attempts(comparison, process, engine, is_alone=is_alone))
+            yield process, json.loads(comparison.path(process).read_text())
+    for process in crowded_out:
+        engine = started(_engine(comparison, process))
+        _write_down(comparison.path(process), _with_attempts(comparison, process, engine, is_alone=is_alone))
+        yield process, json.loads(comparison.path(process).read_text())
 
 
 def _engine(comparison: Comparison, process: Process) -> EngineProcess:

@@ -124,7 +124,7 @@ def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> _Co
     found, served, given_up = [], set(), set()
     for first in range(0, len(processes), spec.engines_at_once):
         group = [p for p in processes[first : first + spec.engines_at_once] if (p.arm, p.setting) not in given_up]
-        for process, told in zip(group, run_processes(comparison, group), strict=True):
+        for process, told in run_processes(comparison, group):
             found.append(told)
             if told["figures"]:
                 served.add((process.arm, process.setting))

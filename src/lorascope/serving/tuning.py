@@ -22,7 +22,7 @@ from lorascope.serving.exchange import EngineFailure
 from lorascope.serving.levers import Lever, combine, known_levers
 from lorascope.serving.load import draw_batches, loads_of
 from lorascope.serving.protocol import Comparison, engine_config, warm_up
-from lorascope.serving.together import Started, started_together
+from lorascope.serving.together import Started, started, started_together
 from lorascope.study.measure import arm_name
 
 TRIAL = "trial"
@@ -132,15 +132,28 @@ class _Setting:
 
 
 def _trials(settings: Sequence[_Setting]) -> list[Trial]:
-    """From their files if they ended before, else by running them: started at once, measured one by one."""
+    """From their files if they ended before, else by running them: started at once, measured one by one, the default last,
+    so that no lever is chosen for being measured on a quieter machine. One for which the others left no memory comes after
+    them, alone."""
     missing = [setting for setting in settings if not setting.path.exists()]
+    crowded_out: list[_Setting] = []
     with started_together({s.order: s.engine() for s in missing if not s.idle}) as waiting:
-        for setting in missing:
-            draft = setting.path.with_suffix(".new")
-            draft.write_text(json.dumps(asdict(_tried(setting, waiting.pop(setting.order, None)))))
-            os.replace(draft, setting.path)
+        for setting in sorted(missing, key=lambda s: s.order == 0):
+            engine = waiting.get(setting.order)
+            if len(waiting) > 1 and isinstance(engine, EngineFailure) and engine.kind == "out-of-memory":
+                crowded_out.append(setting)
+            else:
+                _write_down(setting, engine)
+    for setting in crowded_out:
+        _write_down(setting, started(setting.engine()))
     read = [json.loads(setting.path.read_text()) for setting in settings]
     return [Trial(**{**one, "levers": tuple(one["levers"])}) for one in read]
+
+
+def _write_down(setting: _Setting, engine: Started | None) -> None:
+    draft = setting.path.with_suffix(".new")
+    draft.write_text(json.dumps(asdict(_tried(setting, engine))))
+    os.replace(draft, setting.path)
 
 
 def _tried(setting: _Setting, engine: Started | None) -> Trial:

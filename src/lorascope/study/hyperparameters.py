@@ -29,7 +29,8 @@ NATURAL_HIGH = {"warmup": 1.0, "dropout": 0.9}
 
 def is_whole(name: str, dimension: Range) -> bool:
     """Whether a range of this setting means the whole numbers in it."""
-    return name in WHOLE and isinstance(dimension.low, int) and isinstance(dimension.high, int)
+    only_whole = name in ("batch_size", "rank")
+    return only_whole or (name in WHOLE and isinstance(dimension.low, int) and isinstance(dimension.high, int))
 
 
 @cache

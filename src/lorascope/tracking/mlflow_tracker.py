@@ -52,6 +52,7 @@ class MlflowTracker(Tracker):
 class MlflowRun(OpenRun):
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client, self.id = client, run_id
+        self._last = 0
 
     def describe(self, config: Mapping[str, object]) -> None:
         params = [Param(_name(key), str(value)[:_LONGEST_VALUE]) for key, value in flat(config).items()]
@@ -59,13 +60,15 @@ class MlflowRun(OpenRun):
             self._client.log_batch(self.id, params=params[start : start + _MOST_IN_A_CALL])
 
     def log(self, values: Mapping[str, float], *, at: int) -> None:
+        self._last = max(self._last, at)
         now_ms = int(time.time() * 1000)
         metrics = [Metric(_name(key), value, now_ms, at) for key, value in values.items() if math.isfinite(value)]
         for start in range(0, len(metrics), _MOST_IN_A_CALL):
             self._client.log_batch(self.id, metrics=metrics[start : start + _MOST_IN_A_CALL])
 
     def summarise(self, values: Mapping[str, float | str]) -> None:
-        self.log({key: value for key, value in values.items() if not isinstance(value, str)}, at=0)
+        # After the curves: MLflow shows the value of a name's last step, and a summary may have a curve's name.
+        self.log({key: value for key, value in values.items() if not isinstance(value, str)}, at=self._last)
         texts = {key: value for key, value in values.items() if isinstance(value, str)}
         if texts:
             self._client.log_batch(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -47,7 +48,8 @@ def main() -> int:
     except Exception as error:
         traceback.print_exc()
         said = str(error).strip().splitlines()
-        send(failure=f"{type(error).__name__}: {said[0] if said else 'no reason given'}")
+        text = re.sub(r"//[^/@\s]+@", "//", said[0]) if said else "no reason given"  # an address may hold a password
+        send(failure=f"{type(error).__name__}: {text}")
         return 1
     return 0
 

@@ -28,7 +28,8 @@ _PREPARED = {  # ours to decide, so not an option; and where a study says it
     "enable_prefix_caching": "nothing: it would measure the repetition of prompts",
 }
 
-_CACHE_BLOCK = 16  # tokens; larger blocks only waste part of the spare ones
+_CACHE_BLOCK = 16  # tokens
+_LARGEST_BLOCK = 8  # times that; a request leaves up to one block unfilled
 _SPARE_BLOCKS = 64
 
 
@@ -98,7 +99,7 @@ def fitted_cache_bytes(config: dict[str, Any]) -> int:
     head_size = model.get("head_dim") or model["hidden_size"] // heads
     token_bytes = 2 * model["num_hidden_layers"] * (model.get("num_key_value_heads") or heads) * head_size
     token_bytes *= 2 if config["dtype"] == "bfloat16" else 4
-    blocks = config["max_batch"] * math.ceil(config["max_length"] / _CACHE_BLOCK) + _SPARE_BLOCKS
+    blocks = config["max_batch"] * (math.ceil(config["max_length"] / _CACHE_BLOCK) + _LARGEST_BLOCK) + _SPARE_BLOCKS
     return blocks * _CACHE_BLOCK * token_bytes
 
 

@@ -122,7 +122,7 @@ class VLLM:
         if not cache.num_gpu_blocks:
             return None
         tokens = cache.num_gpu_blocks * cache.block_size
-        needed = self._config["max_batch"] * self._config["max_length"]
+        needed = self._config["max_batch"] * -(-self._config["max_length"] // cache.block_size) * cache.block_size
         if tokens < needed:
             self._notes.append(
                 f"the key-value cache holds {tokens} tokens, fewer than {needed}, the largest batch at full length: "

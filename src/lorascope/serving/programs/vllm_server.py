@@ -36,6 +36,7 @@ _POLL_S = 0.1
 _STOP_TIMEOUT_S = 8.0
 _NUM_KEPT_LINES = 1000
 _ERROR = re.compile(r"\b\w*(Error|Exception): .+")
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know this machine
 
 
 class VLLMServer:
@@ -106,7 +107,7 @@ class VLLMServer:
             if self._process.poll() is not None:
                 raise self._death("the server did not start")
             try:
-                with urllib.request.urlopen(f"{self._url}/health", timeout=5):
+                with _DIRECTLY.open(f"{self._url}/health", timeout=5):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(_POLL_S)
