@@ -140,6 +140,8 @@ class WorkerPool(ABC, Generic[S]):
             for slot in running:
                 settled += self._listen(slot, emit)
             self._start_again()
+            settled += self._settled
+            self._settled = []
             if is_changed:
                 break
         return settled
@@ -180,7 +182,12 @@ class WorkerPool(ABC, Generic[S]):
 
     def _start_again(self) -> None:
         for steps, attempt in list(self._again):
-            if free := self._free(self._fitting(steps[0])):
+            fitting = self._fitting(steps[0])
+            if not fitting and self._all_slots():  # the machine it fitted is gone, and the others will never do
+                self._again.remove((steps, attempt))
+                problem = self._no_slot_for(steps[0])
+                self._settled += [self._record(Failure.of(step.id, problem)) for step in steps]
+            elif free := self._free(fitting):
                 self._again.remove((steps, attempt))
                 self._start(self._warmest(free, steps[0]), steps, attempt=attempt)
             else:

@@ -26,6 +26,7 @@ from lorascope.study.track import AnyTrackerSpec
 
 MOST_WAITING = 20_000
 PATIENCE_S = 60.0
+_PATIENCE_WITH_FILES_S = 600.0  # an upload gives no sign while it lasts
 _PATIENCE_IF_INTERRUPTED_S = 5.0
 
 
@@ -33,7 +34,8 @@ class TrackerFeed:
     """An Emit. Its process starts with the first step that is computed, so a study that is all cached starts none.
 
     directory: the tracker's own, for what it writes and its log. tell: where what it has to say goes, always from the
-    thread that emits. patience_s: how long it may give no sign at the end before it is stopped. place: what implements
+    thread that emits. patience_s: how long it may give no sign at the end before it is stopped (None:
+    a minute, ten where it keeps files). place: what implements
     the tracker, "module:Class".
     """
 
@@ -45,13 +47,14 @@ class TrackerFeed:
         directory: Path,
         store: Path,
         tell: Emit,
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
         most_waiting: int = MOST_WAITING,
         place: str | None = None,
     ) -> None:
         self.kind = spec.kind
         self._directory, self._tell = directory.absolute(), tell
-        self._patience_s, self._most_waiting = patience_s, most_waiting
+        usual_s = _PATIENCE_WITH_FILES_S if getattr(spec, "artifacts", ()) else PATIENCE_S
+        self._patience_s, self._most_waiting = usual_s if patience_s is None else patience_s, most_waiting
         self._first = {
             "tracker": place or TRACKERS[spec.kind],
             "settings": spec.model_dump(mode="json"),
