@@ -124,13 +124,7 @@ def run(
     from lorascope.engine.scheduler import execute
     from lorascope.engine.store import Store
 
-    if executor not in EXECUTORS:
-        raise StudyError(
-            f"unknown executor `{executor}`",
-            hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}",
-        )
-    if address is not None and executor != "ray":
-        raise StudyError(f"--address {address} has no effect on the {executor} executor", hint="add `--executor ray`")
+    _check_executor(executor, address)
     trackers = chosen_trackers(study, track)
     started = time.monotonic()
     opened = Store(store)
@@ -167,22 +161,34 @@ def run(
             report=None,
             verdicts=(),
         )
-        emit(
-            StudyFinished(
-                study=study.name,
-                num_done=len(outcome.done),
-                num_cached=len(outcome.cached),
-                num_failed=len(outcome.failed),
-                num_blocked=len(outcome.blocked),
-                seconds=outcome.seconds,
-            )
-        )
+        emit(_finished(study, outcome))
         if last is None or not opened.has(last.id):
             return outcome
         artifact = opened.artifact(last.id)
         page, verdicts = _write_report(artifact, folder), Results(artifact).analysis.hypotheses
         emit(ReportWritten(path=str(page), verdicts={result.name: result.verdict for result in verdicts}))
         return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
+
+
+def _check_executor(executor: str, address: str | None) -> None:
+    if executor not in EXECUTORS:
+        raise StudyError(
+            f"unknown executor `{executor}`",
+            hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}",
+        )
+    if address is not None and executor != "ray":
+        raise StudyError(f"--address {address} has no effect on the {executor} executor", hint="add `--executor ray`")
+
+
+def _finished(study: Study, outcome: Outcome) -> StudyFinished:
+    return StudyFinished(
+        study=study.name,
+        num_done=len(outcome.done),
+        num_cached=len(outcome.cached),
+        num_failed=len(outcome.failed),
+        num_blocked=len(outcome.blocked),
+        seconds=outcome.seconds,
+    )
 
 
 def plan(
