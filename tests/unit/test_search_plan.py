@@ -12,8 +12,11 @@ import pytest
 from small_study import write_small_study
 
 from lorascope.engine.store import Store
+from lorascope.plan.allocation import allocate
 from lorascope.plan.analysis_step import analysis_step
+from lorascope.plan.estimate import Estimate
 from lorascope.plan.graph import Graph, build_graph
+from lorascope.plan.planned import PlannedStep, jobs_of
 from lorascope.plan.planner import Planner, chosen
 from lorascope.study.load import load_study
 from lorascope.study.spec import Study
@@ -217,3 +220,38 @@ def test_the_outlook_holds_all_that_is_to_come(study: Study, tmp_path: Path) -> 
 def test_no_trial_holds_a_path_in_its_params(study: Study, tmp_path: Path) -> None:
     for step in Results(study).to_the_end().steps:
         assert str(tmp_path) not in repr(step.params)
+
+
+@pytest.mark.parametrize("pruning", ["none", "halving"])
+def test_no_number_of_machines_makes_rounds_overlap(study: Study, tmp_path: Path, pruning: str) -> None:
+    """Two rounds (of three stages each where trials are halved), one after the other, then the runs."""
+    rounds, stages = (2, 1) if pruning == "none" else (2, 3)
+    search = study.search.model_copy(update={"pruning": pruning})  # type: ignore[union-attr]
+    planner = Planner(study.model_copy(update={"search": search}), Store(tmp_path / "store"), data_dir=None)
+    graph = planner.outlook()
+    planned = [
+        PlannedStep(
+            s, graph.labels[s.id], False, Estimate(10.0 if s.kind == "trial" else 1.0, None, None, "finished", "")
+        )
+        for s in graph.steps
+    ]
+    found = allocate(jobs_of(planned, graph.decided_by), workers=100)
+    # data, tokens and gates; the trials; the gates of the optimum, a run, and its score or its drift
+    assert found.bound >= 3 + rounds * stages * 10 + 3
+    assert found.limit == "chain" and found.makespan >= found.bound
+    ends = {i: placed.end for placed in found.placed for i in placed.job.steps}
+    starts = {i: placed.start for placed in found.placed for i in placed.job.steps}
+    for search in graph.searches:
+        runs = [step.id for step in graph.of_kind("train") if graph.labels[step.id].method == search.method.name]
+        assert runs and all(starts[run] >= max(ends[trial] for trial in search.steps) for run in runs)
+
+
+def test_the_round_that_an_edge_adds_waits_for_every_search_of_its_task(study: Study) -> None:
+    search = study.search.model_copy(update={"at_edge": "extend"})  # type: ignore[union-attr]
+    graph = Results(study.model_copy(update={"search": search}), best_rate=3.0).to_the_end()
+    first = {
+        i for each in graph.searches for i, trial in zip(each.steps, each.found.trials, strict=True) if trial.round < 2
+    }
+    for each in graph.searches:
+        added = [i for i, trial in zip(each.steps, each.found.trials, strict=True) if trial.round == 2]
+        assert added and all(graph.decided_by[i] == first for i in added)

@@ -12,8 +12,8 @@ Runs that share a model and a task stand next to each other, so a worker keeps t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,22 @@ from lorascope.plan.run_steps import (
     sanity_step,
     tokens_step,
 )
-from lorascope.plan.searches import Finished, Searching, add_searches, tuned
+from lorascope.plan.searches import Finished, Searching, add_searches, trials_behind, tuned
 from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec
 
 
 @dataclass(frozen=True)
 class Graph:
     """steps: in dependency order, the analysis not among them. labels: step id -> what it is in this study. searches: how far
-    each has come. waiting: the steps that are planned once a search has ended, as (kind, label)."""
+    each has come. waiting: the steps that are planned once a search has ended, as (kind, label). decided_by: step id -> the
+    trials, beside its deps, whose scores it had to wait for to be planned at all."""
 
     study: Study
     steps: list[Step]
     labels: Mapping[str, RunLabel]
     searches: Sequence[Searching] = ()
     waiting: Sequence[tuple[str, RunLabel]] = ()
+    decided_by: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> list[Step]:
         return [step for step in self.steps if step.kind == kind]
@@ -88,6 +90,7 @@ class _Growing:
         self.labels: dict[str, RunLabel] = {}
         self.searches: list[Searching] = []
         self.waiting: list[tuple[str, RunLabel]] = []
+        self.decided_by: dict[str, frozenset[str]] = {}
 
     def graph(self) -> Graph:
         study = self.study
@@ -97,11 +100,15 @@ class _Growing:
             for step, label in measurement_steps(study, model, arms):
                 self.add(step, label)
             self._wait_for_measurements(model, arms)
-        return Graph(study, list(self.steps.values()), self.labels, self.searches, self.waiting)
+        return Graph(study, list(self.steps.values()), self.labels, self.searches, self.waiting, self.decided_by)
 
-    def add(self, step: Step, label: RunLabel) -> Step:
-        """The first name of a step stays, but for one that a search gave to what turns out to be a run's own."""
-        self.steps.setdefault(step.id, step)
+    def add(self, step: Step, label: RunLabel, decided_by: Iterable[str] = ()) -> Step:
+        """The first name of a step stays, but for one that a search gave to what turns out to be a run's own; so does what
+        first decided it."""
+        if step.id not in self.steps:
+            self.steps[step.id] = step
+            if trials := frozenset(decided_by):
+                self.decided_by[step.id] = trials
         if step.id not in self.labels or self.labels[step.id].seed == SEARCH:
             self.labels[step.id] = label
         return step
@@ -120,9 +127,14 @@ class _Growing:
             method.name: tuned(study, method, model=model.name, task=task.name, searches=searches)
             for method in study.methods
         }
+        trials = {name: trials_behind(name, study=study, searches=searches) for name in methods}
         # Every arm is checked before any is trained: a rank that does not fit must not come out after hours.
         checks = {
-            name: self.add(sanity_step(study, model, task.name, method, inputs), RunLabel(model.name, task.name, name))
+            name: self.add(
+                sanity_step(study, model, task.name, method, inputs),
+                RunLabel(model.name, task.name, name),
+                trials[name],
+            )
             for name, method in methods.items()
             if method is not None
         }
@@ -131,7 +143,7 @@ class _Growing:
             if method is None:
                 self._wait_for_runs(RunLabel(model.name, task.name, name))
             else:
-                trained[name] = self._add_runs(model, task.name, name, method, checks[name], inputs)
+                trained[name] = self._add_runs(model, task.name, name, method, checks[name], inputs, trials[name])
         return TrainedArms(task.name, inputs, trained)
 
     def _add_searches(self, model: PlannedModel, task: TaskSpec, inputs: Mapping[str, str]) -> list[Searching]:
@@ -158,6 +170,7 @@ class _Growing:
         method: AnyMethodSpec,
         sanity: Step,
         inputs: Mapping[str, str],
+        trials: Iterable[str],
     ) -> list[Step]:
         study, trained = self.study, []
         resources = gang_resources(model.identity, method, resolved_training(study, method))
@@ -171,6 +184,7 @@ class _Growing:
                     slug=slug, locations=model.locations, resources=resources,
                 ),
                 label,
+                trials,
             )  # fmt: skip
             trained.append(train)
             self.add(

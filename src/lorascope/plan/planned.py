@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from lorascope.engine.step import Step
@@ -117,7 +118,7 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
     steps = [*graph.steps, *([last] if last else [])]
     labels = {**graph.labels, **({last.id: RunLabel()} if last else {})}
     planned = tuple(_planned(step, labels[step.id], store, history) for step in steps)
-    jobs = jobs_of(planned)
+    jobs = jobs_of(planned, graph.decided_by)
     schedule = allocate(jobs, workers=machines.workers)
     tried = sorted({*_TRIED_MACHINES, machines.count})
     return StudyPlan(
@@ -133,15 +134,21 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
     )
 
 
-def jobs_of(planned: Sequence[PlannedStep]) -> list[Job]:
+def jobs_of(planned: Sequence[PlannedStep], decided_by: Mapping[str, frozenset[str]]) -> list[Job]:
     """The steps that are to run as jobs of one worker: runs of one arm and of its like that share their inputs are computed
-    together, as many at a time as was observed. A step of unknown time counts as none."""
+    together, as many at a time as was observed. A step of unknown time counts as none.
+
+    decided_by: of the graph. A job waits for these trials as for what its steps depend on, and trials of different rounds
+    are never one job.
+    """
     to_run = [p for p in planned if not p.is_cached]
+    rounds = _rounds(decided_by)
     groups: dict[tuple[str, ...], list[PlannedStep]] = {}
     for p in to_run:
         key = p.step.resources.gang_key
         inputs = [p.step.deps[role] for role in ("data", "tokens") if role in p.step.deps]
-        groups.setdefault((p.step.kind, key, *inputs) if key else (p.step.id,), []).append(p)
+        place = str(rounds.get(p.step.id, 0))
+        groups.setdefault((p.step.kind, key, place, *inputs) if key else (p.step.id,), []).append(p)
     chunks = [chunk for group in groups.values() for chunk in _chunks(group)]
     owner = {p.step.id: chunk[0].step.id for chunk in chunks for p in chunk}
     return [
@@ -149,11 +156,21 @@ def jobs_of(planned: Sequence[PlannedStep]) -> list[Job]:
             name=chunk[0].step.id,
             steps=tuple(p.step.id for p in chunk),
             seconds=sum(p.estimate.seconds or 0.0 for p in chunk),
-            after=frozenset(owner[dep] for p in chunk for dep in p.step.deps.values() if dep in owner),
+            after=frozenset(
+                owner[i] for p in chunk for i in (*p.step.deps.values(), *decided_by.get(p.step.id, ())) if i in owner
+            ),
             alone=chunk[0].step.resources.alone,
         )
         for chunk in chunks
     ]
+
+
+def _rounds(decided_by: Mapping[str, frozenset[str]]) -> Mapping[str, int]:
+    """Step -> how many times something had to be trained and scored before it could be planned."""
+    rounds: dict[str, int] = {}
+    for step_id in TopologicalSorter(decided_by).static_order():
+        rounds[step_id] = 1 + max((rounds[i] for i in decided_by.get(step_id, ())), default=-1)
+    return rounds
 
 
 def _chunks(group: Sequence[PlannedStep]) -> list[list[PlannedStep]]:

@@ -7,21 +7,27 @@ Planning again, from the same study and the same store, gives the same graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from lorascope.engine.step import Step
 from lorascope.plan.labels import SEARCH, VERSIONS, PlannedModel, RunLabel
 from lorascope.plan.run_steps import gang_resources, resolved_training, sanity_step, training_params
 from lorascope.search.literals import role, search_params
-from lorascope.search.replay import Attempt, Replay, replay
+from lorascope.search.replay import Attempt, Replay, replay, stages
 from lorascope.search.space import edges, extended, is_extendable
 from lorascope.study.hyperparameters import given_hyperparameters, with_hyperparameters
 from lorascope.study.search import SearchSpec
 from lorascope.study.spec import AnyMethodSpec, Seeds, Study
 
-Add = Callable[[Step, RunLabel], Step]
+
+class Add(Protocol):
+    """Makes a step part of the graph. decided_by: the trials whose scores it waited for to be planned."""
+
+    def __call__(self, step: Step, label: RunLabel, decided_by: Iterable[str] = ()) -> Step: ...
+
+
 Finished = Callable[[str], Mapping[str, Any] | None]
 
 
@@ -58,6 +64,13 @@ def tuned(study: Study, method: AnyMethodSpec, *, model: str, task: str, searche
     return None if optimum is None else with_hyperparameters(method, optimum)
 
 
+def trials_behind(method: str, *, study: Study, searches: Sequence[Searching]) -> Sequence[str]:
+    """The trials that the optimum of a method rests on: those of its search, or of all where an edge extends them all."""
+    is_joint = study.search is not None and study.search.at_edge == "extend"
+    mine = [search for search in searches if search.method.name == method]
+    return [step for search in (searches if is_joint and mine else mine) for step in search.steps]
+
+
 def add_searches(
     study: Study, model: PlannedModel, task: str, inputs: Mapping[str, str], *, add: Add, finished: Finished
 ) -> list[Searching]:
@@ -81,15 +94,37 @@ def add_searches(
     if is_extended:  # one more round for every method of the task: the budget stays equal
         longer = [extended(each.space, at_edge) for each, at_edge in zip(found, at_edges, strict=True)]
         found = [bench.replay(extension=space) for bench, space in zip(benches, longer, strict=True)]
+    decided_by = _decided_by(list(zip(benches, found, strict=True)), spec)
     searches = []
     for bench, each in zip(benches, found, strict=True):
-        steps = bench.add_trials(each, add=add)
+        steps = bench.add_trials(each, decided_by, add=add)
         is_over = each.is_over and (are_over or not may_extend)
         if is_over:
             bench.add_summary(each, steps, is_extended=is_extended, add=add)
         waiting = [steps[role(attempt)] for attempt in each.open]
         searches.append(Searching(bench.label, bench.method, each, [*steps.values()], waiting, is_extended, is_over))
     return searches
+
+
+def _decided_by(searches: Sequence[tuple[_Bench, Replay]], spec: SearchSpec) -> Mapping[str, Sequence[str]]:
+    """Trial -> the trials it waits for: those of the stage before it in its search; in the round that an edge adds, all of
+    all searches. A trial that is proposed twice waits as it did the first time, so none waits for itself."""
+    places = {place: number for number, stage in enumerate(stages(spec)) for place in stage}
+    num_rounds = -(-spec.trials // spec.at_once)
+    staged: dict[tuple[int, int], dict[int, list[str]]] = {}
+    for index, (bench, found) in enumerate(searches):
+        for attempt in found.attempts:
+            at = found.trials[attempt.trial].round, places[attempt.seed, attempt.stops]
+            staged.setdefault(at, {}).setdefault(index, []).append(bench.trial(attempt).id)
+    waits: dict[str, Sequence[str]] = {}
+    last: dict[int, list[str]] = {}
+    for at in sorted(staged):
+        everything = list(waits) if at == (num_rounds, 0) else None
+        for index, trials in staged[at].items():
+            for trial in trials:
+                waits.setdefault(trial, everything or last.get(index, []))
+        last |= staged[at]
+    return waits
 
 
 def _edges(found: Replay) -> list[Any]:
@@ -138,15 +173,16 @@ class _Bench:
             resources=gang_resources(self.model.identity, method, resolved_training(self.study, method)),
         )
 
-    def add_trials(self, found: Replay, *, add: Add) -> Mapping[str, str]:
+    def add_trials(self, found: Replay, decided_by: Mapping[str, Sequence[str]], *, add: Add) -> Mapping[str, str]:
         """The steps of the trials proposed so far: role -> id."""
         add(self.sanity, RunLabel(self.model.name, self.task, self.method.name, SEARCH))
         steps: dict[str, str] = {}
-        for attempt in (*(a for trial in found.trials for a in trial.results), *found.open):
+        for attempt in found.attempts:
             seed = f", seed {attempt.seed}" if len(self.spec.seeds) > 1 else ""
             part = f", {attempt.stops[-1]:.0%}" if attempt.stops[-1] < 1 else ""
             label = RunLabel(self.model.name, self.task, self.method.name, f"trial {attempt.trial + 1}{seed}{part}")
-            steps[role(attempt)] = add(self.trial(attempt), label).id
+            step = self.trial(attempt)
+            steps[role(attempt)] = add(step, label, decided_by[step.id]).id
         return steps
 
     def add_summary(self, found: Replay, steps: Mapping[str, str], *, is_extended: bool, add: Add) -> None:

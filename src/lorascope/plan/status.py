@@ -243,7 +243,7 @@ class StatusReader:
             if whole is not None
         ]
         names = {job.name for job in jobs}
-        for job in jobs_of(planned):
+        for job in jobs_of(planned, self.graph.decided_by):
             owned = [waiting_for[dep] for i in job.steps for dep in by_id[i].deps.values() if dep in waiting_for]
             extra = {f"{gang.kind} {gang.host} {gang.pid}" for gang in owned} & names
             jobs.append(Job(job.name, job.steps, job.seconds, job.after | extra, job.alone))

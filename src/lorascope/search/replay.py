@@ -74,6 +74,11 @@ class Replay:
     to_propose: int
 
     @property
+    def attempts(self) -> Sequence[Attempt]:
+        """What has been trained, and what is to be trained now."""
+        return [*(attempt for trial in self.trials for attempt in trial.results), *self.open]
+
+    @property
     def is_over(self) -> bool:
         return not self.open and not self.to_propose
 
