@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.step import Resources, Step
 from lorascope.models.catalog import describe_model
 from lorascope.search import trial
-from lorascope.search.trial import forget_states, train_trial, train_trials
+from lorascope.search.trial import forget_states, state_file, train_trial, train_trials
 from lorascope.study.spec import ModelSpec, Seeds, TrainSpec
 from lorascope.training.run import train_run
 from tiny import as_artifact, step_context, tiny_columns, tiny_examples
@@ -106,6 +107,47 @@ def test_stages_that_take_up_a_state_equal_one_training_from_the_beginning(
         assert staged[-1][key] == whole[key], key
     assert [found["updates"] for found in staged] == [6, 12, 18]
     assert staged[0]["tokens"] < staged[1]["tokens"] < staged[2]["tokens"]
+
+
+def test_a_state_that_vanishes_makes_its_trial_begin_anew_and_no_other(
+    context: Callable[..., StepContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there when it is looked for, and gone when it is read."""
+    for rate in (1e-2, 1e-3):
+        train_trial(context(LORA, stops=THIRDS[:1], rate=rate))
+    undisturbed = train_trial(context(LORA, stops=THIRDS[:2], place="b"))
+    members = [context(LORA, stops=THIRDS[:2], rate=rate) for rate in (1e-2, 1e-3)]
+    gone = state_file(members[0].cache_dir, members[0].step, THIRDS[:1])
+
+    def copy(source: Path, target: Path) -> None:
+        if source == gone:
+            source.unlink()
+        copyfile(source, target)
+
+    monkeypatch.setattr(trial.shutil, "copyfile", copy)
+    found = dict(train_trials(members))
+    assert [found[index]["taken_up"] for index in (0, 1)] == [False, True]
+    assert found[0]["updates"] == found[1]["updates"] == 12
+    assert [p["value"] for p in found[0]["curve"]] == [p["value"] for p in undisturbed["curve"]]
+
+
+def test_a_state_that_cannot_be_read_fails_its_trial_alone(
+    context: Callable[..., StepContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rate in (1e-2, 1e-3):
+        train_trial(context(LORA, stops=THIRDS[:1], rate=rate))
+    members = [context(LORA, stops=THIRDS[:2], rate=rate) for rate in (1e-2, 1e-3)]
+    broken = state_file(members[0].cache_dir, members[0].step, THIRDS[:1])
+
+    def copy(source: Path, target: Path) -> None:
+        if source == broken:
+            raise OSError(5, "Input/output error")
+        copyfile(source, target)
+
+    monkeypatch.setattr(trial.shutil, "copyfile", copy)
+    found = dict(train_trials(members))
+    assert isinstance(found[0], OSError)
+    assert found[1]["taken_up"] and found[1]["updates"] == 12
 
 
 def test_a_state_too_large_to_be_worth_keeping_is_not_kept(

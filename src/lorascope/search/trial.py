@@ -45,9 +45,7 @@ def train_trial(context: StepContext) -> dict[str, Any]:
 
 def train_trials(contexts: Sequence[StepContext]) -> Generator[tuple[int, Outcome]]:
     """Trains trials of one base, method kind and shape of a batch together."""
-    for context in contexts:
-        _take_up(context)
-    yield from train_gang(contexts, ending=judge, keeping=_keeping)
+    yield from train_gang(contexts, beginning=_take_up, ending=judge, keeping=_keeping)
 
 
 def judge(run: Run, departure: Departure, gang: Gang) -> Outcome:
@@ -140,11 +138,15 @@ def _mark(context: StepContext) -> Path:
 
 
 def _take_up(context: StepContext) -> None:
-    """Begins with the state that the stage before left, unless this one was under way already."""
+    """Begins with the state that the stage before left, unless this one was under way already. The state may vanish at any
+    time: a cache is emptied, another coordinator's search is over and forgets its states."""
     stops, own = context.step.params["stops"], Checkpointer(context.work).path
-    earlier = state_file(context.cache_dir, context.step, stops[:-1])
-    if len(stops) > 1 and earlier.exists() and not own.exists():
-        draft = own.with_suffix(".new")
-        shutil.copyfile(earlier, draft)
-        _mark(context).touch()  # first: with it, the stage before is not counted again
-        os.replace(draft, own)
+    if len(stops) == 1 or own.exists():
+        return
+    draft = own.with_suffix(".new")
+    try:
+        shutil.copyfile(state_file(context.cache_dir, context.step, stops[:-1]), draft)
+    except FileNotFoundError:
+        return
+    _mark(context).touch()  # first: with it, the stage before is not counted again
+    os.replace(draft, own)

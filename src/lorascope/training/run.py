@@ -59,20 +59,22 @@ Keep = Callable[[dict[str, Any]], None]
 def train_gang(
     contexts: Sequence[StepContext],
     *,
+    beginning: Callable[[StepContext], None] = lambda context: None,
     ending: Ending | None = None,
     keeping: Callable[[StepContext], Keep | None] = lambda context: None,
 ) -> Generator[tuple[int, Outcome]]:
     """Trains runs of one base, method kind and sites together, as many at a time as pays (training/sizing.py). Yields
     (index of the context, its result or why it failed) the moment a run is through.
 
-    ending: what becomes of a run that left its gang; default: it is committed with its export. keeping: what to do with the
-    state that a run ends in.
+    beginning: what is done for a run before it is set up. ending: what becomes of a run that left its gang; default: it is
+    committed with its export. keeping: what to do with the state that a run ends in.
     """
     make_deterministic(contexts[0].device)
     make_room(contexts[0].warm)
     runs: list[Run] = []
     for index, context in enumerate(contexts):
         try:
+            beginning(context)
             runs.append(set_up(index, context, keep=keeping(context)))
         except Exception as error:  # this run's alone
             yield index, error
