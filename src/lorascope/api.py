@@ -128,7 +128,7 @@ def run(
     trackers = chosen_trackers(study, track)
     started = time.monotonic()
     opened = Store(store)
-    planner = Planner(study, opened, data_dir=data_dir, only=only)
+    planner = Planner(study, opened, data_dir=data_dir, only=only, keeps_proposals=True)
     steps = planner.steps
     num_cached = sum(opened.has(step.id) for step in steps)
     _make_directory(results / study.name)

@@ -21,6 +21,7 @@ STEP_KINDS: Mapping[str, str] = {
     "evaluate": "lorascope.evaluation.evaluate:evaluate_run",
     "drift": "lorascope.drift.step:measure_drift",
     "serving": "lorascope.serving.step:measure_serving",
+    "proposals": "lorascope.search.propose:propose_round",
     "trial": "lorascope.search.trial:train_trial",
     "search": "lorascope.search.summary:summarise_search",
     "analysis": "lorascope.evaluation.analysis:analyse",

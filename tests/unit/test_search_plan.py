@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from plan_fixture import finish
 from small_study import write_small_study
 
 from lorascope.engine.store import Store
@@ -18,6 +20,8 @@ from lorascope.plan.estimate import Estimate
 from lorascope.plan.graph import Graph, build_graph
 from lorascope.plan.planned import PlannedStep, jobs_of
 from lorascope.plan.planner import Planner, chosen
+from lorascope.search import propose
+from lorascope.search.literals import optimum_yaml
 from lorascope.study.load import load_study
 from lorascope.study.spec import Study
 
@@ -215,6 +219,71 @@ def test_the_outlook_holds_all_that_is_to_come(study: Study, tmp_path: Path) -> 
     assert kinds(planner.graph)["trial"] == 4 and planner.graph.waiting
     outlook = planner.outlook()
     assert kinds(outlook)["trial"] == 8 and kinds(outlook)["train"] == 4 and not outlook.waiting
+
+
+def finish_trials(planner: Planner, store: Store) -> None:
+    """Every trial that is open, scored by its learning rate."""
+    for step in planner.graph.of_kind("trial"):
+        if not store.has(step.id):
+            value = -abs(math.log10(step.params["learning_rate"] / 1e-2))
+            finish(store, step, seconds=1, result={"value": value, "loss": 0.0, "diverged": None, "metric": "accuracy"})
+
+
+def become_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna in a version that proposes otherwise."""
+    import optuna
+
+    as_now = propose._proposals
+    monkeypatch.setattr(optuna, "__version__", "99.0")
+    monkeypatch.setattr(propose, "_proposals", lambda q: as_now({**q, "proposal_seed": q["proposal_seed"] + 1}))
+    propose._ANSWERS.clear()
+    monkeypatch.setattr(propose, "_ANSWERS", {})
+
+
+def test_another_version_of_the_sampler_goes_on_with_the_trials_there_are(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import optuna
+
+    here, store = optuna.__version__, Store(tmp_path / "store")
+    planner = Planner(study, store, data_dir=None, keeps_proposals=True)
+    finish_trials(planner, store)
+    proposed = [trial.params for search in planner.graph.searches for trial in search.found.trials]
+    become_another_version(monkeypatch)
+    fresh = Planner(study, Store(tmp_path / "fresh"), data_dir=None).graph
+    assert proposed != [trial.params for search in fresh.searches for trial in search.found.trials]
+
+    after = Planner(study, store, data_dir=None, keeps_proposals=True)
+    told = [trial for search in after.graph.searches for trial in search.found.trials]
+    assert [trial.params for trial in told if trial.round == 0] == proposed
+    assert {(t.round, t.state, t.proposed_by) for t in told} == {
+        (0, "complete", f"optuna {here}"),
+        (1, "open", "optuna 99.0"),
+    }
+    finish_trials(after, store)
+    done = after.current()
+    text = optimum_yaml(done.searches[0].found, study.search, study="small", label={}, kind="full")  # type: ignore[arg-type]
+    assert f"  proposed_by: optuna {here} (trials 1 to 2), optuna 99.0 (trials 3 to 4)\n" in text
+
+    monkeypatch.setitem(sys.modules, "optuna", None)  # and what is finished is read without any
+    read = Planner(study, store, data_dir=None).graph
+    assert not read.waiting and [step.id for step in read.steps] == [step.id for step in done.steps]
+
+
+def test_proposals_are_the_same_in_every_fresh_store_and_kept_by_nobody_who_only_looks(
+    study: Study, tmp_path: Path
+) -> None:
+    def kept(name: str, **options: bool) -> dict[str, Any]:
+        store = Store(tmp_path / name)
+        finish_trials(Planner(study, store, data_dir=None, **options), store)
+        planner = Planner(study, store, data_dir=None, **options)
+        planner.outlook()
+        return {artifact.id: artifact.result for artifact in store.artifacts("proposals")}
+
+    first = kept("first", keeps_proposals=True)
+    propose._ANSWERS.clear()
+    assert len(first) == 4 and first == kept("second", keeps_proposals=True)
+    assert kept("third") == {}
 
 
 def test_no_trial_holds_a_path_in_its_params(study: Study, tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from test_packaging import ENVIRONMENT
 
 from lorascope.search import propose
-from lorascope.search.replay import REDUCTION, RUNGS, Attempt, Replay, replay
+from lorascope.search.pruning import REDUCTION, RUNGS, is_worse
+from lorascope.search.replay import Attempt, Replay, Trial, replay
 from lorascope.search.space import edges, extended
 from lorascope.study.search import Range, SearchSpec
 
@@ -57,7 +59,7 @@ def carry_out(
 def test_the_same_results_give_the_same_search_in_whatever_order_they_come(sampler: Any) -> None:
     spec = SearchSpec(sampler=sampler, trials=9, at_once=3)
     straight, _ = carry_out(spec)
-    propose._PROPOSED.clear()
+    propose._ANSWERS.clear()
     piecemeal, _ = carry_out(spec, order=-1)
     assert straight == piecemeal
     assert straight.is_over
@@ -172,6 +174,24 @@ def test_a_later_round_competes_with_the_trials_of_earlier_ones() -> None:
 def test_the_stops_of_a_stage_hold_those_before_it() -> None:
     _, trained = carry_out(SearchSpec(trials=6, at_once=6, pruning="halving"))
     assert {attempt.stops for attempt in trained} == {RUNGS[:1], RUNGS[:2], RUNGS}
+
+
+@pytest.mark.filterwarnings("ignore:WilcoxonPruner is experimental")
+@pytest.mark.parametrize("seed", range(20))
+def test_what_counts_as_worse_is_what_optunas_wilcoxon_pruner_prunes(seed: int) -> None:
+    import optuna
+
+    rng = np.random.default_rng(seed)
+    best = tuple(rng.normal(size=8).round(1).tolist())
+    trial = tuple((rng.normal(size=int(rng.integers(1, 9))) - 0.7).round(1).tolist())
+    peer = optuna.create_study(direction="maximize", pruner=optuna.pruners.WilcoxonPruner())
+    value = sum(best) / len(best)
+    peer.add_trial(optuna.trial.create_trial(value=value, intermediate_values=dict(enumerate(best))))
+    asked = peer.ask()
+    for step, score in enumerate(trial):
+        asked.report(score, step)
+    finished = Trial(0, 0, {}, "complete", value, 0.0, best)
+    assert is_worse(Trial(1, 1, {}, "open", None, None, trial), before=[finished]) == asked.should_prune()
 
 
 def test_wilcoxon_ends_a_trial_that_is_worse_seed_by_seed_and_no_trial_of_the_first_round() -> None:

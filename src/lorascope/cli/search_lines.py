@@ -11,11 +11,16 @@ if TYPE_CHECKING:
 
 def search_lines(planned: Graph) -> Iterator[str]:
     """One a search, then what waits for them."""
+    from lorascope.search.replay import proposers
+
     for search in planned.searches:
         found = search.found
         total = len(found.trials) + found.to_propose
         ended = sum(trial.state != "open" for trial in found.trials)
         best = f"; best so far {found.best.value:.4g} (validation)" if found.best else ""
+        who = proposers(found.trials)
+        if who and "," in who:
+            best += f"; proposed by {who}"
         if search.is_over:
             yield f"search: {search.label}: over, {total} trials{best}"
         else:

@@ -30,6 +30,7 @@ from lorascope.plan.run_steps import (
     tokens_step,
 )
 from lorascope.plan.searches import Finished, Searching, add_searches, trials_behind, tuned
+from lorascope.search.propose import Ask, ask_sampler
 from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec
 
 
@@ -65,15 +66,21 @@ def describe_sources(study: Study, *, data_dir: Path | None) -> Sources:
 
 
 def build_graph(
-    study: Study, *, data_dir: Path | None = None, sources: Sources | None = None, finished: Finished | None = None
+    study: Study,
+    *,
+    data_dir: Path | None = None,
+    sources: Sources | None = None,
+    finished: Finished | None = None,
+    ask: Ask = ask_sampler,
 ) -> Graph:
     """Every step of the study but the analysis, as far as its searches have come. Computes nothing.
 
     sources: default: looked at now. finished: the result of a step that is in the store, else None; default: nothing is.
+    ask: proposes a round of a search; default: the sampler as it is installed.
     Raises StudyError, DataError or EnvironmentProblem for a model or task that is not there.
     """
     sources = sources or describe_sources(study, data_dir=data_dir)
-    return _Growing(study, sources, finished or (lambda step_id: None)).graph()
+    return _Growing(study, sources, finished or (lambda step_id: None), ask).graph()
 
 
 def _described(spec: ModelSpec) -> PlannedModel:
@@ -84,8 +91,8 @@ def _described(spec: ModelSpec) -> PlannedModel:
 class _Growing:
     """A graph in the making."""
 
-    def __init__(self, study: Study, sources: Sources, finished: Finished) -> None:
-        self.study, self.sources, self.finished = study, sources, finished
+    def __init__(self, study: Study, sources: Sources, finished: Finished, ask: Ask) -> None:
+        self.study, self.sources, self.finished, self.ask = study, sources, finished, ask
         self.steps: dict[str, Step] = {}
         self.labels: dict[str, RunLabel] = {}
         self.searches: list[Searching] = []
@@ -157,7 +164,7 @@ class _Growing:
             data = self.add(step, RunLabel(task=task.name, seed=SEARCH))
             tokens = self.add(tokens_step(study, model, data), RunLabel(model.name, task.name, seed=SEARCH))
             inputs = {"data": data.id, "tokens": tokens.id}
-        found = add_searches(study, model, task.name, inputs, add=self.add, finished=self.finished)
+        found = add_searches(study, model, task.name, inputs, add=self.add, finished=self.finished, ask=self.ask)
         self.searches += found
         self.waiting += [("search", search.label) for search in found if not search.is_over]
         return found

@@ -16,6 +16,7 @@ from lorascope.engine.step import Step
 from lorascope.engine.store import Store
 
 _SAME_START_S = 5.0
+_BY_COORDINATOR = ("proposals",)  # on no worker: it says nothing of the machines that train
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def read_history(store: Store, *, device: str, is_binding: bool = False) -> Hist
     device: its device, "cuda". Where the store holds no times of it and the choice is not binding, those of the device that
     it has most of. Of machines that are called differently, those that finished last count.
     """
-    artifacts = store.artifacts()
+    artifacts = [artifact for artifact in store.artifacts() if artifact.step.kind not in _BY_COORDINATOR]
     spans = [span for artifact in artifacts if (span := _Span.of(artifact)) is not None]
     devices = [span.device for span in spans]
     if devices and device not in devices and not is_binding:

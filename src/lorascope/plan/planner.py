@@ -12,6 +12,7 @@ from lorascope.engine.step import Step
 from lorascope.errors import StudyError
 from lorascope.plan.graph import Graph, build_graph, describe_sources
 from lorascope.plan.labels import RunLabel
+from lorascope.plan.proposals import Proposals
 
 if TYPE_CHECKING:
     from lorascope.engine.store import Store
@@ -21,13 +22,23 @@ if TYPE_CHECKING:
 class Planner:
     """The graph of a study over a store. The models and tasks are looked at once, results read once.
 
-    only: a glob on step ids and "kind: label"; what they need is part of the plan too, a search included.
+    only: a glob on step ids and "kind: label"; what they need is part of the plan too, a search included. keeps_proposals:
+    whether what is proposed is kept in the store, as who trains it must.
     """
 
-    def __init__(self, study: Study, store: Store, *, data_dir: Path | None, only: str | None = None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        store: Store,
+        *,
+        data_dir: Path | None,
+        only: str | None = None,
+        keeps_proposals: bool = False,
+    ) -> None:
         self._study, self._store, self._only = study, store, only
         self._sources = describe_sources(study, data_dir=data_dir)
         self._results: dict[str, Mapping[str, Any]] = {}
+        self._ask = Proposals(store, keeps=keeps_proposals)
         self.graph = self._plan()
         self.steps: Sequence[Step] = chosen(self.graph, only)
 
@@ -53,11 +64,14 @@ class Planner:
         what is found decides."""
         alike = {"value": 0.0, "loss": 0.0, "diverged": None, "metric": "score"}
         return build_graph(
-            self._study, sources=self._sources, finished=lambda step_id: self._finished(step_id) or alike
+            self._study,
+            sources=self._sources,
+            finished=lambda step_id: self._finished(step_id) or alike,
+            ask=Proposals(self._store, keeps=False),
         )
 
     def _plan(self) -> Graph:
-        return build_graph(self._study, sources=self._sources, finished=self._finished)
+        return build_graph(self._study, sources=self._sources, finished=self._finished, ask=self._ask)
 
     def _finished(self, step_id: str) -> Mapping[str, Any] | None:
         if step_id not in self._results and self._store.has(step_id):

@@ -15,6 +15,7 @@ from lorascope.engine.step import Step
 from lorascope.plan.labels import SEARCH, VERSIONS, PlannedModel, RunLabel
 from lorascope.plan.run_steps import gang_resources, resolved_training, sanity_step, training_params
 from lorascope.search.literals import role, search_params
+from lorascope.search.propose import Ask
 from lorascope.search.replay import Attempt, Replay, replay, stages
 from lorascope.search.space import edges, extended, is_extendable
 from lorascope.study.hyperparameters import given_hyperparameters, with_hyperparameters
@@ -72,17 +73,24 @@ def trials_behind(method: str, *, study: Study, searches: Sequence[Searching]) -
 
 
 def add_searches(
-    study: Study, model: PlannedModel, task: str, inputs: Mapping[str, str], *, add: Add, finished: Finished
+    study: Study,
+    model: PlannedModel,
+    task: str,
+    inputs: Mapping[str, str],
+    *,
+    add: Add,
+    finished: Finished,
+    ask: Ask,
 ) -> list[Searching]:
     """The searches of a (model, task): adds the trials that are proposed, and the `search` step of each that is over.
 
-    inputs: data and tokens of the trials.
+    inputs: data and tokens of the trials. ask: proposes a round of trials.
     """
     spec = study.search
     if spec is None:
         return []
     benches = [
-        _Bench(study, spec, model, task, method, inputs, finished)
+        _Bench(study, spec, model, task, method, inputs, finished, ask)
         for method in study.methods
         if method.hyperparameters is None
     ]
@@ -142,6 +150,7 @@ class _Bench:
     method: AnyMethodSpec
     inputs: Mapping[str, str]
     finished: Finished
+    ask: Ask
 
     @property
     def label(self) -> RunLabel:
@@ -154,7 +163,13 @@ class _Bench:
 
     def replay(self, *, extension: Any = None) -> Replay:
         space = self.spec.of(self.method.name, self.method.kind)
-        return replay(self.spec, space, look_up=lambda a: self.finished(self.trial(a).id), extension=extension)
+        return replay(
+            self.spec,
+            space,
+            look_up=lambda attempt: self.finished(self.trial(attempt).id),
+            extension=extension,
+            ask=self.ask,
+        )
 
     def trial(self, attempt: Attempt) -> Step:
         method = with_hyperparameters(self.method, attempt.params)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorascope.search.replay import Attempt, Replay
-from lorascope.search.space import edges
-from lorascope.study.search import Range, SearchSpec
+from lorascope.search.replay import Attempt, Replay, proposers
+from lorascope.search.space import as_literal, edges
+from lorascope.study.search import SearchSpec
 
 
 def role(attempt: Attempt) -> str:
@@ -18,7 +18,7 @@ def role(attempt: Attempt) -> str:
 def search_params(found: Replay) -> dict[str, Any]:
     """The ranges and the trials."""
     return {
-        "space": {name: _literal(dimension) for name, dimension in found.space.items()},
+        "space": {name: as_literal(dimension) for name, dimension in found.space.items()},
         "trials": [
             {**trial.to_json(), "roles": [role(attempt) for attempt in trial.results]} for trial in found.trials
         ],
@@ -45,6 +45,7 @@ def optimum_yaml(found: Replay, spec: SearchSpec, *, study: str, label: Mapping[
         f"  trial: {best.number + 1}",
         f"  trials: {len(found.trials)}",
         f"  sampler: {spec.sampler}",
+        *([f"  proposed_by: {who}"] if (who := proposers(found.trials)) else []),
         f"  pruning: {spec.pruning}",
         "at_edge:" if at_edge else "at_edge: []",
         *(f"  - '{text}'" for text in at_edge),
@@ -54,7 +55,3 @@ def optimum_yaml(found: Replay, spec: SearchSpec, *, study: str, label: Mapping[
 
 def _scalar(value: Any) -> str:
     return repr(value) if isinstance(value, int | float) else str(value)
-
-
-def _literal(dimension: Any) -> Any:
-    return dimension.model_dump(mode="json") if isinstance(dimension, Range) else list(dimension)

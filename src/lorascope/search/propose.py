@@ -1,55 +1,107 @@
-"""Optuna's part: proposals from the trials told so far, and the pruner over seeds.
+"""Optuna's part: a round of proposals from the trials told so far.
 
 An `optuna.Study` lives as long as one call. It is filled with the finished trials and asked for a round; its sampler is
-seeded by the study's `proposal_seed` and the number of the round, so it needs no memory. Only here is optuna imported.
+seeded by the study's `proposal_seed` and the number of the round, so it needs no memory. A question is literals, so that
+its answer can be kept: another version of Optuna may answer otherwise. Only here is optuna imported.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lorascope.engine.step import canonical_json
 from lorascope.errors import EnvironmentProblem
-from lorascope.search.space import Space, grid, rounded
+from lorascope.search.space import Space, as_literal, dimension_of, grid, rounded
 from lorascope.study.hyperparameters import is_whole
 from lorascope.study.search import Range, SearchSpec
 
 if TYPE_CHECKING:
     import optuna
 
+    from lorascope.engine.context import StepContext
     from lorascope.search.replay import Trial
 
 
-def propose(spec: SearchSpec, space: Space, *, told: Sequence[Trial], count: int, number: int) -> list[dict[str, Any]]:
-    """The hyper-parameters of the trials of round `number`, given those of the rounds before."""
-    if spec.sampler == "grid":
-        points = list(grid(space))
-        order = np.random.default_rng(spec.proposal_seed).permutation(len(points))
-        if spec.trials == len(points):
-            order = np.arange(len(points))
-        return [points[index] for index in order[len(told) : len(told) + count]]
-    key = repr((spec, space, [(t.params, t.state, t.value, t.by_step) for t in told], count, number))
-    if key not in _PROPOSED:
-        _PROPOSED[key] = _asked(spec, space, told, count, number)
-    return _PROPOSED[key]
+Question = Mapping[str, Any]
+"""A round that is to be proposed, as literals: all that the proposals depend on but the version of the sampler."""
+Ask = Callable[[Question], Mapping[str, Any]]
 
 
-_PROPOSED: dict[str, list[dict[str, Any]]] = {}
-"""What this process has asked before: a replay asks again for every round it has been through, and an answer is a function of
-the question."""
+def question(spec: SearchSpec, space: Space, *, told: Sequence[Trial], count: int, number: int) -> Question:
+    """What is asked for round `number` of `count` trials, given the trials of the rounds before it. space is a list, because
+    a sampler draws the settings in their order."""
+    return {
+        "sampler": spec.sampler,
+        "proposal_seed": spec.proposal_seed,
+        "at_once": spec.at_once,
+        "space": [[name, as_literal(dimension)] for name, dimension in space.items()],
+        "told": [
+            {"params": dict(t.params), "state": t.state, "value": t.value, "by_step": list(t.by_step)} for t in told
+        ],
+        "count": count,
+        "round": number,
+    }
 
 
-def _asked(spec: SearchSpec, space: Space, told: Sequence[Trial], count: int, number: int) -> list[dict[str, Any]]:
-    study = optuna_study(space, told, sampler=_sampler(spec, number))
+def propose_round(context: StepContext) -> dict[str, Any]:
+    """The `proposals` step. params: the question. Raises EnvironmentProblem where Optuna is not installed."""
+    return dict(ask_sampler(context.step.params))
+
+
+def ask_sampler(asked: Question) -> Mapping[str, Any]:
+    """{"proposals": the hyper-parameters of each trial, "proposed_by": the library and its version}."""
+    key = canonical_json(asked)
+    if key not in _ANSWERS:
+        _ANSWERS[key] = {
+            "proposals": _proposals(asked),
+            "proposed_by": f"optuna {optuna_or_problem().__version__}",
+        }
+    return _ANSWERS[key]
+
+
+_ANSWERS: dict[str, Mapping[str, Any]] = {}
+"""What this process has asked before: a replay asks again for every round it has been through that no store holds, and an
+answer is a function of the question."""
+
+
+def points_of_grid(spec: SearchSpec, space: Space) -> list[dict[str, Any]]:
+    """The points that a grid tries, in their order: all as written, or a random part of them."""
+    points = list(grid(space))
+    if spec.trials == len(points):
+        return points
+    order = np.random.default_rng(spec.proposal_seed).permutation(len(points))
+    return [points[index] for index in order[: spec.trials]]
+
+
+def _proposals(asked: Question) -> list[dict[str, Any]]:
+    space = {name: dimension_of(literal) for name, literal in asked["space"]}
+    sampler = _sampler(asked["sampler"], seed=asked["proposal_seed"], number=asked["round"], startup=asked["at_once"])
+    study = optuna_study(space, [_told(trial, space) for trial in asked["told"]], sampler=sampler)
     distributions = _distributions(space)
-    asked = [study.ask(distributions) for _ in range(count)]
-    return [{name: rounded(name, trial.params[name], space[name]) for name in space} for trial in asked]
+    trials = [study.ask(distributions) for _ in range(asked["count"])]
+    return [{name: rounded(name, trial.params[name], space[name]) for name in space} for trial in trials]
 
 
-def optuna_study(space: Space, told: Sequence[Trial], *, sampler: Any = None) -> optuna.Study:
+@dataclass(frozen=True)
+class Told:
+    """A trial as far as a sampler is told of it."""
+
+    params: Mapping[str, Any]
+    state: str
+    value: float | None
+    by_step: Sequence[float] = ()
+
+
+def _told(trial: Mapping[str, Any], space: Space) -> Told:
+    params = {name: trial["params"][name] for name in space}
+    return Told(params, trial["state"], trial["value"], trial["by_step"])
+
+
+def optuna_study(space: Space, told: Sequence[Trial | Told], *, sampler: Any = None) -> optuna.Study:
     """An `optuna.Study` that has seen these trials. One that diverged counts as the worst score seen, so that every sampler
     learns to keep away from it. One that was pruned keeps its values by step; tree-structured Parzen estimators rank it below
     every finished trial, so beside pruned ones a diverged one is pruned without any value, the lowest of all. Those outside
@@ -77,24 +129,6 @@ def optuna_study(space: Space, told: Sequence[Trial], *, sampler: Any = None) ->
     return study
 
 
-def pruned_by_wilcoxon(trial: Trial, *, told: Sequence[Trial]) -> bool:
-    """Whether the trial is worse than the best finished one by a signed-rank test over the seeds it has been trained with."""
-    optuna = optuna_or_problem()
-    complete = [other for other in told if other.state == "complete"]
-    if not complete:
-        return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        pruner = optuna.pruners.WilcoxonPruner()
-    study = optuna.create_study(direction="maximize", pruner=pruner)
-    best = max(complete, key=lambda other: other.rank)
-    study.add_trial(optuna.trial.create_trial(value=best.value, intermediate_values=dict(enumerate(best.by_step))))
-    running = study.ask()
-    for step, value in enumerate(trial.by_step):
-        running.report(value, step)
-    return running.should_prune()
-
-
 def optuna_or_problem() -> Any:
     """The library, told to keep quiet. Raises EnvironmentProblem where it is not installed."""
     try:
@@ -110,14 +144,15 @@ def optuna_or_problem() -> Any:
     return optuna
 
 
-def _sampler(spec: SearchSpec, number: int) -> Any:
+def _sampler(name: str, *, seed: int, number: int, startup: int) -> Any:
+    """startup: how many trials are drawn before it learns from them."""
     samplers = optuna_or_problem().samplers
-    seed = int(np.random.SeedSequence([spec.proposal_seed, number]).generate_state(1)[0])
-    if spec.sampler == "random":
+    seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    if name == "random":
         return samplers.RandomSampler(seed=seed)
-    if spec.sampler == "gp":
-        return samplers.GPSampler(seed=seed, n_startup_trials=spec.at_once)
-    return samplers.TPESampler(seed=seed, n_startup_trials=spec.at_once, constant_liar=True)
+    if name == "gp":
+        return samplers.GPSampler(seed=seed, n_startup_trials=startup)
+    return samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
 
 
 def _distributions(space: Space) -> dict[str, Any]:

@@ -1,25 +1,23 @@
 """A search as a function of what its trials have given so far, and of nothing else.
 
-The one idea: nothing about a search is stored. Replaying it from the trials' artifacts gives the same proposals, the same
+The one idea: a search has no state of its own. Replaying it from the trials' artifacts gives the same proposals, the same
 survivors and the same next trials wherever and as often as it is done, so a search that was killed goes on by being
-replayed, and two coordinators propose alike. A round of proposals is made from the rounds before it alone.
+replayed, and two coordinators propose alike. A round of proposals is made from the rounds before it alone; who is asked for
+it may remember what was proposed before, so that another version of the sampler does not make another search of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any, Literal
 
-from lorascope.search.propose import propose, pruned_by_wilcoxon
+from lorascope.search.propose import Ask, ask_sampler, points_of_grid, question
+from lorascope.search.pruning import RUNGS, is_worse, survivors_of_halving
 from lorascope.search.space import Space
 from lorascope.study.search import SearchSpec
 
-RUNGS = (1 / 6, 1 / 3, 1.0)
-"""Where halving looks, in shares of a trial's updates. Not at 1/9, the usual first rung of a reduction by three: a
-warm-up of up to 30% of the updates would be judged before it is over."""
-REDUCTION = 3
 State = Literal["open", "complete", "pruned", "diverged", "failed"]
 
 
@@ -38,7 +36,7 @@ class Attempt:
 class Trial:
     """params: the hyper-parameters. results: attempt -> what its step gave, as far as there is anything. value, loss: means
     over seeds of the best validation score and its loss, of as much as was trained; None before, and of a diverged one.
-    by_step: what the value was at each rung or seed."""
+    by_step: what the value was at each rung or seed. proposed_by: the library and its version; None for a point of a grid."""
 
     number: int
     round: int
@@ -48,6 +46,7 @@ class Trial:
     loss: float | None = None
     by_step: tuple[float, ...] = ()
     results: Mapping[Attempt, Mapping[str, Any]] = field(default_factory=dict)
+    proposed_by: str | None = None
 
     @property
     def rank(self) -> tuple[float, float, int]:
@@ -56,7 +55,7 @@ class Trial:
         return self.value, -(self.loss or 0.0), -self.number
 
     def to_json(self) -> dict[str, Any]:
-        """All but the results."""
+        """All but the results and who proposed it, which is no part of what was tried."""
         fields = ("number", "round", "state", "value", "loss")
         return {key: getattr(self, key) for key in fields} | {
             "params": dict(self.params), "by_step": list(self.by_step)
@@ -89,26 +88,49 @@ class Replay:
         return max(complete, key=lambda trial: trial.rank, default=None)
 
 
+def proposers(trials: Sequence[Trial]) -> str | None:
+    """ "optuna 5.0.0"; of several, which proposed which trials, counted from 1; None for a grid."""
+    numbers: dict[str, list[int]] = {}
+    for trial in trials:
+        if trial.proposed_by is not None:
+            numbers.setdefault(trial.proposed_by, []).append(trial.number + 1)
+    if len(numbers) < 2:
+        return next(iter(numbers), None)
+    return ", ".join(f"{who} (trials {found[0]} to {found[-1]})" for who, found in numbers.items())
+
+
 LookUp = Callable[[Attempt], Mapping[str, Any] | None]
 
 
-def replay(spec: SearchSpec, space: Space, *, look_up: LookUp, extension: Space | None = None) -> Replay:
+def replay(
+    spec: SearchSpec, space: Space, *, look_up: LookUp, extension: Space | None = None, ask: Ask = ask_sampler
+) -> Replay:
     """The search as far as `look_up` knows its results: a `trial` step's result, None while there is none.
 
-    extension: ranges of one more round, after the others.
+    extension: ranges of one more round, after the others. ask: proposes a round.
     """
     done: list[Trial] = []
     sizes = [min(spec.at_once, spec.trials - start) for start in range(0, spec.trials, spec.at_once)]
     rounds = [(size, space) for size in sizes] + ([(spec.at_once, extension)] if extension else [])
     for number, (size, ranges) in enumerate(rounds):
-        proposed = propose(spec, ranges, told=done, count=size, number=number)
-        trials = [Trial(len(done) + index, number, params) for index, params in enumerate(proposed)]
+        trials = _propose(spec, ranges, done, ask, size=size, number=number)
         trials, waiting = _train(trials, spec, done, look_up)
         done += trials
         if waiting:
             left = sum(size for size, _ in rounds[number + 1 :])
             return Replay(tuple(done), tuple(waiting), ranges, left)
     return Replay(tuple(done), (), rounds[-1][1], 0)
+
+
+def _propose(spec: SearchSpec, space: Space, done: Sequence[Trial], ask: Ask, *, size: int, number: int) -> list[Trial]:
+    if spec.sampler == "grid":
+        answer = {"proposals": points_of_grid(spec, space)[len(done) : len(done) + size], "proposed_by": None}
+    else:
+        answer = ask(question(spec, space, told=done, count=size, number=number))
+    return [
+        Trial(len(done) + index, number, params, proposed_by=answer["proposed_by"])
+        for index, params in enumerate(answer["proposals"])
+    ]
 
 
 def stages(spec: SearchSpec) -> list[list[tuple[int, tuple[float, ...]]]]:
@@ -163,15 +185,8 @@ def _scored(trial: Trial, found: Mapping[Attempt, Mapping[str, Any]]) -> Trial:
     )
 
 
-def _survivors(trials: Sequence[Trial], spec: SearchSpec, before: Sequence[Trial], *, stage: int) -> Iterator[Trial]:
+def _survivors(trials: Sequence[Trial], spec: SearchSpec, before: Sequence[Trial], *, stage: int) -> Sequence[Trial]:
     alive = [trial for trial in trials if trial.state == "open"]
     if spec.pruning == "wilcoxon":
-        return (trial for trial in alive if not pruned_by_wilcoxon(trial, told=before))
-    if not alive:
-        return iter(())
-    # Successive halving (Jamieson and Talwalkar 2016) over all trials that came this far, those of earlier rounds included.
-    rivals = [trial.by_step[stage] for trial in (*before, *alive) if len(trial.by_step) > stage]
-    kept = max(1, len(rivals) // REDUCTION)
-    threshold = sorted(rivals, reverse=True)[kept - 1]
-    ahead = sorted((t for t in alive if t.by_step[stage] >= threshold), key=lambda t: t.rank, reverse=True)
-    return iter(ahead[:kept])
+        return [trial for trial in alive if not is_worse(trial, before=before)]
+    return survivors_of_halving(alive, before=before, stage=stage)

@@ -29,6 +29,15 @@ class Edge:
     further: float
 
 
+def as_literal(dimension: Dimension) -> Any:
+    """A dimension as JSON, of which `dimension_of` makes it again."""
+    return dimension.model_dump(mode="json") if isinstance(dimension, Range) else list(dimension)
+
+
+def dimension_of(literal: Any) -> Dimension:
+    return Range(**literal) if isinstance(literal, Mapping) else tuple(literal)
+
+
 def rounded(name: str, value: Any, dimension: Dimension) -> Any:
     """A proposal as it becomes part of an identity: four significant digits, so that no last bit of one processor's
     arithmetic makes another trial of it, and people can read it."""

@@ -12,9 +12,8 @@ from typing import Any
 from lorascope.engine.context import StepContext
 from lorascope.search.propose import optuna_or_problem, optuna_study
 from lorascope.search.replay import Replay, Trial
-from lorascope.search.space import Space, edges
+from lorascope.search.space import Space, dimension_of, edges
 from lorascope.search.trial import forget_states
-from lorascope.study.search import Range
 
 _FEWEST_FOR_IMPORTANCE = 6
 _SPENT = ("tokens", "updates", "training_seconds", "evaluation_seconds")
@@ -23,7 +22,7 @@ _SPENT = ("tokens", "updates", "training_seconds", "evaluation_seconds")
 def summarise_search(context: StepContext) -> dict[str, Any]:
     """params: search, space, trials (search/literals.py), extended; deps: the trials, by role."""
     params = context.step.params
-    space = {name: Range(**dim) if isinstance(dim, dict) else tuple(dim) for name, dim in params["space"].items()}
+    space = {name: dimension_of(literal) for name, literal in params["space"].items()}
     trials = [Trial(**{k: v for k, v in trial.items() if k != "roles"}) for trial in params["trials"]]
     records = [{role: context.deps[role].result for role in trial["roles"]} for trial in params["trials"]]
     num_seeds = len(params["search"]["seeds"])
