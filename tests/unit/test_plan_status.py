@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from plan_fixture import finish, finish_preparation, small_graph, trained
 
+from lorascope.cli.status_verb import left_in_words
 from lorascope.engine.events import Event, Metric, StepProgress, StepStarted
 from lorascope.engine.failure import Failure
 from lorascope.engine.store import Store
@@ -64,6 +66,17 @@ def tell(store: Store, *events: Event) -> None:
     with JsonlSink(store.root.parent / "results" / "small" / "events.jsonl") as log:
         for event in events:
             log(event)
+
+
+def progress(step: str, *news: tuple[float, float]) -> list[StepProgress]:
+    """News of a run of 120 updates: (time in seconds, updates done)."""
+    return [StepProgress(step=step, done=done, total=120, unit="update", time_s=at) for at, done in news]
+
+
+def only(graph: Graph, *steps: str) -> Graph:
+    """The graph without the runs, scores and drift of others."""
+    kept = [s for s in graph.steps if s.id in steps or s.kind in ("data", "tokens", "sanity")]
+    return replace(graph, steps=kept)
 
 
 def test_states_come_from_the_store_alone(graph: Graph, store: Store) -> None:
@@ -126,14 +139,56 @@ def test_the_time_left_rests_on_finished_runs_and_on_how_far_the_running_ones_ar
     full, lora = graph.of_kind("train")[:2], graph.of_kind("train")[2:]
     finish(store, full[0], seconds=20, result=trained(training=12, evaluation=6))
     with another_process_at(store, lora[0].id):
-        tell(store, StepProgress(step=lora[0].id, done=60, total=120, unit="update"))
-        since = reader(graph, store).read().running[0].since_s
-        found = reader(graph, store, clock=lambda: since + 30).read()
+        tell(store, *progress(lora[0].id, (100, 0), (130, 60)))
+        found = reader(graph, store).read()
     assert found.left is not None
     # 30 s are left of the running one; then 20 s of full's second run and 60 s of lora's second, on one worker.
     assert found.left.seconds == pytest.approx(110)
     assert found.left.is_least  # nothing is known of evaluation and drift
     assert found.left.basis == "1 step by finished ones, 1 step by others scaled and the pace of what runs; 1 worker"
+
+
+def test_what_a_run_found_done_is_no_part_of_its_pace(graph: Graph, store: Store) -> None:
+    """Taken up at 60 of 120 updates, it did 20 more in 10 s: the other 40 take 20 s."""
+    run = graph.of_kind("train")[0].id
+    with another_process_at(store, run):
+        tell(
+            store,
+            *progress(run, (10, 0), (50, 70)),  # an attempt that was killed
+            StepStarted(step=run, worker="cpu-0"),
+            *progress(run, (100, 60), (110, 80)),
+        )
+        found = reader(only(graph, run), store).read()
+    assert found.left is not None and found.left.seconds == pytest.approx(20)
+    assert not found.left.is_rough
+
+
+def test_before_it_has_a_pace_a_run_taken_up_takes_the_rest_of_its_estimate(graph: Graph, store: Store) -> None:
+    first, second = (step for step in graph.of_kind("train")[:2])
+    finish(store, first, seconds=20, result=trained(training=12, evaluation=6))
+    with another_process_at(store, second.id):
+        tell(store, *progress(second.id, (100, 90)))
+        found = reader(only(graph, second.id), store).read()
+    assert found.left is not None and found.left.seconds == pytest.approx(20 * 30 / 120)
+
+
+def test_runs_of_a_gang_that_trains_in_turns_wait_for_each_other(graph: Graph, store: Store) -> None:
+    """One of three is half through after 30 s, one was put off at a quarter, one has not begun: 30 + 45 + 60 s, roughly."""
+    runs = [step.id for step in graph.of_kind("train")[:3]]
+    with another_process_at(store, *runs):
+        tell(store, *progress(runs[1], (10, 0), (40, 30)), *progress(runs[0], (100, 0), (130, 60)))
+        found = reader(only(graph, *runs), store).read()
+    assert found.left is not None and found.left.seconds == pytest.approx(30 + 45 + 60)
+    assert found.left.is_rough
+    assert left_in_words(found).startswith("roughly 2 min 15 s left")
+
+
+def test_runs_of_a_gang_that_train_together_end_together(graph: Graph, store: Store) -> None:
+    runs = [step.id for step in graph.of_kind("train")[:2]]
+    with another_process_at(store, *runs):
+        tell(store, *(event for run in runs for event in progress(run, (100, 0), (130, 60))))
+        found = reader(only(graph, *runs), store).read()
+    assert found.left is not None and found.left.seconds == pytest.approx(30)
 
 
 def test_a_study_is_over_when_its_analysis_is_done_and_not_before(graph: Graph, store: Store) -> None:

@@ -34,7 +34,8 @@ from lorascope.cli.search_lines import search_lines
 from lorascope.cli.steps import matching
 
 if TYPE_CHECKING:
-    from lorascope.plan.status import RunningGang, StatusReader, StudyStatus
+    from lorascope.plan.running import RunningGang
+    from lorascope.plan.status import StatusReader, StudyStatus
 
 _STATES = ("done", "running", "failed", "blocked", "missing")
 _BAR_WIDTH = 24
@@ -135,7 +136,9 @@ def left_in_words(found: StudyStatus) -> str:
     """ "about 3 min left (from ...)"."""
     if found.left is None:
         return ""
-    amount = f"{'at least' if found.left.is_least else 'about'} {in_words(found.left.seconds)} left"
+    words = ["at least"] if found.left.is_least else [] if found.left.is_rough else ["about"]
+    words += ["roughly"] if found.left.is_rough else []
+    amount = f"{' '.join(words)} {in_words(found.left.seconds)} left"
     return (
         f"{amount} (from {found.left.basis})" if found.running else f"{amount} once it runs (from {found.left.basis})"
     )

@@ -1,7 +1,6 @@
 """How far a study has come, from outside: read from its store and its log alone, by any process that sees both.
 
-What is done lies in the store, who works on what in its locks, how far they are in the log. The time left is a schedule of
-what remains on the workers that are at it now.
+What is done lies in the store, who works on what in its locks, how far they are in the log.
 """
 
 from __future__ import annotations
@@ -17,66 +16,17 @@ from lorascope.engine.events import Event, Metric, StepProgress, StepStarted
 from lorascope.engine.lock import Owner, StepLock
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
-from lorascope.plan.allocation import Job, allocate
 from lorascope.plan.analysis_step import analysis_step
-from lorascope.plan.estimate import Estimate, estimate_step
 from lorascope.plan.graph import Graph
 from lorascope.plan.history import History, read_history
 from lorascope.plan.labels import RunLabel
 from lorascope.plan.phases import PHASES
-from lorascope.plan.planned import PlannedStep, jobs_of
+from lorascope.plan.running import RunningGang, RunningStep, pace_between
+from lorascope.plan.time_left import TimeLeft, time_left
 from lorascope.tracking.follow import LogFollower
 
 State = Literal["done", "running", "failed", "blocked", "missing"]
 _LOSS = "train/loss"
-_LEAST_PROGRESS = 0.05
-
-
-@dataclass(frozen=True)
-class RunningStep:
-    """A step under way. label: in this study, None of a step that is not of it (a calibration, another study). done,
-    total, unit: as far as its last news; loss: the last training loss it told."""
-
-    step_id: str
-    label: str | None
-    done: float | None = None
-    total: float | None = None
-    unit: str = ""
-    loss: float | None = None
-
-    @property
-    def fraction(self) -> float | None:
-        return self.done / self.total if self.done and self.total else None
-
-
-@dataclass(frozen=True)
-class RunningGang:
-    """What one worker computes together. since_s: Unix time, of the store's clock."""
-
-    kind: str
-    host: str
-    pid: int
-    since_s: float
-    members: tuple[RunningStep, ...]
-
-    @property
-    def is_of_study(self) -> bool:
-        return any(member.label is not None for member in self.members)
-
-    @property
-    def fraction(self) -> float | None:
-        """How far the member is that has come least far; None if one has told nothing."""
-        found = [member.fraction for member in self.members]
-        return None if None in found else min(f for f in found if f is not None)
-
-
-@dataclass(frozen=True)
-class TimeLeft:
-    """seconds, and what that rests on; is_least: some steps' time is unknown and not in it."""
-
-    seconds: float
-    basis: str
-    is_least: bool
 
 
 @dataclass(frozen=True)
@@ -113,8 +63,9 @@ class StudyStatus:
 
 @dataclass
 class _News:
-    """What the log last said of a step."""
+    """What the log said of a step since it was last begun. first: where it stood then."""
 
+    first: StepProgress | None = None
     progress: StepProgress | None = None
     loss: float | None = None
 
@@ -155,7 +106,8 @@ class StatusReader:
         if isinstance(event, StepStarted):
             self._news[event.step] = _News()
         elif isinstance(event, StepProgress):
-            self._news.setdefault(event.step, _News()).progress = event
+            news = self._news.setdefault(event.step, _News())
+            news.first, news.progress = news.first or event, event
         elif isinstance(event, Metric) and event.name == _LOSS:
             self._news.setdefault(event.step, _News()).loss = event.value
 
@@ -218,71 +170,28 @@ class StatusReader:
             label = "all runs"
         if news.progress is None:
             return RunningStep(step_id, label, loss=news.loss)
-        told = news.progress
-        return RunningStep(step_id, label, told.done, told.total, told.unit, news.loss)
-
-    # ---------------------------------------------------------------------------------------------------- time left
+        first, told = news.first or news.progress, news.progress
+        pace = pace_between(first=(first.time_s, first.done), last=(told.time_s, told.done), total=told.total)
+        return RunningStep(step_id, label, told.done, told.total, told.unit, news.loss, told.time_s, pace)
 
     def _time_left(
         self, states: Sequence[tuple[Step, RunLabel, State]], running: Sequence[RunningGang]
     ) -> TimeLeft | None:
-        """The schedule of what remains on the workers there are (one, if there are none)."""
         missing = [(step, label) for step, label, state in states if state == "missing"]
         ours = [gang for gang in running if gang.is_of_study]
         if not missing and not ours:
             return None
-        history = self._read_history(done=sum(state == "done" for _, _, state in states))
-        by_id = {step.id: step for step, _, _ in states}
-        wholes = {gang: self._whole_seconds(gang, by_id, history) for gang in ours}
-        paces = {gang.kind: whole / len(gang.members) for gang, whole in wholes.items() if whole is not None}
-        planned = [PlannedStep(step, label, False, _estimate(step, history, paces)) for step, label in missing]
-        waiting_for = {member.step_id: gang for gang in ours for member in gang.members}
-        jobs = [
-            Job(f"{gang.kind} {gang.host} {gang.pid}", (), max(0.0, whole - (self.clock() - gang.since_s)))
-            for gang, whole in wholes.items()
-            if whole is not None
-        ]
-        names = {job.name for job in jobs}
-        for job in jobs_of(planned, self.graph.decided_by):
-            owned = [waiting_for[dep] for i in job.steps for dep in by_id[i].deps.values() if dep in waiting_for]
-            extra = {f"{gang.kind} {gang.host} {gang.pid}" for gang in owned} & names
-            jobs.append(Job(job.name, job.steps, job.seconds, job.after | extra, job.alone))
-        unknown = sum(p.estimate.seconds is None for p in planned) + sum(whole is None for whole in wholes.values())
-        if unknown == len(planned) + len(wholes):
-            return None
-        workers = max(1, len({(gang.host, gang.pid) for gang in ours}))
-        found = Counter(p.estimate.source for p in planned if p.estimate.seconds is not None)
-        return TimeLeft(
-            allocate(jobs, workers=workers).makespan,
-            _basis(found, paces, workers),
-            is_least=unknown > 0 or bool(self.graph.waiting),
+        return time_left(
+            self.graph,
+            missing=missing,
+            running=ours,
+            steps={step.id: step for step, _, _ in states},
+            history=self._read_history(done=sum(state == "done" for _, _, state in states)),
+            now_s=self.clock(),
         )
-
-    def _whole_seconds(self, gang: RunningGang, steps: Mapping[str, Step], history: History) -> float | None:
-        """What a running gang takes from its start to its end: by how far it is, else by estimate."""
-        if gang.fraction is not None and gang.fraction >= _LEAST_PROGRESS:
-            return (self.clock() - gang.since_s) / gang.fraction
-        seconds = [estimate_step(steps[m.step_id], history).seconds for m in gang.members if m.step_id in steps]
-        return None if not seconds or None in seconds else sum(s for s in seconds if s is not None)
 
     def _read_history(self, *, done: int) -> History:
         if self._history is None or self._history[0] != done:
             device = self._history[1].device if self._history else "cuda"
             self._history = done, read_history(self.store, device=device)
         return self._history[1]
-
-
-def _estimate(step: Step, history: History, paces: Mapping[str, float]) -> Estimate:
-    found = estimate_step(step, history)
-    if found.seconds is None and step.kind in paces:
-        return Estimate(paces[step.kind], None, None, "scaled", "the pace of those that run")
-    return found
-
-
-def _basis(sources: Counter[str], paces: Mapping[str, float], workers: int) -> str:
-    """ "8 steps by finished ones, 2 by a calibration, and the pace of what runs; 1 worker"."""
-    words = {"finished": "finished ones", "calibration": "a calibration", "scaled": "others scaled"}
-    parts = [f"{count} step{'s' if count > 1 else ''} by {words[source]}" for source, count in sources.items()]
-    if paces:
-        parts.append("the pace of what runs")
-    return f"{' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}; {workers} worker{'s' if workers > 1 else ''}"
