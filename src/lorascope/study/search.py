@@ -138,37 +138,33 @@ class SearchSpec(Spec):
         return PRESETS[space].get(kind, {}) if isinstance(space, str) else space
 
 
+def _log(low: int | float, high: int | float) -> Range:
+    return Range(low=low, high=high, log=True)
+
+
 # The ranges of published comparisons, and wider ones as larger models and recent advice on LoRA call for. `wide` leaves
 # epochs and batch size alone, so every trial of every method makes equally many updates.
-PRESETS: Mapping[str, Mapping[str, Mapping[str, Range | tuple[Choice, ...]]]] = {
+_WARMUP, _WEIGHT_DECAY = Range(low=0.0, high=0.3), Range(low=0.0, high=0.1)
+_LORA = {
+    "learning_rate": _log(5e-5, 5e-3),
+    "warmup": _WARMUP,
+    "weight_decay": _WEIGHT_DECAY,
+    "alpha": Range(low=8, high=64),
+    "dropout": Range(low=0.0, high=0.2),
+}
+PRESETS: Mapping[Preset, Mapping[str, Mapping[str, Range | tuple[Choice, ...]]]] = {
     "published": {
         "full": {
-            "learning_rate": Range(low=1e-6, high=5e-5, log=True),
+            "learning_rate": _log(1e-6, 5e-5),
             "batch_size": Range(low=1, high=4),
             "warmup": Range(low=0.0, high=0.2),
             "weight_decay": Range(low=0.0, high=0.01),
             "epochs": Range(low=2, high=4),
         },
-        "lora": {
-            "learning_rate": Range(low=5e-5, high=5e-3, log=True),
-            "warmup": Range(low=0.0, high=0.3),
-            "weight_decay": Range(low=0.0, high=0.1),
-            "alpha": Range(low=8, high=64),
-            "dropout": Range(low=0.0, high=0.2),
-        },
+        "lora": _LORA,
     },
     "wide": {
-        "full": {
-            "learning_rate": Range(low=1e-6, high=1e-3, log=True),
-            "warmup": Range(low=0.0, high=0.3),
-            "weight_decay": Range(low=0.0, high=0.1),
-        },
-        "lora": {
-            "learning_rate": Range(low=1e-5, high=3e-2, log=True),
-            "warmup": Range(low=0.0, high=0.3),
-            "weight_decay": Range(low=0.0, high=0.1),
-            "alpha": Range(low=4, high=128, log=True),
-            "dropout": Range(low=0.0, high=0.2),
-        },
+        "full": {"learning_rate": _log(1e-6, 1e-3), "warmup": _WARMUP, "weight_decay": _WEIGHT_DECAY},
+        "lora": {**_LORA, "learning_rate": _log(1e-5, 3e-2), "alpha": _log(4, 128)},
     },
 }
