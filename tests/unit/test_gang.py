@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from lorascope.training.gang import Departure, Gang
 from lorascope.training.member import Member
 from lorascope.training.preparation import prepared_model
 from lorascope.training.run import train_gang
+from lorascope.training.sizing import Cost
 from lorascope.training.stepper import CapturedStepper, Stepper, is_causal
 from tiny import (
     ARCHITECTURES,
@@ -330,6 +332,34 @@ def test_out_of_memory_halves_the_gang_and_goes_on(
     assert notices == ["cpu ran out of memory with 4 runs together; going on with 2"]
     assert calls[-1] == 2
     for index in range(4):
+        assert done[index]["updates"] == 10
+        np.testing.assert_allclose(losses(made[index]), losses(undisturbed[index]), rtol=1e-5)
+
+
+def test_gangs_grow_again_when_memory_is_free_again(
+    contexts: Callable[..., list[StepContext]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight runs by fours; memory is short once. Two go on, then the two that were put off train with those that had not
+    begun, as many as before."""
+    undisturbed = contexts(8, LORA, 1)
+    outcomes(undisturbed)
+    update, calls = Stepper.update, []
+
+    def short_once(self: Stepper, *arguments: Any) -> Tensor:
+        calls.append(self.flat.runs)
+        if self.flat.runs == 4 and calls.count(4) == 5:
+            calls.append(0)
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        return update(self, *arguments)
+
+    made = contexts(8, LORA, 4)
+    monkeypatch.setattr("lorascope.training.sizing.probe", lambda gang, device: Cost(1.0, 1))
+    monkeypatch.setattr(Stepper, "update", short_once)
+    done = outcomes(made)
+    turns = [(size, len(list(same))) for size, same in itertools.groupby(calls)]
+    # Four updates of four; six more of the two that go on, then of the two put off and a third, which ends alone; the rest.
+    assert turns == [(4, 5), (0, 1), (2, 6), (3, 6), (1, 4), (3, 10)]
+    for index in range(8):
         assert done[index]["updates"] == 10
         np.testing.assert_allclose(losses(made[index]), losses(undisturbed[index]), rtol=1e-5)
 

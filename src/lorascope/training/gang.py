@@ -55,8 +55,8 @@ class Gang:
     """Trains the members together on one device. prepare: a model for these members, ready to train, and its dropout.
 
     is_captured: replay updates as CUDA graphs where the device is one (`problem` says why not, if a model cannot be).
-    compiles: whether fusing the blocks' kernels too pays for these members. states: where another gang of these members
-    stopped (`rescue`).
+    compiles: whether fusing the blocks' kernels too pays for these members. states: where another gang of some of these
+    members stopped (`rescue`); the others begin.
 
     members: the runs under way. places: the run each row of the stacked weights belongs to; a captured gang keeps the
     places of those that left, idle, until half are empty, because a gang of another size is captured anew.
@@ -266,7 +266,7 @@ class Gang:
         self.views = [member.method.view(self.model, run) for run, member in enumerate(members)]
         self.optimiser = GangOptimiser(self.flat, [member.train for member in members])
         for member in members:
-            if states is not None:
+            if states is not None and member in states:  # not of one that joined those that were rescued
                 self._load(member, states[member])
         is_captured = self._is_captured and self.problem is None
         parts: dict[str, Any] = {

@@ -79,8 +79,7 @@ def train_gang(
         except Exception as error:  # this run's alone
             yield index, error
     for alike in partition(runs, member=lambda run: run.member):
-        for group in split(alike, size_together(alike)):
-            yield from _train_together(group, ending or commit_run)
+        yield from _train_together(alike, size_together(alike), ending or commit_run)
 
 
 def commit_run(run: Run, departure: Departure, gang: Gang) -> Outcome:
@@ -190,28 +189,33 @@ def _observer(context: StepContext, base: BaseModel, task: Any) -> Any:
     )
 
 
-def _train_together(runs: Sequence[Run], ending: Ending) -> Iterator[tuple[int, Outcome]]:
-    """Trains the runs as one gang; when memory does not suffice, one half after the other."""
-    states: Mapping[Member, dict[str, Any]] | None = None
-    groups = [list(runs)]
-    while groups:
-        group = groups.pop(0)
+def _train_together(runs: Sequence[Run], size: int, ending: Ending) -> Iterator[tuple[int, Outcome]]:
+    """Trains the runs as gangs of at most `size`. When memory does not suffice, those that were in it join the ones that
+    wait, with what they have learnt, and gangs are half as large; each that goes through lets the next be twice as large
+    again, for who took the memory may have left."""
+    waiting, largest = list(runs), size
+    states: dict[Member, dict[str, Any]] = {}
+    while waiting:
+        group = split(waiting, size)[0]
         training = _Training(group, states, ending)
         try:
             yield from training.outcomes()
         except NotStackable as reason:  # found before anything was trained
             _say(group, f"{reason}: its runs train one by one")
-            groups[:0] = [[run] for run in group]
+            size = largest = 1
             continue
+        waiting = waiting[len(group) :]
+        states = {run.member: states[run.member] for run in waiting if run.member in states}
         if training.out_of_memory is None:
+            size = min(largest, 2 * size)
             continue
-        left, states = training.left, {**(states or {}), **training.states}
+        left = training.left
         if len(left) == 1:
             yield left[0].index, out_of_memory(left[0].context, training.out_of_memory)
             continue
-        half = (len(left) + 1) // 2
-        groups[:0] = [left[:half], left[half:]]
-        text = f"{left[0].context.device} ran out of memory with {len(left)} runs together; going on with {half}"
+        size = (len(left) + 1) // 2
+        waiting, states = left + waiting, {**states, **training.states}
+        text = f"{left[0].context.device} ran out of memory with {len(left)} runs together; going on with {size}"
         _say(left, text, level="warning")
 
 
@@ -235,13 +239,13 @@ def gang_of(runs: Sequence[Run], members: Sequence[Member], **options: Any) -> G
 class _Training:
     """One gang from here to its end, or to the end of the memory: then `left` and `states` say what remains."""
 
-    def __init__(self, runs: list[Run], states: Mapping[Member, dict[str, Any]] | None, ending: Ending) -> None:
+    def __init__(self, runs: list[Run], states: Mapping[Member, dict[str, Any]], ending: Ending) -> None:
         self.left, self._ending = list(runs), ending
         for run in runs:
             run.started = time.perf_counter()
         self.states: dict[Member, dict[str, Any]] = {}
         self.out_of_memory: str | None = None
-        self._start_states = {m: states[m] for run in runs if states and (m := run.member) in states}
+        self._start_states = {m: states[m] for run in runs if (m := run.member) in states}
 
     def outcomes(self) -> Iterator[tuple[int, Outcome]]:
         device = self.left[0].context.device
