@@ -386,10 +386,12 @@ def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
     from lorascope.engine.store import Store
 
     opened = Store(store)
-    planned = Planner(study, opened, data_dir=data_dir).graph
+    planner = Planner(study, opened, data_dir=data_dir)
+    planned = planner.graph
     failures = {step.id: failure for step in planned.steps if (failure := opened.failure(step.id))}
     last = _analysis_of(planned, opened, failures=failures)
     kept = [step.id for step in [*planned.steps, *([last] if last else [])] if opened.has(step.id)]
+    kept += planner.proposals
     return [f"{step_id}: {problem}" for step_id in kept for problem in opened.verify(step_id)]
 
 

@@ -13,6 +13,7 @@ import pytest
 from plan_fixture import finish
 from small_study import write_small_study
 
+from lorascope import api
 from lorascope.engine.store import Store
 from lorascope.plan.allocation import allocate
 from lorascope.plan.analysis_step import analysis_step
@@ -284,6 +285,16 @@ def test_proposals_are_the_same_in_every_fresh_store_and_kept_by_nobody_who_only
     propose._ANSWERS.clear()
     assert len(first) == 4 and first == kept("second", keeps_proposals=True)
     assert kept("third") == {}
+
+
+def test_proposals_are_verified_with_the_study(study: Study, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    Planner(study, store, data_dir=None, keeps_proposals=True)
+    kept = store.artifacts("proposals")
+    assert len(kept) == 2 and api.verify(study, store=store.root) == []
+    (kept[0].path / "more").write_text("")
+    (problem,) = api.verify(study, store=store.root)
+    assert kept[0].id in problem
 
 
 def test_no_trial_holds_a_path_in_its_params(study: Study, tmp_path: Path) -> None:

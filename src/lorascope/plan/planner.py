@@ -42,6 +42,11 @@ class Planner:
         self.graph = self._plan()
         self.steps: Sequence[Step] = chosen(self.graph, only)
 
+    @property
+    def proposals(self) -> list[str]:
+        """The ids of the artifacts, beside the steps, that the plan was made from."""
+        return self._ask.found
+
     def more(self) -> Sequence[Step]:
         """The steps again, if some search has all that it waited for; else none."""
         is_due = any(

@@ -29,6 +29,11 @@ class Proposals:
         self._store, self._keeps = store, keeps
         self._known: dict[str, Mapping[str, Any]] = {}
 
+    @property
+    def found(self) -> list[str]:
+        """The ids of the answers that were read from the store."""
+        return list(self._known)
+
     def __call__(self, question: Question) -> Mapping[str, Any]:
         """The answer. Raises EnvironmentProblem where there is none and Optuna is not installed."""
         step = Step(
