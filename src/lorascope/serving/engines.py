@@ -33,6 +33,7 @@ _START_TIMEOUT_S = 900.0
 _SERVE_TIMEOUT_S = 3600.0
 _STOP_TIMEOUT_S = 10.0
 _NUM_LOG_LINES = 12
+_NUM_PORTS = 3
 
 
 class EngineProcess:
@@ -80,12 +81,24 @@ class EngineProcess:
         self.end()
 
     def start(self) -> EngineProcess:
-        """This engine, once it is ready; whoever calls this has to call `end`. Raises EngineFailure."""
+        """This engine, once it is ready; whoever calls this has to call `end`. A server whose free port was taken before it
+        had it starts again on another, a few times, which its notes and its log say. Raises EngineFailure."""
         self._refuse_misfits()
+        self.log.unlink(missing_ok=True)
+        taken: list[str] = []
+        while True:
+            try:
+                return self._start_once(taken)
+            except EngineFailure as failure:  # a free port may be taken before the engine has it
+                taken.append(f"started again on another port: {failure.message.splitlines()[0]}")
+                if failure.kind != "port" or "port" in self._config.options or len(taken) == _NUM_PORTS:
+                    raise
+
+    def _start_once(self, notes: Sequence[str]) -> EngineProcess:
         try:
             self._process = self._launch()
             answer = self._read("ready", timeout_s=self._start_timeout_s)
-            self._ready = Ready(**{**answer, "notes": tuple(answer["notes"])})
+            self._ready = Ready(**{**answer, "notes": (*notes, *answer["notes"])})
         except BaseException:
             self.end()
             raise
@@ -158,7 +171,8 @@ class EngineProcess:
         config.write_text(json.dumps(self._config.to_json(), indent=1), encoding="utf-8")
         program = PROGRAMS / _PROGRAM[self._engine]
         command = [str(self._python), str(program), "--config", str(config), "--parent", str(os.getpid())]
-        with self.log.open("wb") as stderr:
+        self._unread = b""
+        with self.log.open("ab") as stderr:
             # In a session of its own: Ctrl-C reaches us alone, and its whole group can be ended at once.
             process = subprocess.Popen(
                 command,
