@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import pandas as pd
 import pytest
 
-from lorascope.serving import protocol, together
+from lorascope.serving import protocol, step, together
 from lorascope.serving.arms import Arm
 from lorascope.serving.equivalence import EquivalenceGate
 from lorascope.serving.exchange import EngineConfig, EngineFailure, Ready, Served, ServedBatches
@@ -92,6 +94,26 @@ def test_an_arm_is_timed_only_if_it_computes_what_its_run_does(tmp_path: Path, d
         "a second time it is read, not served"
     )
     assert len(asked_when_checked) == 1
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_rows_of_a_process_that_was_killed_before_its_figures_stand_in_no_table(
+    tmp_path: Path, diary: list[str], passed: bool
+) -> None:
+    def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+        return [EquivalenceGate("probability", 0.5, 1e-3, passed, 1, "it answers otherwise")]
+
+    directory = tmp_path / "processes"
+    directory.mkdir()
+    comparison = comparison_of(directory, check, "merged")
+    (process,) = comparison.processes()
+    killed = pd.DataFrame({"request": [77], "latency_ms": [1.0]})
+    killed.to_parquet(directory / f"{process.name}.parquet")
+    found = [told for _, told in protocol.run_processes(comparison, [process])]
+    context: Any = SimpleNamespace(work=tmp_path)
+    table = step._requests_table(context, found)
+    assert len(table) == (3 if passed else 0)
+    assert not passed or 77 not in set(table["request"])
 
 
 def test_engines_started_together_are_measured_one_by_one(tmp_path: Path, diary: list[str]) -> None:

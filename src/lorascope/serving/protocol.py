@@ -121,9 +121,10 @@ def _engine(comparison: Comparison, process: Process) -> EngineProcess:
 
 
 def _write_down(path: Path, found: dict[str, Any]) -> None:
-    requests = found.pop("requests")
+    requests, rows = found.pop("requests"), path.with_suffix(".parquet")
+    rows.unlink(missing_ok=True)  # of a run of this process that was killed before its figures were written down
     if requests:
-        pd.DataFrame(requests).to_parquet(path.with_suffix(".parquet"), index=False)
+        pd.DataFrame(requests).to_parquet(rows, index=False)
     draft = path.with_suffix(".new")
     draft.write_text(json.dumps(found))
     os.replace(draft, path)
