@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -353,3 +354,14 @@ def test_a_taken_port_is_tried_again_a_few_times_unless_it_is_the_one_asked_for(
         start(replace(generation, options=options), tmp_path / "engine").start()
     assert caught.value.kind == "port"
     assert (tmp_path / "engine" / "engine.log").read_text().count("a start") == num_starts
+
+
+def test_one_that_was_killed_is_started_again_in_its_place_and_says_so(generation, tmp_path):
+    with start(generation, tmp_path) as engine:
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(EngineFailure, match="SIGKILL"):
+            engine.memory()
+        engine.start_again("it ended while it waited")
+        assert engine.ready.notes[0] == "it ended while it waited"
+        assert len(engine.serve([mixed_requests([2] * len(PROMPTS))]).requests) == len(PROMPTS)
+        assert engine.log.exists()
