@@ -19,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import deque
 from pathlib import Path
@@ -111,7 +110,7 @@ class VLLMServer:
                 with _DIRECTLY.open(f"{self._url}/health", timeout=5):
                     if is_listening(self._process.pid, port):
                         return
-            except (urllib.error.URLError, OSError):
+            except (OSError, psutil.NoSuchProcess):  # it does not answer yet, or one of its processes has just ended
                 pass
             time.sleep(_POLL_S)
 
