@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
@@ -93,6 +95,44 @@ def test_a_port_that_is_taken_is_a_failure_that_names_it(config, tmp_path):
         with pytest.raises(EngineFailure, match=f"port {port} of 127.0.0.1 is taken") as caught:
             EngineProcess("vllm-server", asked, python=VLLM_PYTHON, directory=tmp_path).start()
     assert caught.value.kind == "port"
+
+
+class Other(BaseHTTPRequestHandler):
+    """Another program's server, which also says that it is well."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_free_port_that_is_taken_before_the_server_has_it_is_given_up_for_another(config, tmp_path, monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        program, is_second = tmp_path / "program.py", tmp_path / "second"
+        program.write_text(f"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {str(engines.PROGRAMS)!r})
+import vllm_server
+import wire
+
+second = Path({str(is_second)!r})
+if not second.exists():
+    second.touch()
+    vllm_server.free_port = lambda wanted: {other.server_port}
+sys.exit(wire.run_program(vllm_server.VLLMServer, has_children=True))
+""")
+        monkeypatch.setitem(engines._PROGRAM, "vllm-server", str(program))
+        with EngineProcess("vllm-server", config, python=VLLM_PYTHON, directory=tmp_path / "log") as engine:
+            assert engine.ready.settings["url"] != f"http://127.0.0.1:{other.server_port}"
+            (note,) = [note for note in engine.ready.notes if "another port" in note]
+            assert note.startswith("started again on another port: vllm-server: the server did not start")
+            assert len(engine.serve([mixed()]).requests) == len(PROMPTS)
+        assert "address already in use" in engine.log.read_text().lower()
+        other.shutdown()
 
 
 def test_the_server_ends_with_whoever_started_it_however_that_ends(config, tmp_path):

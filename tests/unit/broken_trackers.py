@@ -65,3 +65,41 @@ class IsSlow(Writes):
     def open(self, run: TrackedRun) -> Written:
         time.sleep(1.0)
         return super().open(run)
+
+
+class Uploads(Written):
+    seconds = 4.0
+
+    def attach(self, files: Any, *, name: str, kind: str) -> None:
+        time.sleep(self.seconds)
+        super().attach(files, name=name, kind=kind)
+
+
+class UploadsSlowly(Writes):
+    """A backend to which files take their time, and no step of theirs is seen from outside."""
+
+    kind = Uploads
+
+    def open(self, run: TrackedRun) -> Written:
+        return self.kind(self.path, f"{run.group}: {run.name}")
+
+
+class WaitsForFilesAtTheEnd(Writes):
+    """Takes files at once, and has them when the study's run is closed."""
+
+    def open(self, run: TrackedRun) -> Written:
+        return ClosesSlowly(self.path, f"{run.group}: {run.name}")
+
+
+class ClosesSlowly(Written):
+    def close(self, status: Any) -> None:
+        time.sleep(4.0 if self.id.startswith("study") else 0.0)
+        super().close(status)
+
+
+class Stuck(Uploads):
+    seconds = 3600.0
+
+
+class UploadsForEver(UploadsSlowly):
+    kind = Stuck

@@ -15,8 +15,9 @@ from transformers import AutoTokenizer
 from lorascope.engine.step import Step
 from lorascope.errors import GateFailure
 from lorascope.evaluation import sanity
-from lorascope.evaluation.analysis import Finished, arm_gates, check_same_examples
+from lorascope.evaluation.arm_gates import arm_gates, check_same_examples
 from lorascope.evaluation.evaluate import merge_gate, reload_gate
+from lorascope.evaluation.finished import Finished
 from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.methods.stacked import StackedLoRALinear

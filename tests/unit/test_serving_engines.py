@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from lorascope.errors import EnvironmentProblem
+from lorascope.serving import engines
 from lorascope.serving.engines import EngineProcess
 from lorascope.serving.environment import check_engine, visible_device
 from lorascope.serving.exchange import EngineConfig, EngineFailure, Request
@@ -335,3 +337,31 @@ def test_a_device_is_looked_up_among_the_visible_ones(monkeypatch):
     assert visible_device("cuda:1") == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert visible_device("cuda:1") == "6"
+
+
+@pytest.mark.parametrize(("options", "num_starts"), [({}, 3), ({"port": 8000}, 1)])
+def test_a_taken_port_is_tried_again_a_few_times_unless_it_is_the_one_asked_for(
+    generation, tmp_path, monkeypatch, options, num_starts
+):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "print('a start', file=sys.stderr)\n"
+        """print('{"error": {"kind": "port", "text": "address already in use"}}', flush=True)\n"""
+    )
+    monkeypatch.setitem(engines._PROGRAM, "transformers", str(program))
+    with pytest.raises(EngineFailure, match="address already in use") as caught:
+        start(replace(generation, options=options), tmp_path / "engine").start()
+    assert caught.value.kind == "port"
+    assert (tmp_path / "engine" / "engine.log").read_text().count("a start") == num_starts
+
+
+def test_one_that_was_killed_is_started_again_in_its_place_and_says_so(generation, tmp_path):
+    with start(generation, tmp_path) as engine:
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(EngineFailure, match="SIGKILL"):
+            engine.memory()
+        engine.start_again("it ended while it waited")
+        assert engine.ready.notes[0] == "it ended while it waited"
+        assert len(engine.serve([mixed_requests([2] * len(PROMPTS))]).requests) == len(PROMPTS)
+        assert engine.log.exists()

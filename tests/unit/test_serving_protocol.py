@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import pandas as pd
 import pytest
 
-from lorascope.serving import protocol, together
+from lorascope.serving import protocol, step, together
 from lorascope.serving.arms import Arm
 from lorascope.serving.equivalence import EquivalenceGate
 from lorascope.serving.exchange import EngineConfig, EngineFailure, Ready, Served, ServedBatches
@@ -24,6 +28,17 @@ class Engine:
         self.ready = Ready(1.0, {}, "none", {}, {}, None, ())
         self.num_asked = 0
         self.is_over = False
+        self.fails: dict[str, EngineFailure] = {}  # at what it is asked next
+
+    def start_again(self, why: str) -> Engine:
+        self.end()
+        self.is_over = False
+        self.ready = replace(self.ready, notes=(why,))
+        return self.start()
+
+    def fail_at(self, what: str) -> None:
+        if what in self.fails:
+            raise self.fails.pop(what)
 
     def start(self) -> Engine:
         self.diary.append(f"{self.name} starts")
@@ -35,6 +50,7 @@ class Engine:
         self.is_over = True
 
     def serve(self, batches: Any, **named: Any) -> ServedBatches:
+        self.fail_at("serve")
         self.diary.append(f"{self.name} serves")
         asked = [request for batch in batches for request in batch]
         self.num_asked += len(asked)
@@ -43,6 +59,7 @@ class Engine:
         )
 
     def memory(self) -> dict[str, int]:
+        self.fail_at("memory")
         return {"weights_bytes": 1}
 
 
@@ -51,7 +68,7 @@ def diary(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the engines do, in order."""
     monkeypatch.setattr(Engine, "diary", [])
     monkeypatch.setattr(protocol, "EngineProcess", Engine)
-    monkeypatch.setattr(together, "PAUSE_S", 0.0)
+    monkeypatch.setattr(together, "time", SimpleNamespace(sleep=lambda seconds: Engine.diary.append("rest")))
     return Engine.diary
 
 
@@ -94,17 +111,38 @@ def test_an_arm_is_timed_only_if_it_computes_what_its_run_does(tmp_path: Path, d
     assert len(asked_when_checked) == 1
 
 
+@pytest.mark.parametrize("passed", [True, False])
+def test_rows_of_a_process_that_was_killed_before_its_figures_stand_in_no_table(
+    tmp_path: Path, diary: list[str], passed: bool
+) -> None:
+    def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+        return [EquivalenceGate("probability", 0.5, 1e-3, passed, 1, "it answers otherwise")]
+
+    directory = tmp_path / "processes"
+    directory.mkdir()
+    comparison = comparison_of(directory, check, "merged")
+    (process,) = comparison.processes()
+    killed = pd.DataFrame({"request": [77], "latency_ms": [1.0]})
+    killed.to_parquet(directory / f"{process.name}.parquet")
+    found = [told for _, told in protocol.run_processes(comparison, [process])]
+    context: Any = SimpleNamespace(work=tmp_path)
+    table = step._requests_table(context, found)
+    assert len(table) == (3 if passed else 0)
+    assert not passed or 77 not in set(table["request"])
+
+
 def test_engines_started_together_are_measured_one_by_one(tmp_path: Path, diary: list[str]) -> None:
     comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full")
     processes = list(comparison.processes())
     found = [told for _, told in protocol.run_processes(comparison, processes)]
     assert sorted(diary[:3]) == sorted(f"{process.name} starts" for process in processes)
-    turns = [line.split()[0] for line in diary[3:]]
+    assert diary[3] == "rest"
+    turns = [line.split()[0] for line in diary[4:]]
     assert list(dict.fromkeys(turns)) == [process.name for process in processes], "in the protocol's order"
     for process in processes:
         first, last = turns.index(process.name), len(turns) - 1 - turns[::-1].index(process.name)
         assert set(turns[first : last + 1]) == {process.name}, "no other engine serves during its turn"
-        assert diary[3:][last] == f"{process.name} ends"
+        assert diary[4:][last] == f"{process.name} ends"
     assert [process["arm"] for process in found] == [process.arm for process in processes]
 
 
@@ -132,6 +170,79 @@ def test_an_engine_that_found_no_memory_beside_the_others_is_started_again_alone
     assert [bool(told["figures"]) for told in found] == [True, True, True]
     last_start = max(place for place, line in enumerate(diary) if line.endswith("starts"))
     assert sum(line.endswith("ends") for line in diary[:last_start]) >= 2, "once the others have ended"
+    assert diary[last_start + 1] == "rest"
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, name: str, what: str, failure: EngineFailure) -> None:
+    """The first engine with `name` in its own fails so, once it has started."""
+    start, failed = Engine.start, []
+
+    def start_to_fail(self: Engine) -> Engine:
+        if name in self.name and not failed:
+            self.fails[what] = failure
+            failed.append(self)
+        return start(self)
+
+    monkeypatch.setattr(Engine, "start", start_to_fail)
+
+
+def of_arm(diary: list[str], arm: str) -> list[str]:
+    """What the engines of an arm do, and the rests, each line once where it repeats itself."""
+    mine = [line.split()[-1] for line in diary if arm in line or line == "rest"]
+    return [word for place, word in enumerate(mine) if place == 0 or mine[place - 1] != word]
+
+
+def test_an_engine_that_ends_while_it_waits_is_started_again_at_its_turn_and_rests(
+    tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_once(monkeypatch, "merged", "memory", EngineFailure("the engine died (SIGKILL)\n | log", kind="died"))
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full")
+    found = {told["arm"]: told for _, told in protocol.run_processes(comparison, list(comparison.processes()))}
+    assert of_arm(diary, "merged") == ["starts", "rest", "ends", "starts", "rest", "serves", "ends"]
+    assert all(told["figures"] and not told["lost"] for told in found.values()), "none of its attempts is used up"
+    assert found["merged"]["engine"]["notes"] == [
+        "started again: it ended while it waited for its turn (the engine died (SIGKILL))"
+    ]
+    assert diary.index("rest") == 3 and diary.count("rest") == 2
+
+
+@pytest.mark.parametrize(("at_once", "rests"), [(3, True), (1, False)])
+def test_one_that_is_started_again_rests_where_the_others_rested(
+    tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch, at_once: int, rests: bool
+) -> None:
+    failing_once(monkeypatch, "merged", "serve", EngineFailure("it died", kind="died"))
+    comparison = comparison_of(tmp_path, equals_its_run, "merged", at_once=at_once)
+    ((_, found),) = protocol.run_processes(comparison, list(comparison.processes()))
+    assert found["figures"] and found["lost"] == ["died: it died"]
+    rest = ["rest"] if rests else []
+    assert of_arm(diary, "merged") == ["starts", *rest, "ends", "starts", *rest, "serves", "ends"]
+
+
+def test_one_that_runs_out_of_memory_at_its_turn_is_measured_alone_after_the_others(
+    tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full")
+    processes = list(comparison.processes())
+    failing_once(monkeypatch, processes[0].name, "serve", EngineFailure("no memory is left", kind="out-of-memory"))
+    found = [told for _, told in protocol.run_processes(comparison, processes)]
+    assert [told["order"] for told in found] == [1, 2, 0]
+    assert all(told["figures"] and told["failure"] is None for told in found)
+    again = len(diary) - 1 - diary[::-1].index(f"{processes[0].name} starts")
+    assert {f"{process.name} ends" for process in processes} <= set(diary[:again]) and diary[again + 1] == "rest"
+
+
+def test_nothing_is_measured_while_an_engine_starts(
+    tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: Engine) -> Engine:
+        time.sleep(0.3 if "base" in self.name else 0.0)
+        self.diary.append(f"{self.name} is ready")
+        return self
+
+    monkeypatch.setattr(Engine, "start", start)
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full")
+    list(protocol.run_processes(comparison, list(comparison.processes())))
+    assert [line.split()[-1] for line in diary[:4]] == ["ready", "ready", "ready", "rest"]
 
 
 def test_no_engine_is_left_when_another_cannot_be_started_at_all(
@@ -159,4 +270,6 @@ def test_engines_that_wait_are_ended_when_the_study_is_interrupted(tmp_path: Pat
     comparison = comparison_of(tmp_path, interrupt, "base", "merged", "full")
     with pytest.raises(KeyboardInterrupt):
         list(protocol.run_processes(comparison, list(comparison.processes())))
-    assert {line.split()[0] for line in diary if line.endswith("ends")} == {line.split()[0] for line in diary}
+    assert {line.split()[0] for line in diary if line.endswith("ends")} == {
+        line.split()[0] for line in diary if line != "rest"
+    }

@@ -104,6 +104,9 @@ def test_a_loss_of_just_the_margin_is_inconclusive_and_says_what_would_decide():
 def test_the_analysis_survives_json():
     analysis = analyse_study(make_study(), make_measurements(), primary=PRIMARY)
     assert Analysis.from_json(json.loads(json.dumps(analysis.to_json(), allow_nan=False))) == analysis
+    other = {**analysis.to_json(), "scores": [{"of": "another version"}]}
+    with pytest.raises(TypeError, match="of"):
+        Analysis.from_json(other)
 
 
 def test_swapping_the_arms_flips_the_sign_of_every_difference():

@@ -11,18 +11,18 @@ import pytest
 from tracked_fixture import TRAIN, scoring, training, whole_study
 
 from lorascope.engine.events import Event, Metric, Notice, StepStarted, StudyStarted
-from lorascope.study.track import TrackioSpec
+from lorascope.study.track import Attached, TrackioSpec
 from lorascope.tracking.feed import TrackerFeed
 
 
 class Fed:
     """A feed to one of `broken_trackers`, and what it said."""
 
-    def __init__(self, directory: Path, tracker: str, **settings: Any) -> None:
+    def __init__(self, directory: Path, tracker: str, *, artifacts: tuple[Attached, ...] = (), **settings: Any) -> None:
         self.said: list[Notice] = []
         self.directory = directory
         self.feed = TrackerFeed(
-            TrackioSpec(kind="trackio"), study="small", directory=directory, store=directory / "store",
+            TrackioSpec(kind="trackio", artifacts=artifacts), study="small", directory=directory, store=directory / "store",
             tell=self._hear, place=f"broken_trackers:{tracker}", **settings,
         )  # fmt: skip
 
@@ -96,6 +96,55 @@ def test_what_a_slow_tracker_misses_is_points_of_curves_and_no_step(tmp_path: Pa
     assert sum(line[1] == "log" for line in told) < 20_000
     (notice,) = fed.said
     assert "points of curves are missing there" in notice.text
+
+
+def study_with_report(directory: Path) -> list[Event]:
+    (directory / "results").mkdir()
+    (directory / "results" / "report.html").write_text("what was found")
+    return whole_study(directory / "results" / "report.html")
+
+
+@pytest.mark.parametrize("tracker", ["UploadsSlowly", "WaitsForFilesAtTheEnd"])
+def test_an_upload_that_takes_longer_than_the_patience_is_waited_for(tmp_path: Path, tracker: str) -> None:
+    fed = Fed(tmp_path, tracker, artifacts=("report",), patience_s=2.0)
+    with fed.feed:
+        for event in study_with_report(tmp_path):
+            fed.feed(event)
+    assert ["study: small", "attach", "report", ["report.html"]] in fed.told()
+    assert fed.told()[-1] == ["study: small", "close", "finished"]
+    assert fed.said == []
+
+
+def test_an_upload_that_never_ends_is_waited_for_so_long_and_no_longer(tmp_path: Path) -> None:
+    fed = Fed(tmp_path, "UploadsForEver", artifacts=("report",), patience_s=2.0, longest_upload_s=3.0)
+    started = time.monotonic()
+    with fed.feed:
+        for event in study_with_report(tmp_path):
+            fed.feed(event)
+    assert 4.0 < time.monotonic() - started < 60.0
+    (notice,) = fed.said
+    assert "gave no sign for 2 s and was stopped" in notice.text
+
+
+def test_a_slow_end_without_files_is_no_upload(tmp_path: Path) -> None:
+    fed = Fed(tmp_path, "WaitsForFilesAtTheEnd", patience_s=2.0)
+    with fed.feed:
+        for event in study_with_report(tmp_path)[:3]:
+            fed.feed(event)
+        fed.feed(StepStarted(step=TRAIN, worker="w"))
+    (notice,) = fed.said
+    assert "gave no sign for 2 s" in notice.text
+
+
+def test_an_interrupt_waits_for_no_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorascope.tracking.feed._PATIENCE_IF_INTERRUPTED_S", 2.0)
+    fed = Fed(tmp_path, "UploadsForEver", artifacts=("report",))
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), fed.feed:
+        for event in study_with_report(tmp_path):
+            fed.feed(event)
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 30.0
 
 
 def test_a_study_that_computes_nothing_starts_no_tracker(tmp_path: Path) -> None:

@@ -32,6 +32,10 @@ _COORDINATOR = "coordinator"
 _NUM_CLOCK_READINGS = 3
 
 
+class LastingProblem(EnvironmentProblem):
+    """What waiting does not mend: other versions than ours, a file system without exclusive creation."""
+
+
 @dataclass(frozen=True)
 class Findings:
     """What a machine found. sees_store: what the coordinator wrote. write_error: why it could not write, None if it could.
@@ -129,7 +133,7 @@ def judge(
             where=str(store),
         )
     if not found.is_exclusive:
-        return EnvironmentProblem(
+        return LastingProblem(
             f"the store's file system let {name} create a file that was there already, so no lock can hold",
             hint="Use a file system with exclusive creation (NFSv4, Lustre, CephFS); object storage mounted as one has none.",
             where=str(store),
@@ -142,7 +146,7 @@ def judge(
     if differing := [package for package in here if found.versions.get(package) != here[package]]:
         theirs = ", ".join(f"{package} {found.versions.get(package, 'missing')}" for package in differing)
         ours = ", ".join(f"{package} {here[package]}" for package in differing)
-        return EnvironmentProblem(
+        return LastingProblem(
             f"{name} has {theirs}; this machine has {ours}",
             hint="Install the same on every machine (`pip install -c constraints.txt ...`): results of different versions "
             "must not be mixed in one study.",

@@ -7,6 +7,7 @@ must be alone has a whole machine to itself, one labelled `lorascope=measure` if
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -17,10 +18,10 @@ from pathlib import Path
 from lorascope.engine.events import Emit, Notice
 from lorascope.engine.executor import Completion
 from lorascope.engine.pool import Slot, WorkerPool
-from lorascope.engine.process import STOP_TIMEOUT_S
 from lorascope.engine.ray_checks import check_machines
 from lorascope.engine.ray_cluster import Machine, connect, is_head_there, machines, ray_module
-from lorascope.engine.ray_host import RemoteWorker, WorkerSettings
+from lorascope.engine.ray_host import RemoteWorker, WorkerSettings, end_all
+from lorascope.engine.ray_refusals import Refusals
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
 from lorascope.errors import EnvironmentProblem, StudyError
@@ -71,7 +72,7 @@ class RayExecutor(WorkerPool[_Place]):
         self._kind = ""  # "cuda" or "cpu": what workers are made for, if that is not given
         self._is_connected = self._is_ours = False
         self._machines: dict[str, Machine] = {}
-        self._refused: set[str] = set()
+        self._refusals = Refusals()
         self._places: list[_Place] = []
         self._notices: list[str] = []
         self._wanted: set[str] = set()
@@ -126,24 +127,19 @@ class RayExecutor(WorkerPool[_Place]):
     def close(self) -> None:
         if not self._is_connected:
             return
-        ray = ray_module()
-        try:
-            workers = [place.worker for place in self._places if place.worker is not None]
-            stopped = [worker.stop() for worker in workers if worker.is_ready()]
-            if stopped:
-                ray.wait(stopped, num_returns=len(stopped), timeout=STOP_TIMEOUT_S + 1)
-            if is_head_there():
-                for worker in workers:
-                    worker.kill()
-        except (ray.exceptions.RayError, ConnectionError):
-            pass  # the cluster is gone, and its workers with it
-        for place in self._places:
-            self._let_go(list(place.steps.values()), None)
+        workers = [place.worker for place in self._places if place.worker is not None]
+        with contextlib.ExitStack() as closing:  # whatever one raises, the others are done first
+            closing.callback(self._leave)
+            for place in self._places:
+                closing.callback(self._let_go, list(place.steps.values()), None)
+            end_all(workers)
+
+    def _leave(self) -> None:
         self._places.clear()
         self._again.clear()
         self._is_connected = False
         if self._is_ours and is_head_there():  # else there is nobody to take leave of
-            ray.shutdown()
+            ray_module().shutdown()
 
     # -- places
 
@@ -211,13 +207,16 @@ class RayExecutor(WorkerPool[_Place]):
             return
         self._refreshed_at = now
         alive = {machine.node_id: machine for machine in machines()}
-        joined = [m for node_id, m in alive.items() if node_id not in self._machines.keys() | self._refused]
-        problems, notices = check_machines(joined, self._store, data_dir=self._data_dir) if joined else ({}, [])
+        self._refusals.forget_all_but(alive)
+        asked = [
+            m for m in alive.values() if m.node_id not in self._machines and self._refusals.may_ask(m.node_id, now=now)
+        ]
+        problems, notices = check_machines(asked, self._store, data_dir=self._data_dir) if asked else ({}, [])
         self._notices += notices
-        for node_id, problem in problems.items():
-            self._refused.add(node_id)
-            self._notices.append(f"{alive[node_id].name} joined the cluster and is left out: {problem}")
-        self._machines = {node_id: m for node_id, m in alive.items() if node_id not in self._refused}
+        now = time.monotonic()  # checking takes its time
+        news = [self._refusals.note(machine, problems.get(machine.node_id), now=now) for machine in asked]
+        self._notices += [text for text in news if text is not None]
+        self._machines = {node_id: m for node_id, m in alive.items() if node_id not in self._refusals}
         self._lay_out()
 
     # -- workers
@@ -264,10 +263,7 @@ class RayExecutor(WorkerPool[_Place]):
     def _retire(self, slot: _Place) -> None:
         assert not slot.steps
         if slot.worker is not None:
-            ray = ray_module()
-            if slot.worker.is_ready():
-                ray.wait([slot.worker.stop()], timeout=STOP_TIMEOUT_S + 1)
-            slot.worker.kill()
+            end_all([slot.worker])
             slot.worker, slot.warm_for = None, frozenset()
 
     def _end_idle(self) -> None:

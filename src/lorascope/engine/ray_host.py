@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorascope.engine.lock import Owner
-from lorascope.engine.process import Death, WorkerProcess, start_worker, stop_all, wait_for_output
-from lorascope.engine.ray_cluster import Machine, machines, ray_module
+from lorascope.engine.process import STOP_TIMEOUT_S, Death, WorkerProcess, start_worker, stop_all, wait_for_output
+from lorascope.engine.ray_cluster import Machine, is_head_there, machines, ray_module
 
 LISTEN_S = 0.5
 COLLECT_S = 0.05
@@ -172,3 +172,34 @@ class RemoteWorker:
             return f"the loss of {name}"
         is_silent = isinstance(error, self._ray.exceptions.ActorUnavailableError)
         return f"no answer from {name}" if is_silent else f"the end of its process on {name}"
+
+
+def end_all(workers: Sequence[RemoteWorker]) -> None:
+    """End them together: each gets to unwind what it runs, and is killed then. What is gone already, with its machine or
+    with the whole cluster, has ended; what else goes wrong with one is raised after all the others have ended."""
+    stopped: list[Any] = []
+    with contextlib.ExitStack() as ending:  # last in, first out
+        ending.callback(_kill_all, workers)
+        ending.callback(_wait_for, stopped)
+        for worker in workers:
+            ending.callback(_ask_to_end, worker, stopped)
+
+
+def _ask_to_end(worker: RemoteWorker, stopped: list[Any]) -> None:
+    with contextlib.suppress(ray_module().exceptions.RayError, ConnectionError):
+        if worker.is_ready():
+            stopped.append(worker.stop())
+
+
+def _wait_for(stopped: list[Any]) -> None:
+    ray = ray_module()
+    with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
+        if stopped:
+            ray.wait(stopped, num_returns=len(stopped), timeout=STOP_TIMEOUT_S + 1)
+
+
+def _kill_all(workers: Sequence[RemoteWorker]) -> None:
+    if is_head_there():  # else they end by themselves, and asking Ray would end this process
+        with contextlib.ExitStack() as killing:
+            for worker in workers:
+                killing.callback(worker.kill)

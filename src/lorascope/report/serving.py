@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,6 @@ from lorascope.report.serving_tuning import tuning_blocks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BATCH = ("latency_ms_p95", "tokens_per_second")
-_TOKENS = ("ttft_ms_p50", "itl_ms_p50")
-_RATE = ("latency_ms_p50", "latency_ms_p95")
-_MARKS = "Marker: geometric mean over repeats; bar: its 95% t interval (none below 3 repeats: marker at the median)."
-
 
 def serving_blocks(facts: Facts) -> list[Block | None]:
     """Empty for a study that did not serve."""
@@ -31,17 +27,17 @@ def serving_blocks(facts: Facts) -> list[Block | None]:
     said = answer(facts)
     return [
         Bullets(said) if said else None,
-        _curves(facts, "serving_batch", "Latency and throughput by batch size", metrics=_BATCH),
-        _overhead(facts),
+        _BATCH.block(facts),
+        _OVERHEAD.block(facts),
         serving_tables.overhead_table(facts, "merged"),
         serving_tables.regression_table(facts),
-        _curves(facts, "serving_tokens", "First token and time between tokens", metrics=_TOKENS),
-        _curves(facts, "serving_rate", "Latency under arriving requests", metrics=_RATE, loop="rate"),
-        _memory(facts),
+        _TOKENS.block(facts),
+        _RATE.block(facts),
+        _MEMORY.block(facts),
         serving_tables.memory_table(facts),
-        _switching(facts),
+        _SWITCHING.block(facts),
         serving_tables.switching_table(facts),
-        _trade(facts),
+        _TRADE.block(facts),
         *tuning_blocks(facts),
         _advice(facts),
         serving_tables.results_table(facts),
@@ -53,20 +49,47 @@ def serving_blocks(facts: Facts) -> list[Block | None]:
     ]
 
 
-def _curves(
-    facts: Facts, name: str, title: str, *, metrics: tuple[str, ...], loop: str = "batch"
-) -> Illustration | None:
-    how = (
-        "Closed loop: so many requests at once, the next when all are answered."
-        if loop == "batch"
-        else "Open loop: requests arrive at random (Poisson); latency includes waiting."
+@dataclass(frozen=True)
+class _Figure:
+    """there: what there would be to draw; without any, there is no figure."""
+
+    name: str
+    title: str
+    caption: Callable[[Facts], str]
+    there: Callable[[Facts], Sequence[Any]]
+    draw: Callable[[Facts, float], Figure]
+
+    def block(self, facts: Facts) -> Illustration | None:
+        if not self.there(facts):
+            return None
+        return Illustration(self.name, self.title, self.caption(facts), partial(self.draw, facts))
+
+
+_MARKS = "Marker: geometric mean over repeats; bar: its 95% t interval (none below 3 repeats: marker at the median)."
+_LOOPS = {
+    "batch": "Closed loop: so many requests at once, the next when all are answered.",
+    "rate": "Open loop: requests arrive at random (Poisson); latency includes waiting.",
+}
+
+
+def _curves(name: str, title: str, metrics: tuple[str, ...], *, loop: str) -> _Figure:
+    return _Figure(
+        name,
+        title,
+        caption=lambda facts: f"{_MARKS} {_LOOPS[loop]} Greedy, default setting. {n_of(facts)}.",
+        there=partial(serving_curves.panels_with, metrics=metrics, loop=loop),
+        draw=partial(serving_curves.draw_curves, metrics=metrics, loop=loop),
     )
-    caption = f"{_MARKS} {how} Greedy, default setting. {n_of(facts)}."
-    draw = partial(serving_curves.draw_curves, metrics=metrics, loop=loop)
-    return _figure(facts, name, title, caption, there=serving_curves.panels_with(facts, metrics, loop=loop), draw=draw)
 
 
-def _overhead(facts: Facts) -> Illustration | None:
+_BATCH = _curves(
+    "serving_batch", "Latency and throughput by batch size", ("latency_ms_p95", "tokens_per_second"), loop="batch"
+)
+_TOKENS = _curves("serving_tokens", "First token and time between tokens", ("ttft_ms_p50", "itl_ms_p50"), loop="batch")
+_RATE = _curves("serving_rate", "Latency under arriving requests", ("latency_ms_p50", "latency_ms_p95"), loop="rate")
+
+
+def _overhead_caption(facts: Facts) -> str:
     fitted = any(fit.points for fit in serving_of(facts).regressions if fit.metric == serving_overhead.METRIC)
     line = (
         "Line and band: log overhead fitted on the number of adapters and log2 of the batch size in every repeat, mean and "
@@ -74,56 +97,51 @@ def _overhead(facts: Facts) -> Illustration | None:
         if fitted
         else ""
     )
-    caption = (
+    return (
         "p95 latency over the merged model's of the same repeat. Marker: geometric mean over repeats; bar: 95% t "
         f"interval, log scale. {line}{n_of(facts)}."
     )
-    return _figure(
-        facts, "serving_overhead", "Overhead over merging by number of adapters", caption,
-        there=serving_overhead.overhead_places(facts), draw=serving_overhead.draw_overhead,
-    )  # fmt: skip
 
 
-def _memory(facts: Facts) -> Illustration | None:
-    caption = (
+_OVERHEAD = _Figure(
+    "serving_overhead",
+    "Overhead over merging by number of adapters",
+    caption=_overhead_caption,
+    there=serving_overhead.overhead_places,
+    draw=serving_overhead.draw_overhead,
+)
+_MEMORY = _Figure(
+    "serving_memory",
+    "Memory of an engine",
+    caption=lambda facts: (
         "Light: weights; dark: all adapter slots, their sum in numbers at the right; diamond: peak of the device "
         f"or, on a CPU, of the process, with what the engine reserves for its cache. Medians over repeats. {n_of(facts)}."
-    )
-    return _figure(
-        facts, "serving_memory", "Memory of an engine", caption,
-        there=serving_bars.memory_places(facts), draw=serving_bars.draw_memory,
-    )  # fmt: skip
-
-
-def _switching(facts: Facts) -> Illustration | None:
-    caption = (
+    ),
+    there=serving_bars.memory_places,
+    draw=serving_bars.draw_memory,
+)
+_SWITCHING = _Figure(
+    "serving_switching",
+    "Latency by where the adapter lies",
+    caption=lambda facts: (
         "Median of single requests; marker: geometric mean over repeats, bar: 95% t interval, ×: ratio to a "
         f"resident adapter within repeats. {serving_bars.states_text(facts)}. {n_of(facts).partition(';')[0]}."
-    )
-    return _figure(
-        facts, "serving_switching", "Latency by where the adapter lies", caption,
-        there=serving_bars.switching_places(facts), draw=serving_bars.draw_switching,
-    )  # fmt: skip
-
-
-def _trade(facts: Facts) -> Illustration | None:
-    caption = (
+    ),
+    there=serving_bars.switching_places,
+    draw=serving_bars.draw_switching,
+)
+_TRADE = _Figure(
+    "serving_break_even",
+    "When merging wins",
+    caption=lambda facts: (
         "One machine: one engine with an adapter a task against as many merged engines that take turns, each with "
         "its share of the requests at once. Machines: each holds all adapters, or one merged model, at its best "
         "throughput over the batch sizes; dotted: the traffic beyond which merging never needs more. From medians over "
         f"repeats, so without intervals. {n_of(facts)}."
-    )
-    return _figure(
-        facts, "serving_break_even", "When merging wins", caption,
-        there=serving_trade.trade_places(facts), draw=serving_trade.draw_trade,
-    )  # fmt: skip
-
-
-def _figure(
-    facts: Facts, name: str, title: str, caption: str, *, there: Sequence[Any], draw: Callable[[Facts, float], Figure]
-) -> Illustration | None:
-    """None without anything that is there to be drawn."""
-    return Illustration(name=name, title=title, caption=caption, draw=partial(draw, facts)) if there else None
+    ),
+    there=serving_trade.trade_places,
+    draw=serving_trade.draw_trade,
+)
 
 
 def _advice(facts: Facts) -> Bullets | None:

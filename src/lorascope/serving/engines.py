@@ -33,6 +33,7 @@ _START_TIMEOUT_S = 900.0
 _SERVE_TIMEOUT_S = 3600.0
 _STOP_TIMEOUT_S = 10.0
 _NUM_LOG_LINES = 12
+_NUM_PORTS = 3
 
 
 class EngineProcess:
@@ -62,6 +63,7 @@ class EngineProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = b""
         self._ready: Ready | None = None
+        self._notes: list[str] = []
         self.log = directory / "engine.log"
 
     @property
@@ -80,12 +82,30 @@ class EngineProcess:
         self.end()
 
     def start(self) -> EngineProcess:
-        """This engine, once it is ready; whoever calls this has to call `end`. Raises EngineFailure."""
+        """This engine, once it is ready; whoever calls this has to call `end`. A server whose free port was taken before it
+        had it starts again on another, a few times, which its notes and its log say. Raises EngineFailure."""
         self._refuse_misfits()
+        num_left = _NUM_PORTS
+        while True:
+            num_left -= 1
+            try:
+                return self._start_once()
+            except EngineFailure as failure:  # a free port may be taken before the engine has it
+                if failure.kind != "port" or "port" in self._config.options or not num_left:
+                    raise
+                self._notes.append(f"started again on another port: {failure.message.splitlines()[0]}")
+
+    def start_again(self, why: str) -> EngineProcess:
+        """Like `start`, for one that has ended. why: added to its notes."""
+        self.end()
+        self._notes.append(why)
+        return self.start()
+
+    def _start_once(self) -> EngineProcess:
         try:
             self._process = self._launch()
             answer = self._read("ready", timeout_s=self._start_timeout_s)
-            self._ready = Ready(**{**answer, "notes": tuple(answer["notes"])})
+            self._ready = Ready(**{**answer, "notes": (*self._notes, *answer["notes"])})
         except BaseException:
             self.end()
             raise
@@ -158,7 +178,8 @@ class EngineProcess:
         config.write_text(json.dumps(self._config.to_json(), indent=1), encoding="utf-8")
         program = PROGRAMS / _PROGRAM[self._engine]
         command = [str(self._python), str(program), "--config", str(config), "--parent", str(os.getpid())]
-        with self.log.open("wb") as stderr:
+        self._unread, self._ready = b"", None
+        with self.log.open("ab" if self._notes else "wb") as stderr:
             # In a session of its own: Ctrl-C reaches us alone, and its whole group can be ended at once.
             process = subprocess.Popen(
                 command,

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ from lorascope.serving.levers import Lever
 from lorascope.serving.load import Load, draw_batches, generator_of, in_random_order, loads_of
 from lorascope.serving.switching import CPU_SLOTS, SLOTS, draw_probes, states_of
 from lorascope.serving.timing import load_figures, request_rows
-from lorascope.serving.together import Started, started, started_together
+from lorascope.serving.together import OUT_OF_MEMORY, Started, measured_in_turn, started
 from lorascope.study.measure import ServingSpec, arm_name
 
 ATTEMPTS = 3
-FINAL = ("adapter-rejected", "out-of-memory", "model")
+FINAL = ("adapter-rejected", OUT_OF_MEMORY, "model")
 """Failures that another attempt would only repeat."""
 
 
@@ -73,6 +74,11 @@ class Comparison:
     def output_tokens(self) -> int:
         return self.spec.output_tokens if self.workload == "generation" else 0
 
+    @property
+    def rests(self) -> bool:
+        """Whether there is a rest after every start: after those of one where others start many, for they are compared."""
+        return self.spec.engines_at_once > 1
+
     def processes(self) -> Iterator[Process]:
         """All of them, repeat by repeat."""
         largest = f"adapters-{self.spec.most_adapters}"
@@ -95,21 +101,13 @@ def run_processes(comparison: Comparison, processes: Sequence[Process]) -> Itera
     """What each process found: from its file if it ended before, else by running it. All that have to run are started at
     once and measured in their order; one for which the others left no memory comes after them, alone. Never raises
     EngineFailure: a failure is part of what was found."""
-    missing = [process for process in processes if not comparison.path(process).exists()]
-    is_alone = comparison.spec.engines_at_once == 1
-    crowded_out: list[Process] = []
-    with started_together({process: _engine(comparison, process) for process in missing}) as waiting:
-        for process in processes:
-            if process in waiting:
-                engine = waiting[process]
-                if len(missing) > 1 and isinstance(engine, EngineFailure) and engine.kind == "out-of-memory":
-                    crowded_out.append(process)
-                    continue
-                _write_down(comparison.path(process), _with_attempts(comparison, process, engine, is_alone=is_alone))
+    missing = {p: partial(_engine, comparison, p) for p in processes if not comparison.path(p).exists()}
+    for process in processes:
+        if process not in missing:
             yield process, json.loads(comparison.path(process).read_text())
-    for process in crowded_out:
-        engine = started(_engine(comparison, process))
-        _write_down(comparison.path(process), _with_attempts(comparison, process, engine, is_alone=is_alone))
+    measure = partial(_with_attempts, comparison)
+    for process, found in measured_in_turn(missing, measure, rest=comparison.rests):
+        _write_down(comparison.path(process), found)
         yield process, json.loads(comparison.path(process).read_text())
 
 
@@ -121,35 +119,40 @@ def _engine(comparison: Comparison, process: Process) -> EngineProcess:
 
 
 def _write_down(path: Path, found: dict[str, Any]) -> None:
-    requests = found.pop("requests")
+    requests, rows = found.pop("requests"), path.with_suffix(".parquet")
+    rows.unlink(missing_ok=True)  # of a run of this process that was killed before its figures were written down
     if requests:
-        pd.DataFrame(requests).to_parquet(path.with_suffix(".parquet"), index=False)
+        pd.DataFrame(requests).to_parquet(rows, index=False)
     draft = path.with_suffix(".new")
     draft.write_text(json.dumps(found))
     os.replace(draft, path)
 
 
-def _with_attempts(comparison: Comparison, process: Process, engine: Started, *, is_alone: bool) -> dict[str, Any]:
-    """is_alone: the engine was started beside no other, so the time it took to load is its own."""
+def _with_attempts(
+    comparison: Comparison, process: Process, engine: Started, *, is_beside_others: bool
+) -> dict[str, Any]:
+    """Raises EngineFailure where other engines left no memory."""
     lost: list[str] = []
     while True:
         try:
             if isinstance(engine, EngineFailure):
                 raise engine
             try:
-                found = _found(comparison, process, engine, is_alone=is_alone)
+                found = _found(comparison, process, engine)
             finally:
                 engine.end()
             return {**asdict(process), **found, "failure": None, "lost": lost}
         except EngineFailure as failure:
+            if is_beside_others and failure.kind == OUT_OF_MEMORY:
+                raise
             lost.append(f"{failure.kind}: {failure.message}")
             if failure.kind in FINAL or len(lost) == ATTEMPTS:
                 told = {"kind": failure.kind, "text": failure.message, "log": str(failure.log)}
                 return {**asdict(process), "figures": [], "gates": [], "requests": [], "failure": told, "lost": lost}
-        engine = started(_engine(comparison, process))
+        engine = started(_engine(comparison, process), rest=comparison.rests)
 
 
-def _found(comparison: Comparison, process: Process, engine: EngineProcess, *, is_alone: bool) -> dict[str, Any]:
+def _found(comparison: Comparison, process: Process, engine: EngineProcess) -> dict[str, Any]:
     arm = comparison.arms[process.arm]
     figures, requests = [], []
     if process.setting == "switching":  # the check would ask for adapters before we have seen them come from disk
@@ -159,7 +162,7 @@ def _found(comparison: Comparison, process: Process, engine: EngineProcess, *, i
         figures = []
     elif process.setting != "switching":
         figures, requests = _timed(comparison, engine, arm, repeat=process.repeat)
-        if is_alone:
+        if comparison.spec.engines_at_once == 1:  # else the time to load is that of a busy machine
             figures.insert(0, _fact("load_s", engine.ready.load_s, "s"))
     return {
         "engine": asdict(engine.ready), "gates": [asdict(gate) for gate in gates], "figures": figures,

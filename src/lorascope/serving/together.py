@@ -1,42 +1,97 @@
 """Several engines started at once: most of an engine's time goes into starting, and only measuring has to be alone.
 
 An engine that says it is ready leaves something behind all the same (compilers that end, files that are written), which
-whoever is measured first would feel: after a start of several there is a pause.
+whoever is measured next would feel: after a start there is a rest, whether it was of many or, later, of one again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from lorascope.serving.engines import EngineProcess
 from lorascope.serving.exchange import EngineFailure
 
 Key = TypeVar("Key", bound=Hashable)
+KeyIn = TypeVar("KeyIn", bound=Hashable, contravariant=True)
+Found = TypeVar("Found", covariant=True)
 Started = EngineProcess | EngineFailure
 """An engine that is ready, or why it is not."""
+OUT_OF_MEMORY = "out-of-memory"
 PAUSE_S = 20.0
 
 
-def started(engine: EngineProcess) -> Started:
-    """The engine once it is ready, or its failure."""
+class Measure(Protocol[KeyIn, Found]):
+    """Measures an engine that is ready and ends it, or tells of its failure. is_beside_others: other engines hold a part of
+    the memory; then, and only then, it raises an EngineFailure, which is that no memory was left."""
+
+    def __call__(self, key: KeyIn, engine: Started, /, *, is_beside_others: bool) -> Found: ...
+
+
+def measured_in_turn(
+    engines: Mapping[Key, Callable[[], EngineProcess]], measure: Measure[Key, Found], *, rest: bool
+) -> Iterator[tuple[Key, Found]]:
+    """All of them started at once and measured one by one, in their order; nothing starts meanwhile. Those for which the
+    others left no memory come after them, each alone. One that died while it waited is started again when its turn has
+    come. rest: whether there is one after every start."""
+    crowded_out: list[Key] = []
+    is_beside_others = len(engines) > 1
+    with _started_together({key: make() for key, make in engines.items()}, rest=rest) as waiting:
+        for key, engine in waiting.items():
+            if is_beside_others:
+                engine = _at_its_turn(engine, rest=rest)
+            try:
+                found = measure(key, engine, is_beside_others=is_beside_others)
+            except EngineFailure as failure:
+                assert is_beside_others and failure.kind == OUT_OF_MEMORY, failure
+                crowded_out.append(key)
+            else:
+                yield key, found
+    for key in crowded_out:
+        yield key, measure(key, started(engines[key](), rest=rest), is_beside_others=False)
+
+
+def started(engine: EngineProcess, *, rest: bool) -> Started:
+    """The engine once it is ready and, where it has to, has rested; or its failure."""
+    return _outcome(engine, engine.start, rest=rest)
+
+
+def _at_its_turn(engine: Started, *, rest: bool) -> Started:
+    if isinstance(engine, EngineFailure):
+        return engine
     try:
-        return engine.start()
+        engine.memory()  # any question will do
+    except EngineFailure as failure:
+        note = f"started again: it ended while it waited for its turn ({failure.message.splitlines()[0]})"
+        return _outcome(engine, lambda: engine.start_again(note), rest=rest)
+    return engine
+
+
+def _outcome(engine: EngineProcess, start: Callable[[], object], *, rest: bool) -> Started:
+    try:
+        start()
+        if rest:
+            time.sleep(PAUSE_S)
     except EngineFailure as failure:
         return failure
+    except BaseException:
+        engine.end()
+        raise
+    return engine
 
 
 @contextmanager
-def started_together(engines: Mapping[Key, EngineProcess]) -> Iterator[dict[Key, Started]]:
+def _started_together(engines: Mapping[Key, EngineProcess], *, rest: bool) -> Iterator[dict[Key, Started]]:
     """All of them, ready or failed, whatever happens ended at the end; ending one before that is the caller's."""
     # The threads stay until the engines have ended: an engine ends with the thread that started it.
     with ThreadPoolExecutor(max_workers=max(1, len(engines))) as threads:
         try:
-            waiting = dict(zip(engines, threads.map(started, engines.values()), strict=True))
-            if len(engines) > 1:
+            outcomes = threads.map(lambda engine: started(engine, rest=False), engines.values())
+            waiting = dict(zip(engines, outcomes, strict=True))
+            if rest and waiting:
                 time.sleep(PAUSE_S)
             yield waiting
         finally:

@@ -22,7 +22,7 @@ from lorascope.serving.exchange import EngineFailure
 from lorascope.serving.levers import Lever, combine, known_levers
 from lorascope.serving.load import draw_batches, loads_of
 from lorascope.serving.protocol import Comparison, engine_config, warm_up
-from lorascope.serving.together import Started, started, started_together
+from lorascope.serving.together import OUT_OF_MEMORY, Started, measured_in_turn
 from lorascope.study.measure import arm_name
 
 TRIAL = "trial"
@@ -124,6 +124,13 @@ class _Setting:
     def idle(self) -> str:
         return next((lever.idle for lever in self.levers if lever.idle), "")
 
+    def untried(self) -> Trial:
+        """What there is to say of it before an engine is asked."""
+        return Trial(
+            self.comparison.workload, self.arm.name, self.order, tuple(lever.name for lever in self.levers),
+            outcome="idle", reason=self.idle, batch_ms={}, cost_ms=None, chosen=False, gates=[], engine=None,
+        )  # fmt: skip
+
     def engine(self) -> EngineProcess:
         comparison = self.comparison
         config = combine(self.levers).applied_to(engine_config(comparison, self.arm))
@@ -136,34 +143,30 @@ def _trials(settings: Sequence[_Setting]) -> list[Trial]:
     so that no lever is chosen for being measured on a quieter machine. One for which the others left no memory comes after
     them, alone."""
     missing = [setting for setting in settings if not setting.path.exists()]
-    crowded_out: list[_Setting] = []
-    with started_together({s.order: s.engine() for s in missing if not s.idle}) as waiting:
-        for setting in sorted(missing, key=lambda s: s.order == 0):
-            engine = waiting.get(setting.order)
-            if len(waiting) > 1 and isinstance(engine, EngineFailure) and engine.kind == "out-of-memory":
-                crowded_out.append(setting)
-            else:
-                _write_down(setting, engine)
-    for setting in crowded_out:
-        _write_down(setting, started(setting.engine()))
+    for setting in missing:
+        if setting.idle:
+            _write_down(setting, setting.untried())
+    asked = {s.order: s for s in sorted(missing, key=lambda s: s.order == 0) if not s.idle}
+
+    def measure(order: int, engine: Started, /, *, is_beside_others: bool) -> Trial:
+        return _tried(asked[order], engine, is_beside_others=is_beside_others)
+
+    engines = {order: setting.engine for order, setting in asked.items()}
+    for order, trial in measured_in_turn(engines, measure, rest=settings[0].comparison.rests):
+        _write_down(asked[order], trial)
     read = [json.loads(setting.path.read_text()) for setting in settings]
     return [Trial(**{**one, "levers": tuple(one["levers"])}) for one in read]
 
 
-def _write_down(setting: _Setting, engine: Started | None) -> None:
+def _write_down(setting: _Setting, trial: Trial) -> None:
     draft = setting.path.with_suffix(".new")
-    draft.write_text(json.dumps(asdict(_tried(setting, engine))))
+    draft.write_text(json.dumps(asdict(trial)))
     os.replace(draft, setting.path)
 
 
-def _tried(setting: _Setting, engine: Started | None) -> Trial:
-    comparison, arm = setting.comparison, setting.arm
-    nothing = Trial(
-        comparison.workload, arm.name, setting.order, tuple(lever.name for lever in setting.levers), outcome="idle",
-        reason=setting.idle, batch_ms={}, cost_ms=None, chosen=False, gates=[], engine=None,
-    )  # fmt: skip
-    if engine is None:
-        return nothing
+def _tried(setting: _Setting, engine: Started, *, is_beside_others: bool) -> Trial:
+    """Raises EngineFailure where other engines left no memory."""
+    comparison, arm, nothing = setting.comparison, setting.arm, setting.untried()
     try:
         if isinstance(engine, EngineFailure):
             raise engine
@@ -177,6 +180,8 @@ def _tried(setting: _Setting, engine: Started | None) -> Trial:
         finally:
             engine.end()
     except EngineFailure as failure:
+        if is_beside_others and failure.kind == OUT_OF_MEMORY:
+            raise
         outcome: Outcome = "unknown" if failure.kind == "option" else "failed"
         return replace(nothing, outcome=outcome, reason=failure.message.partition("\n")[0])
     return replace(found, outcome="measured", batch_ms=batch_ms, cost_ms=statistics.geometric_mean(batch_ms.values()))

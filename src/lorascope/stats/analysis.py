@@ -175,11 +175,6 @@ class DriftAnalysis:
     reductions: list[DriftReduction]
     correlations: list[DriftCorrelation]
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> DriftAnalysis:
-        kinds = {"profiles": DriftProfile, "reductions": DriftReduction, "correlations": DriftCorrelation}
-        return cls(**{**data, **{name: [rebuild(kind, item) for item in data[name]] for name, kind in kinds.items()}})
-
 
 @dataclass(frozen=True)
 class Analysis:
@@ -207,20 +202,5 @@ class Analysis:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Analysis:
-        """The analysis that `to_json` wrote. Raises KeyError or TypeError for a record of another shape."""
-        return cls(
-            **{
-                **data,
-                "scores": [rebuild(Score, score) for score in data["scores"]],
-                "comparisons": [
-                    rebuild(Comparison, {**item, "mcnemar": [rebuild(McNemar, test) for test in item["mcnemar"]]})
-                    for item in data["comparisons"]
-                ],
-                "hypotheses": [
-                    rebuild(HypothesisResult, {**item, "parts": [rebuild(Part, part) for part in item["parts"]]})
-                    for item in data["hypotheses"]
-                ],
-                "drift": DriftAnalysis.from_json(data["drift"]) if data.get("drift") else None,
-                "serving": ServingAnalysis.from_json(data["serving"]) if data.get("serving") else None,
-            }
-        )
+        """The analysis that `to_json` wrote. Raises TypeError for a record of another shape."""
+        return rebuild(cls, data)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, get_args, get_type_hints
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,19 @@ class Interval:
     method: str
 
 
-def rebuild(kind: type, data: Mapping[str, Any]) -> Any:
-    """A dataclass from JSON, its intervals included."""
-    intervals = [item.name for item in fields(kind) if "Interval" in str(item.type)]
-    return kind(**{**data, **{name: Interval(**data[name]) for name in intervals if data[name] is not None}})
+def rebuild(kind: type[Record], data: Mapping[str, Any]) -> Record:
+    """A dataclass from what `asdict` and JSON made of it, with the dataclasses in its fields, alone or in lists. Raises
+    TypeError for a record of another shape."""
+    parts = {name: part for name, part in _parts(kind).items() if data.get(name) is not None}
+    return kind(**{**data, **{name: _rebuilt(part, data[name]) for name, part in parts.items()}})
+
+
+@cache
+def _parts(kind: type) -> dict[str, type]:
+    """The fields that hold dataclasses: name -> which."""
+    mentioned = [(name, part) for name, hint in get_type_hints(kind).items() for part in (hint, *get_args(hint))]
+    return {name: part for name, part in mentioned if isinstance(part, type) and is_dataclass(part)}
+
+
+def _rebuilt(part: type, value: Any) -> Any:
+    return [rebuild(part, item) for item in value] if isinstance(value, list) else rebuild(part, value)

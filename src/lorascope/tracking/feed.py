@@ -26,7 +26,7 @@ from lorascope.study.track import AnyTrackerSpec
 
 MOST_WAITING = 20_000
 PATIENCE_S = 60.0
-_PATIENCE_WITH_FILES_S = 600.0  # an upload gives no sign while it lasts
+LONGEST_UPLOAD_S = 600.0
 _PATIENCE_IF_INTERRUPTED_S = 5.0
 
 
@@ -34,9 +34,8 @@ class TrackerFeed:
     """An Emit. Its process starts with the first step that is computed, so a study that is all cached starts none.
 
     directory: the tracker's own, for what it writes and its log. tell: where what it has to say goes, always from the
-    thread that emits. patience_s: how long it may give no sign at the end before it is stopped (None:
-    a minute, ten where it keeps files). place: what implements
-    the tracker, "module:Class".
+    thread that emits. patience_s: how long it may give no sign at the end before it is stopped; an upload in progress is a
+    sign, for longest_upload_s, unless the study was interrupted. place: what implements the tracker, "module:Class".
     """
 
     def __init__(
@@ -47,20 +46,21 @@ class TrackerFeed:
         directory: Path,
         store: Path,
         tell: Emit,
-        patience_s: float | None = None,
+        patience_s: float = PATIENCE_S,
+        longest_upload_s: float = LONGEST_UPLOAD_S,
         most_waiting: int = MOST_WAITING,
         place: str | None = None,
     ) -> None:
         self.kind = spec.kind
         self._directory, self._tell = directory.absolute(), tell
-        usual_s = _PATIENCE_WITH_FILES_S if getattr(spec, "artifacts", ()) else PATIENCE_S
-        self._patience_s, self._most_waiting = usual_s if patience_s is None else patience_s, most_waiting
+        self._patience_s, self._most_waiting = patience_s, most_waiting
         self._first = {
             "tracker": place or TRACKERS[spec.kind],
             "settings": spec.model_dump(mode="json"),
             "study": study,
             "directory": str(self._directory),
             "store": str(store.absolute()),
+            "longest_upload_s": longest_upload_s,
         }
         self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._said: deque[tuple[str, str]] = deque()  # level, text
@@ -84,7 +84,7 @@ class TrackerFeed:
             return
         self._waiting.put(None)
         patience_s = min(self._patience_s, _PATIENCE_IF_INTERRUPTED_S) if interrupted else self._patience_s
-        if not self._process.wait(patience_s):
+        if not self._process.wait(patience_s, for_uploads=not interrupted):
             self._warn(
                 f"gave no sign for {patience_s:g} s and was stopped; what it had recorded is in {self._directory}"
             )
@@ -127,7 +127,7 @@ class _Process:
     ) -> None:
         self.has_ended = self._was_stopped = False
         self._log, self._said = log, said
-        self._last_sign_s = time.monotonic()
+        self._last_sign_s, self._waits_for_uploads = time.monotonic(), True
         with log.open("ab") as stderr:
             # In a session of its own: Ctrl-C reaches the coordinator alone, which then closes its trackers.
             self._process = subprocess.Popen(
@@ -142,9 +142,10 @@ class _Process:
         self._listener.start()
         threading.Thread(target=self._feed, args=(_as_line(first), waiting), daemon=True).start()
 
-    def wait(self, patience_s: float) -> bool:
-        """Whether it came to its end by itself; it is killed after `patience_s` without a sign."""
-        self._last_sign_s = time.monotonic()
+    def wait(self, patience_s: float, *, for_uploads: bool) -> bool:
+        """Whether it came to its end by itself; it is killed after `patience_s` without a sign. for_uploads: whether one in
+        progress is a sign."""
+        self._last_sign_s, self._waits_for_uploads = time.monotonic(), for_uploads
         while self._listener.is_alive():
             self._listener.join(0.1)
             if time.monotonic() - self._last_sign_s > patience_s:
@@ -170,7 +171,8 @@ class _Process:
         reason = None
         for line in stdout:
             message = json.loads(line)
-            self._last_sign_s = time.monotonic()
+            if "uploading" not in message or self._waits_for_uploads:
+                self._last_sign_s = time.monotonic()
             reason = message.get("failure", reason)
             if "tell" in message:
                 self._said.append(("info", message["tell"]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from lorascope.engine.events import (
@@ -28,10 +29,13 @@ from lorascope.tracking.tracker import OpenRun, RunStatus, TrackedRun, Tracker
 
 STUDY_GROUP = "study"
 
+Uploading = Callable[[str], AbstractContextManager[None]]
+
 
 class Recorder:
     """ledger: the file that remembers runs by step. artifacts: which of "report" and "weights" the tracker is to keep;
-    find_artifact: step id -> the folder it committed."""
+    find_artifact: step id -> the folder it committed. uploading: a context in which files are handed over, and the runs they
+    belong to closed, which is when some trackers wait for them; given the name of the run."""
 
     def __init__(
         self,
@@ -40,8 +44,9 @@ class Recorder:
         ledger: Path,
         artifacts: Collection[str] = (),
         find_artifact: Callable[[str], Path],
+        uploading: Uploading = nullcontext,
     ) -> None:
-        self._tracker, self._ledger = tracker, ledger
+        self._tracker, self._ledger, self._uploading = tracker, ledger, uploading
         self._artifacts, self._find_artifact = artifacts, find_artifact
         self._known = _read_ledger(ledger)
         self._planned: dict[str, StepPlanned] = {}
@@ -84,7 +89,7 @@ class Recorder:
                 self._study.summarise({f"verdict/{name}": verdict for name, verdict in event.verdicts.items()})
                 if "report" in self._artifacts:
                     folder = Path(event.path).parent
-                    self._study.run.attach(_report_in(folder), name=f"{folder.name}-report", kind="report")
+                    self._study.attach(_report_in(folder), name=f"{folder.name}-report", kind="report")
                 self._study.status = "finished"
             case _:
                 pass
@@ -114,7 +119,7 @@ class Recorder:
         if opened.id != run.known_as:
             with self._ledger.open("a", encoding="utf-8") as ledger:
                 ledger.write(json.dumps({"step": step, "run": opened.id}) + "\n")
-        return _Curve(opened)
+        return _Curve(opened, self._uploading)
 
     def _finish(self, step: str, event: StepFinished) -> None:
         run = self._run_of(step)
@@ -125,7 +130,7 @@ class Recorder:
             run.summarise({**event.figures, "seconds": event.seconds})
             run.status = "finished"
             if "weights" in self._artifacts and (weights := _files_in(self._find_artifact(step) / "export")):
-                run.run.attach(weights, name=step, kind="weights")
+                run.attach(weights, name=step, kind="weights")
             self._close_if_complete(step)
         else:
             run.summarise(event.figures)
@@ -166,9 +171,10 @@ class Recorder:
 class _Curve:
     """An open run, whose points of one update are logged together: they arrive one by one."""
 
-    def __init__(self, run: OpenRun) -> None:
-        self.run = run
+    def __init__(self, run: OpenRun, uploading: Uploading) -> None:
+        self._run, self._uploading = run, uploading
         self.status: RunStatus = "interrupted"
+        self._has_files = False
         self._at = 0
         self._values: dict[str, float] = {}
 
@@ -180,15 +186,21 @@ class _Curve:
 
     def summarise(self, values: Mapping[str, float | str]) -> None:
         self._log()
-        self.run.summarise(values)
+        self._run.summarise(values)
+
+    def attach(self, files: Mapping[str, Path], *, name: str, kind: str) -> None:
+        self._has_files = True
+        with self._uploading(self._run.id):
+            self._run.attach(files, name=name, kind=kind)
 
     def close(self) -> None:
         self._log()
-        self.run.close(self.status)
+        with self._uploading(self._run.id) if self._has_files else nullcontext():
+            self._run.close(self.status)
 
     def _log(self) -> None:
         if self._values:
-            self.run.log(self._values, at=self._at)
+            self._run.log(self._values, at=self._at)
             self._values = {}
 
 

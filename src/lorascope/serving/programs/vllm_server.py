@@ -19,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import deque
 from pathlib import Path
@@ -60,7 +59,7 @@ class VLLMServer:
         self._said: deque[str] = deque(maxlen=_NUM_KEPT_LINES)
         threading.Thread(target=self._pass_on_what_it_says, name="server-log", daemon=True).start()
         self._url = f"http://{_HOST}:{port}"
-        self._wait_until_healthy()
+        self._wait_until_healthy(port)
         self._client = Client(self._url, workload=config["workload"], max_batch=config["max_batch"])
 
     def describe(self) -> dict[str, Any]:
@@ -102,15 +101,18 @@ class VLLMServer:
         except subprocess.TimeoutExpired:
             self._process.kill()  # what it leaves behind ends with our process group
 
-    def _wait_until_healthy(self) -> None:
+    def _wait_until_healthy(self, port: int) -> None:
+        """Until it is our own server that answers: another process may have taken the port since it was found free."""
         while True:
             if self._process.poll() is not None:
                 raise self._death("the server did not start")
             try:
                 with _DIRECTLY.open(f"{self._url}/health", timeout=5):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(_POLL_S)
+                    if is_listening(self._process.pid, port):
+                        return
+            except (OSError, psutil.NoSuchProcess):  # it does not answer yet, or one of its processes has just ended
+                pass
+            time.sleep(_POLL_S)
 
     def _pass_on_what_it_says(self) -> None:
         """To our own log, and the last of it kept: it says why the server died."""
@@ -148,6 +150,16 @@ def free_port(wanted: int) -> int:
         except OSError as error:
             raise wire.EngineError("port", f"port {wanted} of {_HOST} is taken: {error.strerror}") from error
         return probe.getsockname()[1]
+
+
+def is_listening(pid: int, port: int) -> bool:
+    """Whether it is this process, or one that it started, that takes connections at the port."""
+    process = psutil.Process(pid)
+    return any(
+        connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        for each in (process, *process.children(recursive=True))
+        for connection in each.net_connections("tcp")
+    )
 
 
 def command_line(arguments: dict[str, Any], adapters: dict[str, str], *, port: int) -> list[str]:
