@@ -194,7 +194,7 @@ def test_the_same_step_elsewhere_gives_the_same_numbers(studied: Path, tmp_path:
 def weights_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on CUDA, but for the stream."""
 
-    def threaded(work: Callable[[Cancellation], Any], *, device: str) -> AbstractContextManager[Callable[[], Any]]:
+    def threaded(work: Callable[[Cancellation], Any], **where: Any) -> AbstractContextManager[Callable[[], Any]]:
         cancellation = Cancellation()
         return in_a_thread(lambda: work(cancellation), cancellation)
 

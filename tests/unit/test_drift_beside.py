@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import CancelledError
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from lorascope.drift.beside import Cancellation, beside, in_a_thread
+from lorascope.drift.beside import Cancellation, beside, has_room_beside, in_a_thread
 from lorascope.errors import StudyError
 
 SOON = 10  # seconds
 
 
-def test_on_a_cpu_work_begins_when_it_is_asked_for() -> None:
+def test_work_that_may_not_begin_at_once_is_done_when_it_is_asked_for() -> None:
     order: list[str] = []
 
     def work(cancellation: Cancellation) -> int:
         order.append(threading.current_thread().name)
         return 3
 
-    with beside(work, device="cpu") as found:
+    with beside(work, device="cpu", at_once=False) as found:
         order.append("block")
         assert found() == 3
     assert order == ["block", threading.current_thread().name]
@@ -65,3 +67,10 @@ def test_a_block_that_fails_cancels_the_thread_and_outlives_it() -> None:
         raise ValueError("reading failed")
     assert ended.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("beside")]
+
+
+def test_both_are_done_together_only_where_half_the_memory_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80))
+    assert has_room_beside("cuda:0", needed=39)
+    assert not has_room_beside("cuda:0", needed=40)
+    assert not has_room_beside("cpu", needed=0)

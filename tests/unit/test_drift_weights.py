@@ -352,6 +352,13 @@ def test_measuring_stops_before_the_next_update_once_it_is_cancelled(monkeypatch
     assert len(found) == 2, "the tuned and the random weight of the first run"
 
 
+def test_every_core_is_expected_to_be_at_the_largest_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    matrices = [Matrix("q", "query", 0, torch.zeros(4, 5)), Matrix("m", "up", 0, torch.zeros(7, 5))]
+    assert weights.device_bytes(matrices) == 3 * 6 * 8 * 35
+    assert weights.device_bytes([]) == 0
+
+
 @pytest.mark.parametrize(("spare", "expected"), [(0, 2), (1, 1), (9, 1)])
 def test_spare_cores_are_left_to_others(spare: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     cores: list[int] = []

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lorascope.drift.adapters import stack_adapters
 from lorascope.drift.attention import AttentionPatterns, compare_attention
-from lorascope.drift.beside import Cancellation
+from lorascope.drift.beside import Cancellation, has_room_beside
 from lorascope.drift.extraction import extract_runs
 from lorascope.drift.forgetting import Forgetting, LanguageHead, TextLoss, text_loss
 from lorascope.drift.grams import Grams
@@ -27,9 +27,9 @@ from lorascope.drift.probe import Pooling, Probe, TokenSample
 from lorascope.drift.resampling import bootstrap_cka, bootstrap_counts
 from lorascope.drift.similarity import linear_cka_pairs
 from lorascope.drift.text import TextWindows
-from lorascope.drift.updates import weight_updates
+from lorascope.drift.updates import base_matrices, weight_updates
 from lorascope.drift.views import Points, View, distances, is_block_output, mean_drift
-from lorascope.drift.weights import measure_updates, relative_parameter_change, weight_measurements
+from lorascope.drift.weights import device_bytes, measure_updates, relative_parameter_change, weight_measurements
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.stacked import view as view_of_run
@@ -210,6 +210,12 @@ class Arm:
         }
         rows = [(None, None, metric, value, "nat") for metric, value in values.items()]
         self._note(run, pd.DataFrame(rows, columns=["site", "layer", "metric", "value", "unit"]))
+
+    @property
+    def can_do_both(self) -> bool:
+        """Whether the weights may be measured beside `read`: the device has room for the base, a run and the measuring."""
+        model = sum(parameter.nbytes for parameter in self.base.model.parameters())
+        return has_room_beside(self.device, needed=2 * model + device_bytes(base_matrices(self.base)))
 
     def measure_weights(
         self, known_vectors: dict[str, Tensor], cancellation: Cancellation

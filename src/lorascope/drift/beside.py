@@ -35,14 +35,14 @@ class Cancellation:
 
 
 @contextmanager
-def beside(work: Callable[[Cancellation], Found], *, device: str) -> Iterator[Callable[[], Found]]:
-    """Begins `work` in a thread where the device is CUDA; yields what waits for it and gives what it found, or raises what it
-    raised. Elsewhere the work is the caller's, when it asks for it: both would want the same cores.
+def beside(work: Callable[[Cancellation], Found], *, device: str, at_once: bool) -> Iterator[Callable[[], Found]]:
+    """Yields what waits for `work` and gives what it found, or raises what it raised. at_once: begins in a thread, for a CUDA
+    device; else the work is the caller's, done when it is asked for.
 
     However the block ends, the thread has ended too. If it ends by an exception, work is cancelled.
     """
     cancellation = Cancellation()
-    if not device.startswith("cuda"):
+    if not at_once:
         yield lambda: work(cancellation)
         return
     stream = _stream(device)
@@ -74,3 +74,9 @@ def in_a_thread(work: Callable[[], Found], cancellation: Cancellation) -> Iterat
 def _stream(device: str) -> torch.cuda.Stream:
     """The same one each time, so that memory which one step's thread freed is the next one's."""
     return torch.cuda.Stream(device)
+
+
+def has_room_beside(device: str, *, needed: int) -> bool:
+    """Whether the device is a CUDA one on which `needed` bytes are less than half of the memory. On a CPU both sides would want
+    the same cores."""
+    return device.startswith("cuda") and needed < torch.cuda.get_device_properties(device).total_memory / 2

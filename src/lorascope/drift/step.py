@@ -1,7 +1,7 @@
 """The `drift` step: one arm's runs, all seeds, beside the base they came from.
 
 Post hoc: it reads what the runs exported. The base's view of the probe is kept warm for the next arm; nothing else is
-stored. On CUDA the weights are measured beside everything else (drift/beside.py). It commits drift.parquet (distances,
+stored. On CUDA the weights are measured beside the rest (drift/beside.py). It commits drift.parquet (distances,
 weights, attention, forgetting by run), references.parquet, draws.npz (bootstrap draws of drift under the same example weights
 for every arm), spectra.parquet and heads.npz (detail) and, if the study asks for them, layer_pairs.npz and
 representations/.
@@ -79,7 +79,7 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
         out=context.out,
     )
     measure_weights = partial(arm.measure_weights, _known_vectors(context))
-    with beside(measure_weights, device=context.device) as weights:
+    with beside(measure_weights, device=context.device, at_once=arm.can_do_both) as weights:
         with watch.timing("base"):
             probes = _probes(context, base, spec)
             references = _fixed_references(context, base, probes[0], spec)

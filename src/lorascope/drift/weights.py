@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 SPECTRUM_LENGTH = 64
 _ITEMS_A_CORE = 4  # read at a time; a core holds the few float64 copies of the one that it is at
+_COPIES_A_CORE = 6  # on the device: weight, tuned, random control and what is made of them
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,11 @@ def measure_updates(
         for run, drift in zip(item.runs, drifts, strict=True):
             found[run][item.position] = drift
     return [[of_run[position] for position in sorted(of_run)] for of_run in found]
+
+
+def device_bytes(matrices: Iterable[Matrix]) -> int:
+    """About the most that `measure_updates` has on the device at a time, beside the weights: every core at the largest."""
+    return torch.get_num_threads() * _COPIES_A_CORE * 8 * max((matrix.weight.numel() for matrix in matrices), default=0)
 
 
 def _by_rank(position: int, updates: Sequence[WeightUpdate], generator: torch.Generator) -> Iterator[_Changed]:
