@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,9 @@ import pytest
 import torch
 
 import lorascope
+from lorascope.drift import arm
+from lorascope.drift import step as drift_step
+from lorascope.drift.beside import Cancellation, in_a_thread
 from lorascope.drift.step import measure_drift
 from lorascope.engine.artifact import Artifact
 from lorascope.engine.context import StepContext
@@ -184,6 +190,41 @@ def test_the_same_step_elsewhere_gives_the_same_numbers(studied: Path, tmp_path:
         pd.testing.assert_frame_equal(again, before, rtol=1e-6, atol=1e-9)
 
 
+@pytest.fixture
+def weights_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA, but for the stream."""
+
+    def threaded(work: Callable[[Cancellation], Any], **where: Any) -> AbstractContextManager[Callable[[], Any]]:
+        cancellation = Cancellation()
+        return in_a_thread(lambda: work(cancellation), cancellation)
+
+    monkeypatch.setattr(drift_step, "beside", threaded)
+
+
+@pytest.mark.usefixtures("weights_in_a_thread")
+def test_weights_measured_beside_the_reading_give_the_same_numbers(studied: Path, tmp_path: Path) -> None:
+    for artifact in drift_artifacts(studied):
+        result, out = measured_again(studied, artifact, tmp_path)
+        assert result["seconds"].keys() == artifact.result["seconds"].keys()
+        for name in ("drift", "spectra", "references"):
+            again, before = (pd.read_parquet(path / f"{name}.parquet") for path in (out, artifact.path))
+            pd.testing.assert_frame_equal(again, before, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.usefixtures("weights_in_a_thread")
+@pytest.mark.parametrize("failing", ["measure_updates", "extract_runs"])
+def test_a_failure_of_either_side_fails_the_step_and_leaves_no_thread(
+    failing: str, studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any, **settings: Any) -> Any:
+        raise StudyError("cannot be read")
+
+    monkeypatch.setattr(arm, failing, fails)
+    with pytest.raises(StudyError, match="cannot be read"):
+        measured_again(studied, drift_artifacts(studied)[0], tmp_path)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("beside")]
+
+
 def test_the_bases_singular_vectors_are_computed_once_though_tasks_alternate(
     studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,8 +261,6 @@ def test_snapshots_of_training_end_at_the_last_update(studied: Path) -> None:
 def test_a_run_that_cannot_be_compared_costs_the_others_nothing(
     studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorascope.drift import arm
-
     artifact, measure, refused = drift_artifacts(studied)[0], arm.distances, iter([True])
 
     def distances(*args: Any, **settings: Any) -> Any:

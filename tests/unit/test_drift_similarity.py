@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import orthogonal_procrustes
 
-from lorascope.drift.grams import Estimator, constant_layers, grams
+from lorascope.drift import grams as grams_module
+from lorascope.drift import similarity
+from lorascope.drift.grams import Estimator, constant_layers, grams, layers_at_once
 from lorascope.drift.similarity import (
     centred_cosine,
     expected_biased_cka,
@@ -359,3 +362,77 @@ def test_nuclear_norms_by_products_equal_those_by_singular_values(shape: tuple[i
     matrices = torch.cat([matrices, matrices * scales])
     expected = torch.linalg.svdvals(matrices).sum(-1)
     torch.testing.assert_close(nuclear_norms(matrices), expected, rtol=2e-7, atol=0)
+
+
+def test_an_accelerator_computes_as_many_layers_together_as_fit() -> None:
+    def parts(*shape: int, device: str) -> list[slice]:
+        return layers_at_once(torch.empty(shape, device=device))
+
+    assert parts(31, 750, 576, device="meta") == [slice(0, 31)]
+    assert parts(20, 1024, 4096, device="meta") == [slice(0, 8), slice(8, 16), slice(16, 20)]
+    assert parts(1, 4, 2**26, device="meta") == [slice(0, 1)]
+    assert parts(2, 750, 576, device="cpu") == [slice(0, 1), slice(1, 2)]
+
+
+@pytest.fixture
+def three_layers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slices(values: torch.Tensor) -> list[slice]:
+        return [slice(start, min(start + 3, len(values))) for start in range(0, len(values), 3)]
+
+    for module in (grams_module, similarity):
+        monkeypatch.setattr(module, "layers_at_once", slices)
+
+
+def measures(first: torch.Tensor, second: torch.Tensor) -> list[torch.Tensor]:
+    settings: list[dict[str, Any]] = [{}, {"estimator": "biased"}, {"standardise": True}]
+    return [
+        *(linear_cka(grams(first, **chosen), grams(second, **chosen)) for chosen in settings),
+        centred_cosine(first, second),
+        raw_cosine(first, second),
+        procrustes_angle(preshapes(first), preshapes(second)),
+        mutual_knn(grams(first, estimator="biased"), grams(second, estimator="biased"), k=5),
+    ]
+
+
+@pytest.mark.parametrize("hidden", [20, 90])
+def test_layers_computed_together_are_each_as_alone(hidden: int, request: pytest.FixtureRequest) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(5, 60, hidden, generator=generator) * torch.logspace(0, 2, 5)[:, None, None] + 3
+    second = first + torch.randn(5, 60, hidden, generator=generator)
+    alone = measures(first, second)
+    request.getfixturevalue("three_layers_at_once")
+    for found, expected in zip(measures(first, second), alone, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("three_layers_at_once")
+def test_of_layers_computed_together_the_first_broken_one_is_named() -> None:
+    def features() -> torch.Tensor:
+        return torch.randn(5, 12, 8, generator=torch.Generator().manual_seed(0))
+
+    constant, broken, central = features(), features(), features()
+    constant[4] = 2.0
+    broken[3, 7, 2], broken[4] = math.nan, 1.0
+    central[4, 6] = 0.0
+    assert constant_layers(constant) == [4]
+    with pytest.raises(StudyError, match="layer 4 of features is the same for all 12 examples"):
+        grams(constant)
+    for refused in (grams, preshapes):
+        with pytest.raises(StudyError, match=r"layer 3 of features has 1 values .* example 7, feature 2: nan"):
+            refused(broken)
+    with pytest.raises(StudyError, match=r"layer 4: example 6 is of norm 0\.0"):
+        raw_cosine(central, features())
+
+
+@pytest.mark.parametrize("hidden", [20, 90])
+def test_only_one_side_needs_to_be_reduced(hidden: int) -> None:
+    """Of a run whose products are taken on an accelerator; nuclear_norms is what it uses there."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(3, 60, hidden, generator=generator)
+    second = first + 0.1 * torch.randn(3, 60, hidden, generator=generator)
+    base, run = preshapes(first), preshapes(second, reduce=False)
+    assert run.shape[2] == hidden and base.shape[2] == min(60, hidden)
+    expected = procrustes_angle(base, preshapes(second))
+    torch.testing.assert_close(procrustes_angle(base, run), expected, rtol=1e-9, atol=0)
+    for products in (run.mT @ base, base.mT @ run):
+        torch.testing.assert_close(nuclear_norms(products).arccos(), expected, rtol=1e-6, atol=0)

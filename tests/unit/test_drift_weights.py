@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from lorascope.drift import weights
+from lorascope.drift.beside import Cancellation
 from lorascope.drift.spectra import (
     effective_rank,
     find_intruders,
@@ -333,6 +334,46 @@ def test_measuring_leaves_torch_its_threads() -> None:
     assert torch.get_num_threads() == before
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == before
+
+
+def test_measuring_stops_before_the_next_update_once_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancellation, find, found = Cancellation(), weights.find_intruders, []
+
+    def cancelling(*args: Any, **options: Any) -> Any:
+        cancellation.ask()
+        found.append(find(*args, **options))
+        return found[-1]
+
+    monkeypatch.setattr(weights, "find_intruders", cancelling)
+    weight = matrix_of(SPECTRUM, 30, 20)
+    runs = [WeightUpdate(Matrix("q", "query", 0, weight), weight + 0.1 * k) for k in range(1, 5)]
+    with pytest.raises(CancelledError):
+        measure_updates([runs], generator=drawn(), device="cpu", cancellation=cancellation)
+    assert len(found) == 2, "the tuned and the random weight of the first run"
+
+
+def test_every_core_is_expected_to_be_at_the_largest_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    matrices = [Matrix("q", "query", 0, torch.zeros(4, 5)), Matrix("m", "up", 0, torch.zeros(7, 5))]
+    assert weights.device_bytes(matrices) == 3 * 6 * 8 * 35
+    assert weights.device_bytes([]) == 0
+
+
+@pytest.mark.parametrize(("spare", "expected"), [(0, 2), (1, 1), (9, 1)])
+def test_spare_cores_are_left_to_others(spare: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cores: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int, **options: Any) -> None:
+            cores.append(workers)
+            super().__init__(workers, **options)
+
+    monkeypatch.setattr(weights, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    weight = matrix_of(SPECTRUM, 30, 20)
+    updates = [[WeightUpdate(Matrix("q", "query", 0, weight), weight + 0.1)]]
+    measure_updates(updates, generator=drawn(), device="cpu", spare_cores=spare)
+    assert cores == [expected]
 
 
 # ----------------------------------------------------------------------------------------------------- exported runs

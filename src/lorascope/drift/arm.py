@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lorascope.drift.adapters import stack_adapters
 from lorascope.drift.attention import AttentionPatterns, compare_attention
+from lorascope.drift.beside import Cancellation, has_room_beside
 from lorascope.drift.extraction import extract_runs
 from lorascope.drift.forgetting import Forgetting, LanguageHead, TextLoss, text_loss
 from lorascope.drift.grams import Grams
@@ -26,9 +27,9 @@ from lorascope.drift.probe import Pooling, Probe, TokenSample
 from lorascope.drift.resampling import bootstrap_cka, bootstrap_counts
 from lorascope.drift.similarity import linear_cka_pairs
 from lorascope.drift.text import TextWindows
-from lorascope.drift.updates import weight_updates
+from lorascope.drift.updates import base_matrices, weight_updates
 from lorascope.drift.views import Points, View, distances, is_block_output, mean_drift
-from lorascope.drift.weights import measure_updates, relative_parameter_change, weight_measurements
+from lorascope.drift.weights import device_bytes, measure_updates, relative_parameter_change, weight_measurements
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.stacked import view as view_of_run
@@ -84,17 +85,21 @@ class TextOfBase:
 
 @dataclass
 class Watch:
-    """Where the time goes. seconds: part -> seconds."""
+    """Where the time goes. seconds: part -> seconds on the clock. A part that goes on beside others has all of its own time,
+    so parts may sum to more than the whole."""
 
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def timing(self, part: str) -> Iterator[None]:
-        """Adds what happens within to a part."""
+        """Adds what happens within to a part, until the device has finished what this thread gave it."""
         start = time.perf_counter()
         yield
-        synchronise(self.device)
+        if self.device.startswith("cuda"):
+            torch.cuda.current_stream(self.device).synchronize()
+        else:
+            synchronise(self.device)
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
 
@@ -206,21 +211,35 @@ class Arm:
         rows = [(None, None, metric, value, "nat") for metric, value in values.items()]
         self._note(run, pd.DataFrame(rows, columns=["site", "layer", "metric", "value", "unit"]))
 
-    def measure_weights(self, known_vectors: dict[str, Tensor]) -> None:
-        """The updates themselves. known_vectors: the base's singular vectors, kept for the next arm of the same base."""
+    @property
+    def can_do_both(self) -> bool:
+        """Whether the weights may be measured beside `read`: the device has room for the base, a run and the measuring."""
+        model = sum(parameter.nbytes for parameter in self.base.model.parameters())
+        return has_room_beside(self.device, needed=2 * model + device_bytes(base_matrices(self.base)))
+
+    def measure_weights(
+        self, known_vectors: dict[str, Tensor], cancellation: Cancellation
+    ) -> list[tuple[pd.DataFrame, float]]:
+        """Of each run, what its updates measure and its relative change of all parameters, which `note_weights` takes. Changes
+        nothing here but the watch, so that it may go on beside `read`. known_vectors: the base's singular vectors, kept for
+        the next arm of the same base."""
         with self.watch.timing("weights"):
             found = measure_updates(
                 zip(*(weight_updates(self.base, run.export) for run in self.runs), strict=True),
                 generator=torch.Generator().manual_seed(_CONTROL_SEED),
                 device=self.device,
                 known_vectors=known_vectors,
+                cancellation=cancellation,
+                spare_cores=int(self.device.startswith("cuda")),  # for the thread that feeds the device
             )
-            tables = [weight_measurements(drifts) for drifts in found]
-            shares = [
-                relative_parameter_change(self.base, run.export, linear=drifts)
+            return [
+                (weight_measurements(drifts), relative_parameter_change(self.base, run.export, linear=drifts))
                 for run, drifts in zip(self.runs, found, strict=True)
             ]
-        for run, table, share in zip(self.runs, tables, shares, strict=True):
+
+    def note_weights(self, measured: Sequence[tuple[pd.DataFrame, float]]) -> None:
+        """Notes what `measure_weights` found."""
+        for run, (table, share) in zip(self.runs, measured, strict=True):
             # Embeddings, norms and biases included, which full fine-tuning moves too.
             whole = [(None, None, "relative_parameter_change", share, "fraction")]
             self._note(run, pd.DataFrame(whole, columns=["site", "layer", "metric", "value", "unit"]))

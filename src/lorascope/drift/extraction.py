@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from lorascope.data.batches import evaluation_batches, padded_length
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
 Features = dict[str, Float[Tensor, "layers examples hidden"]]
 
-TOKENS_A_BATCH: Mapping[str, int] = {"cpu": 512, "cuda": 65536, "mps": 16384}
+# As few as keep the device busy: a batch of a whole probe, at the length of its longest example, is half padding.
+TOKENS_A_BATCH: Mapping[str, int] = {"cpu": 512, "cuda": 8192, "mps": 16384}
 _SUM_TOLERANCE = 0.05
 
 
@@ -116,6 +117,8 @@ def extract_runs(
             inputs = {k: v.repeat(runs, *[1] * (v.ndim - 1)) for k, v in model_inputs(task, batch).items()}
             with autocast(str(device), precision):
                 run_backbone(plain, inputs)
+    for site in features:
+        features[site] = features[site].index_select(2, pool.back_in_order(device))
     for run, name in enumerate(names):
         _check_finite({site: tensor[run] for site, tensor in features.items()}, name)
     if is_to_be_checked:
@@ -191,11 +194,15 @@ def _hooked(module: nn.Module, write: Callable[[Tensor], None], *, is_input: boo
 
 @dataclass
 class _Pool:
-    """Turns hidden states [runs * examples, tokens, hidden] of the present batch into its rows of the features."""
+    """Turns hidden states [runs * examples, tokens, hidden] of the present batch into rows of the features.
+
+    Rows are written one batch after the other and put into the columns' order once, at the end: under deterministic
+    algorithms CUDA sorts the indices of every write to scattered rows."""
 
     pooling: Pooling
     runs: int
     reads_last: bool
+    _written: list[np.ndarray] = field(default_factory=list)
 
     def prepare(self, rows: np.ndarray, mask: Tensor) -> bool:
         """Notes a batch: which examples it holds and which of its tokens are real. False: none of its tokens is asked for."""
@@ -211,15 +218,21 @@ class _Pool:
             rows = np.flatnonzero(np.isin(self.pooling.examples, rows))
             examples = torch.tensor([place[int(row)] for row in self.pooling.examples[rows]], device=device)
             self._take = (examples.long(), torch.from_numpy(self.pooling.positions[rows]).to(device))
-        self._rows = torch.from_numpy(np.ascontiguousarray(rows)).to(device)
+        start = sum(map(len, self._written))
+        self._next = slice(start, start + len(rows))
+        self._written.append(rows)
         return len(rows) > 0
+
+    def back_in_order(self, device: torch.device) -> Int64[Tensor, " rows"]:
+        """Which of the rows as they were written is each row of the features."""
+        return torch.from_numpy(np.argsort(np.concatenate(self._written))).to(device)
 
     def into(self, target: Float[Tensor, "runs examples hidden"]) -> Callable[[Tensor], None]:
         """What writes the pooled hidden states of a module into `target`."""
 
         def write(hidden: Float[Tensor, "batch tokens hidden"]) -> None:
             with torch.autocast(hidden.device.type, enabled=False):
-                target[:, self._rows] = self._pooled(hidden)
+                target[:, self._next] = self._pooled(hidden)
 
         return write
 

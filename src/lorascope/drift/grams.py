@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from lorascope.errors import StudyError
@@ -35,6 +35,7 @@ Estimator = Literal["biased", "debiased"]
 
 FEWEST_EXAMPLES = {"biased": 2, "debiased": 4}  # HSIC_1 divides by n - 3
 RESOLUTION = 1e-6  # a spread below this share of the values themselves is float32 rounding, not variation
+_VALUES_AT_ONCE = 2**25
 _BLOCK = 128  # rows of X X' computed at a time
 
 
@@ -74,7 +75,7 @@ def grams(
     layer whose examples are all the same: CKA is then 0/0. A NaN would travel silently into means and figures, so the
     layer is refused by name; `constant_layers` says beforehand which ones to leave out.
     """
-    layers, num_examples, _ = features.shape
+    num_layers, num_examples, _ = features.shape
     if num_examples < FEWEST_EXAMPLES[estimator]:
         raise StudyError(
             f"{num_examples} examples are too few for {estimator} CKA of {site}",
@@ -82,16 +83,18 @@ def grams(
         )
     values = on_double_device(features)
     dtype = _product_dtype(values)
-    matrices = torch.empty(layers, num_examples, num_examples, dtype=dtype, device=values.device)
-    norms = torch.empty(layers, dtype=torch.float64, device=values.device)
-    for layer, centred in enumerate(centred_layers(values, dtype=dtype, standardise=standardise, site=site)):
-        gram = _product_with_itself(centred, out=matrices[layer])
-        trace = gram.diagonal().sum(dtype=torch.float64)
+    matrices = torch.empty(num_layers, num_examples, num_examples, dtype=dtype, device=values.device)
+    norms = torch.empty(num_layers, dtype=torch.float64, device=values.device)
+    for layers, centred in centred_layers(values, dtype=dtype, standardise=standardise, site=site):
+        gram = _product_with_itself(centred, out=matrices[layers])
+        traces = gram.diagonal(dim1=1, dim2=2).sum(1, dtype=torch.float64)
         (_u_centre if estimator == "debiased" else _double_centre)(gram)
-        norms[layer] = torch.linalg.vector_norm(gram, dtype=torch.float64)
-        if norms[layer] <= RESOLUTION * trace:
+        norms[layers] = torch.linalg.vector_norm(gram, dim=(1, 2), dtype=torch.float64)
+        layer = first_of(norms[layers] <= RESOLUTION * traces)
+        if layer is not None:
             raise StudyError(
-                f"layer {layer} of {site}: debiased CKA is undefined, for the examples are all equally far apart",
+                f"layer {layers.start + layer} of {site}: debiased CKA is undefined, for the examples are all equally far "
+                "apart",
                 hint="debiased CKA compares distances between different examples; leave this layer out",
             )
     return Grams(matrices, norms, estimator, site)
@@ -103,7 +106,9 @@ def constant_layers(features: Float[Tensor, "layers examples hidden"]) -> list[i
     They exist in sound models: the embedding of a first or last token that all examples share (CLS pooling, layer 0).
     """
     values = on_double_device(features)
-    return [layer for layer, x in enumerate(values) if _is_constant(*_centre(x.to(_product_dtype(values))))]
+    dtype = _product_dtype(values)
+    constant = [_are_constant(*_centre(values[layers].to(dtype))) for layers in layers_at_once(values)]
+    return torch.cat(constant).nonzero().flatten().tolist()
 
 
 def centred_layers(
@@ -112,23 +117,40 @@ def centred_layers(
     dtype: torch.dtype,
     standardise: bool = False,
     site: str = "features",
-) -> Iterator[Float[Tensor, "examples hidden"]]:
-    """Each layer's features in `dtype`, centred over the examples, and divided by their standard deviations if wanted.
+) -> Iterator[tuple[slice, Float[Tensor, "some examples hidden"]]]:
+    """The features in `dtype`, centred over the examples, and divided by their standard deviations if wanted: some layers at
+    a time, with which those are (`layers_at_once`).
 
-    Raises StudyError for a layer that is not finite or does not vary.
+    Raises StudyError for the first layer that is not finite or does not vary.
     """
-    for layer, values in enumerate(features):
-        centred, mean = _centre(values.to(dtype))
-        spread = torch.linalg.vector_norm(centred)
-        if not torch.isfinite(spread):
-            raise _not_finite(values, layer=layer, site=site)
-        if _is_constant(centred, mean):
+    for layers in layers_at_once(features):
+        values = features[layers]
+        centred, means = _centre(values.to(dtype))
+        is_broken = ~torch.isfinite(torch.linalg.vector_norm(centred, dim=(1, 2)))
+        layer = first_of(is_broken | _are_constant(centred, means))
+        if layer is not None and is_broken[layer]:
+            raise _not_finite(values[layer], layer=layers.start + layer, site=site)
+        if layer is not None:
             raise StudyError(
-                f"layer {layer} of {site} is the same for all {len(values)} examples, so no similarity is defined",
+                f"layer {layers.start + layer} of {site} is the same for all {values.shape[1]} examples, so no similarity "
+                "is defined",
                 hint="leave the layer out, or pool over all tokens: a first or last token that all examples share "
                 "has the same embedding in each",
             )
-        yield _standardise(centred, mean) if standardise else centred
+        yield layers, _standardise(centred, means) if standardise else centred
+
+
+def layers_at_once(values: Float[Tensor, "layers examples any"]) -> list[slice]:
+    """Which layers to compute together. On a CPU one: it stays in the cache. On an accelerator, where a call costs more than
+    a layer's arithmetic, as many as have 256 MiB of float64 features or Gram matrices."""
+    num_layers, num_examples, width = values.shape
+    size = 1 if values.device.type == "cpu" else max(1, _VALUES_AT_ONCE // (num_examples * max(num_examples, width)))
+    return [slice(start, min(start + size, num_layers)) for start in range(0, num_layers, size)]
+
+
+def first_of(flags: Bool[Tensor, " n"]) -> int | None:
+    """The first that is true. Asking waits for the device, so one question is asked for many layers."""
+    return int(flags.byte().argmax()) if bool(flags.any()) else None
 
 
 def on_double_device(tensor: Tensor) -> Tensor:
@@ -143,49 +165,60 @@ def _product_dtype(features: Tensor) -> torch.dtype:
     return torch.float32 if on_cpu and full_precision and features.dtype != torch.float64 else torch.float64
 
 
-def _centre(x: Float[Tensor, "examples hidden"]) -> tuple[Tensor, Tensor]:
-    mean = x.mean(0)
-    return x - mean, mean
+def _centre(x: Float[Tensor, "layers examples hidden"]) -> tuple[Tensor, Tensor]:
+    means = x.mean(1, keepdim=True)
+    return x - means, means
 
 
-def _is_constant(centred: Float[Tensor, "examples hidden"], mean: Float[Tensor, " hidden"]) -> bool:
-    spread = float(torch.linalg.vector_norm(centred))
-    size = math.hypot(spread, math.sqrt(len(centred)) * float(torch.linalg.vector_norm(mean)))
-    return spread <= RESOLUTION * size
+def _are_constant(
+    centred: Float[Tensor, "layers examples hidden"], means: Float[Tensor, "layers 1 hidden"]
+) -> Bool[Tensor, " layers"]:
+    spreads = torch.linalg.vector_norm(centred, dim=(1, 2)).double()
+    shared = math.sqrt(centred.shape[1]) * torch.linalg.vector_norm(means, dim=(1, 2)).double()
+    return spreads <= RESOLUTION * torch.hypot(spreads, shared)
 
 
-def _standardise(centred: Float[Tensor, "examples hidden"], mean: Float[Tensor, " hidden"]) -> Tensor:
-    deviation = centred.square().mean(0).sqrt()
-    varies = deviation > RESOLUTION * torch.hypot(deviation, mean)
-    return centred * torch.where(varies, 1 / deviation, 0)
+def _standardise(
+    centred: Float[Tensor, "layers examples hidden"], means: Float[Tensor, "layers 1 hidden"]
+) -> Float[Tensor, "layers examples hidden"]:
+    deviations = centred.square().mean(1, keepdim=True).sqrt()
+    varies = deviations > RESOLUTION * torch.hypot(deviations, means)
+    return centred * torch.where(varies, 1 / deviations, 0)
 
 
-def _product_with_itself(x: Float[Tensor, "examples hidden"], *, out: Tensor) -> Float[Tensor, "examples examples"]:
+def _product_with_itself(
+    x: Float[Tensor, "layers examples hidden"], *, out: Tensor
+) -> Float[Tensor, "layers examples examples"]:
     """X X' into `out`, little more than half of it computed: rows up to the diagonal, mirrored."""
-    for start in range(0, len(x), _BLOCK):
-        stop = min(start + _BLOCK, len(x))
-        out[start:stop, :stop] = x[start:stop] @ x[:stop].T
-        out[:start, start:stop] = out[start:stop, :start].T
+    num_examples = x.shape[1]
+    for start in range(0, num_examples, _BLOCK):
+        stop = min(start + _BLOCK, num_examples)
+        out[:, start:stop, :stop] = x[:, start:stop] @ x[:, :stop].mT
+        out[:, :start, start:stop] = out[:, start:stop, :start].mT
     return out
 
 
-def _double_centre(gram: Float[Tensor, "examples examples"]) -> None:
+def _double_centre(gram: Float[Tensor, "layers examples examples"]) -> None:
     """H K H, in place."""
-    means = gram.mean(0, dtype=torch.float64)
-    means -= means.mean() / 2
-    shift = means.to(gram.dtype)
-    gram.sub_(shift).sub_(shift.unsqueeze(1))
+    means = gram.mean(1, dtype=torch.float64)
+    means -= means.mean(1, keepdim=True) / 2
+    _subtract_from_rows_and_columns(gram, means)
 
 
-def _u_centre(gram: Float[Tensor, "examples examples"]) -> None:
+def _u_centre(gram: Float[Tensor, "layers examples examples"]) -> None:
     """A_ij = K_ij - sum_l K_il / (n-2) - sum_k K_kj / (n-2) + sum_kl K_kl / ((n-1)(n-2)) for i != j over the
     off-diagonal K, A_ii = 0 (Szekely and Rizzo 2014, def. 2), in place."""
-    n = len(gram)
-    gram.fill_diagonal_(0)
-    means = gram.sum(0, dtype=torch.float64) / (n - 2)
-    means -= means.sum() / (2 * (n - 1))
-    shift = means.to(gram.dtype)
-    gram.sub_(shift).sub_(shift.unsqueeze(1)).fill_diagonal_(0)
+    n, diagonal = gram.shape[1], gram.diagonal(dim1=1, dim2=2)
+    diagonal.zero_()
+    means = gram.sum(1, dtype=torch.float64) / (n - 2)
+    means -= means.sum(1, keepdim=True) / (2 * (n - 1))
+    _subtract_from_rows_and_columns(gram, means)
+    diagonal.zero_()
+
+
+def _subtract_from_rows_and_columns(gram: Tensor, values: Float64[Tensor, "layers examples"]) -> None:
+    shift = values.to(gram.dtype)
+    gram.sub_(shift.unsqueeze(1)).sub_(shift.unsqueeze(2))
 
 
 def _not_finite(values: Float[Tensor, "examples hidden"], *, layer: int, site: str) -> StudyError:

@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from lorascope.drift.grams import Grams, centred_layers, on_double_device
+from lorascope.drift.grams import Grams, centred_layers, first_of, layers_at_once, on_double_device
 from lorascope.errors import StudyError
 
-_POLAR_STEPS = 50
+_RESOLVED = 1e-9  # of a matrix's norm
+_NEARLY_ONE = 1 - 1e-8  # one step from here ends within rounding of 1
 _ROWS_AT_ONCE = 32  # rows of all layers' Gram matrices held in float64 at a time
 
 
@@ -32,11 +33,11 @@ def linear_cka(first: Grams, second: Grams) -> Float64[Tensor, " layers"]:
     number (Nguyen et al. 2020, eq. 3). Raises StudyError where examples or layers differ in number.
     """
     check_comparable(first, second, same_layers=True)
-    products = [
-        torch.dot(a.flatten().double(), b.flatten().double())
-        for a, b in zip(first.matrices, second.matrices, strict=True)
-    ]
-    return torch.stack(products) / (first.norms * second.norms)
+    products = []
+    for layers in layers_at_once(first.matrices):
+        a, b = (grams.matrices[layers].flatten(1).double() for grams in (first, second))
+        products.append(torch.linalg.vecdot(a, b))
+    return torch.cat(products) / (first.norms * second.norms)
 
 
 def linear_cka_pairs(first: Grams, second: Grams) -> Float64[Tensor, "layers_first layers_second"]:
@@ -79,19 +80,24 @@ def raw_cosine(
 
 
 def preshapes(
-    features: Float[Tensor, "layers examples hidden"], *, standardise: bool = False, site: str = "features"
-) -> Float64[Tensor, "layers examples reduced"]:
-    """Features centred, of unit Frobenius norm, in reduced = min(examples, hidden) columns: what rotations leave alone.
+    features: Float[Tensor, "layers examples hidden"],
+    *,
+    standardise: bool = False,
+    reduce: bool = True,
+    site: str = "features",
+) -> Float64[Tensor, "layers examples columns"]:
+    """Features centred, of unit Frobenius norm: what rotations leave alone. Computed once a model.
 
-    With more features than examples, X = R' Q' (the QR factors of X') is the rotation Q' of the small R', and no
-    rotation changes a Procrustes angle. Computed once a model. Raises StudyError as `grams` does.
+    reduce: in min(examples, hidden) columns. With more features than examples, X = R' Q' (the QR factors of X') is the
+    rotation Q' of the small R', and no rotation changes a Procrustes angle. An accelerator takes milliseconds a layer for
+    that, so there only the base is reduced, which makes every product with it smaller. Raises StudyError as `grams` does.
     """
     values = on_double_device(features)
     shapes = []
-    for x in centred_layers(values, dtype=torch.float64, standardise=standardise, site=site):
-        reduced = torch.linalg.qr(x.T, mode="r").R.T if x.shape[1] > x.shape[0] else x
-        shapes.append(reduced / torch.linalg.matrix_norm(reduced))
-    return torch.stack(shapes)
+    for _, x in centred_layers(values, dtype=torch.float64, standardise=standardise, site=site):
+        reduced = torch.linalg.qr(x.mT, mode="r").R.mT if reduce and x.shape[2] > x.shape[1] else x
+        shapes.append(reduced / torch.linalg.matrix_norm(reduced, keepdim=True))
+    return torch.cat(shapes)
 
 
 def procrustes_angle(
@@ -118,15 +124,20 @@ def nuclear_norms(matrices: Float64[Tensor, "matrices rows columns"]) -> Float64
     """The sum of each matrix's singular values by matrix products alone, for devices on which a decomposition is slow.
 
     It is <U, M> with U the orthogonal factor of the polar decomposition, which the Newton-Schulz iteration X (3 - X'X) / 2
-    finds from M / ||M||_F (Higham 2008, section 8.3). A singular value grows by half at each step until it is 1, so after
-    50 steps those below 1e-9 of the norm still count less than they are: the sum is too small by less than 1e-9 times their
-    number.
+    finds from M / ||M||_F (Higham 2008, section 8.3): each singular value x becomes x (3 - x^2) / 2, at last 1. There a small
+    one grows by half at a step. Where all are known to be in [l, 1], the iteration on aX with a^2 = 3 / (1 + l + l^2) keeps
+    them in [p(l), 1], p(x) = ax (3 - a^2 x^2) / 2, and a small one grows 2.6-fold (Chen and Chow 2014). l begins at 1e-9:
+    singular values below that share of the norm count less than they are, so the sum is too small by less than 1e-9 times
+    their number.
     """
-    sizes = torch.linalg.matrix_norm(matrices, keepdim=True)
-    factor = matrices / sizes
-    for _ in range(_POLAR_STEPS):
-        factor = torch.baddbmm(factor, factor, factor.mT @ factor, beta=1.5, alpha=-0.5)
-    return (factor * matrices).sum((-2, -1))
+    tall = matrices if matrices.shape[1] >= matrices.shape[2] else matrices.mT
+    factor = tall / torch.linalg.matrix_norm(tall, keepdim=True)
+    least = _RESOLVED
+    while least < 1:
+        a = math.sqrt(3 / (1 + least + least**2))
+        factor = torch.baddbmm(factor, factor, factor.mT @ factor, beta=1.5 * a, alpha=-0.5 * a**3)
+        least = 1.0 if least > _NEARLY_ONE else a * least * (3 - (a * least) ** 2) / 2
+    return (factor * tall).sum((-2, -1))
 
 
 def mutual_knn(first: Grams, second: Grams, *, k: int = 10) -> Float64[Tensor, "layers examples"]:
@@ -142,9 +153,11 @@ def mutual_knn(first: Grams, second: Grams, *, k: int = 10) -> Float64[Tensor, "
             f"{k} nearest neighbours of {first.num_examples} examples say nothing",
             hint=f"k must be at least 1 and at most {first.num_examples - 2}",
         )
-    pairs = zip(first.matrices, second.matrices, strict=True)
-    both = [(_is_neighbour(a, k, first.site) & _is_neighbour(b, k, second.site)).sum(1).double() / k for a, b in pairs]
-    return torch.stack(both)
+    shares = []
+    for layers in layers_at_once(first.matrices):
+        in_first, in_second = (_are_neighbours(grams.matrices[layers], k, grams.site) for grams in (first, second))
+        shares.append((in_first & in_second).sum(2).double() / k)
+    return torch.cat(shares)
 
 
 def check_comparable(first: Grams, second: Grams, *, same_layers: bool) -> None:
@@ -168,31 +181,37 @@ def _cosines(first: Tensor, second: Tensor, *, centre: bool) -> Float64[Tensor, 
             f"features of shape {tuple(first.shape)} and {tuple(second.shape)} have no cosine",
             hint="the cosine needs the same layers, examples and features in both models; CKA does not",
         )
-    x, y = on_double_device(first), on_double_device(second)
-    layers = zip(_directions(x, centre=centre), _directions(y, centre=centre), strict=True)
-    return torch.stack([(a * b).sum(1) for a, b in layers])
+    sides = (_directions(on_double_device(features), centre=centre) for features in (first, second))
+    return torch.cat([torch.linalg.vecdot(a, b) for a, b in zip(*sides, strict=True)])
 
 
 def _directions(features: Tensor, *, centre: bool) -> Iterator[Tensor]:
-    """Each layer's examples at unit length."""
-    layers = centred_layers(features, dtype=torch.float64) if centre else (x.double() for x in features)
-    for layer, x in enumerate(layers):
-        norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        lengths = norms.squeeze(1)
-        if not (lengths > 0).all() or not torch.isfinite(lengths).all():
-            example = int((~((lengths > 0) & torch.isfinite(lengths))).nonzero()[0])
-            where = "at the mean of all examples" if centre and lengths[example] == 0 else f"of norm {lengths[example]}"
-            raise StudyError(f"layer {layer}: example {example} is {where}, so its cosine is undefined")
+    """The examples at unit length, some layers at a time."""
+    parts = (
+        centred_layers(features, dtype=torch.float64)
+        if centre
+        else ((layers, features[layers].double()) for layers in layers_at_once(features))
+    )
+    for layers, x in parts:
+        norms = torch.linalg.vector_norm(x, dim=2, keepdim=True)
+        undefined = first_of(~((norms > 0) & torch.isfinite(norms)).flatten())
+        if undefined is not None:
+            layer, example = divmod(undefined, x.shape[1])
+            length = norms[layer, example].item()
+            where = "at the mean of all examples" if centre and length == 0 else f"of norm {length}"
+            raise StudyError(f"layer {layers.start + layer}: example {example} is {where}, so its cosine is undefined")
         yield x / norms
 
 
-def _is_neighbour(gram: Float[Tensor, "examples examples"], k: int, site: str) -> Tensor:
-    """[examples, examples] bool: is the column among the row's k nearest?"""
-    squares = gram.diagonal().double()
-    if not (squares > 0).all():
-        example = int((squares <= 0).nonzero()[0])
+def _are_neighbours(gram: Float[Tensor, "layers examples examples"], k: int, site: str) -> Tensor:
+    """[layers, examples, examples] bool: is the column among the row's k nearest?"""
+    squares = gram.diagonal(dim1=1, dim2=2).double()
+    central = first_of(~(squares > 0).flatten())
+    if central is not None:
+        example = central % gram.shape[1]
         raise StudyError(f"{site}: example {example} is at the mean of all examples, so it has no direction")
     lengths = squares.sqrt()
-    cosines = (gram.double() / lengths).div_(lengths.unsqueeze(1)).fill_diagonal_(-math.inf)
-    nearest = cosines.topk(k, dim=1).indices
-    return torch.zeros_like(gram, dtype=torch.bool).scatter_(1, nearest, True)
+    cosines = (gram.double() / lengths.unsqueeze(1)).div_(lengths.unsqueeze(2))
+    cosines.diagonal(dim1=1, dim2=2).fill_(-math.inf)
+    nearest = cosines.topk(k, dim=2).indices
+    return torch.zeros_like(gram, dtype=torch.bool).scatter_(2, nearest, True)

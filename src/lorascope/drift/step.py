@@ -1,13 +1,15 @@
 """The `drift` step: one arm's runs, all seeds, beside the base they came from.
 
 Post hoc: it reads what the runs exported. The base's view of the probe is kept warm for the next arm; nothing else is
-stored. It commits drift.parquet (distances, weights, attention, forgetting by run), references.parquet, draws.npz
-(bootstrap draws of drift under the same example weights for every arm), spectra.parquet and heads.npz (detail) and, if the
-study asks for them, layer_pairs.npz and representations/.
+stored. On CUDA the weights are measured beside the rest (drift/beside.py). It commits drift.parquet (distances,
+weights, attention, forgetting by run), references.parquet, draws.npz (bootstrap draws of drift under the same example weights
+for every arm), spectra.parquet and heads.npz (detail) and, if the study asks for them, layer_pairs.npz and
+representations/.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from lorascope.drift.arm import (
     keep_representations,
     neighbours,
 )
+from lorascope.drift.beside import beside
 from lorascope.drift.extraction import Features, extract
 from lorascope.drift.forgetting import load_language_head, text_loss
 from lorascope.drift.probe import Pooling, choose_probe, rows_of
@@ -75,24 +78,27 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
         progress=_progress(context, 2 * len(runs)),
         out=context.out,
     )
-    with watch.timing("base"):
-        probes = _probes(context, base, spec)
-        references = _fixed_references(context, base, probes[0], spec)
-        text = None
-        if params["drift"]["text_sha256"] is not None:
-            try:
-                text = _text(context, base)
-            except StudyError as error:  # a checkpoint without its language-model head: the rest is measured
-                arm.not_measured["forgetting"] = error.message
-    if spec.keep:
-        keep_representations(context.out, "base", probes[0].base)
-    test = ColumnStore.open(context.deps["tokens"].path / "test")
-    attention = spec.attention_examples and choose_probe(test, spec.attention_examples, seed=_PROBE_SEED).columns
-    arm.read(probes, attention=attention or None, text=text)
-    for what, why in arm.not_measured.items():
-        context.emit(Notice(step=context.step.id, level="warning", text=f"{what} is not measured: {why}"))
-    arm.measure_weights(_known_vectors(context))
-    _write(context.out, arm, arm.draw(probes[0]), [*references, *_between_seeds(arm, probes[0])], probes[0])
+    measure_weights = partial(arm.measure_weights, _known_vectors(context))
+    with beside(measure_weights, device=context.device, at_once=arm.can_do_both) as weights:
+        with watch.timing("base"):
+            probes = _probes(context, base, spec)
+            references = _fixed_references(context, base, probes[0], spec)
+            text = None
+            if params["drift"]["text_sha256"] is not None:
+                try:
+                    text = _text(context, base)
+                except StudyError as error:  # a checkpoint without its language-model head: the rest is measured
+                    arm.not_measured["forgetting"] = error.message
+        if spec.keep:
+            keep_representations(context.out, "base", probes[0].base)
+        test = ColumnStore.open(context.deps["tokens"].path / "test")
+        attention = spec.attention_examples and choose_probe(test, spec.attention_examples, seed=_PROBE_SEED).columns
+        arm.read(probes, attention=attention or None, text=text)
+        for what, why in arm.not_measured.items():
+            context.emit(Notice(step=context.step.id, level="warning", text=f"{what} is not measured: {why}"))
+        draws = arm.draw(probes[0])
+        arm.note_weights(weights())
+    _write(context.out, arm, draws, [*references, *_between_seeds(arm, probes[0])], probes[0])
     hidden = next(iter(probes[0].base.features.values())).shape[-1]
     return {
         "num_examples": len(probes[0].probe),
@@ -146,7 +152,7 @@ def _probe(context: StepContext, base: BaseModel, spec: DriftSpec, *, split: str
         features = _features(base.model, probe.columns, base, task, spec, pooling=pooling, name="the base")
         points = Points.of(features)
         warm[key] = ProbeOfBase(
-            split, probe, pooling, task, points, View.of(features, points), points.left_out(features)
+            split, probe, pooling, task, points, View.of(features, points, is_base=True), points.left_out(features)
         )
     return warm[key]
 

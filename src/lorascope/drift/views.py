@@ -70,8 +70,10 @@ class View:
     shapes: dict[str, Tensor]
 
     @classmethod
-    def of(cls, features: Features, points: Points) -> View:
-        """Raises StudyError for features that are not finite, for a layer that is constant here though not in the base, and
+    def of(cls, features: Features, points: Points, *, is_base: bool = False) -> View:
+        """is_base: whether others are compared with it; on CUDA its Procrustes preshapes alone are reduced.
+
+        Raises StudyError for features that are not finite, for a layer that is constant here though not in the base, and
         below 4 examples."""
         chosen = {site: features[site][list(positions)] for site, positions in points.kept.items() if positions}
         return cls(
@@ -79,7 +81,7 @@ class View:
             {site: grams(x, site=site) for site, x in chosen.items()},
             {site: grams(x, standardise=True, site=site) for site, x in chosen.items()},
             {site: grams(x, estimator="biased", site=site) for site, x in chosen.items()},
-            {site: preshapes(x, site=site) for site, x in chosen.items()},
+            {site: preshapes(x, reduce=is_base or not x.is_cuda, site=site) for site, x in chosen.items()},
         )
 
 

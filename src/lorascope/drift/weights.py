@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorascope.drift.beside import Cancellation
 from lorascope.drift.grams import on_double_device
 from lorascope.drift.spectra import (
     INTRUDER_THRESHOLD,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 SPECTRUM_LENGTH = 64
 _ITEMS_A_CORE = 4  # read at a time; a core holds the few float64 copies of the one that it is at
+_COPIES_A_CORE = 6  # on the device: weight, tuned, random control and what is made of them
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class _Settings:
     top: int
     threshold: float
     known: MutableMapping[str, Tensor] | None
+    cancellation: Cancellation
 
 
 def measure_updates(
@@ -98,6 +102,8 @@ def measure_updates(
     top: int = TOP_VECTORS,
     threshold: float = INTRUDER_THRESHOLD,
     known_vectors: MutableMapping[str, Tensor] | None = None,
+    cancellation: Cancellation | None = None,
+    spare_cores: int = 0,
 ) -> list[list[MatrixDrift]]:
     """The measures of each run's updates, in the order of the matrices.
 
@@ -105,9 +111,12 @@ def measure_updates(
     (a Gaussian matrix; for adapters a product of Gaussian factors of their rank), the same for all runs. device: where
     products are taken; float64 of "mps" is computed on the CPU. top, threshold: k and epsilon of the intruder dimensions.
     known_vectors: keeps the base's left singular vectors (name -> float32 [out, min(out, in)]) for the next runs of the
-    same base, at about the size of its weights.
+    same base, at about the size of its weights. cancellation: looked at before each update; raises CancelledError once it
+    was asked for. spare_cores: left to others. On CUDA the work is queued in the caller's current stream.
     """
-    settings = _Settings("cpu" if device.startswith("mps") else device, top, threshold, known_vectors)
+    settings = _Settings(
+        "cpu" if device.startswith("mps") else device, top, threshold, known_vectors, cancellation or Cancellation()
+    )
     found: list[dict[int, MatrixDrift]] = []
 
     def changed() -> Iterator[_Changed]:
@@ -118,10 +127,17 @@ def measure_updates(
                     found[run][position] = _unchanged(update.matrix)
             yield from _by_rank(position, of_runs, generator)
 
-    for item, drifts in _on_all_cores(lambda item: _measure(item, settings), changed()):
+    for item, drifts in _on_all_cores(
+        lambda item: _measure(item, settings), changed(), device=settings.device, spare_cores=spare_cores
+    ):
         for run, drift in zip(item.runs, drifts, strict=True):
             found[run][item.position] = drift
     return [[of_run[position] for position in sorted(of_run)] for of_run in found]
+
+
+def device_bytes(matrices: Iterable[Matrix]) -> int:
+    """About the most that `measure_updates` has on the device at a time, beside the weights: every core at the largest."""
+    return torch.get_num_threads() * _COPIES_A_CORE * 8 * max((matrix.weight.numel() for matrix in matrices), default=0)
 
 
 def _by_rank(position: int, updates: Sequence[WeightUpdate], generator: torch.Generator) -> Iterator[_Changed]:
@@ -139,14 +155,22 @@ def _by_rank(position: int, updates: Sequence[WeightUpdate], generator: torch.Ge
 
 
 def _on_all_cores(
-    measure: Callable[[_Changed], list[MatrixDrift]], items: Iterator[_Changed]
+    measure: Callable[[_Changed], list[MatrixDrift]], items: Iterator[_Changed], *, device: str, spare_cores: int
 ) -> Iterator[tuple[_Changed, list[MatrixDrift]]]:
     """Each item measured, a matrix a core: decompositions of this size gain little from several. As many cores as torch may
-    use threads."""
+    use threads, but for the spare ones."""
     threads = torch.get_num_threads()
+    cores = max(1, threads - spare_cores)
+    stream = torch.cuda.current_stream(device) if device.startswith("cuda") else None
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        if stream is not None:
+            torch.cuda.set_stream(stream)  # the device's, too: both are a thread's own
+
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            while some := list(islice(items, _ITEMS_A_CORE * threads)):
+        with ThreadPoolExecutor(cores, initializer=begin) as pool:
+            while some := list(islice(items, _ITEMS_A_CORE * cores)):
                 yield from zip(some, pool.map(measure, some), strict=True)
     finally:
         torch.set_num_threads(threads)  # what threads that are yet to come begin with
@@ -155,6 +179,7 @@ def _on_all_cores(
 @torch.no_grad()
 def _measure(item: _Changed, settings: _Settings) -> list[MatrixDrift]:
     """The measures of one matrix, one a run."""
+    settings.cancellation.check()
     weight = _double(item.matrix.weight, settings)
     vectors = _base_vectors(item.matrix.name, weight, settings)
     control = _dense(item.control, settings)
@@ -164,6 +189,7 @@ def _measure(item: _Changed, settings: _Settings) -> list[MatrixDrift]:
 def _measure_change(
     item: _Changed, change: Tensor | LowRank, weight: Tensor, vectors: Tensor, control: Tensor, settings: _Settings
 ) -> MatrixDrift:
+    settings.cancellation.check()
     if isinstance(change, LowRank):
         tuned = weight + _dense(change, settings)
         values = low_rank_singular_values(change.left, change.right)
@@ -209,10 +235,11 @@ def _rank(change: Tensor | LowRank) -> int | None:
 def _random_like(update: WeightUpdate, generator: torch.Generator) -> Tensor | LowRank:
     """A Gaussian matrix of the update's shape and rank, float32 on the CPU."""
     out, width = update.matrix.weight.shape
+    drawn = partial(torch.randn, generator=generator, dtype=torch.float32)
     if not isinstance(update.change, LowRank):
-        return torch.randn(out, width, generator=generator)
+        return drawn(out, width)
     rank = update.change.rank
-    return LowRank(torch.randn(out, rank, generator=generator), torch.randn(rank, width, generator=generator))
+    return LowRank(drawn(out, rank), drawn(rank, width))
 
 
 def _double(tensor: Tensor, settings: _Settings) -> Tensor:
