@@ -127,7 +127,7 @@ def test_rows_of_a_process_that_was_killed_before_its_figures_stand_in_no_table(
     found = [told for _, told in protocol.run_processes(comparison, [process])]
     context: Any = SimpleNamespace(work=tmp_path)
     table = step._requests_table(context, found)
-    assert len(table) == (3 if passed else 0)
+    assert len(table) == (4 if passed else 0)
     assert not passed or 77 not in set(table["request"])
 
 

@@ -75,7 +75,7 @@ class Arms:
         served = [artifact for role, artifact in context.deps.items() if role.startswith("adapter:")]
         self._adapters = {f"{place}-{_label(context, run)}": run for place, run in enumerate(served)}
         self.arms = {arm_name(arm): self._prepared(arm) for arm in spec.arms}
-        self._expected = {name: self._expected_of(arm) for name, arm in self.arms.items()}
+        self._expected = self._all_expected()
 
     @property
     def max_rank(self) -> int:
@@ -139,22 +139,36 @@ class Arms:
 
     # ---------------------------------------------------------------------------------------------- what is expected
 
-    def _expected_of(self, arm: Arm) -> Expected:
-        askers: list[str | None] = list(arm.adapters) or [None]
-        each = max(_FEWEST_AN_ADAPTER[self._workload], _GATE_PROMPTS[self._workload] // len(askers))
-        prompts = self._prompts[:each]
-        model = OfflineModel(
-            arm.model, workload=self._workload, dtype=self._dtype, device=self._context.device, adapters=arm.adapters
-        )
-        answers = [self._answers(model, prompts, adapter) for adapter in askers]
-        del model
-        gc.collect()
-        turns = [(prompt, row, place) for row, prompt in enumerate(prompts) for place in range(len(askers))]
-        rows = [(place, row) for _, row, place in turns]
+    def _all_expected(self) -> dict[str, Expected]:
+        """By arm. Every adapter answers once, the most prompts that any arm asks it, over a base that is read once."""
+        by_model: dict[Path, list[Arm]] = {}
+        for arm in self.arms.values():
+            by_model.setdefault(arm.model, []).append(arm)
+        found = {}
+        for path, arms in by_model.items():
+            adapters = {name: directory for arm in arms for name, directory in arm.adapters.items()}
+            model = OfflineModel(
+                path, workload=self._workload, dtype=self._dtype, device=self._context.device, adapters=adapters
+            )
+            askers = list(dict.fromkeys(asker for arm in arms for asker in _askers(arm)))
+            most = {asker: max(self._prompts_each(arm) for arm in arms if asker in _askers(arm)) for asker in askers}
+            answers = {asker: self._answers(model, self._prompts[: most[asker]], asker) for asker in askers}
+            del model
+            gc.collect()
+            found |= {arm.name: self._expected_of(arm, answers) for arm in arms}
+        return found
+
+    def _prompts_each(self, arm: Arm) -> int:
+        """How many prompts each of its adapters is asked."""
+        return max(_FEWEST_AN_ADAPTER[self._workload], _GATE_PROMPTS[self._workload] // len(_askers(arm)))
+
+    def _expected_of(self, arm: Arm, answers: Mapping[str | None, Any]) -> Expected:
+        askers, prompts = _askers(arm), self._prompts[: self._prompts_each(arm)]
+        turns = [(prompt, row, asker) for row, prompt in enumerate(prompts) for asker in askers]
         return Expected(
             prompts=[prompt for prompt, _, _ in turns],
-            adapters=[askers[place] for _, _, place in turns],
-            answers=_in_turn(answers, rows),
+            adapters=[asker for _, _, asker in turns],
+            answers=_in_turn(answers, [(asker, row) for _, row, asker in turns]),
         )
 
     def _answers(self, model: OfflineModel, prompts: Sequence[Sequence[int]], adapter: str | None) -> Any:
@@ -163,15 +177,22 @@ class Arms:
         return model.class_probabilities(prompts, adapter=adapter)
 
 
-def _in_turn(answers: Sequence[Any], rows: Sequence[tuple[int, int]]) -> Any:
+def _askers(arm: Arm) -> list[str | None]:
+    """Who answers in an arm: its adapters, or the model alone."""
+    return list(arm.adapters) or [None]
+
+
+def _in_turn(answers: Mapping[str | None, Any], rows: Sequence[tuple[str | None, int]]) -> Any:
     """The answers of several adapters to the same prompts, as one set in the order of (adapter, prompt) rows."""
 
-    def picked(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        return np.stack([arrays[place][row] for place, row in rows])
+    def picked(arrays: Mapping[str | None, np.ndarray]) -> np.ndarray:
+        return np.stack([arrays[asker][row] for asker, row in rows])
 
-    if isinstance(answers[0], Continuations):
+    if isinstance(next(iter(answers.values())), Continuations):
         fields = ("tokens", "margins", "best")
-        return Continuations(*(picked([getattr(answer, name) for answer in answers]) for name in fields))
+        return Continuations(
+            *(picked({asker: getattr(answer, name) for asker, answer in answers.items()}) for name in fields)
+        )
     return picked(answers)
 
 

@@ -19,6 +19,8 @@ from lorascope.study.measure import ServingSpec
 T = TypeVar("T")
 
 TEMPERATURE = 1.0
+FEWEST_BATCHES = 4
+"""In a closed loop: one batch would be one sample of its time."""
 _ZIPF_EXPONENT = 1.0
 _FIRST_ORDINARY_TOKEN = 5
 """Synthetic prompts leave out the first ids, which vocabularies use for padding, unknown text and the ends of sequences."""
@@ -36,6 +38,10 @@ class Load:
     level: float
     choice: str
     sampling: str
+
+    def num_requests(self, wanted: int) -> int:
+        """`wanted`, or in a closed loop what the fewest batches hold where that is more."""
+        return max(wanted, FEWEST_BATCHES * int(self.level)) if self.loop == "batch" else wanted
 
     @property
     def name(self) -> str:

@@ -205,7 +205,7 @@ def _answered(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(rows of requests, figures) of one load."""
     batches = draw_batches(
-        load, comparison.prompts, adapters=list(arm.adapters), num_requests=comparison.spec.requests,
+        load, comparison.prompts, adapters=list(arm.adapters), num_requests=load.num_requests(comparison.spec.requests),
         output_tokens=comparison.output_tokens, repeat=repeat,
     )  # fmt: skip
     served = engine.serve(batches)

@@ -24,7 +24,7 @@ from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.serving.arms import GATE_TOKENS, Arms
 from lorascope.serving.exchange import EngineConfig
 from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION, engine_kind
-from lorascope.serving.load import generator_of, synthetic_prompts
+from lorascope.serving.load import FEWEST_BATCHES, generator_of, synthetic_prompts
 from lorascope.serving.precision import MergePrecision
 from lorascope.serving.protocol import FINAL, Comparison, run_processes
 from lorascope.serving.tuning import Search, search_levers
@@ -170,7 +170,7 @@ def _check_heads(context: StepContext) -> None:
 def _prompts(context: StepContext, spec: ServingSpec) -> list[list[int]]:
     """Token ids: synthetic, or the tasks' test examples in turn, in an order of their own."""
     if spec.prompt_tokens is not None:
-        count = min(spec.requests, _PROMPTS_AT_MOST)
+        count = min(max(spec.requests, FEWEST_BATCHES * max(spec.batch_sizes)), _PROMPTS_AT_MOST)
         vocabulary = len(tokenizer_for(context))
         return synthetic_prompts(spec.prompt_tokens, vocabulary=vocabulary, count=count)
     drawn = []

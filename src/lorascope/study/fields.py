@@ -178,7 +178,8 @@ _SERVING: Fields = {
     "prompt_tokens": "Lengths of synthetic prompts, in turn. Absent: the tasks' test examples.",
     "output_tokens": "Tokens generated for every request, no fewer and no more.",
     "sampling": "`greedy`, `sampled` (temperature 1) or both.",
-    "requests": "Requests a load. The 99th percentile of fewer than some 500 is hardly more than their maximum.",
+    "requests": "Requests a load, or four batches where that is more. The 99th percentile of fewer than some 500 is hardly "
+    "more than their maximum.",
     "warmup": "Requests before the first load of a process that are not counted.",
     "repeats": "Fresh engine processes an arm; the order of the arms is drawn anew for each. They are the n of every interval.",
     "engines_at_once": "Engine processes that are started together, then measured one by one (`vllm`). Above 1 they share the "
