@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lorascope.serving.exchange import EngineConfig
-from lorascope.serving.reference import OfflineModel
 from tiny import save_tiny_checkpoint
 
 # `make test` makes it; without it these tests fail, since nothing else shows what vLLM does.
@@ -51,9 +51,19 @@ def small_config(base: Path, adapters: dict[str, Path]) -> EngineConfig:
     return EngineConfig("generation", base, adapters, "float32", "cpu", max_length=64, max_batch=8, max_rank=8)
 
 
-def greedy(config: EngineConfig, adapter: str | None, prompts: Sequence[Sequence[int]], num_tokens: int):
-    """What transformers and peft compute from the same files."""
-    model = OfflineModel(
-        config.model, workload="generation", dtype="float32", device="cpu", adapters=dict(config.adapters)
-    )
-    return model.greedy(prompts, num_tokens=num_tokens, adapter=adapter)
+def greedy(
+    config: EngineConfig, adapter: str | None, prompts: Sequence[Sequence[int]], num_tokens: int
+) -> list[list[int]]:
+    """What transformers and peft generate from the same files."""
+    model: Any = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(config.adapters[adapter]))
+    found = []
+    for prompt in prompts:
+        tokens = torch.tensor([list(prompt)])
+        whole = model.eval().generate(
+            input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=num_tokens, do_sample=False
+        )
+        found.append(whole[0, len(prompt) :].tolist())
+    return found

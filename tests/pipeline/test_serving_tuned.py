@@ -14,8 +14,9 @@ from lorascope.serving.equivalence import EquivalenceGate, generation_gate
 from lorascope.serving.exchange import Request
 from lorascope.serving.levers import Lever, known_levers
 from lorascope.serving.protocol import Comparison
+from lorascope.serving.reference import Generated, OfflineModel
 from lorascope.study.measure import ServingSpec
-from small_served import PROMPTS, VLLM_PYTHON, greedy, save_adapters, save_small_llama, small_config
+from small_served import PROMPTS, VLLM_PYTHON, save_adapters, save_small_llama, small_config
 
 
 def test_a_lever_is_proven_and_timed_and_an_unknown_one_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -23,12 +24,13 @@ def test_a_lever_is_proven_and_timed_and_an_unknown_one_is_skipped(tmp_path: Pat
     base = save_small_llama(tmp_path / "base")
     adapters = save_adapters(base, tmp_path, ["one"])
     config = small_config(base, adapters)
-    expected = greedy(config, "one", PROMPTS, 8)
+    reference = OfflineModel(base, workload="generation", dtype="float32", adapters=adapters)
 
     def check(engine: EngineProcess, arm: Arm) -> list[EquivalenceGate]:
         requests = [Request(index, prompt, "one", output_tokens=8) for index, prompt in enumerate(PROMPTS)]
         outputs: list[Any] = [one.output for one in engine.serve([requests], keep_outputs=True).requests]
-        return [generation_gate(expected, outputs, dtype="float32")]
+        judged = reference.judge([Generated(p, "one", tokens) for p, tokens in zip(PROMPTS, outputs, strict=True)])
+        return [generation_gate(judged, num_tokens=8 * len(PROMPTS), dtype="float32")]
 
     def levers(*arguments: Any, **named: Any) -> list[Lever]:
         targets = next(iter(known_levers(*arguments, **named)))
@@ -43,7 +45,7 @@ def test_a_lever_is_proven_and_timed_and_an_unknown_one_is_skipped(tmp_path: Pat
     default, targets, unknown = tuning.search_levers(comparison).trials
     for trial in (default, targets):
         assert trial.outcome == "measured", trial.reason
-        assert trial.gates[0]["passed"] and trial.gates[0]["n"] >= 24
+        assert trial.gates[0]["passed"] and trial.gates[0]["n"] == 48
         assert trial.batch_ms.keys() == {"1", "4"} and all(ms > 0 for ms in trial.batch_ms.values())
     assert default.engine and targets.engine
     # Two modules of seven have slots: what shows that vLLM was restricted to them.

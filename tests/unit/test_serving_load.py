@@ -180,3 +180,10 @@ def test_two_adapters_are_never_evicted_and_an_engine_that_keeps_all_only_switch
     assert {p.state for p in probes} == {"resident", "switched"}
     for before, probe in itertools.pairwise(probes):
         assert (probe.adapter == before.adapter) == (probe.state == "resident")
+
+
+@pytest.mark.parametrize(
+    ("loop", "level", "expected"), [("batch", 1, 16), ("batch", 4, 16), ("batch", 16, 64), ("rate", 32, 16)]
+)
+def test_a_closed_loop_has_four_batches_at_least(loop: str, level: float, expected: int) -> None:
+    assert Load("generation", loop, level, "round-robin", "greedy").num_requests(16) == expected

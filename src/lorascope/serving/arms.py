@@ -1,8 +1,8 @@
 """The arms of a comparison: what each serves, written to disk once, and what each must answer.
 
 Every arm is an ordinary checkpoint, with PEFT adapters beside it where it has any; the first adapter's run is also the
-merged one. What an engine has to answer for a few prompts is computed by transformers and peft from the same files before
-any engine starts, and an engine that answers otherwise is not timed.
+merged one. What an engine answers to a few prompts is held against transformers and peft on the same files, and an engine
+that answers otherwise is not timed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lorascope.serving.equivalence import EquivalenceGate, classification_gates,
 from lorascope.serving.exchange import Request
 from lorascope.serving.export import Dtype, Workload, write_adapter, write_base, write_full, write_merged
 from lorascope.serving.precision import MergePrecision, merge_precision
-from lorascope.serving.reference import Continuations, OfflineModel
+from lorascope.serving.reference import Generated, Judgement, OfflineModel
 from lorascope.serving.trained import ADAPTER_CONFIG, TrainedRun, open_run
 from lorascope.study.measure import ServingSpec, arm_name
 from lorascope.study.spec import Seeds
@@ -35,6 +35,7 @@ GATE_TOKENS = 32
 _GATE_PROMPTS: Mapping[str, int] = {"classification": 64, "generation": 16}
 _FEWEST_AN_ADAPTER: Mapping[str, int] = {"classification": 4, "generation": 2}
 _GATE_BATCH = 8
+_FP32_OVER_CHECKPOINT = 2  # at most
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,11 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What an arm has to answer. adapters: who answers each prompt (None: the model alone). answers: class probabilities
-    [prompts, classes], or greedy continuations."""
+class _Question:
+    """What an arm is asked before it is timed. prompts: token ids. adapters: who answers each; None: the model alone."""
 
     prompts: Sequence[Sequence[int]]
     adapters: Sequence[str | None]
-    answers: np.ndarray | Continuations
 
 
 class Arms:
@@ -75,7 +74,9 @@ class Arms:
         served = [artifact for role, artifact in context.deps.items() if role.startswith("adapter:")]
         self._adapters = {f"{place}-{_label(context, run)}": run for place, run in enumerate(served)}
         self.arms = {arm_name(arm): self._prepared(arm) for arm in spec.arms}
-        self._expected = self._all_expected()
+        self._questions = {name: self._question(arm) for name, arm in self.arms.items()}
+        self._probabilities = self._all_probabilities() if workload == "classification" else {}
+        self._judged: dict[tuple[str, tuple[tuple[int, ...], ...]], Judgement] = {}
 
     @property
     def max_rank(self) -> int:
@@ -85,7 +86,7 @@ class Arms:
 
     def check(self, engine: EngineProcess, arm: Arm) -> list[EquivalenceGate]:
         """What a started engine answers, held against what the arm has to answer. Adapters are mixed within batches."""
-        expected = self._expected[arm.name]
+        question = self._questions[arm.name]
         requests = [
             Request(
                 id=index,
@@ -93,14 +94,14 @@ class Arms:
                 adapter=adapter,
                 output_tokens=GATE_TOKENS if self._workload == "generation" else 0,
             )
-            for index, (prompt, adapter) in enumerate(zip(expected.prompts, expected.adapters, strict=True))
+            for index, (prompt, adapter) in enumerate(zip(question.prompts, question.adapters, strict=True))
         ]
         batches = [requests[start : start + _GATE_BATCH] for start in range(0, len(requests), _GATE_BATCH)]
-        served = engine.serve(batches, keep_outputs=True)
-        outputs: list[Any] = [answer.output for answer in served.requests]
-        if isinstance(expected.answers, Continuations):
-            return [generation_gate(expected.answers, outputs, dtype=self._dtype)]
-        return classification_gates(expected.answers, np.asarray(outputs), dtype=self._dtype)
+        outputs: list[Any] = [answer.output for answer in engine.serve(batches, keep_outputs=True).requests]
+        if self._workload == "classification":
+            return classification_gates(self._probabilities[arm.name], np.asarray(outputs), dtype=self._dtype)
+        judged = self._judgement(arm, tuple(tuple(tokens)[:GATE_TOKENS] for tokens in outputs))
+        return [generation_gate(judged, num_tokens=GATE_TOKENS * len(requests), dtype=self._dtype)]
 
     def merge_precision(self) -> MergePrecision:
         """What merging changes of the first adapter's answers to its own validation examples, whatever serves them."""
@@ -139,61 +140,73 @@ class Arms:
 
     # ---------------------------------------------------------------------------------------------- what is expected
 
-    def _all_expected(self) -> dict[str, Expected]:
-        """By arm. Every adapter answers once, the most prompts that any arm asks it, over a base that is read once."""
+    def _question(self, arm: Arm) -> _Question:
+        """Each of its adapters, or the model alone, is asked the same prompts."""
+        askers: list[str | None] = list(arm.adapters) or [None]
+        each = max(_FEWEST_AN_ADAPTER[self._workload], _GATE_PROMPTS[self._workload] // len(askers))
+        turns = [(prompt, asker) for prompt in self._prompts[:each] for asker in askers]
+        return _Question([prompt for prompt, _ in turns], [asker for _, asker in turns])
+
+    def _all_probabilities(self) -> dict[str, np.ndarray]:
+        """By arm, of each prompt that it is asked. Every adapter answers once, over a base that is read once."""
         by_model: dict[Path, list[Arm]] = {}
         for arm in self.arms.values():
             by_model.setdefault(arm.model, []).append(arm)
         found = {}
         for path, arms in by_model.items():
             adapters = {name: directory for arm in arms for name, directory in arm.adapters.items()}
-            model = OfflineModel(
-                path, workload=self._workload, dtype=self._dtype, device=self._context.device, adapters=adapters
-            )
-            askers = list(dict.fromkeys(asker for arm in arms for asker in _askers(arm)))
-            most = {asker: max(self._prompts_each(arm) for arm in arms if asker in _askers(arm)) for asker in askers}
-            answers = {asker: self._answers(model, self._prompts[: most[asker]], asker) for asker in askers}
+            model = self._offline(path, adapters, device=self._context.device)
+            answers: dict[tuple[str | None, tuple[int, ...]], np.ndarray] = {}
+            for asker in dict.fromkeys(asker for arm in arms for asker in self._questions[arm.name].adapters):
+                prompts = {prompt for arm in arms for prompt, of in self._asked(arm) if of == asker}
+                rows = model.class_probabilities(list(prompts), adapter=asker)
+                answers |= {(asker, prompt): row for prompt, row in zip(prompts, rows, strict=True)}
+            found |= {
+                arm.name: np.stack([answers[asker, prompt] for prompt, asker in self._asked(arm)]) for arm in arms
+            }
             del model
             gc.collect()
-            found |= {arm.name: self._expected_of(arm, answers) for arm in arms}
         return found
 
-    def _prompts_each(self, arm: Arm) -> int:
-        """How many prompts each of its adapters is asked."""
-        return max(_FEWEST_AN_ADAPTER[self._workload], _GATE_PROMPTS[self._workload] // len(_askers(arm)))
+    def _asked(self, arm: Arm) -> Iterator[tuple[tuple[int, ...], str | None]]:
+        question = self._questions[arm.name]
+        return zip(map(tuple, question.prompts), question.adapters, strict=True)
 
-    def _expected_of(self, arm: Arm, answers: Mapping[str | None, Any]) -> Expected:
-        askers, prompts = _askers(arm), self._prompts[: self._prompts_each(arm)]
-        turns = [(prompt, row, asker) for row, prompt in enumerate(prompts) for asker in askers]
-        return Expected(
-            prompts=[prompt for prompt, _, _ in turns],
-            adapters=[asker for _, _, asker in turns],
-            answers=_in_turn(answers, [(asker, row) for _, row, asker in turns]),
-        )
+    def _judgement(self, arm: Arm, outputs: tuple[tuple[int, ...], ...]) -> Judgement:
+        """What the reference holds of what an engine generated; a process that generates the same is not judged again."""
+        if (arm.name, outputs) not in self._judged:
+            generated = [
+                Generated(prompt, adapter, tokens)
+                for (prompt, adapter), tokens in zip(self._asked(arm), outputs, strict=True)
+            ]
+            model = self._offline(arm.model, arm.adapters, device=_device_with_room(self._context.device, arm.model))
+            self._judged[arm.name, outputs] = model.judge(generated)
+            del model
+            _let_go(self._context.device)
+        return self._judged[arm.name, outputs]
 
-    def _answers(self, model: OfflineModel, prompts: Sequence[Sequence[int]], adapter: str | None) -> Any:
-        if self._workload == "generation":
-            return model.greedy(prompts, num_tokens=GATE_TOKENS, adapter=adapter)
-        return model.class_probabilities(prompts, adapter=adapter)
-
-
-def _askers(arm: Arm) -> list[str | None]:
-    """Who answers in an arm: its adapters, or the model alone."""
-    return list(arm.adapters) or [None]
+    def _offline(self, model: Path, adapters: Mapping[str, Path], *, device: str) -> OfflineModel:
+        return OfflineModel(model, workload=self._workload, dtype=self._dtype, device=device, adapters=adapters)
 
 
-def _in_turn(answers: Mapping[str | None, Any], rows: Sequence[tuple[str | None, int]]) -> Any:
-    """The answers of several adapters to the same prompts, as one set in the order of (adapter, prompt) rows."""
+def _device_with_room(device: str, model: Path) -> str:
+    """The device, or the processor where engines that wait leave too little memory for the checkpoint in fp32."""
+    import torch
 
-    def picked(arrays: Mapping[str | None, np.ndarray]) -> np.ndarray:
-        return np.stack([arrays[asker][row] for asker, row in rows])
+    if not device.startswith("cuda"):
+        return device
+    needed = _FP32_OVER_CHECKPOINT * sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if needed < free / 2 else "cpu"
 
-    if isinstance(next(iter(answers.values())), Continuations):
-        fields = ("tokens", "margins", "best")
-        return Continuations(
-            *(picked({asker: getattr(answer, name) for asker, answer in answers.items()}) for name in fields)
-        )
-    return picked(answers)
+
+def _let_go(device: str) -> None:
+    """Memory and caches that the engines measured next would miss."""
+    import torch
+
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
 
 
 def _label(context: StepContext, run: Artifact) -> str:

@@ -1,8 +1,9 @@
 """What an engine must output: the same checkpoints computed offline by transformers and peft, one plain forward at a time.
 
 Nothing is padded: prompts of one length go through together, so that the only differences left between engine and
-reference are kernels and rounding. Greedy decoding keeps the margin between the best and the second-best logit of every
-step: where an engine chose another token, the margin tells a mistake from a tie that rounding decides.
+reference are kernels and rounding. Class probabilities are computed before an engine is asked. Generated tokens are judged
+after: each in the context of those that the engine generated before it, so that one token which rounding decided leaves
+everything behind it to be judged all the same.
 """
 
 from __future__ import annotations
@@ -18,22 +19,47 @@ from jaxtyping import Float, Int
 
 from lorascope.errors import StudyError
 from lorascope.models.loading import reading_checkpoint
-from lorascope.serving.export import Dtype, Workload
+from lorascope.serving.export import Dtype, Workload, cast
 
 if TYPE_CHECKING:
     import torch
 
+_RIVALS = 8
+"""The best tokens of a step, between which rounding decides if it does."""
+_LOGITS_IN_TOKENS = 4  # the memory of one step's logits, very roughly, in tokens of a forward pass
 _TOKENS_A_BATCH = {"cpu": 4096, "cuda": 32768, "mps": 8192}
 
 
-@dataclass(frozen=True, eq=False)
-class Continuations:
-    """Greedy continuations. margins: best minus second-best logit at each step; best: the best logit, which sets the
-    scale of its rounding."""
+@dataclass(frozen=True)
+class Generated:
+    """Tokens that an engine generated greedily. prompt, tokens: ids. adapter: whose answer it is; None: the model's alone."""
 
-    tokens: Int[np.ndarray, "prompts steps"]
-    margins: Float[np.ndarray, "prompts steps"]
-    best: Float[np.ndarray, "prompts steps"]
+    prompt: Sequence[int]
+    adapter: str | None
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What the reference, in fp32, holds of generated tokens, each given the ones before it.
+
+    behind: by how much the token's logit trails the best one, 0 where it is the best. best: that logit. rounding: the standard
+    deviation of a logit's rounding error, relative to its rivals', where the model works in a coarser dtype than fp32; else 0.
+    """
+
+    behind: Float[np.ndarray, " tokens"]
+    best: Float[np.ndarray, " tokens"]
+    rounding: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Contexts:
+    """Rows of one adapter and one length: what stood before the last of their `num_steps` tokens."""
+
+    rows: list[int]
+    tokens: Int[torch.Tensor, "rows length"]
+    num_steps: int
+    adapter: str | None
 
 
 class OfflineModel:
@@ -94,30 +120,52 @@ class OfflineModel:
                 found |= dict(zip(rows, logits.double().softmax(-1).cpu().numpy(), strict=True))
         return np.stack([found[row] for row in range(len(prompts))])
 
-    def greedy(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, adapter: str | None = None) -> Continuations:
-        """The likeliest token, `num_tokens` times after each prompt (token ids); an end-of-text token does not end it.
-        adapter: None for the model alone."""
+    def judge(self, generated: Sequence[Generated]) -> Judgement:
+        """Their tokens, one after another. This model is in fp32 afterwards.
+
+        Raises IndexError for a token outside of the vocabulary.
+        """
         import torch
 
-        found: dict[int, np.ndarray] = {}
-        with torch.no_grad(), self._using(adapter):
-            for rows, tokens in self._batches(prompts, extra=num_tokens):
-                found |= dict(zip(rows, self._decode(tokens, num_tokens), strict=True))
-        tokens, margins, best = np.moveaxis(np.stack([found[row] for row in range(len(prompts))]), -1, 0)
-        return Continuations(tokens.astype(np.int64), margins, best)
+        num_known = self._model.get_input_embeddings().num_embeddings
+        if any(not 0 <= token < num_known for one in generated for token in one.tokens):
+            raise IndexError(f"a token outside of the vocabulary of {num_known}")
+        is_coarse = self._model.dtype != torch.float32
+        groups = list(self._contexts(generated))
+        with torch.no_grad():
+            rounded = [self._next_logits(group).cpu() for group in groups] if is_coarse else []
+            cast(self._model, "float32")
+            behind: list[np.ndarray] = [np.empty(0)] * len(generated)
+            best, variances = list(behind), []
+            for place, group in enumerate(groups):
+                logits = self._next_logits(group)
+                served = torch.tensor([list(generated[row].tokens) for row in group.rows], device=self.device)
+                rivals = logits.topk(_RIVALS)
+                top = rivals.values[..., 0]
+                trails = top - logits.gather(-1, served[..., None])[..., 0]
+                for row, one, other in zip(group.rows, trails.cpu().numpy(), top.cpu().numpy(), strict=True):
+                    behind[row], best[row] = one, other
+                if is_coarse:
+                    errors = rounded[place].gather(-1, rivals.indices.cpu()).double() - rivals.values.cpu().double()
+                    variances.append(errors.var(dim=-1).flatten())
+        rounding = float(torch.cat(variances).mean().sqrt()) if variances else 0.0
+        return Judgement(np.concatenate([*behind, []]), np.concatenate([*best, []]), rounding)
 
-    def _decode(self, tokens: torch.Tensor, num_tokens: int) -> np.ndarray:
-        """[prompts, steps, (token, margin, best logit)] as float64, which holds a token exactly."""
-        import torch
+    def _next_logits(self, group: _Contexts) -> torch.Tensor:
+        """fp32 [rows, steps, vocabulary], what follows each of the last `num_steps` tokens."""
+        with self._using(group.adapter):
+            output = self._model(input_ids=group.tokens, logits_to_keep=group.num_steps, use_cache=False)
+        return output.logits.float()
 
-        cache, steps = None, []
-        for _ in range(num_tokens):
-            output = self._model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = output.past_key_values
-            top = output.logits[:, -1].double().topk(2)
-            tokens = top.indices[:, :1]
-            steps.append(torch.stack([tokens[:, 0], top.values[:, 0] - top.values[:, 1], top.values[:, 0]], dim=-1))
-        return torch.stack(steps, dim=1).cpu().numpy()
+    def _contexts(self, generated: Sequence[Generated]) -> Iterator[_Contexts]:
+        alike: dict[tuple[str | None, int, int], list[int]] = {}
+        for row, one in enumerate(generated):
+            if one.tokens:
+                alike.setdefault((one.adapter, len(one.prompt), len(one.tokens)), []).append(row)
+        for (adapter, _, num_steps), rows in alike.items():
+            before = [[*generated[row].prompt, *generated[row].tokens[:-1]] for row in rows]
+            for places, tokens in self._batches(before, extra=_LOGITS_IN_TOKENS * num_steps):
+                yield _Contexts([rows[place] for place in places], tokens, num_steps, adapter)
 
     def _using(self, adapter: str | None) -> Any:
         if adapter is not None:
@@ -127,7 +175,7 @@ class OfflineModel:
         return self._model.disable_adapter() if self.adapters else nullcontext()
 
     def _batches(self, prompts: Sequence[Sequence[int]], *, extra: int) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """(rows, tokens on the device) of prompts of one length. extra: tokens that each will grow by."""
+        """(rows, tokens on the device) of prompts of one length. extra: tokens by which each counts as longer."""
         import torch
 
         by_length: dict[int, list[int]] = {}
