@@ -131,19 +131,83 @@ def test_rows_of_a_process_that_was_killed_before_its_figures_stand_in_no_table(
     assert not passed or 77 not in set(table["request"])
 
 
-def test_engines_started_together_are_measured_one_by_one(tmp_path: Path, diary: list[str]) -> None:
+def loads_asked(diary: list[str], *, warm_ups: int) -> list[str]:
+    """Whose load it is, each line of the diary that is one: a process warms up `warm_ups` times before its first."""
+    seen: dict[str, int] = {}
+    asked = []
+    for line in diary:
+        name, _, what = line.partition(" ")
+        if what == "serves":
+            seen[name] = seen.get(name, 0) + 1
+            asked += [name] if seen[name] > warm_ups else []
+    return asked
+
+
+def test_engines_started_together_take_turns_load_by_load(tmp_path: Path, diary: list[str]) -> None:
     comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full")
+    comparison = replace(comparison, spec=comparison.spec.model_copy(update={"batch_sizes": (1, 2)}))
     processes = list(comparison.processes())
     found = [told for _, told in protocol.run_processes(comparison, processes)]
-    assert sorted(diary[:3]) == sorted(f"{process.name} starts" for process in processes)
+    names = [process.name for process in processes]
+    assert sorted(diary[:3]) == sorted(f"{name} starts" for name in names)
     assert diary[3] == "rest"
-    turns = [line.split()[0] for line in diary[4:]]
-    assert list(dict.fromkeys(turns)) == [process.name for process in processes], "in the protocol's order"
-    for process in processes:
-        first, last = turns.index(process.name), len(turns) - 1 - turns[::-1].index(process.name)
-        assert set(turns[first : last + 1]) == {process.name}, "no other engine serves during its turn"
-        assert diary[4:][last] == f"{process.name} ends"
+    assert loads_asked(diary, warm_ups=2) == [*names, *names], "each load by all, in the protocol's order"
     assert [process["arm"] for process in found] == [process.arm for process in processes]
+    assert [line for line in diary if line.endswith("ends")] == [f"{name} ends" for name in names]
+
+
+def test_repeats_that_are_started_together_do_not_mix(tmp_path: Path, diary: list[str]) -> None:
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", repeats=2, at_once=4)
+    comparison = replace(comparison, spec=comparison.spec.model_copy(update={"batch_sizes": (1, 2)}))
+    processes = list(comparison.processes())
+    list(protocol.run_processes(comparison, processes))
+    (one, two), (three, four) = ([p.name for p in processes if p.repeat == repeat] for repeat in (0, 1))
+    assert loads_asked(diary, warm_ups=2) == [one, two, one, two, three, four, three, four]
+
+
+def test_an_engine_that_dies_in_the_middle_is_started_again_and_the_others_keep_their_turns(
+    tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve, died = Engine.serve, []
+
+    def serve_or_die(self: Engine, batches: Any, **named: Any) -> ServedBatches:
+        if "merged" in self.name and self.num_asked >= 7 and not died:  # two warm-ups and one load
+            died.append(self)
+            raise EngineFailure("it died", kind="died")
+        return serve(self, batches, **named)
+
+    monkeypatch.setattr(Engine, "serve", serve_or_die)
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged")
+    comparison = replace(comparison, spec=comparison.spec.model_copy(update={"batch_sizes": (1, 2)}))
+    found = {told["arm"]: told for _, told in protocol.run_processes(comparison, list(comparison.processes()))}
+    assert len(died) == 1 and found["merged"]["lost"] == ["died: it died"] and not found["base"]["lost"]
+    assert [len(told["figures"]) for told in found.values()] == [len(found["base"]["figures"])] * 2
+    assert sum("base" in line and line.endswith("starts") for line in diary) == 1
+
+
+def test_no_engine_is_left_when_measuring_breaks_off(tmp_path: Path, diary: list[str]) -> None:
+    def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+        if arm.name == "full":
+            raise RuntimeError("a defect")
+        return equals_its_run(engine, arm)
+
+    comparison = comparison_of(tmp_path, check, "base", "merged", "full")
+    processes = list(comparison.processes())
+    with pytest.raises(RuntimeError, match="a defect"):
+        list(protocol.run_processes(comparison, processes))
+    assert {f"{process.name} ends" for process in processes} <= set(diary)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "sizes"), [(1, [1] * 6), (2, [2, 2, 2]), (3, [3, 3]), (5, [3, 3]), (6, [6]), (9, [6])]
+)
+def test_what_is_started_together_are_whole_repeats_where_one_fits(
+    tmp_path: Path, at_once: int, sizes: list[int]
+) -> None:
+    processes = list(comparison_of(tmp_path, equals_its_run, "base", "merged", "full", repeats=2).processes())
+    groups = list(protocol.in_groups(processes, at_once=at_once))
+    assert [len(group) for group in groups] == sizes
+    assert [process for group in groups for process in group] == processes
 
 
 @pytest.mark.parametrize(("at_once", "told"), [(1, True), (2, False)])

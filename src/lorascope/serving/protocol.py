@@ -3,17 +3,18 @@
 A repeat is a block: every arm is started once in it, answers the same requests, and is ended. What one process found is
 written down the moment it ends, so a comparison that is interrupted goes on with the next one. An engine that dies is
 started again; one that cannot serve an arm at all, or computes something else than the run does, is reported and not timed.
-Engines may be started several at once, since most of their time goes into starting; they are measured one by one all the
-same, while the others wait for their turn without a request.
+Engines may be started several at once, since most of their time goes into starting. Then those of a repeat answer each load
+one after another, while the others wait without a request.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +98,27 @@ class Comparison:
         return self.directory / f"{process.name}.json"
 
 
+def in_groups(processes: Sequence[Process], *, at_once: int) -> Iterator[list[Process]]:
+    """What is started together: as many whole repeats as fit, or what fits where not even one does."""
+    repeats = [list(of_repeat) for _, of_repeat in groupby(processes, key=lambda process: process.repeat)]
+    num_whole = at_once // max(map(len, repeats))
+    if num_whole == 0:
+        yield from (list(processes[first : first + at_once]) for first in range(0, len(processes), at_once))
+    else:
+        for first in range(0, len(repeats), num_whole):
+            yield list(chain.from_iterable(repeats[first : first + num_whole]))
+
+
 def run_processes(comparison: Comparison, processes: Sequence[Process]) -> Iterator[tuple[Process, dict[str, Any]]]:
     """What each process found: from its file if it ended before, else by running it. All that have to run are started at
-    once and measured in their order; one for which the others left no memory comes after them, alone. Never raises
-    EngineFailure: a failure is part of what was found."""
+    once; those of one repeat take turns, load by load, in their order. One for which the others left no memory comes after
+    them, alone. Never raises EngineFailure: a failure is part of what was found."""
     missing = {p: partial(_engine, comparison, p) for p in processes if not comparison.path(p).exists()}
     for process in processes:
         if process not in missing:
             yield process, json.loads(comparison.path(process).read_text())
     measure = partial(_with_attempts, comparison)
-    for process, found in measured_in_turn(missing, measure, rest=comparison.rests):
+    for process, found in measured_in_turn(missing, measure, block=lambda p: p.repeat, rest=comparison.rests):
         _write_down(comparison.path(process), found)
         yield process, json.loads(comparison.path(process).read_text())
 
@@ -130,15 +142,15 @@ def _write_down(path: Path, found: dict[str, Any]) -> None:
 
 def _with_attempts(
     comparison: Comparison, process: Process, engine: Started, *, is_beside_others: bool
-) -> dict[str, Any]:
-    """Raises EngineFailure where other engines left no memory."""
+) -> Generator[None, None, dict[str, Any]]:
+    """Pauses between loads. Raises EngineFailure where other engines left no memory."""
     lost: list[str] = []
     while True:
         try:
             if isinstance(engine, EngineFailure):
                 raise engine
             try:
-                found = _found(comparison, process, engine)
+                found = yield from _found(comparison, process, engine)
             finally:
                 engine.end()
             return {**asdict(process), **found, "failure": None, "lost": lost}
@@ -152,7 +164,7 @@ def _with_attempts(
         engine = started(_engine(comparison, process), rest=comparison.rests)
 
 
-def _found(comparison: Comparison, process: Process, engine: EngineProcess) -> dict[str, Any]:
+def _found(comparison: Comparison, process: Process, engine: EngineProcess) -> Generator[None, None, dict[str, Any]]:
     arm = comparison.arms[process.arm]
     figures, requests = [], []
     if process.setting == "switching":  # the check would ask for adapters before we have seen them come from disk
@@ -161,7 +173,7 @@ def _found(comparison: Comparison, process: Process, engine: EngineProcess) -> d
     if not all(gate.passed for gate in gates):
         figures = []
     elif process.setting != "switching":
-        figures, requests = _timed(comparison, engine, arm, repeat=process.repeat)
+        figures, requests = yield from _timed(comparison, engine, arm, repeat=process.repeat)
         if comparison.spec.engines_at_once == 1:  # else the time to load is that of a busy machine
             figures.insert(0, _fact("load_s", engine.ready.load_s, "s"))
     return {
@@ -172,11 +184,12 @@ def _found(comparison: Comparison, process: Process, engine: EngineProcess) -> d
 
 def _timed(
     comparison: Comparison, engine: EngineProcess, arm: Arm, *, repeat: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> Generator[None, None, tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     """(figures, rows of requests) of everything this arm is asked, and of the process's memory."""
     warm_up(comparison, engine, arm)
     figures, requests = [], []
     for load in loads_of(comparison.spec, workload=comparison.workload, num_adapters=len(arm.adapters)):
+        yield
         rows, found = _answered(comparison, engine, arm, load, repeat=repeat)
         requests += rows
         figures += found

@@ -26,7 +26,7 @@ from lorascope.serving.exchange import EngineConfig
 from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION, engine_kind
 from lorascope.serving.load import FEWEST_BATCHES, generator_of, synthetic_prompts
 from lorascope.serving.precision import MergePrecision
-from lorascope.serving.protocol import FINAL, Comparison, run_processes
+from lorascope.serving.protocol import FINAL, Comparison, in_groups, run_processes
 from lorascope.serving.tuning import Search, search_levers
 from lorascope.study.measure import ServingSpec, Workload
 from lorascope.training.preparation import tokenizer_for
@@ -121,19 +121,19 @@ def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> _Co
         _report_search(context, search)
         comparison = replace(comparison, tuned=search.chosen)
     processes = list(comparison.processes())
-    found, served, given_up = [], set(), set()
-    for first in range(0, len(processes), spec.engines_at_once):
-        group = [p for p in processes[first : first + spec.engines_at_once] if (p.arm, p.setting) not in given_up]
-        for process, told in run_processes(comparison, group):
+    found, served, given_up, num_handled = [], set(), set(), 0
+    for group in in_groups(processes, at_once=spec.engines_at_once):
+        wanted = [p for p in group if (p.arm, p.setting) not in given_up]
+        num_handled += len(group) - len(wanted)
+        for process, told in run_processes(comparison, wanted):
             found.append(told)
             if told["figures"]:
                 served.add((process.arm, process.setting))
             elif _is_final(told) or (process.arm, process.setting) not in served:
                 given_up.add((process.arm, process.setting))
-            total = len(processes) * len(spec.workloads)
-            before = len(processes) * spec.workloads.index(workload)
-            done = before + processes.index(process) + 1
-            context.emit(StepProgress(step=context.step.id, done=done, total=total, unit="engine"))
+            num_handled += 1
+            before, total = (len(processes) * n for n in (spec.workloads.index(workload), len(spec.workloads)))
+            context.emit(StepProgress(step=context.step.id, done=before + num_handled, total=total, unit="engine"))
     return _Compared(found, search, merging)
 
 
