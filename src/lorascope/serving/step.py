@@ -120,7 +120,15 @@ def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> _Co
     if search is not None:
         _report_search(context, search)
         comparison = replace(comparison, tuned=search.chosen)
+    return _Compared(_measured(context, comparison), search, merging)
+
+
+def _measured(context: StepContext, comparison: Comparison) -> list[dict[str, Any]]:
+    """What every process of a workload found, group by group of those that are started together."""
+    spec = comparison.spec
     processes = list(comparison.processes())
+    before = len(processes) * spec.workloads.index(comparison.workload)
+    at_hand = {process for process in processes if comparison.path(process).exists()}
     found, served, given_up = [], set(), set()
     for first in range(0, len(processes), spec.engines_at_once):
         group = [p for p in processes[first : first + spec.engines_at_once] if (p.arm, p.setting) not in given_up]
@@ -130,11 +138,16 @@ def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> _Co
                 served.add((process.arm, process.setting))
             elif _is_final(told) or (process.arm, process.setting) not in served:
                 given_up.add((process.arm, process.setting))
-            total = len(processes) * len(spec.workloads)
-            before = len(processes) * spec.workloads.index(workload)
-            done = before + processes.index(process) + 1
-            context.emit(StepProgress(step=context.step.id, done=done, total=total, unit="engine"))
-    return _Compared(found, search, merging)
+            context.emit(
+                StepProgress(
+                    step=context.step.id,
+                    done=before + processes.index(process) + 1,
+                    total=len(processes) * len(spec.workloads),
+                    unit="engine",
+                    is_even=process == group[-1] and process not in at_hand,
+                )
+            )
+    return found
 
 
 def _gpu_share(spec: ServingSpec) -> float:
