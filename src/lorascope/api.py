@@ -9,7 +9,8 @@ results.measurements            # a pandas DataFrame, one row a measurement
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -130,7 +131,8 @@ def run(
     opened = Store(store)
     planner = Planner(study, opened, data_dir=data_dir, only=only, keeps_proposals=True)
     steps = planner.steps
-    num_cached = sum(opened.has(step.id) for step in steps)
+    in_store = {step.id for step in steps if opened.has(step.id)}
+    num_cached = len(in_store)
     _make_directory(results / study.name)
     placed = {"devices": devices, "address": address}
     workers = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **{k: v for k, v in placed.items() if v})
@@ -147,8 +149,13 @@ def run(
             tracking.enter_context(feed)
         emit = announcing(fan_out(told, *feeds), lambda: planner.graph)
         with closing(workers):
-            emit(StudyStarted(study=study.name, num_steps=len(steps), num_cached=num_cached))
-            computed = execute(steps, store=opened, executor=workers, emit=emit, more=partial(_grow, planner, emit))
+            emit(
+                StudyStarted(
+                    study=study.name, num_steps=len(steps), num_cached=num_cached, kinds=_kinds(steps, in_store)
+                )
+            )
+            grow = partial(_grow, planner, emit, in_store)
+            computed = execute(steps, store=opened, executor=workers, emit=emit, more=grow)
             _write_optima(planner.graph, folder / "optimal")
             last = _analysis_of(planner.graph, opened, failures=computed.failed)
             analysed = execute([last] if last else [], store=opened, executor=workers, emit=emit)
@@ -257,8 +264,9 @@ def calibrate(
 def _execute_all(steps: Sequence[Step], *, store: Store, executor: Executor, emit: Emit) -> None:
     from lorascope.engine.scheduler import execute
 
-    num_cached = sum(store.has(step.id) for step in steps)
-    emit(StudyStarted(study="calibration", num_steps=len(steps), num_cached=num_cached))
+    in_store = {step.id for step in steps if store.has(step.id)}
+    kinds = _kinds(steps, in_store)
+    emit(StudyStarted(study="calibration", num_steps=len(steps), num_cached=len(in_store), kinds=kinds))
     outcome = execute(steps, store=store, executor=executor, emit=emit)
     for failure in outcome.failed.values():
         raise failure.to_error()
@@ -279,11 +287,17 @@ def _make_directory(path: Path) -> None:
         ) from error
 
 
-def _grow(planner: Planner, emit: Emit) -> Sequence[Step]:
-    """The steps that a finished round of a search makes possible."""
+def _kinds(steps: Sequence[Step], in_store: Collection[str]) -> dict[str, int]:
+    """Kind -> number of the steps that are to be computed."""
+    return dict(Counter(step.kind for step in steps if step.id not in in_store))
+
+
+def _grow(planner: Planner, emit: Emit, in_store: Collection[str]) -> Sequence[Step]:
+    """The steps that a finished round of a search makes possible. in_store: the steps that were there at the start."""
     before = planner.graph
     if steps := planner.more():
-        emit(StudyGrew(num_steps=len(steps), text=news(before, planner.graph)))
+        kinds = _kinds(steps, in_store)
+        emit(StudyGrew(num_steps=len(steps), text=news(before, planner.graph), kinds=kinds))
     return steps
 
 

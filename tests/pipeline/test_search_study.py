@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -85,6 +86,7 @@ def test_halving_ends_trials_early_and_their_states_are_gone(finished: Path) -> 
 def test_the_report_shows_the_search(finished: Path) -> None:
     text = (finished / "results" / "small" / "ANALYSIS_REPORT.md").read_text()
     assert "## Search" in text
+    assert f"(TPE) in optuna {version('optuna')}, each trained with" in text
     figures = {path.name for path in (finished / "results" / "small" / "figures").glob("search*.png")}
     assert {"search_progress.png", "search_importance.png"} <= figures
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import optuna
 from report_fixture import LEVELS, Shape, write_analysis
 
 from lorascope.engine.context import StepContext
@@ -32,7 +33,14 @@ def write_searched_analysis(directory: Path, shape: Shape | None = None, **searc
     spec = SearchSpec(**search)
     cells = [(m, t, k) for m in shape.models for t in shape.tasks for k in shape.methods]
     facts["search"] = [
-        {"model": model, "task": task, "method": method, "seed": None, **_summary(spec, task, method, directory)}
+        {
+            "model": model,
+            "task": task,
+            "method": method,
+            "seed": None,
+            "proposed_by": f"optuna {optuna.__version__}",
+            **_summary(spec, task, method, directory),
+        }
         for model, task, method in cells
     ]
     facts["study"]["search"] = spec.model_dump(mode="json")

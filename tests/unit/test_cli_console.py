@@ -56,7 +56,7 @@ def test_plain_lines_of_a_run_that_fails_halfway() -> None:
 
 def test_plain_progress_comes_at_most_every_fifteen_seconds() -> None:
     emit, clock, text = plain()
-    emit(StudyStarted(study="small", num_steps=2, num_cached=0))
+    emit(StudyStarted(study="small", num_steps=2, num_cached=0, kinds={"train": 2}))
     emit(StepStarted(step="train-a-1", worker="cpu"))
     for done in range(1, 61):
         clock.now += 1
@@ -78,7 +78,7 @@ def test_nothing_to_compute_is_said() -> None:
 def test_time_left_rests_on_finished_steps_of_the_running_kind() -> None:
     clock = Clock()
     progress = Progress(clock=clock)
-    progress.apply(StudyStarted(study="small", num_steps=5, num_cached=0))
+    progress.apply(StudyStarted(study="small", num_steps=5, num_cached=0, kinds={"data": 1, "train": 4}))
     assert progress.remaining() is None
     progress.apply(StepStarted(step="data-1", worker="w"))
     progress.apply(StepFinished(step="data-1", worker="w", seconds=0.1))
@@ -90,12 +90,12 @@ def test_time_left_rests_on_finished_steps_of_the_running_kind() -> None:
     estimate = progress.remaining()
     assert estimate is not None
     assert estimate.seconds == 2 * 15 - 5
-    assert estimate.basis == "2 finished train steps"
+    assert str(estimate) == "about 25 s left (from 2 finished train steps)"
 
 
 def test_two_workers_halve_the_time_left() -> None:
     progress = Progress(clock=Clock())
-    progress.apply(StudyStarted(study="small", num_steps=5, num_cached=0))
+    progress.apply(StudyStarted(study="small", num_steps=5, num_cached=0, kinds={"train": 5}))
     for worker in ("gpu-0", "gpu-1"):
         progress.apply(StepStarted(step=f"train-{worker}", worker=worker))
     progress.apply(StepFinished(step="train-gpu-0", worker="gpu-0", seconds=10))
@@ -119,8 +119,9 @@ def test_live_view_shows_running_steps_and_keeps_failures_on_the_screen() -> Non
     text, clock = io.StringIO(), Clock()
     console = Console(file=text, width=120, force_terminal=True, color_system=None)
     view = LiveView(console, progress=Progress(clock=clock))
-    view(StudyStarted(study="small", num_steps=3, num_cached=0))
+    view(StudyStarted(study="small", num_steps=3, num_cached=0, kinds={"train": 3}))
     view(StepStarted(step="train-a-1", worker="cpu"))
+    view(StepProgress(step="train-a-1", done=0, total=100, unit="update", rates={}))
     clock.now += 30
     view(StepProgress(step="train-a-1", done=50, total=100, unit="update", rates={}))
     console.print(view.render())
@@ -162,21 +163,91 @@ def test_plain_progress_of_a_gang_is_one_line() -> None:
     sixteen_together(emit, clock)
     progress = [line for line in text.getvalue().splitlines() if "updates" in line]
     assert len(progress) == 1
-    assert progress[0].startswith("[0/33] train-bert-mrpc-lora · 16 together: 120/600 updates, 200 tokens/s; about ")
+    assert progress == ["[0/33] train-bert-mrpc-lora · 16 together: 120/600 updates, 200 tokens/s"]
 
 
 def test_what_is_computed_together_is_not_counted_one_after_another() -> None:
     clock = Clock()
     progress = Progress(clock=clock)
-    progress.apply(StudyStarted(study="small", num_steps=8, num_cached=0))
+    progress.apply(StudyStarted(study="small", num_steps=8, num_cached=0, kinds={"train": 8}))
     for number in range(4):
         progress.apply(StepStarted(step=f"train-{number}", worker="w"))
-    clock.now += 10
-    for number in range(4):
-        progress.apply(StepProgress(step=f"train-{number}", done=1, total=4, unit="update", rates={}))
+    for done in (1, 2):
+        clock.now += 10
+        for number in range(4):
+            progress.apply(StepProgress(step=f"train-{number}", done=done, total=4, unit="update", rates={}))
     estimate = progress.remaining()
     assert estimate is not None
-    assert estimate.seconds == 2 * 40 - 10
+    assert estimate.seconds == 20 + 40
+
+
+def test_what_compiling_and_capturing_took_is_no_part_of_a_pace() -> None:
+    """Two minutes for the first update of 400, then 0.1 s each: no hours are claimed, and no number before there is one."""
+    clock = Clock()
+    progress = Progress(clock=clock)
+    progress.apply(StudyStarted(study="small", num_steps=8, num_cached=0, kinds={"train": 8}))
+    for number in range(8):
+        progress.apply(StepStarted(step=f"train-{number}", worker="w"))
+
+    def tell(done: int, *, is_even: bool) -> None:
+        for number in range(8):
+            step = f"train-{number}"
+            progress.apply(StepProgress(step=step, done=done, total=401, unit="update", is_even=is_even))
+
+    tell(0, is_even=False)
+    assert progress.remaining() is None
+    clock.now += 120
+    tell(1, is_even=True)
+    assert progress.remaining() is None
+    clock.now += 1
+    tell(11, is_even=True)
+    assert progress.remaining() is None  # a fortieth of it
+    clock.now += 2
+    tell(31, is_even=True)
+    assert str(progress.remaining()) == "about 37 s left (from the pace of the running train steps)"
+
+
+def test_a_step_does_not_stand_in_for_those_of_other_kinds() -> None:
+    clock = Clock()
+    progress = Progress(clock=clock)
+    kinds = {"tokens": 1, "train": 40, "evaluate": 32}
+    progress.apply(StudyStarted(study="small", num_steps=73, num_cached=0, kinds=kinds))
+    progress.apply(StepStarted(step="tokens-1", worker="w"))
+    for done in (1000, 2000):
+        clock.now += 10
+        progress.apply(StepProgress(step="tokens-1", done=done, total=4000, unit="example"))
+    assert str(progress.remaining()) == (
+        "at least 20 s left (from the pace of the running tokens step; nothing known of 72 other steps)"
+    )
+
+
+def test_steps_that_wait_count_by_finished_ones_of_their_kind_while_others_run() -> None:
+    clock = Clock()
+    progress = Progress(clock=clock)
+    progress.apply(StudyStarted(study="small", num_steps=5, num_cached=1, kinds={"train": 3, "evaluate": 1}))
+    progress.apply(StepStarted(step="train-1", worker="w"))
+    progress.apply(StepFinished(step="train-1", worker="w", seconds=30))
+    progress.apply(StepStarted(step="evaluate-1", worker="w"))
+    assert str(progress.remaining()) == (
+        "at least 1 min 00 s left (from 1 finished train step; nothing known of 1 other step)"
+    )
+    progress.apply(StepFinished(step="evaluate-1", worker="w", seconds=3))
+    assert str(progress.remaining()) == "about 1 min 00 s left (from 1 finished train step)"
+
+
+def test_engines_that_are_started_together_have_no_pace_before_two_groups_are_measured() -> None:
+    """Groups of three: a minute to start, then 10 s each."""
+    clock = Clock()
+    progress = Progress(clock=clock)
+    progress.apply(StudyStarted(study="small", num_steps=1, num_cached=0, kinds={"serving": 1}))
+    progress.apply(StepStarted(step="serving-1", worker="w"))
+    found = []
+    for engine in range(1, 7):
+        clock.now += 70 if engine in (1, 4) else 10
+        progress.apply(StepProgress(step="serving-1", done=engine, total=12, unit="engine", is_even=engine % 3 == 0))
+        found.append(progress.remaining())
+    assert found[:5] == [None] * 5
+    assert found[5] is not None and found[5].seconds == 2 * 90
 
 
 def test_view_is_live_only_on_a_terminal() -> None:

@@ -362,3 +362,26 @@ def test_a_place_for_results_that_cannot_be_made_is_refused_before_anything_runs
             api.load(study), store=tmp_path / "s", results=tmp_path / "taken", executor="inline", emit=events.append
         )
     assert events == []
+
+
+def test_a_run_says_of_what_kinds_the_steps_are_that_it_will_compute(study: str, tmp_path: Path, monkeypatch) -> None:
+    from collections import Counter
+
+    from lorascope import api
+    from lorascope.engine import scheduler
+    from lorascope.engine.store import Store
+
+    class Stop(Exception):
+        pass
+
+    def stop(*arguments: object, **named: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(scheduler, "execute", stop)
+    opened, steps = api.load(study), api.graph(api.load(study)).steps
+    made = Store(tmp_path / "s")
+    made.commit(steps[0], made.stage(steps[0].id), result={}, provenance={})
+    events: list = []
+    with pytest.raises(Stop):
+        api.run(opened, store=tmp_path / "s", results=tmp_path / "r", executor="inline", emit=events.append)
+    assert events[0].kinds == Counter(step.kind for step in steps[1:])

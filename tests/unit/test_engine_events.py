@@ -23,7 +23,7 @@ from lorascope.tracking.jsonl import JsonlSink
 @pytest.mark.parametrize(
     "event",
     [
-        StudyStarted(study="s", num_steps=3, num_cached=1),
+        StudyStarted(study="s", num_steps=3, num_cached=1, kinds={"train": 2}),
         StepProgress(step="train-x", done=3, total=None, unit="update", rates={"tokens/s": 12.5}),
         StepFailed(step="train-x", error="ValueError", text="wrong", traceback="..."),
         Metric(step="train-x", name="train/loss", value=0.5, at=7),

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, MistralConfig, MistralForSequenceClassif
 from lorascope.data.columns import ColumnStore
 from lorascope.drift.snapshots import Observer
 from lorascope.engine.context import StepContext
-from lorascope.engine.events import Notice
+from lorascope.engine.events import Notice, StepProgress
 from lorascope.engine.step import Resources, Step
 from lorascope.errors import EnvironmentProblem, GateFailure, StudyError
 from lorascope.methods.base import Method, NotStackable
@@ -601,6 +601,18 @@ def test_a_run_that_is_looked_at_ends_as_it_would_have(
         seen = {(row["update"], row["name"]): row["value"] for row in found.progress.snapshots}
         assert set(seen) == {(u, layer) for u in (2, found.total_updates) for layer in ("0", "1", "2")}
         assert seen[found.total_updates, "2"] > seen[2, "2"] > 0
+
+
+def test_what_a_member_tells_when_it_is_taken_up_tells_no_pace(
+    tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore]
+) -> None:
+    told: list[Any] = []
+    member = make_member(columns(40), lora(rank=2), 1)
+    member.emit = told.append
+    train(make_gang(tiny_checkpoints["bert"], [member]))
+    first, *others = [event for event in told if isinstance(event, StepProgress)]
+    assert (first.done, first.is_even) == (0, False)
+    assert others and all(news.is_even and news.done > 0 for news in others)
 
 
 def test_what_cannot_be_looked_at_stops_no_run(

@@ -68,9 +68,11 @@ def tell(store: Store, *events: Event) -> None:
             log(event)
 
 
-def progress(step: str, *news: tuple[float, float]) -> list[StepProgress]:
+def progress(step: str, *news: tuple[float, float], is_even: bool = True) -> list[StepProgress]:
     """News of a run of 120 updates: (time in seconds, updates done)."""
-    return [StepProgress(step=step, done=done, total=120, unit="update", time_s=at) for at, done in news]
+    return [
+        StepProgress(step=step, done=done, total=120, unit="update", time_s=at, is_even=is_even) for at, done in news
+    ]
 
 
 def only(graph: Graph, *steps: str) -> Graph:
@@ -161,6 +163,18 @@ def test_what_a_run_found_done_is_no_part_of_its_pace(graph: Graph, store: Store
         found = reader(only(graph, run), store).read()
     assert found.left is not None and found.left.seconds == pytest.approx(20)
     assert not found.left.is_rough
+
+
+def test_what_compiling_and_capturing_took_is_no_part_of_a_pace(graph: Graph, store: Store) -> None:
+    """The first of 120 updates took a minute and a half, the 59 after it half a second each."""
+    run = graph.of_kind("train")[0].id
+    looking = reader(only(graph, run), store)
+    with another_process_at(store, run):
+        tell(store, *progress(run, (0, 0), is_even=False), *progress(run, (90, 1)))
+        assert looking.read().left is None
+        tell(store, *progress(run, (119.5, 60)))
+        found = looking.read()
+    assert found.left is not None and found.left.seconds == pytest.approx(30)
 
 
 def test_before_it_has_a_pace_a_run_taken_up_takes_the_rest_of_its_estimate(graph: Graph, store: Store) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -76,6 +77,33 @@ def test_the_budget_shows_equal_trials_and_what_pruning_spared(facts: Facts, pru
     assert spared is not None and spared > 0.6
     assert "of the training tokens" in " ".join(answer(pruned))
     assert "of the training tokens" not in " ".join(answer(facts))
+
+
+def with_proposers(facts: Facts, *versions: str | None) -> Facts:
+    """The first searches proposed by these, the others by the last of them."""
+    rows = [row.raw for row in searches_of(facts)]
+    told = [*versions, *[versions[-1]] * (len(rows) - len(versions))]
+    found = [{**row, "proposed_by": who} for row, who in zip(rows, told, strict=True)]
+    return replace(facts, raw={**facts.raw, "search": found})
+
+
+def test_the_section_names_the_version_of_the_sampler_that_proposed(facts: Facts) -> None:
+    said = next(answer(with_proposers(facts, "optuna 9.8.7")))
+    assert "at once by a tree-structured Parzen estimator (TPE) in optuna 9.8.7, each trained with" in said
+
+
+def test_where_versions_differ_each_search_says_which_proposed_its_trials(facts: Facts) -> None:
+    both = "optuna 9.8.7 (trials 1 to 5), optuna 9.9.0 (trials 6 to 15)"
+    first, *others = answer(with_proposers(facts, both, "optuna 9.9.0"))
+    assert "optuna" not in first
+    assert f"The trials of full fine-tuning on SST-2 were proposed by {both}." in others
+    assert sum(text.endswith("were proposed by optuna 9.9.0.") for text in others) == len(searches_of(facts)) - 1
+    same = list(answer(with_proposers(facts, both)))
+    assert sum(text.endswith(f"were proposed by {both}.") for text in same) == len(searches_of(facts))
+
+
+def test_a_grid_names_no_version(facts: Facts) -> None:
+    assert not any("optuna" in text for text in answer(with_proposers(facts, None)))
 
 
 def test_the_settings_table_shows_what_runs_were_trained_with(facts: Facts) -> None:

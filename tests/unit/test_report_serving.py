@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Rectangle
 from report_fixture import Shape, write_analysis
 from served_report_fixture import CASES, write_served_analysis
 
+from lorascope.report import wording
 from lorascope.report.document import Bullets, Illustration, Section, Table
 from lorascope.report.facts import Facts, read_facts
+from lorascope.report.figures.serving_trade import draw_trade
 from lorascope.report.latex import latex_table
 from lorascope.report.render import render_report
 from lorascope.report.sections import build_document
@@ -22,6 +26,7 @@ from lorascope.report.serving_rows import overheads_of
 from lorascope.report.serving_tuning import tuning_blocks
 from lorascope.stats.analysis import Analysis
 from lorascope.stats.interval import Interval
+from lorascope.stats.serving_advice import recommend
 
 MISSING = re.compile(r"\b(nan|NaN|None|inf|Interval\(|undefined)\b")
 
@@ -210,6 +215,52 @@ def test_what_merging_changes_stands_beside_what_rounding_changes(facts):
         ("merged v adapter", "bfloat16", "1.2% of 80"),
         ("adapter v float32 adapter", "bfloat16", "2.5% of 80"),
     ]
+
+
+def test_every_break_even_is_told_with_its_interval_and_repeats_in_text_and_table(facts):
+    serving = facts.analysis.serving
+    assert serving is not None
+    (row,) = [t for t in serving.traffic if (t.workload, t.num_tasks, t.mix) == ("generation", 4, "uniform")]
+    held = row.last.interval
+    assert held is not None and row.last.num_repeats == 5
+    last, low, high = (wording.significant(v, 3) for v in (held.estimate, held.low, held.high))
+    text = next(text for text in answer(facts) if text.startswith("Generation, machines for 4 tasks"))
+    assert f"never needs more beyond {last} requests/s [95% interval {low} to {high}, 5 repeats]" in text
+    (advice,) = [r.text for r in serving.recommendations if "generation: for 4 tasks asked for equally" in r.text]
+    assert f"beyond {last} requests/s in all (95% interval {low} to {high})" in advice
+    (gain,) = [m.gain for m in serving.one_machine if (m.workload, m.num_tasks, m.batch) == ("generation", 4, 16)]
+    text = next(text for text in answer(facts) if text.startswith("Generation, one machine"))
+    assert f"{wording.ratio(gain.value)} with 4 tasks [{wording.ratio_range(gain.interval)}]." in text
+    assert "fewer than 2 tasks (in each of 5 repeats)" in " ".join(answer(facts))
+    rows = {row[:2]: row[2:] for row in tables_of(facts)["serving_break_even"].rows}
+    what = "requests/s beyond which merging never needs more machines, 4 tasks, equal shares"
+    assert rows["generation", what] == (last, f"{low} to {high}", "5 of 5")
+    assert rows["generation", "tasks from which adapters take less memory"] == ("2", "2.0 to 2.0", "5 of 5")
+    assert "95% t intervals over repeats" in figures_of(facts)["serving_break_even"].caption
+
+
+def test_a_break_even_without_an_interval_says_in_how_many_repeats_there_is_one_and_advises_nothing(facts):
+    serving = facts.analysis.serving
+    assert serving is not None
+    opened = [replace(t, last=replace(t.last, interval=None, num_found=3)) for t in serving.traffic]
+    changed = replace(facts, analysis=replace(facts.analysis, serving=replace(serving, traffic=opened)))
+    text = next(text for text in answer(changed) if text.startswith("Generation, machines for 4 tasks"))
+    assert "(such a point exists in 3 of 5 repeats: no interval)" in text
+    assert all(row[3] == "–" for row in tables_of(changed)["serving_break_even"].rows if "beyond which" in row[1])
+    assert any("never needs more machines" in r.text for r in serving.recommendations)
+    assert not any("never needs more machines" in r.text for r in recommend(replace(serving, traffic=opened)))
+
+
+def test_the_figure_draws_the_interval_of_each_break_even_and_of_each_throughput(facts):
+    panels = draw_trade(facts, 7.0).axes
+    spans = [patch for panel in panels for patch in panel.patches if isinstance(patch, Rectangle)]
+    serving = facts.analysis.serving
+    assert serving is not None
+    most = [t.last.interval for t in serving.traffic if t.num_tasks == 4]
+    drawn = sorted(x for span in spans for x in (span.get_x(), span.get_x() + span.get_width()))
+    assert drawn == pytest.approx(sorted(x for interval in most if interval for x in (interval.low, interval.high)))
+    bars = [len(c.get_segments()) for panel in panels for c in panel.collections if isinstance(c, LineCollection)]
+    assert bars == [3, 3, 3, 3]  # 2, 3 and 4 tasks, of two curves in two workloads
 
 
 def test_limitations_follow_from_repeats_engine_and_device(facts, artifacts):

@@ -264,7 +264,11 @@ def test_another_version_of_the_sampler_goes_on_with_the_trials_there_are(
     finish_trials(after, store)
     done = after.current()
     text = optimum_yaml(done.searches[0].found, study.search, study="small", label={}, kind="full")  # type: ignore[arg-type]
-    assert f"  proposed_by: optuna {here} (trials 1 to 2), optuna 99.0 (trials 3 to 4)\n" in text
+    both = f"optuna {here} (trials 1 to 2), optuna 99.0 (trials 3 to 4)"
+    assert f"  proposed_by: {both}\n" in text
+    last = analysis_step(done, finished=[step.id for step in done.steps], failures={})
+    assert last is not None and list(last.params["proposed_by"].values()) == [both, both]
+    assert {last.deps[role] for role in last.params["proposed_by"]} == {step.id for step in done.of_kind("search")}
 
     monkeypatch.setitem(sys.modules, "optuna", None)  # and what is finished is read without any
     read = Planner(study, store, data_dir=None).graph

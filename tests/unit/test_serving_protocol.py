@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 
+from lorascope.engine.events import StepProgress
 from lorascope.serving import protocol, step, together
 from lorascope.serving.arms import Arm
 from lorascope.serving.equivalence import EquivalenceGate
@@ -129,6 +130,21 @@ def test_rows_of_a_process_that_was_killed_before_its_figures_stand_in_no_table(
     table = step._requests_table(context, found)
     assert len(table) == (4 if passed else 0)
     assert not passed or 77 not in set(table["request"])
+
+
+def test_only_a_group_of_engines_that_was_measured_whole_tells_a_pace(tmp_path: Path, diary: list[str]) -> None:
+    """Two groups of three; the first process was measured before a kill."""
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full", repeats=2)
+    list(protocol.run_processes(comparison, list(comparison.processes())[:1]))
+    told: list[StepProgress] = []
+    context: Any = SimpleNamespace(step=SimpleNamespace(id="serving-1"), emit=told.append)
+    assert len(step._measured(context, comparison)) == 6
+    assert [(news.done, news.is_even) for news in told] == [
+        (1, False), (2, False), (3, True), (4, False), (5, False), (6, True),
+    ]  # fmt: skip
+    told.clear()
+    step._measured(context, comparison)
+    assert not any(news.is_even for news in told), "what is read takes no time"
 
 
 def loads_asked(diary: list[str], *, warm_ups: int) -> list[str]:

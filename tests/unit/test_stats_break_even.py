@@ -18,11 +18,13 @@ from lorascope.stats.break_even import (
     traffic_break_even,
 )
 from lorascope.stats.serving_analysis import ServingCell
-from lorascope.stats.serving_trade import machine_comparisons, task_memory, traffic_comparisons
+from lorascope.stats.serving_trade import machine_comparisons, task_memory, tasks_break_evens, traffic_comparisons
 
 
-def cell(arm: str, level: float | None, metric: str, value: float, *, loop: str = "batch") -> ServingCell:
+def cell(arm: str, level: float | None, metric: str, value: float, *others: float, loop: str = "batch") -> ServingCell:
+    """value, others: one a repeat."""
     choice = "round-robin" if loop == "batch" else "none"
+    repeats = {str(repeat): each for repeat, each in enumerate((value, *others))}
     return ServingCell(
         "m",
         arm,
@@ -34,10 +36,10 @@ def cell(arm: str, level: float | None, metric: str, value: float, *, loop: str 
         "default",
         metric,
         "1/s",
-        value,
+        float(np.median(list(repeats.values()))),
         0.0,
         None,
-        {"0": value},
+        repeats,
         None,
     )
 
@@ -118,9 +120,16 @@ def test_one_machine_compares_adapters_with_merged_models_that_take_turns_at_a_s
         cell(f"adapters-{n}", level, "tokens_per_second", v) for n, by in adapters.items() for level, v in by.items()
     ]
     found = {(m.num_tasks, m.batch): m for m in machine_comparisons(cells)}
-    assert found[2, 2].gain == pytest.approx(150 / 100) and found[2, 4].gain == pytest.approx(280 / 190)
-    assert found[4, 4].gain == pytest.approx(260 / 100)
-    assert found[3, 4].adapters == pytest.approx(math.sqrt(280 * 260))
+
+    def gain(tasks: int, batch: int) -> float:
+        figure = found[tasks, batch].gain
+        assert figure is not None and figure.value is not None and figure.interval is None
+        return figure.value
+
+    assert gain(2, 2) == pytest.approx(150 / 100) and gain(2, 4) == pytest.approx(280 / 190)
+    assert gain(4, 4) == pytest.approx(260 / 100)
+    between = found[3, 4].adapters
+    assert between is not None and between.value == pytest.approx(math.sqrt(280 * 260))
     assert found[4, 2].gain is None and "batch 0.5" in found[4, 2].reason
 
 
@@ -132,8 +141,90 @@ def test_memory_and_machines_come_from_the_measured_cells():
         *(cell("adapters-4", level, "requests_per_second", value) for level, value in ((1, 3.0), (8, 12.0))),
     ]
     (memory,) = task_memory(cells)
-    assert (memory.weights_bytes, memory.adapter_bytes, memory.break_even_tasks) == (1000.0, 10.0, 2)
+    assert (memory.weights_bytes, memory.adapter_bytes, memory.break_even_tasks.value) == (1000.0, 10.0, 2)
     uniform, zipf = traffic_comparisons(cells)
     assert (uniform.mix, zipf.mix, uniform.adapter_capacity, uniform.merged_capacity) == ("uniform", "zipf", 12.0, 20.0)
-    assert uniform.last is not None and zipf.last is not None
+    assert uniform.last.value is not None and zipf.last.value is not None
     assert not traffic_comparisons(cells[:2]) and not machine_comparisons(cells[:2])
+
+
+def on_one_machine(gains: list[float], *, luck: list[float]) -> list[ServingCell]:
+    """Two tasks at batch 2, adapters over merged in turns as given in every repeat; luck: of the repeat, on all arms."""
+    merged = [100.0 * own for own in luck]
+    return [
+        cell("merged", 1, "tokens_per_second", *merged),
+        cell("adapters-2", 2, "tokens_per_second", *(g * m for g, m in zip(gains, merged, strict=True))),
+    ]
+
+
+def test_a_gain_is_taken_within_repeats_and_its_interval_is_t_on_logs_over_them() -> None:
+    gains = [1.2, 1.3, 1.25, 1.4]
+    (found,) = machine_comparisons(on_one_machine(gains, luck=[1.0, 3.0, 0.2, 1.5]))
+    assert found.gain is not None and found.gain.interval is not None and found.gain.value is not None
+    logs = np.log(gains)
+    half = 3.182446 * logs.std(ddof=1) / 2  # t with 3 degrees of freedom
+    assert found.gain.value == pytest.approx(math.exp(logs.mean()))
+    assert math.log(found.gain.interval.low) == pytest.approx(logs.mean() - half, rel=1e-5)
+    assert math.log(found.gain.interval.high) == pytest.approx(logs.mean() + half, rel=1e-5)
+    assert (found.gain.num_found, found.gain.num_repeats) == (4, 4)
+    assert found.merged is not None and found.merged.interval is not None
+    assert found.merged.interval.high / found.merged.interval.low > 5, "what an hour does drops out of the gain alone"
+
+
+def test_the_interval_of_a_break_even_holds_the_truth_as_often_as_it_says() -> None:
+    """Capacities of 60 and 100 requests/s with 1% of luck a process, of which the first break-even is 180 requests/s."""
+    generator = np.random.default_rng(0)
+    truth = 180.0
+    assert (
+        traffic_break_even(60.0, 100.0, shares=shares_of(3, "uniform"))[0] == truth
+    )  # three machines of either kind until adapters need a fourth
+    held = []
+    for _ in range(400):
+        adapters, merged = (base * np.exp(generator.normal(0, 0.01, 5)) for base in (60.0, 100.0))
+        cells = [cell("merged", 1, "requests_per_second", *merged)]
+        uniform, _ = traffic_comparisons([*cells, cell("adapters-3", 1, "requests_per_second", *adapters)])
+        assert uniform.first.interval is not None and uniform.first.num_repeats == 5
+        held.append(uniform.first.interval.low <= truth <= uniform.first.interval.high)
+    assert 0.92 < np.mean(held) < 0.98
+
+
+def test_a_break_even_that_some_repeats_lack_has_no_interval_but_their_number() -> None:
+    """In two of five repeats adapters are as fast as merging: there is no traffic from which merging pays."""
+    cells = [
+        cell("merged", 1, "requests_per_second", *[100.0] * 5),
+        cell("adapters-2", 1, "requests_per_second", 60.0, 60.0, 60.0, 100.0, 101.0),
+    ]
+    uniform, _ = traffic_comparisons(cells)
+    assert uniform.last.interval is None and (uniform.last.num_found, uniform.last.num_repeats) == (3, 5)
+    assert uniform.last.value == traffic_break_even(60.0, 100.0, shares=shares_of(2, "uniform"))[1]
+
+
+def test_two_repeats_and_a_repeat_that_one_arm_lacks_make_no_interval() -> None:
+    cells = on_one_machine([1.2, 1.3, 1.25], luck=[1.0, 1.0, 1.0])
+    (found,) = machine_comparisons([cells[0], cell("adapters-2", 2, "tokens_per_second", 120.0, 130.0)])
+    assert found.gain is not None and found.gain.interval is None
+    assert (found.gain.num_found, found.gain.num_repeats) == (2, 2)
+
+
+def test_the_number_of_tasks_from_which_adapters_serve_more_is_found_in_every_repeat() -> None:
+    """Merged in turns serves 100 whatever its batch. Adapters serve 90 for two tasks and 110 for four in most repeats: they
+    cross at three; in one they cross at four only, and in the last never."""
+    merged = [cell("merged", batch, "tokens_per_second", *[100.0] * 5) for batch in (1, 2, 4)]
+    two = cell("adapters-2", 4, "tokens_per_second", 95.0, 95.0, 95.0, 80.0, 80.0)
+
+    def found(*four: float) -> tuple[float | None, bool, int]:
+        (row,) = tasks_break_evens([*merged, two, cell("adapters-4", 4, "tokens_per_second", *four)])
+        return row.tasks.value, row.tasks.interval is not None, row.tasks.num_found
+
+    assert found(110.0, 110.0, 110.0, 110.0, 110.0) == (3, True, 5)
+    assert found(110.0, 110.0, 110.0, 110.0, 90.0) == (3, False, 4)
+
+
+def test_the_memory_break_even_is_found_in_every_repeat() -> None:
+    cells = [
+        cell("merged", None, "weights_bytes", 100.0, 100.0, 100.0, loop="none"),
+        cell("adapters-2", None, "adapter_bytes", 40.0, 40.0, 120.0, loop="none"),  # 20, 20 and 60 an adapter
+    ]
+    (memory,) = task_memory(cells)
+    assert memory.break_even_tasks.value == 2 and memory.break_even_tasks.interval is not None
+    assert memory.break_even_tasks.interval.estimate == pytest.approx((2 * 2 * 3) ** (1 / 3))

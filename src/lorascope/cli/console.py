@@ -146,4 +146,4 @@ def _lasting_line(event: Event) -> str | None:
 
 def _time_left(progress: Progress) -> str:
     estimate = progress.remaining()
-    return f"; about {in_words(estimate.seconds)} left (from {estimate.basis})" if estimate else ""
+    return f"; {estimate}" if estimate else ""

@@ -1,7 +1,7 @@
 """How far a study has come, folded from its events: what both renderers read.
 
-The estimate of the time left says what it rests on: the mean time of the finished steps of the kinds that are running
-now, or, before one has finished, how fast the running ones advance.
+The estimate of the time left says what it rests on: the pace of each step that runs, and for those that wait what steps
+of their own kind took. No kind stands in for another: of steps about which nothing is known it says how many there are.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
@@ -23,6 +23,7 @@ from lorascope.engine.events import (
     StudyGrew,
     StudyStarted,
 )
+from lorascope.plan.running import PaceMeter
 
 
 @dataclass
@@ -38,6 +39,17 @@ class RunningStep:
     total: float | None = None
     unit: str = ""
     rates: Mapping[str, float] = field(default_factory=dict)
+    meter: PaceMeter = field(default_factory=PaceMeter)
+
+    def hear(self, news: StepProgress, *, now: float) -> None:
+        self.done, self.total, self.unit, self.rates = news.done, news.total, news.unit, news.rates
+        self.meter.hear(news, at_s=now)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By its own pace; None while it has none."""
+        pace = self.meter.pace
+        return None if pace is None or self.total is None else max(0.0, self.total - self.done) / pace
 
     def describe(self) -> str:
         """ "120/300 updates, 1,200 tokens/s"."""
@@ -50,10 +62,18 @@ class RunningStep:
 
 @dataclass(frozen=True)
 class Estimate:
-    """seconds left, and what that rests on, for people."""
+    """seconds left, and what that rests on, for people. num_unknown: steps about which nothing is known, not in it."""
 
     seconds: float
     basis: str
+    num_unknown: int = 0
+
+    def __str__(self) -> str:
+        """ "about 2 min 30 s left (from 2 finished train steps)"."""
+        if not self.num_unknown:
+            return f"about {in_words(self.seconds)} left (from {self.basis})"
+        others = f"{self.num_unknown} other step{'s' if self.num_unknown > 1 else ''}"
+        return f"at least {in_words(self.seconds)} left (from {self.basis}; nothing known of {others})"
 
 
 class Progress:
@@ -69,8 +89,10 @@ class Progress:
         self.failed: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
         self.running: dict[str, RunningStep] = {}
+        self._planned: Mapping[str, int] = {}
+        self._ended: Counter[str] = Counter()
         self._seconds: dict[str, list[float]] = {}
-        self._workers: set[str] = set()
+        self._most_at_once: Counter[str] = Counter()
 
     @property
     def settled(self) -> int:
@@ -97,48 +119,76 @@ class Progress:
     def apply(self, event: Event) -> None:
         if isinstance(event, StudyStarted):
             self.study, self._announced, self.cached = event.study, event.num_steps, event.num_cached
+            self._planned = event.kinds
         elif isinstance(event, StudyGrew):
-            self._announced = event.num_steps
+            self._announced, self._planned = event.num_steps, event.kinds
         elif isinstance(event, StepStarted) and event.step:
-            self._workers.add(event.worker)
             self.failed.pop(event.step, None)
             self.running[event.step] = RunningStep(event.step, event.worker, self.clock())
+            self._most_at_once |= Counter(kind_of(step_id) for step_id in self.running)
         elif isinstance(event, StepProgress) and event.step in self.running:
-            step = self.running[event.step]
-            step.done, step.total, step.unit, step.rates = event.done, event.total, event.unit, event.rates
+            self.running[event.step].hear(event, now=self.clock())
         elif isinstance(event, StepFinished) and event.step:
             self.running.pop(event.step, None)
             self._seconds.setdefault(kind_of(event.step), []).append(event.seconds)
+            self._ended[kind_of(event.step)] += 1
             self.finished += 1
         elif isinstance(event, StepFailed) and event.step:
             self.running.pop(event.step, None)
             if not event.retry:
                 self.failed[event.step] = event.text
+                self._ended[kind_of(event.step)] += 1
         elif isinstance(event, StepBlocked) and event.step:
             self.blocked[event.step] = event.by
+            self._ended[kind_of(event.step)] += 1
 
     def remaining(self) -> Estimate | None:
-        """The time left, or None while nothing supports an estimate."""
-        pending = self.total - self.settled
-        if pending <= 0:
+        """The time left, or None while nothing supports an estimate. One kind after another, each as many at a time as it
+        was seen to run at most."""
+        running: dict[str, list[RunningStep]] = {kind: [] for kind in self._waiting}
+        for step_id, step in self.running.items():
+            running.setdefault(kind_of(step_id), []).append(step)
+        seconds, known, bases = 0.0, 0, []
+        for kind, steps in running.items():
+            finished = self._seconds.get(kind, [])
+            left = [self._left(step, finished) for step in steps]
+            found = [own for own in left if own is not None]
+            each = mean(finished) if finished else self._each(steps)
+            waiting = self._waiting.get(kind, 0) if each is not None else 0
+            if not found and not waiting:
+                continue
+            seconds += (sum(found) + waiting * (each or 0.0)) / max(1, self._most_at_once[kind])
+            known += len(found) + waiting
+            bases += _bases(kind, num_finished=len(finished), paces=[step.meter.pace for step in steps])
+        if not known:
             return None
-        kinds = {kind_of(step_id) for step_id in self.running}
-        measured = [seconds for kind in kinds for seconds in self._seconds.get(kind, [])]
-        of = " and ".join(sorted(kinds))
-        if measured:
-            pace, basis = mean(measured), f"{len(measured)} finished {of} step{'s' if len(measured) > 1 else ''}"
-        else:
-            advancing = [
-                (self.clock() - step.since) * step.total / step.done
-                for step in self.running.values()
-                if step.total and step.done
-            ]
-            if not advancing:
-                return None
-            pace, basis = mean(advancing), f"the pace of the running {of} step{'s' if len(advancing) > 1 else ''}"
-        spent = sum(min(self.clock() - step.since, pace) for step in self.running.values())
-        at_once = max(1, len(self._workers), len(self.running))
-        return Estimate(max(0.0, pending * pace - spent) / at_once, basis)
+        return Estimate(seconds, " and ".join(bases), self.total - self.settled - known)
+
+    @property
+    def _waiting(self) -> Mapping[str, int]:
+        """Kind -> number of the steps that have not begun, of the kinds that were announced."""
+        under_way = Counter(kind_of(step_id) for step_id in self.running)
+        return {kind: max(0, count - self._ended[kind] - under_way[kind]) for kind, count in self._planned.items()}
+
+    def _left(self, step: RunningStep, finished: Sequence[float]) -> float | None:
+        """By its pace, or by what others of its kind took."""
+        if step.seconds_left is not None or not finished:
+            return step.seconds_left
+        return max(0.0, mean(finished) - (self.clock() - step.since))
+
+    def _each(self, steps: Iterable[RunningStep]) -> float | None:
+        """What one step takes, by those that run and have a pace."""
+        wholes = [self.clock() - step.since + step.seconds_left for step in steps if step.seconds_left is not None]
+        return mean(wholes) if wholes else None
+
+
+def _bases(kind: str, *, num_finished: int, paces: Sequence[float | None]) -> list[str]:
+    """ "2 finished train steps", "the pace of the running train step"."""
+    found = [f"{num_finished} finished {kind} step{'s' if num_finished > 1 else ''}"] if num_finished else []
+    num_paced = sum(pace is not None for pace in paces)
+    if num_paced:
+        found.append(f"the pace of the running {kind} step{'s' if num_paced > 1 else ''}")
+    return found
 
 
 def _together(gang: Sequence[RunningStep]) -> RunningStep:

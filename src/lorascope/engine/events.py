@@ -29,19 +29,24 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStarted(Event):
+    """kinds: kind -> number of the steps that are to be computed."""
+
     kind: ClassVar[str] = "study-started"
     study: str
     num_steps: int
     num_cached: int
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyGrew(Event):
-    """Steps were planned that could not be before. num_steps: all that are known now. text: what became possible."""
+    """Steps were planned that could not be before. num_steps: all that are known now. text: what became possible. kinds:
+    kind -> number of those that were not in the store when the study started."""
 
     kind: ClassVar[str] = "study-grew"
     num_steps: int
     text: str
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +94,18 @@ class StepStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepProgress(Event):
-    """done / total in `unit` ("update", "example"); `rates` are current figures such as {"tokens/s": 1200.0}."""
+    """done / total in `unit` ("update", "example"); `rates` are current figures such as {"tokens/s": 1200.0}.
+
+    is_even: whether what lies between this news and others of its kind took time in proportion to what was done. Not where
+    work is only just taken up, for preparation follows, nor amid units that were begun together, for the first bears it all.
+    """
 
     kind: ClassVar[str] = "step-progress"
     done: float
     total: float | None
     unit: str
     rates: Mapping[str, float] = field(default_factory=dict)
+    is_even: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

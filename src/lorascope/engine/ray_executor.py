@@ -12,15 +12,15 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorascope.engine.events import Emit, Notice
 from lorascope.engine.executor import Completion
-from lorascope.engine.pool import Slot, WorkerPool
+from lorascope.engine.pool import WorkerPool
 from lorascope.engine.ray_checks import check_machines
 from lorascope.engine.ray_cluster import Machine, connect, is_head_there, machines, ray_module
 from lorascope.engine.ray_host import RemoteWorker, WorkerSettings, end_all
+from lorascope.engine.ray_places import DEVICES, Place, lay_out
 from lorascope.engine.ray_refusals import Refusals
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
@@ -31,24 +31,8 @@ IDLE_S = 60.0  # a worker that had nothing to do for so long makes room for othe
 PATIENCE_S = 30.0  # for room on a machine, before a person is told and gangs no longer count on it
 MACHINE_WAIT_S = 300.0  # for another machine to join when the last one that fits is gone
 
-_KINDS = {"cuda": "cuda:0", "cpu": "cpu"}  # Ray shows a worker no GPU but its own
 
-
-@dataclass
-class _Place(Slot):
-    """Room for one worker on a machine, or all of that machine. idle_since: on the monotonic clock."""
-
-    machine: Machine = field(kw_only=True)
-    whole: bool = False
-    worker: RemoteWorker | None = None
-    idle_since: float = 0.0
-
-    @property
-    def place(self) -> str:
-        return f"{self.device.partition(':')[0]} of {self.machine.name}"
-
-
-class RayExecutor(WorkerPool[_Place]):
+class RayExecutor(WorkerPool[Place]):
     """devices: so many workers of each kind ("cuda", "cpu"), spread over the machines; None: one for each GPU, or where no
     machine has one, one for each machine. address: "host:port"; None: RAY_ADDRESS, else the cluster of this machine.
     """
@@ -62,7 +46,7 @@ class RayExecutor(WorkerPool[_Place]):
         data_dir: Path | None = None,
     ) -> None:
         super().__init__(store, data_dir=data_dir.absolute() if data_dir else None)
-        if unknown := [device for device in devices or () if device not in _KINDS]:
+        if unknown := [device for device in devices or () if device not in DEVICES]:
             raise StudyError(
                 f"--device {unknown[0]} names no kind of device that Ray gives away",
                 hint="With --executor ray: cuda or cpu, once for each worker; Ray chooses which GPU.",
@@ -73,7 +57,7 @@ class RayExecutor(WorkerPool[_Place]):
         self._is_connected = self._is_ours = False
         self._machines: dict[str, Machine] = {}
         self._refusals = Refusals()
-        self._places: list[_Place] = []
+        self._places: list[Place] = []
         self._notices: list[str] = []
         self._wanted: set[str] = set()
         self._refreshed_at = self._last_machine_at = 0.0
@@ -94,7 +78,7 @@ class RayExecutor(WorkerPool[_Place]):
             self._kind = "cuda" if any(machine.num_gpus for machine in found) else "cpu"
             self._lay_out()
             for kind in set(self._devices or ()):
-                if not any(place.device == _KINDS[kind] for place in self._places):
+                if not any(place.device == DEVICES[kind] for place in self._places):
                     raise EnvironmentProblem(
                         f"--device {kind}: no machine of the cluster has one", hint="`ray status` lists what there is."
                     )
@@ -143,11 +127,11 @@ class RayExecutor(WorkerPool[_Place]):
 
     # -- places
 
-    def _all_slots(self) -> Sequence[_Place]:
+    def _all_slots(self) -> Sequence[Place]:
         self.prepare()
         return self._places
 
-    def _fitting(self, step: Step) -> Sequence[_Place]:
+    def _fitting(self, step: Step) -> Sequence[Place]:
         fitting = [place for place in super()._fitting(step) if place.whole == step.resources.alone]
         needed = step.resources.memory_bytes
         if needed is not None:
@@ -155,7 +139,7 @@ class RayExecutor(WorkerPool[_Place]):
         labelled = [place for place in fitting if place.machine.is_for_measuring]
         return labelled if step.resources.alone and labelled else fitting
 
-    def _is_ready(self, slot: _Place) -> bool:
+    def _is_ready(self, slot: Place) -> bool:
         ray = ray_module()
         try:
             return slot.worker is not None and slot.worker.is_ready()
@@ -169,36 +153,7 @@ class RayExecutor(WorkerPool[_Place]):
             return False
 
     def _lay_out(self) -> None:
-        """Places for the machines there are; those of lost ones go, once their steps are dealt with."""
-        self._places = [p for p in self._places if p.machine.node_id in self._machines or p.steps]
-        for machine in self._machines.values():
-            kind = self._kind if self._devices is None else self._devices[0]
-            mine = [place for place in self._places if place.machine.node_id == machine.node_id]
-            if not any(place.whole for place in mine) and (kind == "cpu" or machine.num_gpus):
-                self._add_place(kind, machine, whole=True)
-            if self._devices is None:
-                wished = machine.num_gpus if self._kind == "cuda" else 1
-                for _ in range(wished - sum(not place.whole for place in mine)):
-                    self._add_place(self._kind, machine)
-        if self._devices is not None:
-            placed = Counter(place.device for place in self._places if not place.whole)
-            for kind, number in Counter(self._devices).items():
-                for _ in range(number - placed[_KINDS[kind]]):
-                    self._spread(kind)
-
-    def _spread(self, kind: str) -> None:
-        """One more place, on the machine that has fewest for what it can carry."""
-        taken = Counter(p.machine.node_id for p in self._places if not p.whole and p.device == _KINDS[kind])
-        capacity = {m.node_id: m.num_gpus if kind == "cuda" else m.num_cpus for m in self._machines.values()}
-        roomy = [m for m in self._machines.values() if capacity[m.node_id] > taken[m.node_id]]
-        if roomy:
-            self._add_place(kind, min(roomy, key=lambda machine: taken[machine.node_id]))
-
-    def _add_place(self, kind: str, machine: Machine, *, whole: bool = False) -> None:
-        names = {place.name for place in self._places}
-        spellings = (f"{machine.name}-{'all' if whole else kind}-{number}" for number in range(len(names) + 1))
-        name = next(name for name in spellings if name not in names)
-        self._places.append(_Place(_KINDS[kind], name, machine=machine, whole=whole))
+        self._places = lay_out(self._places, self._machines, kind=self._kind, devices=self._devices)
 
     def _refresh(self) -> None:
         """Take in machines that joined, and let go of those that left."""
@@ -237,10 +192,10 @@ class RayExecutor(WorkerPool[_Place]):
                 self._retire(other)
         place.worker = RemoteWorker(self._settings(place), place.machine, whole=place.whole)
 
-    def _beside(self, slot: _Place) -> list[_Place]:
+    def _beside(self, slot: Place) -> list[Place]:
         return [p for p in super()._beside(slot) if p.machine.node_id == slot.machine.node_id]
 
-    def _settings(self, place: _Place) -> WorkerSettings:
+    def _settings(self, place: Place) -> WorkerSettings:
         beside = 1 if place.whole else 1 + sum(not other.whole for other in self._beside(place))
         return WorkerSettings(
             store=self._store.root,
@@ -252,15 +207,15 @@ class RayExecutor(WorkerPool[_Place]):
             environment={name: value for name, value in os.environ.items() if name.startswith("LORASCOPE_")},
         )
 
-    def _worker(self, slot: _Place) -> RemoteWorker:
+    def _worker(self, slot: Place) -> RemoteWorker:
         assert slot.worker is not None
         return slot.worker
 
-    def _forget_worker(self, slot: _Place) -> None:
+    def _forget_worker(self, slot: Place) -> None:
         if slot.worker is not None and slot.worker.is_lost:  # else its actor starts another process at the next step
             slot.worker = None
 
-    def _retire(self, slot: _Place) -> None:
+    def _retire(self, slot: Place) -> None:
         assert not slot.steps
         if slot.worker is not None:
             end_all([slot.worker])
@@ -279,7 +234,7 @@ class RayExecutor(WorkerPool[_Place]):
     def _is_waiting(self) -> bool:
         return bool(self._wanted) or super()._is_waiting()
 
-    def _wait(self, running: Sequence[_Place], *, timeout_s: float) -> bool:
+    def _wait(self, running: Sequence[Place], *, timeout_s: float) -> bool:
         pending = [p for p in self._places if p.worker is not None and not p.steps and not self._is_ready(p)]
         awaited = [p.worker.awaited for p in [*running, *pending] if p.worker is not None]
         if awaited:
@@ -289,7 +244,7 @@ class RayExecutor(WorkerPool[_Place]):
         self._say_if_in_vain(running, pending)
         return any(self._is_ready(place) for place in pending)
 
-    def _say_if_in_vain(self, running: Sequence[_Place], pending: Sequence[_Place]) -> None:
+    def _say_if_in_vain(self, running: Sequence[Place], pending: Sequence[Place]) -> None:
         """Nothing runs though something could: no room for a worker, or no machine at all."""
         now = time.monotonic()
         if self._places:

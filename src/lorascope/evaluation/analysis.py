@@ -24,7 +24,7 @@ from lorascope.study.spec import Study
 
 
 def analyse(context: StepContext) -> JSON:
-    """params: study, steps (role -> label), failures, missing_runs; deps: role -> artifact."""
+    """params: study, steps (role -> label), failures, missing_runs, proposed_by; deps: role -> artifact."""
     params = context.step.params
     finished = Finished([(role, label, context.deps[role]) for role, label in params["steps"].items()])
     check_same_examples(finished)
@@ -72,7 +72,10 @@ def analyse(context: StepContext) -> JSON:
     if tuned := tuned_settings(finished, study):
         facts["tuned"] = tuned
     if searches := finished.of("search"):
-        facts["search"] = [{**label, **artifact.result} for label, artifact in searches]
+        who = {context.deps[role].id: text for role, text in params.get("proposed_by", {}).items()}
+        facts["search"] = [
+            {**label, **artifact.result, "proposed_by": who.get(artifact.id)} for label, artifact in searches
+        ]
     if record is not None:
         kinds = ("gates", "engines", "failures", "trials", "merging")
         facts["serving"] = {kind: getattr(record, kind) for kind in kinds}

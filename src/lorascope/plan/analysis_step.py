@@ -15,13 +15,15 @@ from lorascope.engine.step import Step
 from lorascope.plan.graph import Graph
 from lorascope.plan.labels import SEARCH, VERSIONS
 from lorascope.plan.run_steps import without_paths
+from lorascope.search.replay import proposers
 
 
 def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[str, Failure]) -> Step | None:
     """The analysis over the finished steps, or None if no run was scored.
 
     params["steps"]: role -> label, for every dependency. Names are in it, as they are what the report speaks of. What only
-    a search needs stays out: its `search` step says it all.
+    a search needs stays out: its `search` step says it all but who proposed its trials, which is params["proposed_by"]:
+    role -> library and version, where a library proposed.
     """
     finished = set(finished)
     kept = [step for step in graph.steps if step.id in finished and not _is_of_search(graph, step)]
@@ -44,6 +46,7 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
         study["measure"]["serving"]["python"] = None  # likewise
     missing = sum(step.kind == "evaluate" and step.id not in finished for step in graph.steps)
     missing += sum(kind == "evaluate" for kind, _ in graph.waiting)
+    proposed_by = _proposed_by(graph, roles)
     return Step(
         kind="analysis",
         version=VERSIONS["analysis"],
@@ -52,6 +55,7 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
             "steps": {role: asdict(graph.labels[step.id]) for role, step in roles.items()},
             "failures": [_failure_literal(graph, step_id, failure) for step_id, failure in sorted(failures.items())],
             "missing_runs": missing,
+            **({"proposed_by": proposed_by} if proposed_by else {}),
         },
         deps={role: step.id for role, step in roles.items()},
         slug=graph.study.name,
@@ -60,6 +64,12 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
 
 def _is_of_search(graph: Graph, step: Step) -> bool:
     return step.kind == "trial" or graph.labels[step.id].seed == SEARCH
+
+
+def _proposed_by(graph: Graph, roles: Mapping[str, Step]) -> dict[str, str]:
+    told = {search.label: who for search in graph.searches if (who := proposers(search.found.trials))}
+    searches = {role: graph.labels[step.id] for role, step in roles.items() if step.kind == "search"}
+    return {role: told[label] for role, label in searches.items() if label in told}
 
 
 def _failure_literal(graph: Graph, step_id: str, failure: Failure) -> dict[str, Any]:

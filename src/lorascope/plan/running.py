@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lorascope.engine.events import StepProgress
+
 _LEAST_PROGRESS = 0.05
 _ONE_LOOK_S = 2.0
 
@@ -12,8 +14,7 @@ _ONE_LOOK_S = 2.0
 class RunningStep:
     """A step under way. label: in this study, None of a step that is not of it (a calibration, another study). done,
     total, unit: as far as its last news, told at told_at_s (Unix time, of its worker's clock); loss: the last training loss
-    it told. pace: units a second since it was begun or taken up again; None until it has done a twentieth of what was left.
-    """
+    it told. pace: units a second since it was begun or taken up again, as `PaceMeter` has it."""
 
     step_id: str
     label: str | None
@@ -25,13 +26,31 @@ class RunningStep:
     pace: float | None = None
 
 
-def pace_between(*, first: tuple[float, float], last: tuple[float, float], total: float | None) -> float | None:
-    """Units a second between two news (time in seconds, done); None where they are too close to tell. What was done before
-    the first, by an attempt that was killed or by the stage before, took none of this time."""
-    (since, begun), (now, done) = first, last
-    if not total or now <= since or done - begun < _LEAST_PROGRESS * (total - begun):
-        return None
-    return (done - begun) / (now - since) if done > begun else None
+@dataclass
+class PaceMeter:
+    """How fast a step goes, from the news it has told since it was last begun. What was done before the first of them, by
+    an attempt that was killed, by the stage before or by the updates that compile and capture, took none of this time.
+    first, last: (time in seconds, done) of the news between which time is in proportion to what is done."""
+
+    first: tuple[float, float] | None = None
+    last: tuple[float, float] | None = None
+    total: float | None = None
+
+    def hear(self, news: StepProgress, *, at_s: float) -> None:
+        self.total = news.total
+        if news.is_even:
+            self.last = at_s, news.done
+            self.first = self.first or self.last
+
+    @property
+    def pace(self) -> float | None:
+        """Units a second; None until a twentieth of what was left at the first news is done."""
+        if self.first is None or self.last is None or not self.total:
+            return None
+        (since, begun), (now, done) = self.first, self.last
+        if now <= since or done <= begun or done - begun < _LEAST_PROGRESS * (self.total - begun):
+            return None
+        return (done - begun) / (now - since)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from lorascope.plan.graph import Graph
 from lorascope.plan.history import History, read_history
 from lorascope.plan.labels import RunLabel
 from lorascope.plan.phases import PHASES
-from lorascope.plan.running import RunningGang, RunningStep, pace_between
+from lorascope.plan.running import PaceMeter, RunningGang, RunningStep
 from lorascope.plan.time_left import TimeLeft, time_left
 from lorascope.tracking.follow import LogFollower
 
@@ -63,9 +63,9 @@ class StudyStatus:
 
 @dataclass
 class _News:
-    """What the log said of a step since it was last begun. first: where it stood then."""
+    """What the log said of a step since it was last begun."""
 
-    first: StepProgress | None = None
+    meter: PaceMeter = field(default_factory=PaceMeter)
     progress: StepProgress | None = None
     loss: float | None = None
 
@@ -107,7 +107,8 @@ class StatusReader:
             self._news[event.step] = _News()
         elif isinstance(event, StepProgress):
             news = self._news.setdefault(event.step, _News())
-            news.first, news.progress = news.first or event, event
+            news.progress = event
+            news.meter.hear(event, at_s=event.time_s)
         elif isinstance(event, Metric) and event.name == _LOSS:
             self._news.setdefault(event.step, _News()).loss = event.value
 
@@ -170,9 +171,8 @@ class StatusReader:
             label = "all runs"
         if news.progress is None:
             return RunningStep(step_id, label, loss=news.loss)
-        first, told = news.first or news.progress, news.progress
-        pace = pace_between(first=(first.time_s, first.done), last=(told.time_s, told.done), total=told.total)
-        return RunningStep(step_id, label, told.done, told.total, told.unit, news.loss, told.time_s, pace)
+        told = news.progress
+        return RunningStep(step_id, label, told.done, told.total, told.unit, news.loss, told.time_s, news.meter.pace)
 
     def _time_left(
         self, states: Sequence[tuple[Step, RunLabel, State]], running: Sequence[RunningGang]

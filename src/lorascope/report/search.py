@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from lorascope.report import search_tables, wording
 from lorascope.report.document import Block, Bullets, Illustration
 from lorascope.report.facts import Facts
 from lorascope.report.figures import search_importance, search_progress
-from lorascope.report.search_rows import SAMPLERS, cells_of, saved_fraction, searches_of, setting, value_text
+from lorascope.report.search_rows import SAMPLERS, SearchRow, cells_of, saved_fraction, searches_of, setting, value_text
 
 
 def search_blocks(facts: Facts) -> list[Block | None]:
@@ -32,11 +32,19 @@ def answer(facts: Facts) -> Iterator[str]:
     spec = facts.study["search"]
     seeds = wording.listing(str(seed) for seed in spec["seeds"])
     trials = wording.range_text([len(search.trials) for search in searches])
+    one_version = _one_version(searches)
     yield (
-        f"{trials} trials for every task and method, proposed {spec['at_once']} at once by {SAMPLERS[spec['sampler']]}, "
+        f"{trials} trials for every task and method, proposed {spec['at_once']} at once by {SAMPLERS[spec['sampler']]}"
+        f"{f' in {one_version}' if one_version else ''}, "
         f"each trained with {wording.plural(len(spec['seeds']), 'seed')} ({seeds}) that no run of the study has, and scored "
         "on the validation set alone."
     )
+    for search in searches:
+        if one_version is None and search.proposed_by is not None:
+            yield (
+                f"The trials of {wording.name(search.method)} on {facts.place(search.model, search.task)} were proposed by "
+                f"{search.proposed_by}."
+            )
     if spec["train_examples"] is not None:
         of_runs = facts.study["data"]["train_examples"]
         runs = f"at most {wording.count(of_runs)}" if of_runs else "all of them"
@@ -60,6 +68,13 @@ def answer(facts: Facts) -> Iterator[str]:
         pruned = sum(search.count("pruned") for search in searches)
         of = sum(len(search.trials) for search in searches)
         yield f"Pruning ended {pruned} of {of} trials early and spared {wording.fraction(saved, 0)} of the training tokens."
+
+
+def _one_version(searches: Sequence[SearchRow]) -> str | None:
+    """The version of the sampler that proposed every trial of every search; None where several did, and of a grid."""
+    found = {search.proposed_by for search in searches}
+    (who,) = found if len(found) == 1 else (None,)
+    return None if who is None or "," in who else who
 
 
 def _metric_note(facts: Facts) -> str:

@@ -56,6 +56,11 @@ class SearchRow:
         return self.raw["optimum"]
 
     @property
+    def proposed_by(self) -> str | None:
+        """ "optuna 5.0.0"; of several versions, which proposed which trials; None of a grid."""
+        return self.raw["proposed_by"]
+
+    @property
     def importance(self) -> Mapping[str, float]:
         return self.raw["importance"] or {}
 

@@ -12,6 +12,7 @@ from lorascope.report.document import Block, Bullets, Illustration
 from lorascope.report.facts import Facts
 from lorascope.report.figures import serving_bars, serving_curves, serving_overhead, serving_trade
 from lorascope.report.serving_answer import answer
+from lorascope.report.serving_break_even import break_even_table
 from lorascope.report.serving_merging import merging_table
 from lorascope.report.serving_rows import n_of, serving_of
 from lorascope.report.serving_tuning import tuning_blocks
@@ -38,6 +39,7 @@ def serving_blocks(facts: Facts) -> list[Block | None]:
         _SWITCHING.block(facts),
         serving_tables.switching_table(facts),
         _TRADE.block(facts),
+        break_even_table(facts),
         *tuning_blocks(facts),
         _advice(facts),
         serving_tables.results_table(facts),
@@ -136,8 +138,9 @@ _TRADE = _Figure(
     caption=lambda facts: (
         "One machine: one engine with an adapter a task against as many merged engines that take turns, each with "
         "its share of the requests at once. Machines: each holds all adapters, or one merged model, at its best "
-        "throughput over the batch sizes; dotted: the traffic beyond which merging never needs more. From medians over "
-        f"repeats, so without intervals. {n_of(facts)}."
+        "throughput over the batch sizes; dotted: the traffic beyond which merging never needs more. Bars and shades: 95% t "
+        "intervals over repeats of the figure computed within each (none below 3 repeats, or where some repeat has no such "
+        f"traffic). {n_of(facts)}."
     ),
     there=serving_trade.trade_places,
     draw=serving_trade.draw_trade,

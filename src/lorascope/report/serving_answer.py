@@ -13,6 +13,7 @@ from lorascope.report.serving_rows import (
     Place,
     arm_name,
     level_text,
+    over_repeats,
     overheads_of,
     percent,
     percent_more,
@@ -22,7 +23,7 @@ from lorascope.report.serving_rows import (
     serving_of,
 )
 from lorascope.stats.serving_advice import most_adapters_overheads
-from lorascope.stats.serving_analysis import OneMachine, ServingOverhead
+from lorascope.stats.serving_analysis import Figure, OneMachine, ServingOverhead
 from lorascope.stats.serving_trade import bytes_of_tasks
 
 _BATCHES_AT_MOST = 6
@@ -126,36 +127,43 @@ def _one_machine(facts: Facts, place: Place, where: str) -> Iterator[str]:
         return
     batch = max(m.batch for m in known)
     rows = sorted((m for m in known if m.batch == batch), key=lambda m: m.num_tasks)
-    losing = [m.num_tasks for m in rows if (m.gain or 0.0) <= 1]
+    (found,) = [t for t in serving_of(facts).tasks if (t.model, t.workload, t.batch) == (*place, batch)]
     most = rows[-1]
     gains = f"{_times(rows[0])}{f' to {_times(most)}' if most is not rows[0] else ''}"
-    if not losing:
+    if found.tasks.value is None:
+        verdict = f"merging wins up to {wording.plural(found.most_tasks, 'task')}, the most measured"
+        sure = f" (so in {found.tasks.num_repeats - found.tasks.num_found} of {_repeats(found.tasks)})"
+    elif found.tasks.value == rows[0].num_tasks:
         verdict = "one engine with adapters serves more than merged models in turns, for every number of tasks measured"
-    elif len(losing) == len(rows):
-        verdict = f"merging wins up to {wording.plural(most.num_tasks, 'task')}, the most measured"
+        sure = over_repeats(found.tasks, of="from how many tasks on", is_count=True)
     else:
-        verdict = f"merging wins while there are at most {wording.plural(max(losing), 'task')}"
+        verdict = f"merging wins while there are fewer than {found.tasks.value:.0f} tasks"
+        sure = over_repeats(found.tasks, is_count=True)
     yield (
-        f"{where}, one machine, {level_text(batch)} requests at once over all tasks: {verdict} "
-        f"(tokens/s of adapters over merged: {gains})."
+        f"{where}, one machine, {level_text(batch)} requests at once over all tasks: {verdict}{sure}; "
+        f"tokens/s of adapters over merged: {gains}."
     )
 
 
 def _times(row: OneMachine) -> str:
-    return f"{wording.ratio(row.gain)} with {wording.plural(row.num_tasks, 'task')}"
+    assert row.gain is not None
+    held = row.gain.interval
+    bounds = f" [{wording.ratio_range(held)}]" if held else ""
+    return f"{wording.ratio(row.gain.value)} with {wording.plural(row.num_tasks, 'task')}{bounds}"
 
 
 def _memory(facts: Facts, place: Place, where: str) -> Iterator[str]:
     for row in serving_of(facts).memory:
         if (row.model, row.workload) == place:
-            if row.break_even_tasks is None:
+            fewest = row.break_even_tasks
+            if fewest.value is None:
                 yield f"{where}, memory: an adapter takes as much as a model, so merging never takes more."
                 continue
-            tasks = max(4, row.break_even_tasks)
+            tasks, sure = max(4, round(fewest.value)), over_repeats(fewest, is_count=True)
             adapters, merged = (wording.bytes_text(size) for size in bytes_of_tasks(row, tasks))
             yield (
-                f"{where}, memory: merging wins while there are fewer than {row.break_even_tasks} tasks; weights of "
-                f"{wording.plural(tasks, 'task')} take {adapters} with adapters and {merged} merged."
+                f"{where}, memory: merging wins while there are fewer than {fewest.value:.0f} tasks{sure}; "
+                f"weights of {wording.plural(tasks, 'task')} take {adapters} with adapters and {merged} merged."
             )
 
 
@@ -167,17 +175,23 @@ def _machines(facts: Facts, place: Place, where: str) -> Iterator[str]:
         if row.num_tasks != most:
             continue
         mix = "asked for equally often" if row.mix == "uniform" else "whose shares follow Zipf's law"
-        if row.last is None or row.first is None:
-            told.append(f"tasks {mix}: adapters never need more machines")
+        if row.last.value is None:
+            found = f" (in {row.last.num_found} of {_repeats(row.last)} they do)" if row.last.num_found else ""
+            told.append(f"tasks {mix}: adapters never need more machines{found}")
         else:
             told.append(
-                f"tasks {mix}: merging wins while traffic exceeds {wording.significant(row.last, 3)} requests/s and "
-                f"never below {wording.significant(row.first, 3)}"
+                f"tasks {mix}: merging never needs more beyond {wording.significant(row.last.value, 3)} requests/s"
+                f"{over_repeats(row.last)} and never fewer below {wording.significant(row.first.value, 3)}"
+                f"{over_repeats(row.first)}"
             )
     if told:
         one = rows[-1]
         capacities = f"{wording.significant(one.adapter_capacity, 3)} v {wording.significant(one.merged_capacity, 3)}"
         yield f"{where}, machines for {most} tasks ({capacities} requests/s a machine): {'; '.join(told)}."
+
+
+def _repeats(figure: Figure) -> str:
+    return wording.plural(figure.num_repeats, "repeat")
 
 
 def _left_out(facts: Facts) -> Iterator[str]:

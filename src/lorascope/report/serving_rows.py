@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from lorascope.report import wording
 from lorascope.report.facts import Facts
-from lorascope.stats.serving_analysis import ServingAnalysis, ServingCell, ServingOverhead
+from lorascope.stats.interval import Interval
+from lorascope.stats.serving_analysis import Figure, ServingAnalysis, ServingCell, ServingOverhead
 from lorascope.stats.serving_cells import num_adapters, standard_cells
 
 Place = tuple[str, str]
@@ -110,6 +111,28 @@ def repeats_text(counts: Iterable[int]) -> str:
     """ "5 repeats", "3 to 5 repeats"."""
     numbers: Sequence[int] = list(counts) or [0]
     return f"{wording.range_text(numbers)} {'repeat' if max(numbers) == 1 else 'repeats'}"
+
+
+def over_repeats(figure: Figure, *, of: str = "", is_count: bool = False) -> str:
+    """ " [95% interval 110 to 140, 5 repeats]"; without an interval, in how many of the repeats the figure exists. of: what
+    the interval is of, where the text before does not say. is_count: of a number of tasks, the same in many repeats."""
+    held, repeats = figure.interval, wording.plural(figure.num_repeats, "repeat")
+    if held is not None and is_count and held.low == held.high:
+        return f" (in each of {repeats})"
+    if held is not None:
+        return f" [{f'{of}: ' if of else ''}95% interval {figure_range(held, is_count=is_count)}, {repeats}]"
+    if figure.is_at_every_repeat:
+        return f" ({repeats}: no interval)"
+    return f" (such a point exists in {figure.num_found} of {repeats}: no interval)"
+
+
+def figure_range(interval: Interval | None, *, is_count: bool = False) -> str:
+    """ "110 to 140"; of a number of tasks "2.0 to 3.1"."""
+    if interval is None:
+        return wording.ABSENT
+    if is_count:
+        return f"{wording.decimal(interval.low)} to {wording.decimal(interval.high)}"
+    return f"{wording.significant(interval.low, 3)} to {wording.significant(interval.high, 3)}"
 
 
 def n_of(facts: Facts) -> str:

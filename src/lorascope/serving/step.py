@@ -120,21 +120,36 @@ def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> _Co
     if search is not None:
         _report_search(context, search)
         comparison = replace(comparison, tuned=search.chosen)
+    return _Compared(_measured(context, comparison), search, merging)
+
+
+def _measured(context: StepContext, comparison: Comparison) -> list[dict[str, Any]]:
+    """What every process of a workload found, group by group of those that are started together."""
+    spec = comparison.spec
     processes = list(comparison.processes())
+    before = len(processes) * spec.workloads.index(comparison.workload)
+    at_hand = {process for process in processes if comparison.path(process).exists()}
     found, served, given_up, num_handled = [], set(), set(), 0
     for group in in_groups(processes, at_once=spec.engines_at_once):
         wanted = [p for p in group if (p.arm, p.setting) not in given_up]
         num_handled += len(group) - len(wanted)
-        for process, told in run_processes(comparison, wanted):
+        for num_ended, (process, told) in enumerate(run_processes(comparison, wanted), start=1):
             found.append(told)
             if told["figures"]:
                 served.add((process.arm, process.setting))
             elif _is_final(told) or (process.arm, process.setting) not in served:
                 given_up.add((process.arm, process.setting))
             num_handled += 1
-            before, total = (len(processes) * n for n in (spec.workloads.index(workload), len(spec.workloads)))
-            context.emit(StepProgress(step=context.step.id, done=before + num_handled, total=total, unit="engine"))
-    return _Compared(found, search, merging)
+            context.emit(
+                StepProgress(
+                    step=context.step.id,
+                    done=before + num_handled,
+                    total=len(processes) * len(spec.workloads),
+                    unit="engine",
+                    is_even=num_ended == len(wanted) and process not in at_hand,
+                )
+            )
+    return found
 
 
 def _gpu_share(spec: ServingSpec) -> float:

@@ -31,7 +31,7 @@ from lorascope.stats.serving_analysis import (
     Tuning,
 )
 from lorascope.stats.serving_fit import fit_overheads
-from lorascope.stats.serving_trade import machine_comparisons, task_memory, traffic_comparisons
+from lorascope.stats.serving_trade import machine_comparisons, task_memory, tasks_break_evens, traffic_comparisons
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +80,7 @@ def analyse_serving(
         overheads=overheads,
         regressions=fit_overheads(cells),
         one_machine=machine_comparisons(cells),
+        tasks=tasks_break_evens(cells),
         memory=task_memory(cells),
         traffic=traffic_comparisons(cells),
         switching=list(_switching(cells)),

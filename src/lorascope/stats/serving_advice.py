@@ -1,7 +1,7 @@
 """Sentences that follow from the numbers, each with what it rests on; none where the numbers do not carry one.
 
-A sentence about a comparison needs an interval that leaves out "no difference"; one about machines or memory needs measured
-capacities. Nothing here is opinion: change the numbers and the sentences change.
+A sentence about a comparison needs an interval that leaves out "no difference"; one about machines or memory needs a
+break-even with an interval, or none in any repeat. Nothing here is opinion: change the numbers and the sentences change.
 """
 
 from __future__ import annotations
@@ -68,25 +68,29 @@ def _one_machine(analysis: ServingAnalysis, model: str, workload: str) -> Iterat
         return
     tasks = max(m.num_tasks for m in found)
     most = max((m for m in found if m.num_tasks == tasks), key=lambda m: m.batch)
-    assert most.gain is not None
+    held = most.gain.interval if most.gain else None
+    if held is None or held.low <= 1 <= held.high:
+        return
     together = (
-        f"one engine with {tasks} adapters serves {most.gain:.2f} times the tokens of {tasks} merged models in turns"
+        f"one engine with {tasks} adapters serves {held.estimate:.2f} times (95% interval {held.low:.2f} to "
+        f"{held.high:.2f}) the tokens of {tasks} merged models in turns"
     )
-    advice = "let adapters share the base" if most.gain > 1 else "merge, and let the models take turns"
+    advice = "let adapters share the base" if held.low > 1 else "merge, and let the models take turns"
     yield Recommendation(
         f"{model}, {workload}: for {tasks} tasks on one machine at {most.batch:g} requests at once, {advice}: {together}.",
-        "medians of tokens/s; merged interpolated where its batch size was not measured",
+        "tokens/s within repeats, whole interval on one side of 1; merged interpolated where its batch was not measured",
     )
 
 
 def _memory(analysis: ServingAnalysis, model: str, workload: str) -> Iterator[Recommendation]:
     for found in analysis.memory:
-        if (found.model, found.workload) != (model, workload) or found.break_even_tasks is None:
+        fewest = found.break_even_tasks
+        if (found.model, found.workload) != (model, workload) or fewest.value is None or fewest.interval is None:
             continue
-        tasks = max(4, found.break_even_tasks)
+        tasks = max(4, round(fewest.value))
         adapters, merged = bytes_of_tasks(found, tasks)
         yield Recommendation(
-            f"{model}, {workload}: where memory is short, keep adapters apart from {found.break_even_tasks} tasks on: "
+            f"{model}, {workload}: where memory is short, keep adapters apart from {fewest.value:g} tasks on: "
             f"{tasks} tasks take {_bytes(adapters)} of weights with adapters, {_bytes(merged)} merged.",
             "weights and adapter slots as the engine reports them",
         )
@@ -98,13 +102,17 @@ def _machines(analysis: ServingAnalysis, model: str, workload: str) -> Iterator[
     for t in found:
         if t.num_tasks != tasks or t.mix != "uniform":
             continue
-        if t.last is None:
+        held = t.last.interval
+        if t.last.value is None and not t.last.num_found:
             text = f"adapters never need more machines than merging, for {tasks} tasks asked for equally often"
-        else:
+        elif held is not None:
             text = (
                 f"for {tasks} tasks asked for equally often, merging never needs more machines beyond "
-                f"{t.last:.3g} requests/s in all; below it adapters may need fewer"
+                f"{_rate(held.estimate)} requests/s in all (95% interval {_rate(held.low)} to {_rate(held.high)}); below it "
+                "adapters may need fewer"
             )
+        else:
+            continue
         yield Recommendation(f"{model}, {workload}: {text}.", "best requests/s of one machine over the batch sizes")
 
 
@@ -150,6 +158,10 @@ _SAY = (_latency, _one_machine, _memory, _machines, _tuning, _switch)
 def _adapters(arm: str) -> str:
     count = num_adapters(arm)
     return "1 adapter" if count == 1 else f"{count} adapters"
+
+
+def _rate(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def _percent(ratio: float) -> str:

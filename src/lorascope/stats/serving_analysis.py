@@ -101,31 +101,62 @@ class ServingRegression:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A number that is computed from several cells: within every repeat that has all of them.
+
+    value: the geometric mean over repeats where there is an interval (t over repeats on logs), else what medians over
+    repeats give; None if nothing does. interval: None where fewer than 3 repeats have the cells, or where in some of them
+    the number does not exist (merging never pays) or is 0. num_found: in how many of the `num_repeats` it does.
+    """
+
+    value: float | None
+    interval: Interval | None
+    num_found: int
+    num_repeats: int
+
+    @property
+    def is_at_every_repeat(self) -> bool:
+        return self.num_found == self.num_repeats
+
+
+@dataclass(frozen=True)
 class OneMachine:
     """`num_tasks` tasks on one machine: one engine with that many adapters at `batch`, or as many merged engines that
-    share the machine, each at batch / tasks. gain: adapters over merged (above 1: adapters serve more)."""
+    share the machine, each at batch / tasks. gain: adapters over merged (above 1: adapters serve more); None: `reason`."""
 
     model: str
     workload: str
     metric: str
     num_tasks: int
     batch: float
-    adapters: float | None
-    merged: float | None
-    gain: float | None
+    adapters: Figure | None
+    merged: Figure | None
+    gain: Figure | None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class TasksBreakEven:
+    """tasks: from how many on, of those compared on one machine at `batch`, one engine with adapters serves more than merged
+    ones in turns. most_tasks: the most compared."""
+
+    model: str
+    workload: str
+    batch: float
+    tasks: Figure
+    most_tasks: int
 
 
 @dataclass(frozen=True)
 class TaskMemory:
     """weights_bytes: of one merged model (W). adapter_bytes: of one adapter (a). break_even_tasks: the fewest tasks for
-    which W + T a is less than T W (None: never)."""
+    which W + T a is less than T W."""
 
     model: str
     workload: str
     weights_bytes: float
     adapter_bytes: float
-    break_even_tasks: int | None
+    break_even_tasks: Figure
 
 
 @dataclass(frozen=True)
@@ -133,7 +164,7 @@ class TrafficBreakEven:
     """Machines for total traffic: ceil(traffic / C_a) with adapters, sum over tasks of ceil(traffic p / C_m) merged.
 
     adapter_capacity, merged_capacity: requests/s of one machine. first: the lowest traffic at which merging needs fewer
-    machines; last: beyond it merging never needs more (None: that never happens). mix: "uniform" or "zipf".
+    machines; last: beyond it merging never needs more. mix: "uniform" or "zipf".
     """
 
     model: str
@@ -142,8 +173,8 @@ class TrafficBreakEven:
     mix: str
     adapter_capacity: float
     merged_capacity: float
-    first: float | None
-    last: float | None
+    first: Figure
+    last: Figure
     reason: str = ""
 
 
@@ -211,6 +242,7 @@ class ServingAnalysis:
     overheads: list[ServingOverhead]
     regressions: list[ServingRegression]
     one_machine: list[OneMachine]
+    tasks: list[TasksBreakEven]
     memory: list[TaskMemory]
     traffic: list[TrafficBreakEven]
     switching: list[Switching]

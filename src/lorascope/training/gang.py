@@ -96,7 +96,7 @@ class Gang:
         reset_peak_memory(self.device)
         self._clock = GangClock(self.device)
         try:
-            self._look()
+            self._look(is_taken_up=True)
             yield from self._leave()
             while self.members:
                 self.advance()
@@ -180,7 +180,7 @@ class Gang:
             return True
         return time.perf_counter() - self._looked_at >= _SECONDS_BETWEEN_LOOKS
 
-    def _look(self) -> None:
+    def _look(self, *, is_taken_up: bool = False) -> None:
         """Books the time, reads the losses, scores who is due. What befalls a member on the way is its `problem`."""
         self._clock.book([member.meters for member in self.members], "training", updates=len(self._pending))
         preparation, self.stepper.preparation_seconds = self.stepper.preparation_seconds, 0.0
@@ -191,7 +191,7 @@ class Gang:
         self._note_losses()
         for member in self.members:
             with _blaming(member):
-                member.report()
+                member.report(is_taken_up=is_taken_up)
         due = [member for member in self.members if member.is_due and member.problem is None]
         for member in due:
             with _blaming(member):

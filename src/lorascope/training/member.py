@@ -190,12 +190,16 @@ class Member:
             return
         progress.snapshots += [{"update": progress.update, "name": name, "value": v} for name, v in seen.items()]
 
-    def report(self) -> None:
-        """Says how far it is."""
-        rates = {"tokens/s": self.meters.tokens_per_second()}
+    def report(self, *, is_taken_up: bool = False) -> None:
+        """Says how far it is. is_taken_up: it has done nothing yet since it was begun or resumed."""
         self.emit(
             StepProgress(
-                step=self.step_id, done=self.progress.update, total=self.last_update, unit="update", rates=rates
+                step=self.step_id,
+                done=self.progress.update,
+                total=self.last_update,
+                unit="update",
+                rates={"tokens/s": self.meters.tokens_per_second()},
+                is_even=not is_taken_up,
             )
         )
 

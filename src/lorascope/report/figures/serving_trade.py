@@ -62,11 +62,16 @@ def _tasks(axes: Axes, facts: Facts, place: Place) -> tuple[str, str]:
     tasks = [row.num_tasks for row in rows]
     ends = []
     for label, tint, shape, values in (
-        ("one engine,\nadapters", _ADAPTERS, "o", [row.adapters or 0.0 for row in rows]),
-        ("merged,\nin turns", _MERGED, "s", [row.merged or 0.0 for row in rows]),
+        ("one engine,\nadapters", _ADAPTERS, "o", [row.adapters for row in rows]),
+        ("merged,\nin turns", _MERGED, "s", [row.merged for row in rows]),
     ):
-        axes.plot(tasks, values, color=tint, marker=shape, markersize=4, markeredgewidth=0, linewidth=1.5)
-        ends.append((label, tint, values[-1]))
+        heights = [value.value or 0.0 if value else 0.0 for value in values]
+        axes.plot(tasks, heights, color=tint, marker=shape, markersize=4, markeredgewidth=0, linewidth=1.5)
+        held = [(at, value.interval) for at, value in zip(tasks, values, strict=True) if value and value.interval]
+        axes.vlines(
+            [at for at, _ in held], [i.low for _, i in held], [i.high for _, i in held], color=tint, linewidth=1.5
+        )
+        ends.append((label, tint, heights[-1]))
     axes.set_ylim(bottom=0)
     axes.margins(x=0.08)
     axes.set_xticks(tasks)
@@ -78,7 +83,7 @@ def _tasks(axes: Axes, facts: Facts, place: Place) -> tuple[str, str]:
 def _traffic(axes: Axes, facts: Facts, place: Place) -> tuple[str, str]:
     rows = most_tasks(facts, place)
     one = rows[0]
-    crossing = max((row.last or 0.0 for row in rows), default=0.0)
+    crossing = max(row.last.interval.high if row.last.interval else row.last.value or 0.0 for row in rows)
     end = max(1.25 * crossing, 1.1 * one.num_tasks * one.merged_capacity)
     traffic = np.linspace(end / 1200, end, 1200)
     ends = []
@@ -94,8 +99,10 @@ def _traffic(axes: Axes, facts: Facts, place: Place) -> tuple[str, str]:
             traffic, counts, where="mid", color=tint, linewidth=1.2, linestyle="-" if row.mix == "uniform" else "--"
         )
         ends.append((label, tint, counts[-1]))
-        if row.last:
-            axes.axvline(row.last, color=tint, linewidth=0.8, linestyle=":", zorder=1)
+        if row.last.value:
+            axes.axvline(row.last.value, color=tint, linewidth=0.8, linestyle=":", zorder=1)
+        if row.last.interval:
+            axes.axvspan(row.last.interval.low, row.last.interval.high, color=tint, alpha=0.12, linewidth=0, zorder=0)
     axes.set_xlim(0, end)
     axes.set_ylim(bottom=0)
     axes.locator_params(axis="both", nbins=5, integer=False)
