@@ -55,7 +55,6 @@ REAL_TASK = (
     ("1e-2", "1e-3"),
     ("data: {", "data: {train_examples: 16, validation_examples: 8, "),
     ("epochs: 2", "epochs: 1"),
-    ("max_length: 32", "max_length: 16"),
 )
 CHANGES = {"first layers": REAL_TASK, "whole": (WHOLE, *REAL_TASK), "small": ()}
 
