@@ -24,7 +24,7 @@ demo: $(DEMO) ## install, run studies/quickstart.yaml, say where the report is
 	$(BIN)/lorascope run studies/quickstart.yaml
 
 test: $(DEV) $(SERVE) ## run the tests (no network, no GPU)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(DEV) $(SERVE) ## run the simulations and whole studies too
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -205,33 +205,35 @@ class MethodContract:
             assert found.keys() == expected.keys()
             assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
-    @pytest.mark.parametrize("killed_after", [1, 7, 14])
-    def test_stopped_and_resumed_run_equals_an_undisturbed_one(
-        self, base: BaseModel, method: Method, columns: ColumnStore, tmp_path: Path, killed_after: int,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:  # fmt: skip
+    def test_a_run_stopped_and_resumed_again_and_again_equals_an_undisturbed_one(
+        self, base: BaseModel, method: Method, columns: ColumnStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("LORASCOPE_CHECKPOINT_SECONDS", "0")
         whole = self.loop(base, method, columns)
         whole.run()
-        broken = self.loop(base, method, columns)
-        advance = broken.gang.advance
-
-        def until_killed() -> torch.Tensor:
-            if broken.progress.update == killed_after:
-                raise Killed
-            return advance()
-
-        broken.gang.advance = until_killed  # type: ignore[method-assign]
-        checkpointer = Checkpointer(tmp_path, largest_share=1e9)
-        with pytest.raises(Killed):
-            broken.run(checkpointer)
+        for killed_after in (1, 7, 14):
+            broken = self.loop(base, method, columns)
+            kill_after(broken, killed_after)
+            with pytest.raises(Killed):
+                broken.run(Checkpointer(tmp_path, largest_share=1e9))
         resumed = self.loop(base, method, columns)
         resumed.run(Checkpointer(tmp_path))
-        assert resumed.progress.resumed == 1
+        assert resumed.progress.resumed == 3
         assert resumed.progress.losses == whole.progress.losses
         assert resumed.progress.curve == whole.progress.curve
         for name, parameter in whole.model.named_parameters():
             assert torch.equal(parameter, resumed.model.get_parameter(name))
+
+
+def kill_after(loop: OneRun, update: int) -> None:
+    advance = loop.gang.advance
+
+    def until_killed() -> torch.Tensor:
+        if loop.progress.update == update:
+            raise Killed
+        return advance()
+
+    loop.gang.advance = until_killed  # type: ignore[method-assign]
 
 
 class Step(NamedTuple):

@@ -12,12 +12,12 @@ from small_study import environment, lorascope, run, write_small_study
 from lorascope import api
 from lorascope.plan.status import StudyStatus
 
-LONGER = ["--set", "train.epochs=12"]  # so that there is something to see
+LONGER = ["--set", "train.epochs=8"]  # so that there is something to see
 
 
 def test_a_running_study_is_followed_to_its_end_and_its_records_plan_the_next_seeds(tmp_path: Path) -> None:
     path = write_small_study(tmp_path)
-    study = api.load(path, overrides=["train.epochs=12"])
+    study = api.load(path, overrides=["train.epochs=8"])
     reader = api.watch(study, store=tmp_path / "store", results=tmp_path / "results")
     assert reader.read().running == ()
     options = {
@@ -66,7 +66,7 @@ def check_what_was_seen(seen: list[StudyStatus]) -> None:
     gangs = [gang for status in seen for gang in status.running if gang.kind == "train"]
     assert gangs
     members = [member for gang in gangs for member in gang.members]
-    assert any(member.done and member.total == 360 and member.loss is not None for member in members)
+    assert any(member.done and member.total == 240 and member.loss is not None for member in members)
     assert all(gang.is_of_study for gang in gangs)
     assert any(status.left is not None and status.left.seconds > 0 for status in seen)
     done = [sum(state == "done" for _, _, state in status.states) for status in seen]

@@ -29,7 +29,7 @@ from lorascope.errors import EnvironmentProblem
 
 # Runs long enough to be met under way, each on a worker of its own; drift is measured elsewhere.
 LONGER = (
-    STUDY.replace("epochs: 4,", "epochs: 12, early_stopping: null, gang: off,")
+    STUDY.replace("epochs: 4,", "epochs: 8, early_stopping: null, gang: off,")
     .replace("measure: {drift: {examples: 60, draws: 200}}\n", "")
     .replace("  H1b: {lower: lora, than: full, on: drift, by: 5%}\n", "")
 )

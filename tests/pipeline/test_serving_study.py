@@ -1,5 +1,5 @@
-"""A whole study that serves what it trained with real vLLM on the CPU, adapters and heads of its own: over a real decoder,
-and over a small one with `make slow`.
+"""A whole study that serves what it trained with real vLLM on the CPU, adapters and heads of its own: over the first
+layers of a real decoder, and over all of them and over a small one with `make slow`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from small_study import run, write_small_study
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lorascope.models.catalog import describe_model
+from lorascope.models.checkpoint import checkpoint_directory
+from lorascope.study.spec import ModelSpec
 from small_served import save_small_llama
 
 REPOSITORY = Path(__file__).parents[2]
@@ -45,27 +49,42 @@ measure:
 hypotheses:
   H2: {overhead: adapters-2, over: merged, on: latency_p95, at_most: 30%}
 """
-REAL = (
-    ("[{name: tiny, source: {path: llama}}]", "[smollm2-135m]"),
+WHOLE = ("[{name: tiny, source: {path: llama}}]", "[smollm2-135m]")
+REAL_TASK = (
     (STUDY[STUDY.index("tasks:") : STUDY.index("methods:")], "tasks: [docstrings]\n"),
     ("1e-2", "1e-3"),
-    ("data: {", "data: {train_examples: 48, validation_examples: 16, "),
+    ("data: {", "data: {train_examples: 16, validation_examples: 8, "),
     ("epochs: 2", "epochs: 1"),
 )
+CHANGES = {"first layers": REAL_TASK, "whole": (WHOLE, *REAL_TASK), "small": ()}
 
 
-@pytest.fixture(scope="module", params=["real", pytest.param("small", marks=pytest.mark.slow)])
+def save_first_layers(directory: Path, *, num_layers: int, cache: Path) -> None:
+    """A real decoder's first layers, with its embedding, head and tokenizer, read as a study reads it: from a GGUF file."""
+    identity, locations = describe_model(ModelSpec.model_validate("smollm2-135m"))
+    whole = checkpoint_directory(identity, locations=locations, cache_dir=cache)
+    AutoModelForCausalLM.from_pretrained(whole, num_hidden_layers=num_layers).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(whole).save_pretrained(directory)
+
+
+@pytest.fixture(
+    scope="module",
+    params=["first layers", *(pytest.param(name, marks=pytest.mark.slow) for name in ("whole", "small"))],
+)
 def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study's folder, the study run to its end."""
     assert PYTHON.exists(), f"{PYTHON} is not there: make it with `make serve-env`"
     folder = tmp_path_factory.mktemp("served")
     text = STUDY
-    for small, real in REAL if request.param == "real" else ():
+    for small, real in CHANGES[request.param]:
         assert small in text
         text = text.replace(small, real)
     write_small_study(folder, text)
-    save_small_llama(folder / "llama")
-    done = run(folder, "run", "study.yaml", "--json", LORASCOPE_SERVE_PYTHON=str(PYTHON), OMP_NUM_THREADS="2")
+    if request.param == "small":
+        save_small_llama(folder / "llama")
+    elif request.param == "first layers":
+        save_first_layers(folder / "llama", num_layers=4, cache=folder / "store" / "cache")
+    done = run(folder, "run", "study.yaml", "--json", LORASCOPE_SERVE_PYTHON=str(PYTHON))
     assert done.returncode == 0, done.stderr[-4000:]
     (folder / "outcome.json").write_text(done.stdout)
     return folder
