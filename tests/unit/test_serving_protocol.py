@@ -23,6 +23,8 @@ class Engine:
     """Answers every request after 10 ms, and keeps a diary."""
 
     diary: ClassVar[list[str]] = []
+    asked: ClassVar[list[tuple[str, int]]] = []
+    """(engine, batch size) of every load"""
 
     def __init__(self, *arguments: Any, directory: Path, **named: Any) -> None:
         self.name = directory.name
@@ -53,6 +55,7 @@ class Engine:
     def serve(self, batches: Any, **named: Any) -> ServedBatches:
         self.fail_at("serve")
         self.diary.append(f"{self.name} serves")
+        self.asked.append((self.name, len(batches[0])))
         asked = [request for batch in batches for request in batch]
         self.num_asked += len(asked)
         return ServedBatches(
@@ -68,14 +71,19 @@ class Engine:
 def diary(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the engines do, in order."""
     monkeypatch.setattr(Engine, "diary", [])
+    monkeypatch.setattr(Engine, "asked", [])
     monkeypatch.setattr(protocol, "EngineProcess", Engine)
     monkeypatch.setattr(together, "time", SimpleNamespace(sleep=lambda seconds: Engine.diary.append("rest")))
     return Engine.diary
 
 
-def comparison_of(directory: Path, check: Any, *arms: Any, repeats: int = 1, at_once: int = 3) -> protocol.Comparison:
+def comparison_of(
+    directory: Path, check: Any, *arms: Any, repeats: int = 1, at_once: int = 3, batch_sizes: tuple[int, ...] = (1,)
+) -> protocol.Comparison:
     return protocol.Comparison(
-        spec=ServingSpec(arms=arms, batch_sizes=(1,), requests=3, warmup=1, repeats=repeats, engines_at_once=at_once),
+        spec=ServingSpec(
+            arms=arms, batch_sizes=batch_sizes, requests=3, warmup=1, repeats=repeats, engines_at_once=at_once
+        ),
         workload="classification",
         arms={arm: Arm(arm, directory, {}) for arm in arms},
         prompts=[[5, 6, 7]],
@@ -132,6 +140,59 @@ def test_rows_of_a_process_that_was_killed_before_its_figures_stand_in_no_table(
     assert not passed or 77 not in set(table["request"])
 
 
+def test_arms_of_a_repeat_answer_load_by_load_in_turns_and_repeats_do_not_mix(tmp_path: Path, diary: list[str]) -> None:
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", repeats=2, at_once=4, batch_sizes=(1, 2))
+    processes = list(comparison.processes())
+    found = [told for _, told in protocol.run_processes(comparison, processes)]
+    assert sorted(diary[:4]) == sorted(f"{process.name} starts" for process in processes)
+    assert diary[4] == "rest" and diary.count("rest") == 1
+    expected = []
+    for first, second in (processes[:2], processes[2:]):
+        warm_up = [(process.name, size) for process in (first, second) for size in (1, 2)]
+        expected += [*warm_up, (first.name, 1), (second.name, 1), (first.name, 2), (second.name, 2)]
+    assert Engine.asked == expected
+    for process in processes:
+        mine = [place for place, line in enumerate(diary) if line.startswith(process.name)]
+        assert diary[mine[-1]] == f"{process.name} ends" and mine[-1] == mine[-2] + 1, "as soon as it is measured"
+    assert [(told["repeat"], told["arm"]) for told in found] == [(p.repeat, p.arm) for p in processes]
+    assert all({figure.get("level") for figure in told["figures"]} == {1, 2, None} for told in found)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "sizes"),
+    [(3, [3, 3, 3]), (5, [3, 3, 3]), (7, [6, 3]), (20, [9]), (2, [2, 2, 2, 2, 1]), (1, [1] * 9)],
+)
+def test_engines_are_started_by_whole_repeats_where_one_fits(tmp_path: Path, at_once: int, sizes: list[int]) -> None:
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full", repeats=3, at_once=at_once)
+    processes = list(comparison.processes())
+    groups = list(protocol.groups_started_together(processes, at_once=at_once))
+    assert [len(group) for group in groups] == sizes
+    assert [process for group in groups for process in group] == processes
+
+
+def test_one_that_dies_in_its_second_load_starts_over_while_the_others_have_their_turns(
+    tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", batch_sizes=(1, 2, 4))
+    first, second = comparison.processes()
+    dies_at_load(monkeypatch, first.name, 2)
+    found = dict(protocol.run_processes(comparison, [first, second]))
+    a, b = first.name, second.name
+    warm_up = [1, 2, 4]
+    assert Engine.asked == [
+        *((a, size) for size in warm_up), *((b, size) for size in warm_up), (a, 1), (b, 1),
+        *((a, size) for size in warm_up), (b, 2), (a, 1), (b, 4), (a, 2), (a, 4),
+    ]  # fmt: skip
+    assert diary.index(f"{b} ends") < len(diary) - 1 - diary[::-1].index(f"{a} serves"), (
+        "it does not wait for the other"
+    )
+    assert list(found) == [second, first]
+    assert found[first]["lost"] == ["died: it died"] and not found[second]["lost"]
+    for told in found.values():
+        levels = [figure["level"] for figure in told["figures"] if figure["metric"] == "latency_ms_p95"]
+        assert told["failure"] is None and levels == [1, 2, 4]
+
+
 def test_only_a_group_of_engines_that_was_measured_whole_tells_a_pace(tmp_path: Path, diary: list[str]) -> None:
     """Two groups of three; the first process was measured before a kill."""
     comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full", repeats=2)
@@ -145,85 +206,6 @@ def test_only_a_group_of_engines_that_was_measured_whole_tells_a_pace(tmp_path: 
     told.clear()
     step._measured(context, comparison)
     assert not any(news.is_even for news in told), "what is read takes no time"
-
-
-def loads_asked(diary: list[str], *, warm_ups: int) -> list[str]:
-    """Whose load it is, each line of the diary that is one: a process warms up `warm_ups` times before its first."""
-    seen: dict[str, int] = {}
-    asked = []
-    for line in diary:
-        name, _, what = line.partition(" ")
-        if what == "serves":
-            seen[name] = seen.get(name, 0) + 1
-            asked += [name] if seen[name] > warm_ups else []
-    return asked
-
-
-def test_engines_started_together_take_turns_load_by_load(tmp_path: Path, diary: list[str]) -> None:
-    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full")
-    comparison = replace(comparison, spec=comparison.spec.model_copy(update={"batch_sizes": (1, 2)}))
-    processes = list(comparison.processes())
-    found = [told for _, told in protocol.run_processes(comparison, processes)]
-    names = [process.name for process in processes]
-    assert sorted(diary[:3]) == sorted(f"{name} starts" for name in names)
-    assert diary[3] == "rest"
-    assert loads_asked(diary, warm_ups=2) == [*names, *names], "each load by all, in the protocol's order"
-    assert [process["arm"] for process in found] == [process.arm for process in processes]
-    assert [line for line in diary if line.endswith("ends")] == [f"{name} ends" for name in names]
-
-
-def test_repeats_that_are_started_together_do_not_mix(tmp_path: Path, diary: list[str]) -> None:
-    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", repeats=2, at_once=4)
-    comparison = replace(comparison, spec=comparison.spec.model_copy(update={"batch_sizes": (1, 2)}))
-    processes = list(comparison.processes())
-    list(protocol.run_processes(comparison, processes))
-    (one, two), (three, four) = ([p.name for p in processes if p.repeat == repeat] for repeat in (0, 1))
-    assert loads_asked(diary, warm_ups=2) == [one, two, one, two, three, four, three, four]
-
-
-def test_an_engine_that_dies_in_the_middle_is_started_again_and_the_others_keep_their_turns(
-    tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    serve, died = Engine.serve, []
-
-    def serve_or_die(self: Engine, batches: Any, **named: Any) -> ServedBatches:
-        if "merged" in self.name and self.num_asked >= 7 and not died:  # two warm-ups and one load
-            died.append(self)
-            raise EngineFailure("it died", kind="died")
-        return serve(self, batches, **named)
-
-    monkeypatch.setattr(Engine, "serve", serve_or_die)
-    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged")
-    comparison = replace(comparison, spec=comparison.spec.model_copy(update={"batch_sizes": (1, 2)}))
-    found = {told["arm"]: told for _, told in protocol.run_processes(comparison, list(comparison.processes()))}
-    assert len(died) == 1 and found["merged"]["lost"] == ["died: it died"] and not found["base"]["lost"]
-    assert [len(told["figures"]) for told in found.values()] == [len(found["base"]["figures"])] * 2
-    assert sum("base" in line and line.endswith("starts") for line in diary) == 1
-
-
-def test_no_engine_is_left_when_measuring_breaks_off(tmp_path: Path, diary: list[str]) -> None:
-    def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
-        if arm.name == "full":
-            raise RuntimeError("a defect")
-        return equals_its_run(engine, arm)
-
-    comparison = comparison_of(tmp_path, check, "base", "merged", "full")
-    processes = list(comparison.processes())
-    with pytest.raises(RuntimeError, match="a defect"):
-        list(protocol.run_processes(comparison, processes))
-    assert {f"{process.name} ends" for process in processes} <= set(diary)
-
-
-@pytest.mark.parametrize(
-    ("at_once", "sizes"), [(1, [1] * 6), (2, [2, 2, 2]), (3, [3, 3]), (5, [3, 3]), (6, [6]), (9, [6])]
-)
-def test_what_is_started_together_are_whole_repeats_where_one_fits(
-    tmp_path: Path, at_once: int, sizes: list[int]
-) -> None:
-    processes = list(comparison_of(tmp_path, equals_its_run, "base", "merged", "full", repeats=2).processes())
-    groups = list(protocol.in_groups(processes, at_once=at_once))
-    assert [len(group) for group in groups] == sizes
-    assert [process for group in groups for process in group] == processes
 
 
 @pytest.mark.parametrize(("at_once", "told"), [(1, True), (2, False)])
@@ -264,6 +246,20 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, name: str, what: str, failure:
         return start(self)
 
     monkeypatch.setattr(Engine, "start", start_to_fail)
+
+
+def dies_at_load(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """The first engine of that name dies at its load of that number, after its warm-up."""
+    serve, sizes = Engine.serve, []
+
+    def serve_or_die(self: Engine, batches: Any, **named: Any) -> ServedBatches:
+        if self.name == name:
+            sizes.append(len(batches[0]))
+            if len(sizes) == 3 + number:
+                raise EngineFailure("it died", kind="died")
+        return serve(self, batches, **named)
+
+    monkeypatch.setattr(Engine, "serve", serve_or_die)
 
 
 def of_arm(diary: list[str], arm: str) -> list[str]:
@@ -353,3 +349,55 @@ def test_engines_that_wait_are_ended_when_the_study_is_interrupted(tmp_path: Pat
     assert {line.split()[0] for line in diary if line.endswith("ends")} == {
         line.split()[0] for line in diary if line != "rest"
     }
+
+
+def started_and_ended(diary: list[str]) -> tuple[list[str], list[str]]:
+    """Names, one an engine."""
+    starts, ends = ([line.split()[0] for line in diary if line.endswith(word)] for word in ("starts", "ends"))
+    return sorted(starts), sorted(ends)
+
+
+def test_whatever_is_raised_at_a_turn_ends_all_engines_also_one_that_was_started_again(
+    tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", repeats=2, at_once=4, batch_sizes=(1, 2, 4))
+    first, second, *_ = processes = list(comparison.processes())
+    dies_at_load(monkeypatch, first.name, 1)
+    serve = Engine.serve
+
+    def serve_until_the_second_load(self: Engine, batches: Any, **named: Any) -> ServedBatches:
+        if [name for name, _ in self.asked].count(second.name) == 4 and self.name == second.name:
+            raise KeyboardInterrupt
+        return serve(self, batches, **named)
+
+    monkeypatch.setattr(Engine, "serve", serve_until_the_second_load)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(protocol.run_processes(comparison, processes))
+    starts, ends = started_and_ended(diary)
+    assert starts.count(first.name) == 2 and starts == ends
+    assert caught.tb, "the traceback still holds the turns: nothing was ended by being forgotten"
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_engines_end_when_nobody_wants_more(tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", repeats=2, at_once=4, batch_sizes=(1, 2, 4))
+    first, second, *_ = processes = list(comparison.processes())
+    dies_at_load(monkeypatch, first.name, 2)
+    with pytest.raises(OSError, match="no room for a table"):
+        for process, _ in protocol.run_processes(comparison, processes):
+            assert process == second, "the other has been started again and is not done"
+            raise OSError("no room for a table")
+    starts, ends = started_and_ended(diary)
+    assert len(starts) == 5 and starts == ends
+
+
+def test_of_a_repeat_that_was_interrupted_only_what_is_missing_takes_turns(tmp_path: Path, diary: list[str]) -> None:
+    comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full", batch_sizes=(1, 2))
+    first, second, third = processes = list(comparison.processes())
+    before = dict(protocol.run_processes(comparison, processes))
+    for process in (first, third):
+        comparison.path(process).unlink()
+    Engine.asked.clear()
+    again = dict(protocol.run_processes(comparison, processes))
+    assert again[second] == before[second] and again.keys() == before.keys()
+    assert [name for name, _ in Engine.asked[4:]] == [first.name, third.name] * 2

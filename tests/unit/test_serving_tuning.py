@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lorascope.evaluation.serving_record import read_serving
-from lorascope.serving import tuning
+from lorascope.serving import together, tuning
 from lorascope.serving.arms import Arm
 from lorascope.serving.equivalence import EquivalenceGate
 from lorascope.serving.exchange import EngineConfig, EngineFailure, Ready, Served, ServedBatches
@@ -32,6 +32,8 @@ class Engine:
 
     seconds: ClassVar[Mapping[str, float | Exception]] = {}
     started: ClassVar[list[EngineConfig]] = []
+    asked: ClassVar[list[tuple[str, int]]] = []
+    """(options beside `shared`, batch size) of every load"""
 
     def __init__(self, engine: str, config: EngineConfig, **named: Any) -> None:
         self.config = config
@@ -51,7 +53,11 @@ class Engine:
     def end(self) -> None:
         pass
 
+    def memory(self) -> dict[str, int]:
+        return {}
+
     def serve(self, batches: Any, **named: Any) -> ServedBatches:
+        self.asked.append(("+".join(list(self.config.options)[1:]), len(batches[0])))
         asked = [request for batch in batches for request in batch]
         answers = tuple(Served(r.id, 0.0, 0.01, 0.01, (0.01,), None, 0.0) for r in asked)
         assert isinstance(self._took, float)
@@ -63,6 +69,7 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Comparison:
     """Two adapters on two modules, served in batches of 1 and 2 by the stand-in."""
     monkeypatch.setattr(tuning, "EngineProcess", Engine)
     monkeypatch.setattr(Engine, "started", [])
+    monkeypatch.setattr(Engine, "asked", [])
     adapters = {}
     for name, module in (("a", "q_proj"), ("b", "v_proj")):
         (tmp_path / name).mkdir()
@@ -152,6 +159,15 @@ def test_a_lever_of_gpus_is_not_tried_on_a_processor(comparison):
     idle = {trial.levers[0]: trial.reason for trial in search.trials if trial.outcome == "idle"}
     assert {"specialize_active_lora", "VLLM_LORA_ENABLE_DUAL_STREAM", "VLLM_TUNED_CONFIG_FOLDER"} <= idle.keys()
     assert len(Engine.started) == 4, "the default and three levers"
+
+
+def test_trials_that_are_started_together_take_turns_size_by_size_and_the_default_is_last(comparison, monkeypatch):
+    monkeypatch.setattr(together, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(tuning, "known_levers", lambda *given, **named: [Lever("a", {"a": 1}), Lever("b", {"b": 1})])
+    at_once = comparison.spec.model_copy(update={"engines_at_once": 3})
+    search = tuning.search_levers(replace(comparison, spec=at_once))
+    assert Engine.asked == [("a", 1), ("b", 1), ("", 1), ("a", 2), ("b", 2), ("", 2)]
+    assert [trial.batch_ms.keys() for trial in search.trials] == [{"1", "2"}] * 3
 
 
 def test_a_search_that_was_interrupted_goes_on_with_the_next_trial(comparison):

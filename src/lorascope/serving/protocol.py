@@ -1,20 +1,21 @@
 """How arms are compared: fresh engine processes, arms in random order within each repeat, proof before any time is taken.
 
 A repeat is a block: every arm is started once in it, answers the same requests, and is ended. What one process found is
-written down the moment it ends, so a comparison that is interrupted goes on with the next one. An engine that dies is
+written down the moment it ends, so a comparison that is interrupted goes on with the others. An engine that dies is
 started again; one that cannot serve an arm at all, or computes something else than the run does, is reported and not timed.
-Engines may be started several at once, since most of their time goes into starting. Then those of a repeat answer each load
-one after another, while the others wait without a request.
+Engines may be started several at once, since most of their time goes into starting. Only one is asked at a time all the
+same: those of a block answer load by load in turns, so that a slow phase of the machine meets every arm alike, while all
+others wait without a request.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from lorascope.serving.levers import Lever
 from lorascope.serving.load import Load, draw_batches, generator_of, in_random_order, loads_of
 from lorascope.serving.switching import CPU_SLOTS, SLOTS, draw_probes, states_of
 from lorascope.serving.timing import load_figures, request_rows
-from lorascope.serving.together import OUT_OF_MEMORY, Started, measured_in_turn, started
+from lorascope.serving.together import OUT_OF_MEMORY, Started, Turns, measured_in_turns, started
 from lorascope.study.measure import ServingSpec, arm_name
 
 ATTEMPTS = 3
@@ -98,27 +99,26 @@ class Comparison:
         return self.directory / f"{process.name}.json"
 
 
-def in_groups(processes: Sequence[Process], *, at_once: int) -> Iterator[list[Process]]:
-    """What is started together: as many whole repeats as fit, or what fits where not even one does."""
-    repeats = [list(of_repeat) for _, of_repeat in groupby(processes, key=lambda process: process.repeat)]
-    num_whole = at_once // max(map(len, repeats))
-    if num_whole == 0:
-        yield from (list(processes[first : first + at_once]) for first in range(0, len(processes), at_once))
-    else:
-        for first in range(0, len(repeats), num_whole):
-            yield list(chain.from_iterable(repeats[first : first + num_whole]))
+def groups_started_together(processes: Sequence[Process], *, at_once: int) -> Iterator[Sequence[Process]]:
+    """As many whole repeats as fit, so that all of a repeat takes turns; where not even one fits, what does. processes: all
+    of a comparison, repeat by repeat."""
+    per_repeat = sum(process.repeat == 0 for process in processes)
+    size = at_once // per_repeat * per_repeat or at_once
+    for first in range(0, len(processes), size):
+        yield processes[first : first + size]
 
 
 def run_processes(comparison: Comparison, processes: Sequence[Process]) -> Iterator[tuple[Process, dict[str, Any]]]:
     """What each process found: from its file if it ended before, else by running it. All that have to run are started at
-    once; those of one repeat take turns, load by load, in their order. One for which the others left no memory comes after
-    them, alone. Never raises EngineFailure: a failure is part of what was found."""
-    missing = {p: partial(_engine, comparison, p) for p in processes if not comparison.path(p).exists()}
+    once; those of one repeat are measured in turns, in their order. One for which the others left no memory comes after them,
+    alone. Never raises EngineFailure: a failure is part of what was found."""
+    missing = [process for process in processes if not comparison.path(process).exists()]
     for process in processes:
         if process not in missing:
             yield process, json.loads(comparison.path(process).read_text())
-    measure = partial(_with_attempts, comparison)
-    for process, found in measured_in_turn(missing, measure, block=lambda p: p.repeat, rest=comparison.rests):
+    blocks = [list(block) for _, block in groupby(missing, key=lambda process: process.repeat)]
+    make, measure = partial(_engine, comparison), partial(_with_attempts, comparison)
+    for process, found in measured_in_turns(blocks, make, measure, rest=comparison.rests):
         _write_down(comparison.path(process), found)
         yield process, json.loads(comparison.path(process).read_text())
 
@@ -142,8 +142,8 @@ def _write_down(path: Path, found: dict[str, Any]) -> None:
 
 def _with_attempts(
     comparison: Comparison, process: Process, engine: Started, *, is_beside_others: bool
-) -> Generator[None, None, dict[str, Any]]:
-    """Pauses between loads. Raises EngineFailure where other engines left no memory."""
+) -> Turns[dict[str, Any]]:
+    """Raises EngineFailure where other engines left no memory."""
     lost: list[str] = []
     while True:
         try:
@@ -164,7 +164,7 @@ def _with_attempts(
         engine = started(_engine(comparison, process), rest=comparison.rests)
 
 
-def _found(comparison: Comparison, process: Process, engine: EngineProcess) -> Generator[None, None, dict[str, Any]]:
+def _found(comparison: Comparison, process: Process, engine: EngineProcess) -> Turns[dict[str, Any]]:
     arm = comparison.arms[process.arm]
     figures, requests = [], []
     if process.setting == "switching":  # the check would ask for adapters before we have seen them come from disk
@@ -184,8 +184,8 @@ def _found(comparison: Comparison, process: Process, engine: EngineProcess) -> G
 
 def _timed(
     comparison: Comparison, engine: EngineProcess, arm: Arm, *, repeat: int
-) -> Generator[None, None, tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """(figures, rows of requests) of everything this arm is asked, and of the process's memory."""
+) -> Turns[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """(figures, rows of requests) of everything this arm is asked, and of the process's memory; pauses before every load."""
     warm_up(comparison, engine, arm)
     figures, requests = [], []
     for load in loads_of(comparison.spec, workload=comparison.workload, num_adapters=len(arm.adapters)):

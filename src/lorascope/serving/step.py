@@ -26,7 +26,7 @@ from lorascope.serving.exchange import EngineConfig
 from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION, engine_kind
 from lorascope.serving.load import FEWEST_BATCHES, generator_of, synthetic_prompts
 from lorascope.serving.precision import MergePrecision
-from lorascope.serving.protocol import FINAL, Comparison, in_groups, run_processes
+from lorascope.serving.protocol import FINAL, Comparison, groups_started_together, run_processes
 from lorascope.serving.tuning import Search, search_levers
 from lorascope.study.measure import ServingSpec, Workload
 from lorascope.training.preparation import tokenizer_for
@@ -130,7 +130,7 @@ def _measured(context: StepContext, comparison: Comparison) -> list[dict[str, An
     before = len(processes) * spec.workloads.index(comparison.workload)
     at_hand = {process for process in processes if comparison.path(process).exists()}
     found, served, given_up, num_handled = [], set(), set(), 0
-    for group in in_groups(processes, at_once=spec.engines_at_once):
+    for group in groups_started_together(processes, at_once=spec.engines_at_once):
         wanted = [p for p in group if (p.arm, p.setting) not in given_up]
         num_handled += len(group) - len(wanted)
         for num_ended, (process, told) in enumerate(run_processes(comparison, wanted), start=1):

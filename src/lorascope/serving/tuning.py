@@ -11,7 +11,7 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,9 @@ from lorascope.serving.arms import Arm
 from lorascope.serving.engines import EngineProcess
 from lorascope.serving.exchange import EngineFailure
 from lorascope.serving.levers import Lever, combine, known_levers
-from lorascope.serving.load import Load, draw_batches, loads_of
+from lorascope.serving.load import draw_batches, loads_of
 from lorascope.serving.protocol import Comparison, engine_config, warm_up
-from lorascope.serving.together import OUT_OF_MEMORY, Started, measured_in_turn
+from lorascope.serving.together import OUT_OF_MEMORY, Started, Turns, measured_in_turns
 from lorascope.study.measure import arm_name
 
 TRIAL = "trial"
@@ -139,21 +139,22 @@ class _Setting:
 
 
 def _trials(settings: Sequence[_Setting]) -> list[Trial]:
-    """From their files if they ended before, else by running them: started at once, then they take turns, batch size by batch
-    size, so that no lever is chosen for being measured on a quieter machine. One for which the others left no memory comes
-    after them, alone."""
+    """From their files if they ended before, else by running them: started at once, measured in turns, the default last, so
+    that no lever is chosen for being measured on a quieter machine. One for which the others left no memory comes after them,
+    alone."""
     missing = [setting for setting in settings if not setting.path.exists()]
     for setting in missing:
         if setting.idle:
             _write_down(setting, setting.untried())
-    asked = {s.order: s for s in missing if not s.idle}
+    asked = {s.order: s for s in sorted(missing, key=lambda s: s.order == 0) if not s.idle}
 
-    def measure(order: int, engine: Started, /, *, is_beside_others: bool) -> Generator[None, None, Trial]:
+    def make(order: int) -> EngineProcess:
+        return asked[order].engine()
+
+    def measure(order: int, engine: Started, /, *, is_beside_others: bool) -> Turns[Trial]:
         return _tried(asked[order], engine, is_beside_others=is_beside_others)
 
-    engines = {order: setting.engine for order, setting in asked.items()}
-    rest = settings[0].comparison.rests
-    for order, trial in measured_in_turn(engines, measure, block=lambda order: TRIAL, rest=rest):
+    for order, trial in measured_in_turns([list(asked)], make, measure, rest=settings[0].comparison.rests):
         _write_down(asked[order], trial)
     read = [json.loads(setting.path.read_text()) for setting in settings]
     return [Trial(**{**one, "levers": tuple(one["levers"])}) for one in read]
@@ -165,8 +166,8 @@ def _write_down(setting: _Setting, trial: Trial) -> None:
     os.replace(draft, setting.path)
 
 
-def _tried(setting: _Setting, engine: Started, *, is_beside_others: bool) -> Generator[None, None, Trial]:
-    """Pauses between batch sizes. Raises EngineFailure where other engines left no memory."""
+def _tried(setting: _Setting, engine: Started, *, is_beside_others: bool) -> Turns[Trial]:
+    """Raises EngineFailure where other engines left no memory."""
     comparison, arm, nothing = setting.comparison, setting.arm, setting.untried()
     try:
         if isinstance(engine, EngineFailure):
@@ -177,10 +178,7 @@ def _tried(setting: _Setting, engine: Started, *, is_beside_others: bool) -> Gen
             if failed := next((gate for gate in gates if not gate.passed), None):
                 return replace(found, outcome="unproven", reason=f"{failed.what}: {failed.detail}")
             warm_up(comparison, engine, arm)
-            batch_ms = {}
-            for load in _probes(comparison, arm):
-                yield
-                batch_ms[f"{int(load.level)}"] = _probed(comparison, engine, arm, load)
+            batch_ms = yield from _probed(comparison, engine, arm)
         finally:
             engine.end()
     except EngineFailure as failure:
@@ -191,16 +189,17 @@ def _tried(setting: _Setting, engine: Started, *, is_beside_others: bool) -> Gen
     return replace(found, outcome="measured", batch_ms=batch_ms, cost_ms=statistics.geometric_mean(batch_ms.values()))
 
 
-def _probes(comparison: Comparison, arm: Arm) -> Sequence[Load]:
-    """The closed loop, in the first choice and sampling."""
-    loads = loads_of(comparison.spec, workload=comparison.workload, num_adapters=len(arm.adapters))
-    return loads[: len(comparison.spec.batch_sizes)]
-
-
-def _probed(comparison: Comparison, engine: EngineProcess, arm: Arm, load: Load) -> float:
-    """Median milliseconds of a batch, on requests that no repeat is asked."""
-    batches = draw_batches(
-        load, comparison.prompts, adapters=list(arm.adapters), num_requests=_PROBE_BATCHES * int(load.level),
-        output_tokens=comparison.output_tokens, repeat=_PROBE_REPEAT,
-    )  # fmt: skip
-    return 1e3 * statistics.median(engine.serve(batches).wall_s)
+def _probed(comparison: Comparison, engine: EngineProcess, arm: Arm) -> Turns[dict[str, float]]:
+    """The median milliseconds of a batch by its size, on requests that no repeat is asked; pauses before every size."""
+    spec = comparison.spec
+    batch_ms = {}
+    loads = loads_of(spec, workload=comparison.workload, num_adapters=len(arm.adapters))
+    for load in loads[: len(spec.batch_sizes)]:  # the closed loop, in the first choice and sampling
+        yield
+        size = int(load.level)
+        batches = draw_batches(
+            load, comparison.prompts, adapters=list(arm.adapters), num_requests=_PROBE_BATCHES * size,
+            output_tokens=comparison.output_tokens, repeat=_PROBE_REPEAT,
+        )  # fmt: skip
+        batch_ms[f"{size}"] = 1e3 * statistics.median(engine.serve(batches).wall_s)
+    return batch_ms

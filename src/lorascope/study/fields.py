@@ -182,8 +182,9 @@ _SERVING: Fields = {
     "more than their maximum.",
     "warmup": "Requests before the first load of a process that are not counted.",
     "repeats": "Fresh engine processes an arm; the order of the arms is drawn anew for each. They are the n of every interval.",
-    "engines_at_once": "Engine processes that are started together, then measured one by one (`vllm`). Above 1 they share the "
-    "accelerator's memory and their times to load are not reported.",
+    "engines_at_once": "Engine processes that are started together, then asked in turns (`vllm`): best at least as many as "
+    "there are arms, with the tuned one and that of `switching`. Above 1 they share the accelerator's memory and their times "
+    "to load are not reported.",
     "precision": "Of the weights as served: `bf16` or `fp32`.",
     "slots": "Adapters resident at once (`vllm`); fewer than served shows what eviction costs. Absent: all.",
     "gpu_memory_fraction": "Share of the accelerator's memory an engine may take (`vllm`).",

@@ -62,8 +62,8 @@ class ServingSpec(Spec):
     any). workloads: class probabilities, or text. batch_sizes: requests at once, closed loop. request_rates: a second,
     open loop, Poisson. choices: which adapter a request asks for; the first one for every load, each further one for
     the arm with most adapters at the largest batch. prompt_tokens: lengths of synthetic prompts (None: the tasks' test
-    examples). requests, warmup: a load. repeats: fresh processes an arm. engines_at_once: started together, measured one by
-    one; their time to load is not reported. slots: adapters resident at once (None: all). tune: search vLLM's own levers
+    examples). requests, warmup: a load. repeats: fresh processes an arm. engines_at_once: started together, asked in
+    turns; their time to load is not reported. slots: adapters resident at once (None: all). tune: search vLLM's own levers
     for the arm with so many adapters (true: with most) and measure what is found as well. kernel_tables: a folder with
     tuned tables of vLLM's kernels, one of those levers.
     """
