@@ -16,6 +16,7 @@ from serving_fixture import LORA, CommittedRun, commit_run
 from transformers import AutoModelForCausalLM
 
 from lorascope.errors import StudyError
+from lorascope.serving import arms
 from lorascope.serving.equivalence import classification_gates, flip_rate, generation_gate
 from lorascope.serving.export import write_adapter, write_base, write_merged
 from lorascope.serving.reference import Generated, Judgement, OfflineModel
@@ -284,3 +285,13 @@ def test_a_prompt_that_ends_in_padding_is_refused(committed: CommittedRun, tmp_p
     merged = write_merged(committed.run, tmp_path / "merged", workload="classification")
     with pytest.raises(StudyError, match="prompt 1 ends in the padding token"):
         OfflineModel(merged, workload="classification", dtype="float32").class_probabilities([[5, 6], [5, 0]])
+
+
+@pytest.mark.parametrize(("free", "device"), [(1000, "cuda:0"), (100, "cpu")])
+def test_tokens_are_judged_on_the_processor_where_engines_leave_no_room(
+    free: int, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2000))
+    assert arms._device_with_room("cuda:0", tmp_path) == device
+    assert arms._device_with_room("cpu", tmp_path) == "cpu"

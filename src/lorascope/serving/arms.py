@@ -158,8 +158,8 @@ class Arms:
             model = self._offline(path, adapters, device=self._context.device)
             answers: dict[tuple[str | None, tuple[int, ...]], np.ndarray] = {}
             for asker in dict.fromkeys(asker for arm in arms for asker in self._questions[arm.name].adapters):
-                prompts = {prompt for arm in arms for prompt, of in self._asked(arm) if of == asker}
-                rows = model.class_probabilities(list(prompts), adapter=asker)
+                prompts = list(dict.fromkeys(prompt for arm in arms for prompt, of in self._asked(arm) if of == asker))
+                rows = model.class_probabilities(prompts, adapter=asker)
                 answers |= {(asker, prompt): row for prompt, row in zip(prompts, rows, strict=True)}
             found |= {
                 arm.name: np.stack([answers[asker, prompt] for prompt, asker in self._asked(arm)]) for arm in arms
