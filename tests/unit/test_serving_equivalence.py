@@ -252,6 +252,20 @@ def test_rounding_is_that_of_the_logits_in_bf16_between_rivals(committed: Commit
     assert found.rounding > 0
 
 
+def test_what_shifts_all_logits_alike_decides_nothing_and_is_no_rounding(
+    committed: CommittedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(1))
+
+    def shifted_in_bf16(self: Any, group: Any) -> torch.Tensor:
+        return exact + (1.0 if self._model.dtype == torch.bfloat16 else 0.0)
+
+    monkeypatch.setattr(OfflineModel, "_next_logits", shifted_in_bf16)
+    merged = write_merged(committed.run, tmp_path / "merged", workload="generation", dtype="bfloat16")
+    model = OfflineModel(merged, workload="generation", dtype="bfloat16")
+    assert model.judge([Generated([4, 5], None, [6, 7, 8])]).rounding == pytest.approx(0.0, abs=1e-6)
+
+
 def test_a_token_outside_of_the_vocabulary_is_an_error(committed: CommittedRun, tmp_path: Path) -> None:
     merged = write_merged(committed.run, tmp_path / "merged", workload="generation")
     model = OfflineModel(merged, workload="generation", dtype="float32")
