@@ -20,6 +20,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 from lorascope.api import graph, run
 from lorascope.engine.store import Store
+from lorascope.study.document import read_document
 from lorascope.study.load import load_study
 
 LORA = {"kind": "lora", "rank": 8, "sites": ["query", "value"]}
@@ -34,9 +36,11 @@ LORA = {"kind": "lora", "rank": 8, "sites": ["query", "value"]}
 
 def main() -> int:
     given = arguments()
+    document = read_document(given.study).data if given.study else study_document(given)
+    take_settings(given, document)
     given.work.mkdir(parents=True, exist_ok=True)
     path = given.work / "study.yaml"
-    path.write_text(json.dumps(study_document(given)))  # JSON is YAML
+    path.write_text(json.dumps(document))  # JSON is YAML
     study = load_study(path)
     store = given.work / "store"
     options: dict[str, Any] = {"store": store, "data_dir": given.data}
@@ -46,26 +50,39 @@ def main() -> int:
     if prepared.failed:
         raise SystemExit(f"the data could not be prepared: {next(iter(prepared.failed.values())).text}")
     ours = search_with_lorascope(given, path)
-    searches = graph(study, **options).searches
+    planned = graph(study, **options)
+    searches = planned.searches
     trials = [
         {"task": s.label.task, "method": s.method.kind, "params": dict(trial.params)}
         for s in searches
         for trial in s.found.trials
     ]
-    part = chosen_part(trials, given.peer_trials)
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        peer = pool.submit(search_with_peers, vars(given), part).result()
-    report(given, ours, peer, trials, [search_figures(store, s) for s in searches])
+    part = chosen_part(trials, given.peer_trials, given.peer_tasks or given.tasks)
+    figures = [
+        search_figures(str(planned.labels[step.id]), Store(store).artifact(step.id).result)
+        for step in planned.of_kind("search")
+    ]
+    report(given, ours, [], trials, figures)  # kept, whatever becomes of the peer
+    if part:
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            report(given, ours, pool.submit(search_with_peers, vars(given), part).result(), trials, figures)
     return 0
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--study",
+        type=Path,
+        default=None,
+        help="a study file whose search is timed, instead of what --model to --max-length say",
+    )
     parser.add_argument("--model", default="minilm-l6")
     parser.add_argument("--tasks", nargs="+", default=["docstrings"])
     parser.add_argument("--methods", nargs="+", default=["full", "lora"], choices=["full", "lora"])
     parser.add_argument("--data", type=Path, default=None, help="directory of {task}_{split}.parquet")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=1, help="of ours, on the one device")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--trials", type=int, default=15)
     parser.add_argument("--at-once", type=int, default=5)
@@ -79,6 +96,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peer-trials", type=int, default=None, help="of each task and method; the rest is extrapolated (default: all)"
     )
+    parser.add_argument("--peer-tasks", nargs="+", default=None, help="those the peer trains; the rest is extrapolated")
     parser.add_argument("--work", type=Path, default=Path("search-benchmark"), help="store and study; made if absent")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/search/results"))
     return parser.parse_args()
@@ -109,11 +127,24 @@ def study_document(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def take_settings(given: argparse.Namespace, document: dict[str, Any]) -> None:
+    """What both sides need to know of the study, as it says."""
+    train, search = document["train"], document["search"]
+    (model,), given.tasks = document["models"], document["tasks"]
+    given.model = model["name"] if isinstance(model, dict) else model
+    given.methods = [method["kind"] for method in document["methods"]]
+    given.epochs, given.batch_size, given.precision = train["epochs"], train["batch_size"], train["precision"]
+    given.train_examples = search.get("train_examples")
+    given.space, given.pruning = search.get("space", "published"), search.get("pruning", "none")
+    if train.get("early_stopping", {}) is not None or train.get("evaluations_per_epoch", 1) != 1:
+        raise SystemExit("the peer validates once an epoch and trains to the end: so must the study")
+
+
 def search_with_lorascope(given: argparse.Namespace, path: Path) -> dict[str, Any]:
     """The command, timed from outside."""
     command = [
         sys.executable, "-m", "lorascope", "run", str(path), "--store", str(given.work / "store"), "--results",
-        str(given.work / "results"), "--device", given.device, "--only", "search:*", "--json",
+        str(given.work / "results"), *(["--device", given.device] * given.workers), "--only", "search:*", "--json",
         *(["--data", str(given.data)] if given.data else []),
     ]  # fmt: skip
     started = time.perf_counter()
@@ -127,14 +158,14 @@ def search_with_lorascope(given: argparse.Namespace, path: Path) -> dict[str, An
     return {"seconds": seconds, "steps": len(computed)}
 
 
-def chosen_part(trials: list[dict[str, Any]], count: int | None) -> list[dict[str, Any]]:
-    """The first `count` trials of each task and method: those of the random round, which are no easier than the rest."""
+def chosen_part(trials: list[dict[str, Any]], count: int | None, tasks: list[str]) -> list[dict[str, Any]]:
+    """The first `count` trials of each method and of each of the tasks: those of the random round, no easier than the rest."""
     seen: dict[tuple[str, str], int] = {}
     part = []
     for trial in trials:
         key = trial["task"], trial["method"]
         seen[key] = seen.get(key, 0) + 1
-        if count is None or seen[key] <= count:
+        if trial["task"] in tasks and (count is None or seen[key] <= count):
             part.append(trial)
     return part
 
@@ -146,18 +177,17 @@ def search_with_peers(given: dict[str, Any], trials: list[dict[str, Any]]) -> li
     return run_trials(given, trials)
 
 
-def search_figures(store: Path, search: Any) -> dict[str, Any]:
-    """What our search of one task and method took, from its records."""
-    records = [Store(store).artifact(step).result for step in search.steps]
+def search_figures(label: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What our search of one task and method took, all trials together."""
+    trials, optimum = summary["trials"], summary["optimum"]
+    spent = ("tokens", "unpruned_tokens", "training_seconds", "evaluation_seconds")
     return {
-        "search": str(search.label),
-        "trainings": len(records),
-        "tokens": sum(record["tokens"] for record in records),
-        "planned_tokens": sum(record["planned_tokens"] for record in records),
-        "training_seconds": sum(record["training_seconds"] for record in records),
-        "evaluation_seconds": sum(record["evaluation_seconds"] for record in records),
-        "largest_gang": max(record["gang"] for record in records),
-        "best": search.found.best.value if search.found.best else None,
+        "search": label,
+        "trials": len(trials),
+        "pruned": sum(trial["state"] == "pruned" for trial in trials),
+        **{key: sum(trial[key] for trial in trials) for key in spent},
+        "largest_gang": max(trial["gang"] for trial in trials),
+        "best": optimum["value"] if optimum else None,
     }
 
 
@@ -166,36 +196,44 @@ def report(
 ) -> None:
     from lorascope.engine import provenance
 
-    measured = sum(trial["seconds"] for trial in peer)
-    scale = {
-        key: sum(t["method"] == key for t in trials) / max(1, sum(t["method"] == key for t in peer))
-        for key in given.methods
-    }
-    whole = sum(trial["seconds"] * scale[trial["method"]] for trial in peer)
     about = provenance.describe(device=given.device)
-    name = re.sub(r"[^a-z0-9.]+", "-", f"{given.model}-{given.device.partition(':')[0]}-{given.pruning}".lower())
     row = {
         "work": f"{len(trials)} trials: {given.model}, {', '.join(given.tasks)}, {', '.join(given.methods)}, {given.space}",
         "ours": ours["seconds"],
-        "peer": whole,
-        "peer_name": "transformers.Trainer + PEFT + Optuna, one trial after another",
+        "workers": given.workers,
         "unit": "s",
-        "ratio": whole / ours["seconds"],
-        "ratio_low": None,
-        "ratio_high": None,
         "repeats": 1,
         "machine": {key: value for key, value in about.items() if key != "host"},
         "versions": about["versions"],
         "command": shlex.join(["python", *sys.argv]),
-        "peer_measured": {"trials": len(peer), "seconds": measured, "extrapolated": len(peer) < len(trials)},
     }
+    saved = 1 - sum(s["tokens"] for s in searches) / sum(s["unpruned_tokens"] for s in searches)
+    line = f"ours {ours['seconds']:.0f} s, {saved:.0%} of the tokens saved by pruning"
+    if peer:
+        measured, whole = sum(trial["seconds"] for trial in peer), extrapolated(peer, trials)
+        row |= {
+            "peer": whole,
+            "peer_name": "transformers.Trainer + PEFT + Optuna, one trial after another",
+            "ratio": whole / ours["seconds"],
+            "ratio_low": None,
+            "ratio_high": None,
+            "peer_measured": {"trials": len(peer), "seconds": measured, "extrapolated": len(peer) < len(trials)},
+        }
+        part = f", extrapolated from {len(peer)} of {len(trials)} trials ({measured:.0f} s)"
+        line += f"; peer {whole:.0f} s{part if len(peer) < len(trials) else ''}; ratio {row['ratio']:.2f}"
+    name = re.sub(r"[^a-z0-9.]+", "-", f"{given.model}-{given.device.partition(':')[0]}-{given.pruning}".lower())
     given.out.mkdir(parents=True, exist_ok=True)
     target = given.out / f"{name}-{datetime.date.today()}.json"
     target.write_text(json.dumps({"rows": [row], "searches": searches, "ours": ours, "peer": peer}, indent=1))
-    part = (
-        f", extrapolated from {len(peer)} of {len(trials)} trials ({measured:.0f} s)" if len(peer) < len(trials) else ""
-    )
-    print(f"ours {ours['seconds']:.0f} s; peer {whole:.0f} s{part}; ratio {row['ratio']:.2f}\n{target}")
+    print(f"{line}\n{target}", flush=True)
+
+
+def extrapolated(peer: list[dict[str, Any]], trials: list[dict[str, Any]]) -> float:
+    """Seconds of all trials, as if each took what those of its method took on average."""
+    seconds: dict[str, list[float]] = {}
+    for trial in peer:
+        seconds.setdefault(trial["method"], []).append(trial["seconds"])
+    return sum(sum(seconds[t["method"]]) / len(seconds[t["method"]]) for t in trials)
 
 
 if __name__ == "__main__":

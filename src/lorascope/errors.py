@@ -63,3 +63,8 @@ class EnvironmentProblem(LorascopeError):
     """The machine cannot do this: missing package, model not found offline, disk full, store not writable (exit 3)."""
 
     exit_code = 3
+
+
+class OutOfMemory(EnvironmentProblem):
+    """The device's memory did not suffice. Beside other workers of the device that says little, and the step is tried again
+    when it has the device to itself."""

@@ -134,7 +134,32 @@ def fill(context: StepContext) -> dict[str, Any]:
 
 
 def exhaust(context: StepContext) -> dict[str, Any]:
+    if "tally" in context.step.params:
+        with Path(context.step.params["tally"]).open("a") as tally:
+            tally.write(f"{context.step.id}\n")
     raise MemoryError
+
+
+def hold(context: StepContext) -> dict[str, Any]:
+    """Holds the memory, which the file params["held"] stands for, until another step has missed it."""
+    held, missed = Path(context.step.params["held"]), Path(context.step.params["missed"])
+    held.touch()
+    while not missed.exists():
+        time.sleep(0.02)
+    time.sleep(0.3)
+    held.unlink()
+    return {}
+
+
+def need(context: StepContext) -> dict[str, Any]:
+    """Runs out of memory while another step holds it; else says when it ran, as `span`."""
+    held, missed = Path(context.step.params["held"]), Path(context.step.params["missed"])
+    while not held.exists() and not missed.exists():
+        time.sleep(0.02)
+    if held.exists():
+        missed.touch()
+        raise MemoryError
+    return span(context)
 
 
 def disk_full(context: StepContext) -> dict[str, Any]:

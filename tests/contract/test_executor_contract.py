@@ -575,6 +575,28 @@ def test_a_worker_stays_warm_and_each_device_has_its_own(store, local):
         assert sorted(counts) == list(range(len(counts)))
 
 
+def test_a_step_that_others_left_no_memory_is_tried_again_alone(store, local, tmp_path):
+    files = {"held": str(tmp_path / "held"), "missed": str(tmp_path / "missed")}
+    holds, needs = make("hold", **files), make("need", sleep_s=0.5, **files)
+    later = [make("span", sleep_s=0.1, seed=seed) for seed in range(4)]
+    outcome, events = run([holds, needs, *later], store, local("cpu", "cpu"))
+    assert not outcome.failed
+    assert [e.text for e in events if isinstance(e, Notice)] == [
+        f"{needs.id} ran out of memory beside others; it is tried again when it has cpu to itself"
+    ]
+    alone, others = store.artifact(needs.id).result, [store.artifact(step.id).result for step in later]
+    assert all(other["ended"] <= alone["started"] or alone["ended"] <= other["started"] for other in others)
+
+
+def test_a_step_that_finds_no_memory_alone_either_fails(store, local, tmp_path):
+    tally = tmp_path / "tally"
+    busy, step = make("count", value=1, sleep_s=1.0), make("exhaust", tally=str(tally))
+    outcome, _ = run([busy, step], store, local("cpu", "cpu"))
+    assert "ran out of memory on cpu" in outcome.failed[step.id].message
+    assert len(tally.read_text().splitlines()) == 2
+    assert outcome.done == [busy.id]
+
+
 def test_a_failed_step_leaves_nothing_warm_behind(store, local):
     one, bad, two = make("warm", model="m", seed=1), make("spoil", model="m"), make("warm", model="m", seed=2)
     run([one, bad, two], store, local("cpu"))

@@ -52,6 +52,7 @@ class LocalExecutor(WorkerPool[_Place]):
             self._let_go(list(place.steps.values()), None)  # of a worker that had to be killed
             place.process, place.steps, place.warm_for = None, {}, frozenset()
         self._again.clear()
+        self._crowded_out.clear()
 
     def _all_slots(self) -> Sequence[_Place]:
         if self._places is None:

@@ -2,7 +2,8 @@
 
 A step that raises has failed. A worker that dies (killed, out of memory, crashed, its machine lost) says nothing about its
 steps, which are therefore tried again on another worker, at most twice; the second time each alone, so that one which
-kills its worker takes no others with it. An executor adds where workers are and how they are started.
+kills its worker takes no others with it. A step that finds no memory on a device that other workers use has not failed
+either: it waits until it has the device to itself. An executor adds where workers are and how they are started.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lorascope.engine.failure import Failure
 from lorascope.engine.process import Death
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
-from lorascope.errors import EnvironmentProblem, StepFailure
+from lorascope.errors import EnvironmentProblem, OutOfMemory, StepFailure
 
 MAX_ATTEMPTS = 3
 
@@ -67,6 +68,7 @@ class WorkerPool(ABC, Generic[S]):
         self._data_dir = data_dir
         self._settled: list[Completion] = []
         self._again: list[tuple[list[Step], int]] = []  # steps of lost workers, each with its next attempt
+        self._crowded_out: dict[str, tuple[Step, S]] = {}  # to be tried alone, or being so, and where
         self._needs: dict[str, frozenset[str]] = {}
 
     # -- what differs
@@ -140,6 +142,7 @@ class WorkerPool(ABC, Generic[S]):
             for slot in running:
                 settled += self._listen(slot, emit)
             self._start_again()
+            self._start_alone()
             settled += self._settled
             self._settled = []
             if is_changed:
@@ -154,11 +157,16 @@ class WorkerPool(ABC, Generic[S]):
         return self._all_slots()
 
     def _free(self, slots: Sequence[S]) -> list[S]:
-        return [slot for slot in slots if not slot.steps and self._is_ready(slot)]
+        held = [other for _, slot in self._crowded_out.values() for other in (slot, *self._sharing(slot))]
+        return [slot for slot in slots if not slot.steps and self._is_ready(slot) and slot not in held]
 
     def _beside(self, slot: S) -> list[S]:
         """The others whose workers a measurement in `slot` would feel."""
         return [other for other in self._all_slots() if other is not slot]
+
+    def _sharing(self, slot: S) -> list[S]:
+        """The others whose workers take memory from the same device."""
+        return [other for other in self._beside(slot) if other.device == slot.device]
 
     def _warmest(self, slots: Sequence[S], step: Step) -> S:
         return max(slots, key=lambda slot: len(self._needed(step) & slot.warm_for))
@@ -170,7 +178,7 @@ class WorkerPool(ABC, Generic[S]):
         return self._needs[step.id]
 
     def _is_waiting(self) -> bool:
-        return bool(self._again) or any(slot.steps for slot in self._all_slots())
+        return bool(self._again or self._crowded_out) or any(slot.steps for slot in self._all_slots())
 
     # -- steps
 
@@ -193,6 +201,20 @@ class WorkerPool(ABC, Generic[S]):
             else:
                 self._want(steps[0])
 
+    def _start_alone(self) -> None:
+        """The steps that others left no memory, one at a time, once nothing else runs on their device."""
+        for step, slot in list(self._crowded_out.values()):
+            if slot not in self._all_slots():  # its machine is gone
+                self._again.append(([self._crowded_out.pop(step.id)[0]], 1))
+            elif slot.steps or any(other.steps for other in self._sharing(slot)):
+                continue
+            elif not self._is_ready(slot):
+                self._want(step)
+            else:
+                for other in self._sharing(slot):
+                    self._retire(other)
+                self._start(slot, [step], attempt=1)
+
     def _listen(self, slot: S, emit: Emit) -> list[Completion]:
         """Relay what the worker said; the completions that came; a death is dealt with here."""
         messages, death = self._worker(slot).hear()
@@ -201,8 +223,15 @@ class WorkerPool(ABC, Generic[S]):
             if "event" in message:
                 emit(event_from_json(message["event"]))
             elif "completion" in message:
-                settled.append(_completion(message["completion"], attempt=slot.attempt))
-                del slot.steps[settled[-1].step_id]
+                completion = _completion(message["completion"], attempt=slot.attempt)
+                step = slot.steps.pop(completion.step_id)
+                self._crowded_out.pop(step.id, None)
+                if self._was_crowded_out(completion, slot):
+                    self._crowded_out[step.id] = step, slot
+                    text = f"{step.id} ran out of memory beside others; it is tried again when it has {slot.place} to itself"
+                    emit(Notice(step=step.id, level="warning", text=text))
+                else:
+                    settled.append(completion)
         if death is not None:
             steps, slot.steps, slot.warm_for = list(slot.steps.values()), {}, frozenset()
             self._forget_worker(slot)
@@ -210,8 +239,15 @@ class WorkerPool(ABC, Generic[S]):
                 settled += self._after_death(slot, steps, death, emit)
         return settled
 
+    def _was_crowded_out(self, completion: Completion, slot: S) -> bool:
+        """Whether there was too little memory, of which other workers held some."""
+        is_memory = completion.failure is not None and isinstance(completion.failure.to_error(), OutOfMemory)
+        return is_memory and any(other.steps or other.warm_for for other in self._sharing(slot))
+
     def _after_death(self, slot: S, steps: list[Step], death: Death, emit: Emit) -> list[Completion]:
         self._let_go(steps, death)
+        for step in steps:
+            self._crowded_out.pop(step.id, None)
         if death.never_ready:
             raise EnvironmentProblem(
                 f"a worker for {slot.place} could not start ({death.cause}): {death.last_words}",

@@ -121,6 +121,7 @@ class RayExecutor(WorkerPool[Place]):
     def _leave(self) -> None:
         self._places.clear()
         self._again.clear()
+        self._crowded_out.clear()
         self._is_connected = False
         if self._is_ours and is_head_there():  # else there is nobody to take leave of
             ray_module().shutdown()
@@ -194,6 +195,10 @@ class RayExecutor(WorkerPool[Place]):
 
     def _beside(self, slot: Place) -> list[Place]:
         return [p for p in super()._beside(slot) if p.machine.node_id == slot.machine.node_id]
+
+    def _sharing(self, slot: Place) -> list[Place]:
+        """Ray shows each worker a GPU of its own, whatever it is called there."""
+        return super()._sharing(slot) if slot.device == "cpu" else []
 
     def _settings(self, place: Place) -> WorkerSettings:
         beside = 1 if place.whole else 1 + sum(not other.whole for other in self._beside(place))

@@ -29,7 +29,12 @@ from lorascope.engine.figures import figures_in
 from lorascope.engine.lock import Owner
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store, StoreProblem
-from lorascope.errors import LorascopeError, StepFailure
+from lorascope.errors import LorascopeError, OutOfMemory
+
+# How CUDA's libraries say it where torch does not: a handle needs a workspace.
+_OUT_OF_MEMORY = (
+    "CUDA error: out of memory", "cublasCreate", "cusolverDnCreate", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 class StepBusy(Exception):
@@ -332,13 +337,21 @@ def _explain(error: Exception, *, step: Step, store: Store, device: str, gang: i
     # Writers in C++ and Rust (torch.save, safetensors) lose the error number and keep its text at best.
     if any("No space left on device" in str(cause) for cause in causes):
         return store.problem(OSError(errno.ENOSPC, "No space left on device")) or error
-    if any(isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError" for cause in causes):
-        return StepFailure(
+    if any(map(_is_out_of_memory, causes)):
+        return OutOfMemory(
             f"{step.id} ran out of memory on {device}: {str(error).splitlines()[0] if str(error) else 'MemoryError'}",
             hint=f"Lower {'train.gang or ' if gang > 1 else ''}train.micro_batch_size (same result, less memory), then "
             "train.max_length or train.batch_size, or use a device with more memory.",
         )
     return error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY))
+    )
 
 
 def _concerns(error: OSError, store: Store) -> bool:

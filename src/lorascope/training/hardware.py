@@ -87,10 +87,15 @@ def peak_memory_bytes(device: str) -> int:
     return psutil.Process().memory_info().rss
 
 
+def workers_on_device() -> int:
+    """How many workers of this study share the device, this one included."""
+    return int(os.environ.get(WORKERS_ON_DEVICE, "1"))
+
+
 def energy_meter(device: str) -> Callable[[], float] | None:
     """A reading of joules spent so far, or None where the machine does not report it (NVML on CUDA, RAPL on Intel), or
     reports it for several workers together."""
-    if int(os.environ.get(WORKERS_ON_DEVICE, "1")) > 1:
+    if workers_on_device() > 1:
         return None
     if device.startswith("cuda"):
         try:

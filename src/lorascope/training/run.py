@@ -22,7 +22,7 @@ from lorascope.data.columns import ColumnStore, ColumnSubset
 from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice
-from lorascope.errors import EnvironmentProblem, GateFailure
+from lorascope.errors import GateFailure, OutOfMemory
 from lorascope.methods.base import NotStackable
 from lorascope.methods.dropout import DropoutStreams
 from lorascope.models.loading import BaseModel
@@ -43,7 +43,7 @@ def train_run(context: StepContext) -> dict[str, Any]:
     """Trains one run: a gang of one. params: model, method, seeds, train, learning_rate; deps: data, tokens (and sanity,
     to wait for).
 
-    Raises Diverged (NaN), GateFailure (a base weight that moved), EnvironmentProblem (out of memory: says what to lower).
+    Raises Diverged (NaN), GateFailure (a base weight that moved), OutOfMemory (says what to lower).
     """
     ((_, outcome),) = train_gang([context])
     if isinstance(outcome, Exception):
@@ -282,11 +282,11 @@ class _Training:
         return self._ending(run, departure, gang)
 
 
-def out_of_memory(context: StepContext, what: str) -> EnvironmentProblem:
+def out_of_memory(context: StepContext, what: str) -> OutOfMemory:
     """The device's memory did not suffice, in words a researcher can act on."""
     train = TrainSpec.model_validate(context.step.params["train"])
     micro = train.micro_batch_size or train.batch_size
-    return EnvironmentProblem(
+    return OutOfMemory(
         f"{context.device} ran out of memory ({what.splitlines()[0]})",
         hint=f"lower train.micro_batch_size (now {micro}; gradients are accumulated to batch_size {train.batch_size}, "
         f"so the run stays the same experiment), then train.max_length (now {train.max_length}), or set "

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from lorascope.data.batches import padded_length
-from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise
+from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise, workers_on_device
 
 if TYPE_CHECKING:
     from lorascope.training.gang import Gang
@@ -73,10 +73,11 @@ def gang_size(
     if limit is not None:
         return most, alone
     if kind == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+        free, total = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         own = max(alone.peak_bytes - torch.cuda.memory_allocated(device), 1)
-        return max(1, min(most, int(_MEMORY_SHARE * free / own))), alone
+        room = min(free, total // workers_on_device())  # what others do not hold yet, they will want
+        return max(1, min(most, int(_MEMORY_SHARE * room / own))), alone
     together = probe(build(members[:most]), device)
     return (most if most * alone.seconds > _LEAST_GAIN * together.seconds else 1), alone
 
