@@ -198,7 +198,7 @@ class RayExecutor(WorkerPool[Place]):
     def _settings(self, place: Place) -> WorkerSettings:
         beside = 1 if place.whole else 1 + sum(not other.whole for other in self._beside(place))
         return WorkerSettings(
-            store=self._store.root,
+            store=self._store.place,
             device=place.device,
             name=place.name,
             data_dir=self._data_dir,
