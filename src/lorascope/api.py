@@ -367,11 +367,13 @@ def status(
     states: dict[str, StepState] = {}
     planned = Planner(study, opened, data_dir=data_dir).graph
     ids = [step.id for step in planned.steps]
-    there, failures, locked = opened.present(ids), opened.failures(ids), set(opened.locked())
+    there, failures = opened.present(ids), opened.failures(ids)
+    with opened.guard():
+        held = {step_id for step_id in opened.locked() if opened.lock(step_id).holder() is not None}
     for step in planned.steps:
         if step.id in there:
             states[step.id] = "done"
-        elif step.id in locked and opened.lock(step.id).holder() is not None:
+        elif step.id in held:
             states[step.id] = "running"
         elif step.id in failures:
             states[step.id] = "failed"

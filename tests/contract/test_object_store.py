@@ -3,6 +3,7 @@ absent, first commit wins, one holder of a lock, and nothing trusted that differ
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -245,6 +246,40 @@ def test_an_upload_without_a_record_is_no_artifact_and_the_next_run_completes(s3
     assert run(step, store).file("large.bin").stat().st_size == 1 << 20
     assert len(store.bucket.keys("files")) == 1, "the upload that was cut off is removed by the commit"
     assert store.locked() == []
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_a_commit_cut_off_at_any_request_leaves_all_or_nothing(store, tmp_path, monkeypatch, is_answered):
+    """The process ends before a request, or after the service has dealt with it."""
+    ask, left, seen = Bucket._ask, [0], []
+
+    def ask_until_the_end(bucket, call, *given):
+        left[0] -= 1
+        if left[0] == 0:
+            if not is_answered:
+                ask(bucket, call, *given)
+            raise SystemExit
+        return ask(bucket, call, *given)
+
+    monkeypatch.setattr(Bucket, "_ask", ask_until_the_end)
+    for point in range(1, 100):
+        step = make("count", value=point)
+        left[0] = point
+        try:
+            commit(store, step)
+        except SystemExit:
+            left[0] = 0
+        else:
+            break
+        other = RemoteStore(store.bucket, tmp_path / f"other-{point}")
+        seen.append(other.has(step.id))
+        assert other.verify(step.id) == ([] if seen[-1] else [f"{step.id}: there is no such artifact"])
+        assert commit(other, step, text="again").file("nested/file.txt").read_text() == (
+            "content" if seen[-1] else "again"
+        )
+        assert other.verify(step.id) == []
+        assert len(store.bucket.keys(f"files/{step.id}")) == 2
+    assert set(seen) == {False, True}
 
 
 def test_a_file_that_changed_in_the_bucket_is_not_trusted(store, tmp_path):
@@ -502,6 +537,19 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     with pytest.raises(EnvironmentProblem, match="needs the package `s3fs`") as refused:
         open_store("s3://bucket/place")
     assert refused.value.hint == 'pip install "lorascope[s3]"'
+
+
+def test_a_full_disk_of_this_machine_is_not_the_buckets_fault(store, tmp_path, monkeypatch):
+    commit(store, make("count", value=1))
+    elsewhere = RemoteStore(store.bucket, tmp_path / "elsewhere")
+
+    def fill(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store.bucket._files, "get_file", fill)
+    with pytest.raises(StoreProblem, match="no space is left for the store") as stopped:
+        _ = elsewhere.artifact(make("count", value=1).id).path
+    assert LOCAL_STORE in (stopped.value.hint or "")
 
 
 def test_a_bucket_that_is_not_there_is_told_before_work(s3):

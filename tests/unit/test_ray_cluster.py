@@ -159,6 +159,18 @@ def test_a_machine_that_would_spoil_the_study_is_named_with_the_remedy(changes, 
     assert verdict(dataclasses.replace(SOUND, **changes), is_seen=is_seen) == text
 
 
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [({"sees_store": False}, "the same AWS_ENDPOINT_URL"), ({"write_error": "no credentials"}, "credentials and AWS_")],
+)
+def test_of_a_bucket_the_remedy_is_another(changes, remedy):
+    found = dataclasses.replace(SOUND, **changes)
+    problem = judge(found, "gpu2", store="s3://b/place", data_dir=None, is_seen=True, here=VERSIONS)
+    assert problem is not None
+    assert problem.where == "s3://b/place"
+    assert remedy in (problem.hint or "")
+
+
 def test_a_machine_with_another_disk_at_the_stores_path_does_not_see_the_store(tmp_path, monkeypatch):
     monkeypatch.setattr(notes, "_VISIBLE_WITHIN_S", 0.2)
     for disk in ("shared", "other"):

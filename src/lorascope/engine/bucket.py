@@ -7,6 +7,7 @@ which the service decides). Only services that can do so are let in, and each pl
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import time
@@ -145,6 +146,8 @@ class Bucket:
 
     def _trouble(self, error: Exception) -> BucketTrouble | None:
         """What `error` means; None if it is an answer (there, not there), or none of the service's."""
+        if isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+            return None  # of this machine's disk
         code = _code(error)
         is_of_service = type(error).__module__.partition(".")[0] in _SPEAKERS
         if code == "NoSuchBucket":

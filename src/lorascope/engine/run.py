@@ -281,6 +281,7 @@ class _Member:
         try:
             with store.guard():
                 is_there, is_lost = store.has(step.id), self._lock.is_lost
+                holder = self._lock.holder() if is_lost else None
         except StoreProblem as problem:  # the store itself is out of reach, which is the news then
             self._end_with(_because_of(error, problem))
             return
@@ -289,7 +290,7 @@ class _Member:
         elif isinstance(error, StepBusy):
             self._end_with(error)
         elif is_lost:
-            self._end_with(_because_of(error, StepBusy(step.id, None)))
+            self._end_with(_because_of(error, StepBusy(step.id, holder)))
         else:
             explained = _explain(error, step=step, store=store, device=self._device, gang=gang)
             try:

@@ -123,7 +123,8 @@ class _Scheduling:
         present = {*self.cached, *self.done}
         missing = [step for step in added.values() if step.id not in present]
         if missing and not self._missing_deps:
-            self.store.sweep()
+            with self.store.guard():
+                self.store.sweep()
         self.store.save_steps(missing)
         for step in missing:
             self._missing_deps[step.id] = {

@@ -149,8 +149,9 @@ def _wait_and_run(step: Step, store: Store, *, device: str, data_dir: Path | Non
             if not is_told:
                 print(f"{busy}: waiting for it", file=sys.stderr)
                 is_told = True
-        while not lock.reap() and not store.has(step.id):
-            time.sleep(_BUSY_CHECK_S)
+        with store.guard():
+            while not lock.reap() and not store.has(step.id):
+                time.sleep(max(_BUSY_CHECK_S, store.look_every_s))
 
 
 def _take_stdout() -> TextIO:
