@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from small_study import STUDY, only_exit_code, run, write_small_study
 
+from lorascope.cli.app import main
 from object_server import object_server
 
 SMALL = STUDY.replace("epochs: 4", "epochs: 1").replace("seeds: [1, 2]", "seeds: [1]").split("measure:")[0]
@@ -22,7 +24,18 @@ def server() -> Iterator[dict[str, str]]:
         yield found
 
 
-def test_a_study_runs_in_a_bucket_and_an_empty_machine_finds_all_of_it(server: dict[str, str], tmp_path: Path) -> None:
+def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """What `lorascope ARGUMENTS` prints in this process, which must be content with it."""
+    monkeypatch.setattr(sys, "argv", ["lorascope", *arguments, "--store", STORE])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
+def test_a_study_runs_in_a_bucket_and_an_empty_machine_finds_all_of_it(
+    server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = {**server, "LORASCOPE_LOCAL_STORE": str(tmp_path / "first")}
     second = {**server, "LORASCOPE_LOCAL_STORE": str(tmp_path / "second")}
     write_small_study(tmp_path, SMALL)
@@ -43,13 +56,15 @@ def test_a_study_runs_in_a_bucket_and_an_empty_machine_finds_all_of_it(server: d
     assert "adapter_model.safetensors" not in fetched, "nobody asked for the weights"
 
     (train,) = [step for step in computed if step.startswith("train-tiny-sentiment-lora-1")]
-    status = json.loads(run(tmp_path, "status", "study.yaml", "--store", STORE, "--json", **second).stdout)
-    assert status["is_over"]
-    shown = json.loads(run(tmp_path, "show", train, "--store", STORE, "--json", **second).stdout)
-    assert shown["path"] == f"{STORE}/records/{train}.json"
-    assert run(tmp_path, "verify", "study.yaml", "--store", STORE, **second).returncode == 0
-    exported = run(tmp_path, "export", train, "--store", STORE, "--to", "exported", **second)
-    assert exported.returncode == 0, only_exit_code(exported)
+    monkeypatch.chdir(tmp_path)
+    for name, value in second.items():
+        monkeypatch.setenv(name, value)
+    assert json.loads(said(capsys, monkeypatch, "status", "study.yaml", "--json"))["is_over"]
+    assert json.loads(said(capsys, monkeypatch, "show", train, "--json"))["path"] == f"{STORE}/records/{train}.json"
+    assert "as it was committed" in said(capsys, monkeypatch, "verify", "study.yaml")
+    assert train in said(capsys, monkeypatch, "ls", "steps", "--json")
+    assert json.loads(said(capsys, monkeypatch, "plan", "study.yaml", "--json"))["total"]["to_run"] == 0
+    said(capsys, monkeypatch, "export", train, "--to", "exported", "--json")
     assert (tmp_path / "exported" / "adapter_model.safetensors").exists()
     assert not (tmp_path / "store").exists()
 
