@@ -88,7 +88,7 @@ class StepLock:
     def is_lost(self) -> bool:
         """Whether somebody took this lock over while we held it (we were suspended for longer than the timeout)."""
         if self._generation is not None and not self._lost:
-            self._lost = self._top()[0] != self._generation
+            self._lost = self._generations.numbers()[-1:] != [self._generation]
         return self._lost
 
     @property

@@ -98,8 +98,10 @@ class RemoteStore(Store):
         return self._record(step_id) is not None
 
     def present(self, step_ids: Iterable[str]) -> set[str]:
-        found = set(step_ids) & set(self.ids())
-        self._read(found)
+        found = set(step_ids)
+        if found:
+            found &= set(self.ids())
+            self._read(found)
         return found
 
     def ids(self, kind: str | None = None) -> list[str]:
