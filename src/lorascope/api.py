@@ -21,6 +21,7 @@ from lorascope.engine.artifact import Artifact
 from lorascope.engine.devices import check_devices
 from lorascope.engine.events import Emit, ReportWritten, StudyFinished, StudyGrew, StudyStarted, fan_out
 from lorascope.engine.failure import Failure
+from lorascope.engine.opening import StorePlace, open_store
 from lorascope.engine.step import Step
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plan.analysis_step import analysis_step
@@ -93,18 +94,16 @@ def load(path: str | Path, *, overrides: Sequence[str] = ()) -> Study:
     return load_study(path, overrides=overrides)
 
 
-def graph(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> Graph:
+def graph(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None) -> Graph:
     """Every step the study consists of (but its analysis, which depends on what gets finished), as far as its searches have
     come in the store. Computes nothing."""
-    from lorascope.engine.store import Store
-
-    return Planner(study, Store(store), data_dir=data_dir).graph
+    return Planner(study, open_store(store), data_dir=data_dir).graph
 
 
 def run(
     study: Study,
     *,
-    store: Path = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     results: Path = DEFAULT_RESULTS,
     data_dir: Path | None = None,
     executor: str = "local",
@@ -116,22 +115,22 @@ def run(
 ) -> Outcome:
     """Computes what the store lacks, analyses what is finished and writes the report to `results`/<study name>/.
 
-    executor: a key of `registry.EXECUTORS`. devices: one worker each, a device named twice gets two; None: all
-    accelerators, else the CPU. address: of the Ray cluster, "host:port"; None: the one this machine is part of.
-    only: a glob on step ids and labels ("*mrpc*"); what they need is run too. track: trackers instead of the study's own,
-    ["none"] for none. emit: receives every event; results/<study>/events.jsonl does too. May be killed at any time and
-    called again.
+    store: a directory, or "s3://BUCKET/PREFIX". executor: a key of `registry.EXECUTORS`. devices: one worker each, a device
+    named twice gets two; None: all accelerators, else the CPU. address: of the Ray cluster, "host:port"; None: the one this
+    machine is part of. only: a glob on step ids and labels ("*mrpc*"); what they need is run too. track: trackers instead of
+    the study's own, ["none"] for none. emit: receives every event; results/<study>/events.jsonl does too. May be killed at
+    any time and called again.
     """
     from lorascope.engine.scheduler import execute
-    from lorascope.engine.store import Store
 
     _check_executor(executor, address)
     trackers = chosen_trackers(study, track)
     started = time.monotonic()
-    opened = Store(store)
+    opened = open_store(store)
+    opened.check()
     planner = Planner(study, opened, data_dir=data_dir, only=only, keeps_proposals=True)
     steps = planner.steps
-    in_store = {step.id for step in steps if opened.has(step.id)}
+    in_store = opened.present(step.id for step in steps)
     num_cached = len(in_store)
     _make_directory(results / study.name)
     placed = {"devices": devices, "address": address}
@@ -142,7 +141,9 @@ def run(
     with JsonlSink(folder / "events.jsonl") as log, ExitStack() as tracking:
         told = fan_out(log, emit) if emit else fan_out(log)
         feeds = [
-            TrackerFeed(spec, study=study.name, directory=folder / "tracking" / spec.kind, store=store, tell=told)
+            TrackerFeed(
+                spec, study=study.name, directory=folder / "tracking" / spec.kind, store=opened.place, tell=told
+            )
             for spec in trackers
         ]
         for feed in feeds:
@@ -201,7 +202,7 @@ def _finished(study: Study, outcome: Outcome) -> StudyFinished:
 def plan(
     study: Study,
     *,
-    store: Path = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     data_dir: Path | None = None,
     machines: int = 1,
     workers_each: int | None = None,
@@ -214,7 +215,6 @@ def plan(
     kind says which records count (None: this machine's, or those that the store was made on).
     """
     from lorascope.engine.devices import find_devices
-    from lorascope.engine.store import Store
     from lorascope.plan.history import read_history
     from lorascope.plan.planned import Machines, plan_study
 
@@ -222,7 +222,7 @@ def plan(
         raise StudyError(
             "a plan needs at least one machine with one worker", hint="give --machines and --gpus-per-machine 1 or more"
         )
-    opened = Store(store)
+    opened = open_store(store)
     planned = Planner(study, opened, data_dir=data_dir).outlook()
     here = list(devices or find_devices())
     history = read_history(opened, device=here[0].partition(":")[0], is_binding=bool(devices))
@@ -233,7 +233,7 @@ def plan(
 def calibrate(
     study: Study,
     *,
-    store: Path = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     data_dir: Path | None = None,
     devices: Sequence[str] | None = None,
     emit: Emit | None = None,
@@ -243,7 +243,6 @@ def calibrate(
     """
     from lorascope.engine.devices import find_devices
     from lorascope.engine.provenance import describe
-    from lorascope.engine.store import Store
     from lorascope.plan.calibration import calibration_steps, preparation_steps
 
     if devices:
@@ -251,7 +250,8 @@ def calibrate(
     device = (devices or find_devices())[0]
     origin = describe(device=device)
     machine = {"host": origin["host"], "device": device.partition(":")[0], "torch": origin["versions"]["torch"]}
-    opened = Store(store)
+    opened = open_store(store)
+    opened.check()
     planned = Planner(study, opened, data_dir=data_dir).outlook()
     emit = emit or fan_out()
     with closing(resolve(EXECUTORS, "local")(opened, data_dir=data_dir, devices=[device])) as worker:
@@ -264,7 +264,7 @@ def calibrate(
 def _execute_all(steps: Sequence[Step], *, store: Store, executor: Executor, emit: Emit) -> None:
     from lorascope.engine.scheduler import execute
 
-    in_store = {step.id for step in steps if store.has(step.id)}
+    in_store = store.present(step.id for step in steps)
     kinds = _kinds(steps, in_store)
     emit(StudyStarted(study="calibration", num_steps=len(steps), num_cached=len(in_store), kinds=kinds))
     outcome = execute(steps, store=store, executor=executor, emit=emit)
@@ -273,7 +273,8 @@ def _execute_all(steps: Sequence[Step], *, store: Store, executor: Executor, emi
 
 
 def _analysis_of(planned: Graph, store: Store, *, failures: Mapping[str, Failure]) -> Step | None:
-    finished = [step.id for step in planned.steps if store.has(step.id)]
+    there = store.present(step.id for step in planned.steps)
+    finished = [step.id for step in planned.steps if step.id in there]
     return analysis_step(planned, finished=finished, failures=failures)
 
 
@@ -332,48 +333,49 @@ def _write_report(artifact: Artifact, directory: Path) -> Path:
 
 def _finished_analysis(study: Study, store: Store, data_dir: Path | None) -> Artifact:
     planned = Planner(study, store, data_dir=data_dir).graph
-    failures = {step.id: failure for step in planned.steps if (failure := store.failure(step.id))}
+    failures = store.failures(step.id for step in planned.steps)
     last = _analysis_of(planned, store, failures=failures)
     if last is None or not store.has(last.id):
         raise StudyError(
-            f"study {study.name} has no finished analysis in {store.root}",
+            f"study {study.name} has no finished analysis in {store.place}",
             hint="run it first: `lorascope run STUDY`, with the same --store, --data and --set",
         )
     return store.artifact(last.id)
 
 
-def results(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> Results:
+def results(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None) -> Results:
     """The results of a study that has been run. Raises StudyError if the store has none."""
-    from lorascope.engine.store import Store
-
-    return Results(_finished_analysis(study, Store(store), data_dir))
+    return Results(_finished_analysis(study, open_store(store), data_dir))
 
 
 def report(
-    study: Study, *, store: Path = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
+    study: Study, *, store: StorePlace = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
 ) -> Path:
     """Renders the report of a study that has been run, again, and returns the path of its page."""
-    from lorascope.engine.store import Store
     from lorascope.report.render import render_report
 
-    artifact = _finished_analysis(study, Store(store), data_dir)
+    artifact = _finished_analysis(study, open_store(store), data_dir)
     _make_directory(results / study.name)
     return render_report(artifact.path, results / study.name)
 
 
-def status(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> list[tuple[Step, StepState]]:
+def status(
+    study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None
+) -> list[tuple[Step, StepState]]:
     """Every step with its state. "blocked": something it depends on failed."""
-    from lorascope.engine.store import Store
-
-    opened = Store(store)
+    opened = open_store(store)
     states: dict[str, StepState] = {}
     planned = Planner(study, opened, data_dir=data_dir).graph
+    ids = [step.id for step in planned.steps]
+    there, failures = opened.present(ids), opened.failures(ids)
+    with opened.guard():
+        held = {step_id for step_id in opened.locked() if opened.lock(step_id).holder() is not None}
     for step in planned.steps:
-        if opened.has(step.id):
+        if step.id in there:
             states[step.id] = "done"
-        elif opened.lock(step.id).holder() is not None:
+        elif step.id in held:
             states[step.id] = "running"
-        elif opened.failure(step.id):
+        elif step.id in failures:
             states[step.id] = "failed"
         elif any(states.get(dep) in ("failed", "blocked") for dep in step.deps.values()):
             states[step.id] = "blocked"
@@ -383,28 +385,27 @@ def status(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
 
 
 def watch(
-    study: Study, *, store: Path = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
+    study: Study, *, store: StorePlace = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
 ) -> StatusReader:
     """Reads how far a study is, as often as it is asked: `watch(study).read()`. From the store, and from the log in
     `results`, which is where a run on this or another machine was told to write it."""
-    from lorascope.engine.store import Store
     from lorascope.plan.status import StatusReader
 
-    opened = Store(store)
+    opened = open_store(store)
     planner = Planner(study, opened, data_dir=data_dir)
     return StatusReader(planner.current, opened, results / study.name / "events.jsonl")
 
 
-def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None = None) -> list[str]:
+def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None) -> list[str]:
     """What is wrong with the study's artifacts on disk (changed or missing files); [] if every checksum holds."""
-    from lorascope.engine.store import Store
-
-    opened = Store(store)
+    opened = open_store(store)
     planner = Planner(study, opened, data_dir=data_dir)
     planned = planner.graph
-    failures = {step.id: failure for step in planned.steps if (failure := opened.failure(step.id))}
+    failures = opened.failures(step.id for step in planned.steps)
     last = _analysis_of(planned, opened, failures=failures)
-    kept = [step.id for step in [*planned.steps, *([last] if last else [])] if opened.has(step.id)]
+    ids = [step.id for step in [*planned.steps, *([last] if last else [])]]
+    there = opened.present(ids)
+    kept = [step_id for step_id in ids if step_id in there]
     kept += planner.proposals
     return [f"{step_id}: {problem}" for step_id in kept for problem in opened.verify(step_id)]
 
@@ -412,7 +413,7 @@ def verify(study: Study, *, store: Path = DEFAULT_STORE, data_dir: Path | None =
 def export(
     run: str,
     *,
-    store: Path = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     form: Literal["adapter", "merged", "full", "base"] | None = None,
     to: Path | None = None,
     workload: Literal["classification", "generation"] = "classification",

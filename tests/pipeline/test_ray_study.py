@@ -21,11 +21,13 @@ from small_study import STUDY, environment, lorascope, run, what_was_measured, w
 
 from clusters import SMALL, ray_cluster
 from lorascope.engine.events import Event, Notice
+from lorascope.engine.opening import LOCAL_STORE, open_store
 from lorascope.engine.ray_executor import RayExecutor
 from lorascope.engine.scheduler import Outcome, execute
 from lorascope.engine.step import Resources, Step
 from lorascope.engine.store import Store
 from lorascope.errors import EnvironmentProblem
+from object_server import object_server
 
 # Runs long enough to be met under way, each on a worker of its own; drift is measured elsewhere.
 LONGER = (
@@ -36,10 +38,14 @@ LONGER = (
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """The head and another node."""
-    with ray_cluster(2, num_cpus=1) as made:
-        yield made
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The head and another node. Both reach a bucket, `studies`, and keep what is their own of it elsewhere than we."""
+    with object_server("studies") as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.items():
+            patch.setenv(name, value)
+        patch.setenv(LOCAL_STORE, str(tmp_path_factory.mktemp("nodes")))
+        with ray_cluster(2, num_cpus=1) as made:
+            yield made
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +91,24 @@ def test_every_machine_works_and_a_measurement_has_a_machine_to_itself(
     assert not found(store, [quiet], "pid") & found(store, [*others, last], "pid"), "it got a worker of its own"
     assert not [event for event in events if isinstance(event, Notice)]
     assert found(store, [quiet], "raylet") == {raylet(measuring)}
+
+
+def test_a_store_in_a_bucket_needs_no_directory_that_machines_share(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = Path(os.environ[LOCAL_STORE])
+    monkeypatch.setenv(LOCAL_STORE, str(tmp_path))
+    store = open_store("s3://studies/ray")
+    steps = [make("count", value=value) for value in range(4)]
+    last = make("count", value=1, deps={str(n): step.id for n, step in enumerate(steps)})
+    outcome, events = compute([*steps, last], store, cluster)
+    assert len(outcome.done) == 5
+    assert not [event for event in events if isinstance(event, Notice)]
+    assert store.artifact(last.id).result["value"] == 7
+    assert not list(tmp_path.rglob("value.txt"))
+    assert len(list(nodes.rglob("value.txt"))) == 5
+    assert list(nodes.rglob("*.log"))
+    assert store.locked() == []
 
 
 def test_a_machine_that_joins_gets_work_while_the_study_runs(tmp_path: Path, cluster: Any) -> None:

@@ -171,7 +171,7 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
     assert [seed.label for seed in asked.seeds] == ["5"]
     del handed["emit"]
     assert handed == {
-        "store": Path("s"),
+        "store": "s",
         "results": Path("r"),
         "data_dir": None,
         "executor": "ray",
@@ -240,7 +240,7 @@ def test_data_directory_and_store_come_from_the_environment(study: str, api: Fak
     monkeypatch.setenv("LORASCOPE_DATA", str(tmp_path))
     monkeypatch.setenv("LORASCOPE_STORE", "elsewhere")
     call(monkeypatch, "verify", study)
-    assert api.asked[1] == {"store": Path("elsewhere"), "data_dir": tmp_path}
+    assert api.asked[1] == {"store": "elsewhere", "data_dir": tmp_path}
 
 
 def test_verify_exits_with_1_where_a_file_has_changed(study: str, api: FakeApi, monkeypatch, capsys) -> None:

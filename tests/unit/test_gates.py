@@ -163,6 +163,7 @@ def test_a_failed_gate_stops_the_step_with_its_meaning(
     monkeypatch.setattr(sanity, "task_from_result", lambda result: made.task)
     params = {"method": {}, "train": made.train.model_dump(mode="json"), "learning_rate": 1e-3}
     other = as_artifact(step_context(tmp_path, Step("data", 1, {}), {}), {})
+    (other.path / "train").mkdir()
     context = step_context(tmp_path, Step("sanity", 1, params), {"data": other, "tokens": other})
     with pytest.raises(GateFailure, match="gate `gradient census` failed") as caught:
         sanity.check_sanity(context)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from small_study import run, write_small_study
 
-from lorascope.engine import ray_checks, ray_cluster
+from lorascope.engine import notes, ray_checks, ray_cluster
 from lorascope.engine.ray_checks import Findings, clock_skew_s, examine, judge, judge_clock
 from lorascope.engine.ray_executor import RayExecutor
 from lorascope.engine.store import Store
@@ -111,7 +111,7 @@ def test_a_device_that_ray_cannot_give_is_refused(tmp_path):
 
 
 def verdict(found: Findings, *, is_seen: bool = True) -> str | None:
-    problem = judge(found, "gpu2", store=Path("/shared"), data_dir=Path("/data"), is_seen=is_seen, here=VERSIONS)
+    problem = judge(found, "gpu2", store="/shared", data_dir=Path("/data"), is_seen=is_seen, here=VERSIONS)
     return str(problem) if problem else None
 
 
@@ -159,14 +159,26 @@ def test_a_machine_that_would_spoil_the_study_is_named_with_the_remedy(changes, 
     assert verdict(dataclasses.replace(SOUND, **changes), is_seen=is_seen) == text
 
 
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [({"sees_store": False}, "the same AWS_ENDPOINT_URL"), ({"write_error": "no credentials"}, "credentials and AWS_")],
+)
+def test_of_a_bucket_the_remedy_is_another(changes, remedy):
+    found = dataclasses.replace(SOUND, **changes)
+    problem = judge(found, "gpu2", store="s3://b/place", data_dir=None, is_seen=True, here=VERSIONS)
+    assert problem is not None
+    assert problem.where == "s3://b/place"
+    assert remedy in (problem.hint or "")
+
+
 def test_a_machine_with_another_disk_at_the_stores_path_does_not_see_the_store(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_checks, "_VISIBLE_WITHIN_S", 0.2)
+    monkeypatch.setattr(notes, "_VISIBLE_WITHIN_S", 0.2)
     for disk in ("shared", "other"):
         (tmp_path / disk / "checks" / "t").mkdir(parents=True)
     (tmp_path / "shared" / "checks" / "t" / "coordinator").write_text("t")
     found = examine(str(tmp_path / "shared"), "t", "node", None)
     assert found == dataclasses.replace(SOUND, versions=ray_checks.versions())
-    assert (tmp_path / "shared" / "checks" / "t" / "node").read_text() == "t"
+    assert (tmp_path / "shared" / "checks" / "t" / "node").read_text() == "node"
     assert not examine(str(tmp_path / "other"), "t", "node", None).sees_store
 
 

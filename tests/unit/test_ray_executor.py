@@ -122,7 +122,7 @@ def test_a_machine_with_other_versions_is_not_asked_again_unless_it_joins_anew(c
     ],
 )
 def test_only_what_waiting_does_not_mend_is_for_good(found: Findings, is_lasting: bool):
-    problem = judge(found, "gpu2", store=Path("/s"), data_dir=Path("/d"), is_seen=True, here={"torch": "2"})
+    problem = judge(found, "gpu2", store="/s", data_dir=Path("/d"), is_seen=True, here={"torch": "2"})
     assert problem is not None and isinstance(problem, LastingProblem) is is_lasting
 
 

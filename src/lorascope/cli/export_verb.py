@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from lorascope.cli.console import output
-from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreDir
+from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreAt
 
 
 class Form(StrEnum):
@@ -54,7 +54,7 @@ def export(
         Workload, typer.Option("--workload", help="With the task's head, or with the base's language-model head.")
     ] = Workload.classification,
     dtype: Annotated[Dtype, typer.Option("--dtype", help="Of every weight.")] = Dtype.float32,
-    store: StoreDir = DEFAULT_STORE,
+    store: StoreAt = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
     """Write a finished run as an adapter or a checkpoint that transformers, peft and vLLM load."""

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from lorascope.cli.console import output
-from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreDir
+from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreAt
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.registry import EXECUTORS, METHODS, MODELS, TASKS, TRACKERS
 
@@ -51,7 +51,7 @@ class Listed(StrEnum):
 
 def ls(
     kind: Annotated[Listed, typer.Argument(metavar="KIND", help=f"One of {', '.join(Listed)}.")],
-    store: StoreDir = DEFAULT_STORE,
+    store: StoreAt = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
     """List what there is: models, tasks, methods, executors, trackers, templates, or the finished steps of a store."""
@@ -70,7 +70,7 @@ def ls(
     output().print(table)
 
 
-def _rows(kind: Listed, store: Path) -> list[dict[str, Any]]:
+def _rows(kind: Listed, store: str) -> list[dict[str, Any]]:
     if kind == Listed.models:
         return [{"name": name, **_model_source(source)} for name, source in MODELS.items()]
     if kind == Listed.templates:
@@ -78,11 +78,11 @@ def _rows(kind: Listed, store: Path) -> list[dict[str, Any]]:
 
         return [{"name": name, "question": question} for name, question in templates().items()]
     if kind == Listed.steps:
-        from lorascope.engine.store import Store
+        from lorascope.engine.opening import open_store
 
         return [
             {"step": artifact.id, "kind": artifact.step.kind, "bytes": sum(artifact.record["files"].values())}
-            for artifact in Store(store).artifacts()
+            for artifact in open_store(store).artifacts()
         ]
     tables = {Listed.tasks: TASKS, Listed.methods: METHODS, Listed.executors: EXECUTORS, Listed.trackers: TRACKERS}
     table = tables[kind]
@@ -112,7 +112,7 @@ def schema() -> None:
 
 def show(
     step: Annotated[str, typer.Argument(metavar="STEP", help="A step's id, or how it begins.")],
-    store: StoreDir = DEFAULT_STORE,
+    store: StoreAt = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
     """Show one step: what it was given, what it found, or how it failed."""
@@ -129,18 +129,19 @@ def show(
         console.print(value if isinstance(value, str) else json.dumps(value, indent=2), markup=False)
 
 
-def _describe_step(beginning: str, root: Path) -> dict[str, Any]:
+def _describe_step(beginning: str, place: str) -> dict[str, Any]:
     from lorascope.engine.find import find_artifact
-    from lorascope.engine.store import Store
+    from lorascope.engine.opening import open_store
 
-    if failure := Store(root).failure(beginning):
+    store = open_store(place)
+    if failure := store.failure(beginning):
         return {"id": beginning, "state": "failed", "failure": failure.text, "traceback": failure.traceback}
-    artifact = find_artifact(beginning, root)
+    artifact = find_artifact(beginning, store)
     step = artifact.record["step"]
     return {
         "id": artifact.id,
         "state": "done",
-        "path": str(artifact.path),
+        "path": artifact.place,
         "params": step["params"],
         "deps": step["deps"],
         "result": artifact.result,

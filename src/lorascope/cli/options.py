@@ -17,8 +17,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Replace one value, e.g. methods.lora.rank=16 (repeatable)."),
 ]
-StoreDir = Annotated[
-    Path, typer.Option("--store", metavar="DIR", envvar="LORASCOPE_STORE", help="Where finished steps are kept.")
+StoreAt = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        envvar="LORASCOPE_STORE",
+        help="Where finished steps are kept: a directory, or s3://BUCKET/PREFIX.",
+    ),
 ]
 DataDir = Annotated[
     Path | None,
@@ -61,7 +67,7 @@ Only = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON to standard output.")]
 
-DEFAULT_STORE = Path("store")
+DEFAULT_STORE = "store"
 DEFAULT_RESULTS = Path("results")
 
 

@@ -22,7 +22,7 @@ from lorascope.cli.options import (
     Devices,
     Only,
     Overrides,
-    StoreDir,
+    StoreAt,
     StudyFile,
     checked_data_dir,
     load,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def plan(
     study_file: StudyFile,
     overrides: Overrides = None,
-    store: StoreDir = DEFAULT_STORE,
+    store: StoreAt = DEFAULT_STORE,
     data: DataDir = None,
     machines: Annotated[int, typer.Option("--machines", metavar="N", help="Lay it out on N machines like this.")] = 1,
     gpus_per_machine: Annotated[

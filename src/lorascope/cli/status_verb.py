@@ -24,7 +24,7 @@ from lorascope.cli.options import (
     Only,
     Overrides,
     ResultsDir,
-    StoreDir,
+    StoreAt,
     StudyFile,
     checked_data_dir,
     load,
@@ -45,7 +45,7 @@ _INTERVAL_S = 2.0
 def status(
     study_file: StudyFile,
     overrides: Overrides = None,
-    store: StoreDir = DEFAULT_STORE,
+    store: StoreAt = DEFAULT_STORE,
     data: DataDir = None,
     results: ResultsDir = DEFAULT_RESULTS,
     only: Only = None,

@@ -27,7 +27,7 @@ from lorascope.cli.options import (
     Only,
     Overrides,
     ResultsDir,
-    StoreDir,
+    StoreAt,
     StudyFile,
     Track,
     checked_data_dir,
@@ -58,7 +58,7 @@ def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson
 def run(
     study_file: StudyFile,
     overrides: Overrides = None,
-    store: StoreDir = DEFAULT_STORE,
+    store: StoreAt = DEFAULT_STORE,
     data: DataDir = None,
     results: ResultsDir = DEFAULT_RESULTS,
     executor: Executor = "local",
@@ -97,7 +97,7 @@ def run(
 def report(
     study_file: StudyFile,
     overrides: Overrides = None,
-    store: StoreDir = DEFAULT_STORE,
+    store: StoreAt = DEFAULT_STORE,
     data: DataDir = None,
     results: ResultsDir = DEFAULT_RESULTS,
     as_json: AsJson = False,
@@ -113,7 +113,7 @@ def report(
 def verify(
     study_file: StudyFile,
     overrides: Overrides = None,
-    store: StoreDir = DEFAULT_STORE,
+    store: StoreAt = DEFAULT_STORE,
     data: DataDir = None,
     as_json: AsJson = False,
 ) -> None:

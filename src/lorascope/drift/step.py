@@ -67,7 +67,7 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
         method_from_params(params["method"]),
     )
     trained = [artifact for role, artifact in context.deps.items() if role.startswith("train:")]
-    runs = [Run(a.id, Seeds.model_validate(a.step.params["seeds"]).label, a.path / "export") for a in trained]
+    runs = [Run(a.id, Seeds.model_validate(a.step.params["seeds"]).label, a.file("export")) for a in trained]
     arm = Arm(
         base,
         method,
@@ -91,7 +91,7 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
                     arm.not_measured["forgetting"] = error.message
         if spec.keep:
             keep_representations(context.out, "base", probes[0].base)
-        test = ColumnStore.open(context.deps["tokens"].path / "test")
+        test = ColumnStore.open(context.deps["tokens"].file("test"))
         attention = spec.attention_examples and choose_probe(test, spec.attention_examples, seed=_PROBE_SEED).columns
         arm.read(probes, attention=attention or None, text=text)
         for what, why in arm.not_measured.items():
@@ -147,7 +147,7 @@ def _probe(context: StepContext, base: BaseModel, spec: DriftSpec, *, split: str
         for stale in [k for k in warm if k.startswith("drift:probe:") and not prefix]:
             del warm[stale]
         task = task_from_result(context.deps[f"{prefix}data"].result)
-        probe = choose_probe(ColumnStore.open(tokens.path / "test"), spec.examples, seed=_PROBE_SEED)
+        probe = choose_probe(ColumnStore.open(tokens.file("test")), spec.examples, seed=_PROBE_SEED)
         pooling = rows_of(spec.pooling, probe.columns)
         features = _features(base.model, probe.columns, base, task, spec, pooling=pooling, name="the base")
         points = Points.of(features)
@@ -172,7 +172,7 @@ def _fixed_references(
     """What no training makes: the base on other examples, and an untrained model of its architecture."""
     key = f"drift:references:{context.deps['tokens'].id}:{spec.examples}:{spec.sites}:{spec.pooling}:{context.device}"
     if key not in context.warm:
-        validation = ColumnStore.open(context.deps["tokens"].path / "validation")
+        validation = ColumnStore.open(context.deps["tokens"].file("validation"))
         others = choose_probe(validation, len(probe.probe), seed=_PROBE_SEED)
         pooling = rows_of(spec.pooling, others.columns)
         elsewhere = _features(base.model, others.columns, base, probe.task, spec, pooling=pooling, name="the base")

@@ -17,7 +17,7 @@ def seal_files(directory: Path) -> tuple[dict[str, int], dict[str, str]]:
         name = name_in(directory, file)
         checksums[name] = sha256_of(file)
         sizes[name] = file.stat().st_size
-        _sync(file)
+        sync_file(file)
     for parent, names, _ in os.walk(directory):
         for name in names:
             sync_directory(Path(parent, name))
@@ -46,7 +46,7 @@ def write_file(path: Path, text: str, *, flush: bool) -> None:
             os.fsync(stream.fileno())
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -57,7 +57,7 @@ def _sync(path: Path) -> None:
 def sync_directory(path: Path) -> None:
     """Flush a directory's entries. Some network file systems refuse this for directories and flush on their own."""
     try:
-        _sync(path)
+        sync_file(path)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
             raise

@@ -77,7 +77,7 @@ class LocalExecutor(WorkerPool[_Place]):
         stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{slot.name}-{slot.num_started}"
         with self._store.guard():
             return start_worker(
-                store=self._store.root,
+                store=self._store.place,
                 device=slot.device,
                 name=slot.name,
                 data_dir=self._data_dir,

@@ -1,10 +1,10 @@
 """One process at a time works on a step, also over a shared file system and with clocks that disagree.
 
-A lock is a directory of numbered generations and its highest generation says who holds it. Every change of hands
-(take, release, take-over of a dead holder) is the exclusive creation of the next number, so of any number of contenders
-exactly one succeeds, and a holder that was suspended finds out that a higher generation exists.
+A lock is a row of numbered generations and its highest generation says who holds it. Every change of hands (take,
+release, take-over of a dead holder) is the exclusive creation of the next number, so of any number of contenders exactly
+one succeeds, and a holder that was suspended finds out that a higher generation exists.
 
-A holder rewrites a counter in its generation every few seconds. Others call it dead if that counter stood still for
+A holder renews a counter in its generation every few seconds. Others call it dead if that counter stood still for
 `stale_after_s` on their own monotonic clock (nobody compares two machines' clocks), or at once if it ran on this very
 host and its process is gone. A holder wrongly called dead does no harm: commits are idempotent, the first one wins.
 """
@@ -24,6 +24,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from lorascope.engine.generations import DirectoryGenerations, Generations
 
 BEAT_S = 5.0
 STALE_AFTER_S = 60.0
@@ -57,20 +59,21 @@ _UNREADABLE = Owner(host="an unknown host", machine="", pid=0, started="", token
 
 
 class StepLock:
-    """The lock in `directory`. Remembers when it last saw the counter move, so keep one object while polling.
+    """The lock in `place`, a directory or what else keeps generations. Remembers when it last saw the counter move, so keep
+    one object while polling.
 
     clock: seconds of this process's monotonic clock (an argument for tests).
     """
 
     def __init__(
         self,
-        directory: Path,
+        place: Path | Generations,
         *,
         beat_s: float = BEAT_S,
         stale_after_s: float = STALE_AFTER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._directory = directory
+        self._generations = DirectoryGenerations(place) if isinstance(place, Path) else place
         self._beat_s = beat_s
         self._stale_after_s = stale_after_s
         self._clock = clock
@@ -85,7 +88,7 @@ class StepLock:
     def is_lost(self) -> bool:
         """Whether somebody took this lock over while we held it (we were suspended for longer than the timeout)."""
         if self._generation is not None and not self._lost:
-            self._lost = self._top()[0] != self._generation
+            self._lost = self._generations.numbers()[-1:] != [self._generation]
         return self._lost
 
     @property
@@ -99,22 +102,21 @@ class StepLock:
 
     def changed_hands_at(self) -> float | None:
         """When the lock was last taken or released: Unix time of the store's clock, None if it is not there."""
-        try:
-            return self._directory.stat().st_mtime  # changes with its entries, not when a holder rewrites its counter
-        except FileNotFoundError:
-            return None
+        return self._generations.changed_hands_at()
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free or stale. False if somebody else holds it or was quicker."""
-        assert self._generation is None, f"{self._directory.name}: this lock is already held by this object"
+        assert self._generation is None, f"{self._generations.name}: this lock is already held by this object"
         top, content = self._top()
         if self._judge(top, content) is not None:
             return False
         owner = this_process()
-        if not self._create(top + 1, _spell(owner, 0)):
+        if not self._generations.create(top + 1, _spell(owner, 0)):
             return False
-        if self._generations()[-1:] != [top + 1]:  # our look was out of date, as a network file system may serve it
-            self._path(top + 1).unlink(missing_ok=True)
+        if self._generations.numbers()[-1:] != [
+            top + 1
+        ]:  # our look was out of date, as a network file system may serve it
+            self._generations.remove(top + 1)
             return False
         self._generation, self._lost = top + 1, False
         self._remove_below(top + 1)
@@ -132,16 +134,19 @@ class StepLock:
             self._thread.join()
         generation, self._generation = self._generation, None
         try:
-            released = self._create(generation + 1, _RELEASED)
-        except OSError:  # no room even for this: taking our generation away frees the lock too
-            self._path(generation).unlink(missing_ok=True)
+            released = self._generations.create(generation + 1, _RELEASED)
+        except (
+            OSError
+        ):  # no room even for this: taking our generation away frees the lock too, or else the timeout does
+            with contextlib.suppress(OSError):
+                self._generations.remove(generation)
             return
         if released:
             self._remove_below(generation + 1)
             if discard:
                 self._remove_below(generation + 2)
                 with contextlib.suppress(OSError):
-                    self._directory.rmdir()
+                    self._generations.remove_place()
         else:
             self._lost = True
 
@@ -154,7 +159,7 @@ class StepLock:
         top, content = self._top()
         if self._judge(top, content) is not None and not (ended and _read_owner(content).is_process(ended)):
             return False
-        return top == 0 or content == _RELEASED or self._create(top + 1, _RELEASED)
+        return top == 0 or content == _RELEASED or self._generations.create(top + 1, _RELEASED)
 
     def _judge(self, generation: int, content: bytes) -> Owner | None:
         if generation == 0 or content == _RELEASED:
@@ -166,68 +171,31 @@ class StepLock:
             self._seen, self._seen_at = (generation, content), self._clock()
         return owner if self._clock() - self._seen_at < self._stale_after_s else None
 
-    def _generations(self) -> list[int]:
-        try:
-            return sorted(int(name) for name in os.listdir(self._directory) if name.isdigit())
-        except FileNotFoundError:
-            return []
-
     def _top(self) -> tuple[int, bytes]:
-        while generations := self._generations():
+        while numbers := self._generations.numbers():
             try:
-                return generations[-1], self._path(generations[-1]).read_bytes()
+                return numbers[-1], self._generations.read(numbers[-1])
             except FileNotFoundError:  # a later generation replaced it between listing and reading
                 time.sleep(0.001)
         return 0, b""
 
-    def _create(self, generation: int, content: bytes) -> bool:
-        """Create this generation, or False if it exists: the one atomic act every change of hands consists of."""
-        while True:
-            try:
-                handle = os.open(self._path(generation), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            except FileExistsError:
-                return False
-            except FileNotFoundError:  # no directory yet, or its last holder just removed it
-                self._directory.mkdir(parents=True, exist_ok=True)
-                continue
-            try:
-                os.write(handle, content)
-            except OSError:
-                self._path(generation).unlink(missing_ok=True)
-                raise
-            finally:
-                os.close(handle)
-            return True
-
     def _remove_below(self, generation: int) -> None:
-        for old in self._generations():
-            if old < generation:
-                with contextlib.suppress(OSError):
-                    self._path(old).unlink()
-
-    def _path(self, generation: int) -> Path:
-        return self._directory / f"{generation:08d}"
+        """Tidies up; what cannot be removed does no harm."""
+        with contextlib.suppress(OSError):
+            for old in self._generations.numbers():
+                if old < generation:
+                    self._generations.remove(old)
 
     def _beat(self, owner: Owner, generation: int) -> None:
         counter = 0
         while not self._stop.wait(self._beat_s):
             counter += 1
-            try:
-                handle = os.open(self._path(generation), os.O_WRONLY)
-            except OSError:
+            # Trouble of a moment: the next beat may succeed, and if none does we count as dead.
+            with contextlib.suppress(OSError):
+                self._generations.renew(generation, _spell(owner, counter))
+            with contextlib.suppress(OSError):
                 if self.is_lost:
                     return
-                continue
-            try:
-                os.write(handle, _spell(owner, counter))
-                os.fsync(handle)  # a network file system shows others only what is flushed
-            except OSError:
-                pass  # trouble of a moment: the next beat may succeed, and if none does we count as dead
-            finally:
-                with contextlib.suppress(OSError):
-                    os.close(handle)
-            if self.is_lost:
-                return
 
 
 def _spell(owner: Owner, counter: int) -> bytes:
@@ -238,7 +206,7 @@ def _spell(owner: Owner, counter: int) -> bytes:
 def _read_owner(content: bytes) -> Owner:
     """The owner, or an unknown one while its line is not yet written: then only the timeout can call it dead."""
     try:
-        return Owner(**json.loads(content[13:]))
+        return Owner(**json.loads(content.partition(b"\n")[0][13:]))
     except (ValueError, TypeError):
         return _UNREADABLE
 

@@ -128,7 +128,7 @@ class WorkerProcess:
 
 def start_worker(
     *,
-    store: Path,
+    store: str,
     device: str,
     name: str,
     data_dir: Path | None,
@@ -142,7 +142,7 @@ def start_worker(
     num_on_device: how many workers of the study share the device. num_threads: its share of the processors, unless the
     environment says otherwise; None: what libraries take by themselves.
     """
-    arguments = ["--store", str(store), "--device", device, "--parent", str(os.getpid()), "--name", name]
+    arguments = ["--store", store, "--device", device, "--parent", str(os.getpid()), "--name", name]
     arguments += ["--log", str(log)] + (["--data", str(data_dir)] if data_dir is not None else [])
     # Workers import what this process imports, however it came by its path (as multiprocessing's "spawn" does).
     settings = {**environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -7,11 +7,9 @@ lock reads another machine's clock.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import platform
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -20,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from lorascope.engine import provenance
+from lorascope.engine.bucket import BucketTrouble
+from lorascope.engine.notes import notes_in
+from lorascope.engine.opening import open_store
 from lorascope.engine.ray_cluster import Machine, ray_module
 from lorascope.engine.store import Store
-from lorascope.errors import EnvironmentProblem
+from lorascope.errors import EnvironmentProblem, LorascopeError
 
 MAX_CLOCK_SKEW_S = 5.0
 TIMEOUT_S = 60.0
 
-_VISIBLE_WITHIN_S = 5.0  # network file systems show others a new file after a moment
 _COORDINATOR = "coordinator"
 _NUM_CLOCK_READINGS = 3
 
@@ -56,12 +56,11 @@ def check_machines(
     cannot write to the store.
     """
     token = uuid.uuid4().hex[:12]
-    place = store.root / "checks" / token
+    notes = notes_in(store, token)
     with store.guard():
-        place.mkdir(parents=True)
-        (place / _COORDINATOR).write_text(token)
+        notes.leave(_COORDINATOR)
     try:
-        asked = {m.node_id: _ask(m, examine, str(store.root), token, m.node_id, data_dir) for m in machines}
+        asked = {m.node_id: _ask(m, examine, store.place, token, m.node_id, data_dir) for m in machines}
         found = {m.node_id: _answer(asked[m.node_id], m) for m in machines}
         here = versions()
         problems = {}
@@ -69,9 +68,9 @@ def check_machines(
             findings = found[machine.node_id]
             if isinstance(findings, Findings):
                 has_written = findings.sees_store and findings.write_error is None
-                is_seen = has_written and _is_there(place / machine.node_id)
+                is_seen = has_written and notes.is_there(machine.node_id)
                 findings = judge(
-                    findings, machine.name, store=store.root, data_dir=data_dir, is_seen=is_seen, here=here
+                    findings, machine.name, store=store.place, data_dir=data_dir, is_seen=is_seen, here=here
                 )
             if findings is not None:
                 problems[machine.node_id] = findings
@@ -79,25 +78,24 @@ def check_machines(
         skews = {machine.name: clock_skew_s(lambda m=machine: _answer(_ask(m, time.time), m)) for machine in sound}
         return problems, [text for name, skew in skews.items() if (text := judge_clock(name, *skew))]
     finally:
-        shutil.rmtree(place, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            place.parent.rmdir()
+        notes.forget()
 
 
-def examine(root: str, token: str, name: str, data_dir: Path | None) -> Findings:
-    """Runs on the machine in question, which leaves a file `name` for the coordinator."""
-    place = Path(root) / "checks" / token
-    sees_store = _is_there(place / _COORDINATOR)
-    write_error, is_exclusive = None, True
-    if sees_store:
-        try:
-            (place / f"{name}.draft").write_text(token)
-            os.replace(place / f"{name}.draft", place / name)
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(place / _COORDINATOR, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-                is_exclusive = False
-        except OSError as error:
-            write_error = os.strerror(error.errno) if error.errno else str(error)
+def examine(place: str, token: str, name: str, data_dir: Path | None) -> Findings:
+    """Runs on the machine in question, which leaves a note `name` for the coordinator."""
+    sees_store, write_error, is_exclusive = True, None, True
+    try:
+        notes = notes_in(open_store(place), token)
+        sees_store = notes.is_there(_COORDINATOR)
+        if sees_store:
+            notes.leave(name)
+            is_exclusive = notes.is_refused(_COORDINATOR)
+    except BucketTrouble as error:
+        write_error = error.message
+    except OSError as error:
+        write_error = os.strerror(error.errno) if error.errno else str(error)
+    except LorascopeError as error:
+        write_error = error.message
     has_data = data_dir is None or data_dir.is_dir()
     return Findings(sees_store, write_error, is_exclusive, has_data, versions())
 
@@ -113,7 +111,7 @@ def versions() -> dict[str, str]:
 
 
 def judge(
-    found: Findings, name: str, *, store: Path, data_dir: Path | None, is_seen: bool, here: Mapping[str, str]
+    found: Findings, name: str, *, store: str, data_dir: Path | None, is_seen: bool, here: Mapping[str, str]
 ) -> EnvironmentProblem | None:
     """What is wrong with machine `name`, None if nothing. is_seen: whether what it wrote has arrived here. here: versions."""
     if not found.sees_store or (found.write_error is None and not is_seen):
@@ -122,21 +120,25 @@ def judge(
         )
         return EnvironmentProblem(
             f"the store is not shared with {name}: {unseen}",
-            hint="Put the store where every machine mounts one file system at the same path (NFS, Lustre, CephFS), and name "
+            hint="Give `ray start` there the same AWS_ENDPOINT_URL as here."
+            if "://" in store
+            else "Put the store where every machine mounts one file system at the same path (NFS, Lustre, CephFS), and name "
             "that path with --store.",
-            where=str(store),
+            where=store,
         )
     if found.write_error is not None:
         return EnvironmentProblem(
             f"{name} cannot write to the store ({found.write_error})",
-            hint="Run `ray start` there as a user who may write to it: the same one on every machine is simplest.",
-            where=str(store),
+            hint='`pip install "lorascope[s3]"` there, and give its `ray start` the credentials and AWS_* variables.'
+            if "://" in store
+            else "Run `ray start` there as a user who may write to it: the same one on every machine is simplest.",
+            where=store,
         )
     if not found.is_exclusive:
         return LastingProblem(
             f"the store's file system let {name} create a file that was there already, so no lock can hold",
             hint="Use a file system with exclusive creation (NFSv4, Lustre, CephFS); object storage mounted as one has none.",
-            where=str(store),
+            where=store,
         )
     if not found.has_data:
         return EnvironmentProblem(
@@ -175,17 +177,6 @@ def judge_clock(name: str, ahead_s: float, uncertain_s: float) -> str | None:
         f"the clock of {name} is {abs(ahead_s):.0f} s {direction} this machine's: times in logs and records will not agree "
         "(locks and results do not depend on them); let NTP set it"
     )
-
-
-def _is_there(path: Path) -> bool:
-    deadline = time.monotonic() + _VISIBLE_WITHIN_S
-    while not path.exists():
-        if time.monotonic() > deadline:
-            return False
-        with contextlib.suppress(OSError):
-            os.listdir(path.parent)  # makes a network file system ask its server again
-        time.sleep(0.1)
-    return True
 
 
 def _ask(machine: Machine, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lorascope.engine.events import Emit, Notice
 from lorascope.engine.executor import Completion
+from lorascope.engine.opening import LOCAL_STORE
 from lorascope.engine.pool import WorkerPool
 from lorascope.engine.ray_checks import check_machines
 from lorascope.engine.ray_cluster import Machine, connect, is_head_there, machines, ray_module
@@ -201,15 +202,18 @@ class RayExecutor(WorkerPool[Place]):
         return super()._sharing(slot) if slot.device == "cpu" else []
 
     def _settings(self, place: Place) -> WorkerSettings:
+        passed = {
+            name: value for name, value in os.environ.items() if name.startswith("LORASCOPE_") and name != LOCAL_STORE
+        }
         beside = 1 if place.whole else 1 + sum(not other.whole for other in self._beside(place))
         return WorkerSettings(
-            store=self._store.root,
+            store=self._store.place,
             device=place.device,
             name=place.name,
             data_dir=self._data_dir,
             num_on_device=beside if place.device == "cpu" else 1,
             num_threads=max(1, place.machine.num_cpus // beside),
-            environment={name: value for name, value in os.environ.items() if name.startswith("LORASCOPE_")},
+            environment=passed,
         )
 
     def _worker(self, slot: Place) -> RemoteWorker:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lorascope.engine.lock import Owner
+from lorascope.engine.opening import open_store
 from lorascope.engine.process import STOP_TIMEOUT_S, Death, WorkerProcess, start_worker, stop_all, wait_for_output
 from lorascope.engine.ray_cluster import Machine, is_head_there, machines, ray_module
 
@@ -28,7 +29,7 @@ _OMP_NUM_THREADS = "OMP_NUM_THREADS"
 class WorkerSettings:
     """How the worker process is started. environment: variables of the coordinator that it gets too."""
 
-    store: Path
+    store: str
     device: str
     name: str
     data_dir: Path | None
@@ -93,8 +94,7 @@ class Host:
         given = self._settings
         self._num_started += 1
         stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{given.name}-{self._num_started}"
-        logs = given.store / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        logs = open_store(given.store).logs_dir
         # Ray sets one thread for an actor that reserves one processor; the worker has its machine's share.
         return start_worker(
             store=given.store,
@@ -122,7 +122,7 @@ class RemoteWorker:
         self._actor = self._ray.remote(Host).options(scheduling_strategy=there, **options).remote(settings)
         self.asked_at = time.monotonic()
         self._process: Owner | None = None
-        self._log = settings.store / "logs"
+        self._log = open_store(settings.store).root / "logs"
         self._num_running = 0
         self.awaited: Any = self._actor.greet.remote()  # the answer that is to come, if one is
         self.is_lost = False

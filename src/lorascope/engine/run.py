@@ -21,6 +21,7 @@ from typing import Any, Literal
 from lorascope import registry
 from lorascope.engine import provenance
 from lorascope.engine.artifact import Artifact
+from lorascope.engine.bucket import BucketTrouble
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Emit, Event, StepFinished, StepStarted
 from lorascope.engine.executor import Completion
@@ -282,12 +283,19 @@ class _Member:
 
     def fail(self, error: Exception, *, gang: int) -> None:
         step, store = self.step, self._store
-        if store.has(step.id):  # another process, which held our lock while we were suspended, was quicker
+        try:
+            with store.guard():
+                is_there, is_lost = store.has(step.id), self._lock.is_lost
+                holder = self._lock.holder() if is_lost else None
+        except StoreProblem as problem:  # the store itself is out of reach, which is the news then
+            self._end_with(_because_of(error, problem))
+            return
+        if is_there:  # another process, which held our lock while we were suspended, was quicker
             self._end_with("found" if self._started is None else "done")
         elif isinstance(error, StepBusy):
             self._end_with(error)
-        elif self._lock.is_lost:
-            self._end_with(_because_of(error, StepBusy(step.id, self._lock.holder())))
+        elif is_lost:
+            self._end_with(_because_of(error, StepBusy(step.id, holder)))
         else:
             explained = _explain(error, step=step, store=store, device=self._device, gang=gang)
             try:
@@ -301,7 +309,10 @@ class _Member:
         """Let go of the lock and what was not committed. Harmless a second time."""
         if self._staging is not None:
             shutil.rmtree(self._staging, ignore_errors=True)
-        self._lock.release(discard=self._store.has(self.step.id))
+        is_there = False
+        with contextlib.suppress(StoreProblem):  # out of reach: the lock goes stale
+            is_there = self._store.has(self.step.id)
+        self._lock.release(discard=is_there)
 
     def _end_with(self, outcome: Settled) -> None:
         self.end()
@@ -355,8 +366,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _concerns(error: OSError, store: Store) -> bool:
-    """Whether `error` is about the store: any full disk, but only refusals of paths within it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    """Whether `error` is about the store: its bucket, any full disk, but only refusals of paths within it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, BucketTrouble):
         return True
     return isinstance(error.filename, str | Path) and Path(error.filename).is_relative_to(store.root)
 

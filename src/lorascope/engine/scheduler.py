@@ -118,13 +118,15 @@ class _Scheduling:
         _assert_complete(self.graph, self.store)
         self._order = {step_id: place for place, step_id in enumerate(self.graph)}
         with self.store.guard():
-            self.cached += [step_id for step_id in added if self.store.has(step_id)]
+            there = self.store.present(added)
+        self.cached += [step_id for step_id in added if step_id in there]
         present = {*self.cached, *self.done}
         missing = [step for step in added.values() if step.id not in present]
         if missing and not self._missing_deps:
-            self.store.sweep()
+            with self.store.guard():
+                self.store.sweep()
+        self.store.save_steps(missing)
         for step in missing:
-            self.store.save_step(step)
             self._missing_deps[step.id] = {
                 dep for dep in step.deps.values() if dep in self.graph and dep not in present
             }
@@ -173,6 +175,7 @@ class _Scheduling:
         """See which steps of other processes are committed, failed, or free again because their process is gone."""
         if not self._elsewhere:
             return
+        poll_s = max(poll_s, self.store.look_every_s)
         if not self._running and not self._allowed():
             time.sleep(poll_s)  # the executor had nothing to wait for
         elif time.monotonic() - self._looked_at < poll_s:

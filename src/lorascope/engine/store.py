@@ -19,18 +19,16 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorascope.engine.artifact import Artifact
+from lorascope.engine.artifact import RECORD, Artifact, discrepancies
 from lorascope.engine.durable import files_under, name_in, seal_files, sha256_of, sync_directory, write_file
 from lorascope.engine.failure import Failure
 from lorascope.engine.lock import StepLock
 from lorascope.engine.step import Step, canonical_json
 from lorascope.errors import EnvironmentProblem
-
-RECORD = "record.json"
 
 
 class StoreProblem(EnvironmentProblem):
@@ -38,7 +36,13 @@ class StoreProblem(EnvironmentProblem):
 
 
 class Store:
-    """The directory `root`. Made at the first write; reading an absent store finds nothing. Safe among processes."""
+    """The directory `root`. Made at the first write; reading an absent store finds nothing. Safe among processes.
+
+    look_every_s: how often it is worth asking how others are getting on.
+    """
+
+    look_every_s = 0.0
+    _named_with = "--store"
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).absolute()
@@ -46,10 +50,26 @@ class Store:
             if self.root.exists() and not self.root.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.root))
 
+    @property
+    def place(self) -> str:
+        """What names this store, here and to other processes."""
+        return str(self.root)
+
+    def check(self) -> None:
+        """Before work starts: raises StoreProblem if it could not be kept. A directory shows that when it is written to."""
+
     # -- finished work
 
     def has(self, step_id: str) -> bool:
         return (self._artifact_path(step_id) / RECORD).exists()
+
+    def present(self, step_ids: Iterable[str]) -> set[str]:
+        """Those that are committed: `has` of many."""
+        return {step_id for step_id in step_ids if self.has(step_id)}
+
+    def ids(self, kind: str | None = None) -> list[str]:
+        """Of every committed artifact, or of those of one kind, in order."""
+        return sorted(record.parent.name for record in (self.root / "artifacts").glob(f"{kind or '*'}/*/{RECORD}"))
 
     def artifact(self, step_id: str) -> Artifact:
         """The committed artifact. Raises KeyError if there is none."""
@@ -59,8 +79,7 @@ class Store:
 
     def artifacts(self, kind: str | None = None) -> list[Artifact]:
         """Every committed artifact, or those of one kind, in the order of their ids."""
-        records = (self.root / "artifacts").glob(f"{kind or '*'}/*/{RECORD}")
-        return [Artifact(record.parent) for record in sorted(records, key=lambda record: record.parent.name)]
+        return [self.artifact(step_id) for step_id in self.ids(kind)]
 
     def commit(
         self, step: Step, staging: Path, *, result: Mapping[str, Any], provenance: Mapping[str, Any]
@@ -70,7 +89,6 @@ class Store:
         Raises AssertionError for a result or provenance that is no finite JSON, StoreProblem if it cannot be written.
         """
         _assert_canonical(step.id, result=result, provenance=provenance)
-        target = self._artifact_path(step.id)
         with self.guard():
             files, checksums = seal_files(staging)
             assert RECORD not in files, f"{step.id}: {RECORD} is written by the store alone"
@@ -82,39 +100,24 @@ class Store:
                 "files": files,
                 "sha256": checksums,
             }
-            write_file(staging / RECORD, json.dumps(record, indent=1, sort_keys=True, allow_nan=False), flush=True)
-            sync_directory(staging)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._rename_into_place(staging, target)
-            sync_directory(target.parent)
+            artifact = self._publish(step.id, staging, record)
         self.clear_failure(step.id)
         shutil.rmtree(self._work_path(step.id), ignore_errors=True)
-        return Artifact(target)
+        return artifact
 
     def verify(self, step_id: str) -> list[str]:
         """What is wrong with a committed artifact, one sentence each; empty if it is as it was committed."""
         path = self._artifact_path(step_id)
         try:
             record = json.loads((path / RECORD).read_text())
-            recorded_id = Step.from_json(record["step"]).id
-            sizes, checksums = record["files"], record["sha256"]
+            found = {name_in(path, file) for file in files_under(path)} - {RECORD}
+            return discrepancies(
+                step_id, record, found, lambda name: ((path / name).stat().st_size, sha256_of(path / name))
+            )
         except FileNotFoundError:
             return [f"{step_id}: there is no such artifact"]
         except (ValueError, KeyError, TypeError) as error:
             return [f"{step_id}: {RECORD} cannot be read ({type(error).__name__}: {error})"]
-        problems = []
-        if recorded_id != step_id:
-            problems.append(f"{step_id}: the record is that of {recorded_id}")
-        found = {name_in(path, file) for file in files_under(path)} - {RECORD}
-        problems += [f"{step_id}: {name} is missing" for name in sorted(set(sizes) - found)]
-        problems += [f"{step_id}: {name} was added after the commit" for name in sorted(found - set(sizes))]
-        for name in sorted(found & set(sizes)):
-            size = (path / name).stat().st_size
-            if size != sizes[name]:
-                problems.append(f"{step_id}: {name} has {size} bytes, {sizes[name]} were committed")
-            elif sha256_of(path / name) != checksums[name]:
-                problems.append(f"{step_id}: {name} is not the file that was committed (its checksum differs)")
-        return problems
 
     # -- steps, and work under way
 
@@ -126,6 +129,10 @@ class Store:
         if not path.exists() or path.read_text() != text:
             self._replace(path, text, flush=False)  # a step torn by a power cut is written again by the next run
 
+    def save_steps(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            self.save_step(step)
+
     def load_step(self, step_id: str) -> Step:
         """A saved or committed step. Raises KeyError if the store knows neither."""
         path = self.root / "steps" / f"{step_id}.json"
@@ -136,6 +143,10 @@ class Store:
     def lock(self, step_id: str) -> StepLock:
         return StepLock(self.root / "locks" / step_id)
 
+    def locked(self) -> list[str]:
+        """The steps whose locks were taken once and not removed since."""
+        return sorted(path.name for path in (self.root / "locks").glob("*"))
+
     def stage(self, step_id: str) -> Path:
         """A new empty directory for the files of a step; only the holder of its lock asks for one."""
         path = self.root / "staging" / f"{step_id}.{uuid.uuid4().hex[:12]}"
@@ -145,13 +156,7 @@ class Store:
 
     def work_dir(self, step_id: str) -> Path:
         """The step's directory for checkpoints: outlives a kill, is removed at commit."""
-        path = self._work_path(step_id)
-        with self.guard():
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except FileNotFoundError as error:  # a place where nothing can be made, such as /proc
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
-        return path
+        return self._directory(f"work/{step_id}")
 
     @property
     def cache_dir(self) -> Path:
@@ -166,9 +171,10 @@ class Store:
         for path in (self.root / "staging").glob("*"):
             if self.lock(path.name.rpartition(".")[0]).holder() is None:
                 shutil.rmtree(path, ignore_errors=True)
-        for path in [*(self.root / "work").glob("*"), *(self.root / "locks").glob("*")]:
-            if self.has(path.name) and self.lock(path.name).holder() is None:  # killed between commit and tidying up
-                shutil.rmtree(path, ignore_errors=True)
+        for step_id in self.present([*self.locked(), *(path.name for path in (self.root / "work").glob("*"))]):
+            if self.lock(step_id).holder() is None:  # its process was killed between commit and tidying up
+                shutil.rmtree(self._work_path(step_id), ignore_errors=True)
+                self._remove_lock(step_id)
 
     # -- failures
 
@@ -181,6 +187,10 @@ class Store:
             return Failure.from_json(json.loads(self._failure_path(step_id).read_text()))
         except FileNotFoundError:
             return None
+
+    def failures(self, step_ids: Iterable[str]) -> dict[str, Failure]:
+        """`failure` of many: of those that failed."""
+        return {step_id: failure for step_id in step_ids if (failure := self.failure(step_id))}
 
     def clear_failure(self, step_id: str) -> None:
         with self.guard():
@@ -206,19 +216,19 @@ class Store:
             return StoreProblem(
                 f"no space is left for the store ({os.strerror(error.errno)})",
                 hint="Nothing finished is lost. Free some space (the store's cache/ and logs/ can be deleted), or move "
-                "the store to a larger disk and name it with --store, then run the same command again.",
+                f"the store to a larger disk and name it with {self._named_with}, then run the same command again.",
                 where=where,
             )
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             return StoreProblem(
                 f"the store cannot be written ({os.strerror(error.errno)}: {error.filename or where})",
-                hint="Make the directory writable, or name another one with --store.",
+                hint=f"Make the directory writable, or name another one with {self._named_with}.",
                 where=where,
             )
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             return StoreProblem(
                 f"the store is no directory ({os.strerror(error.errno)}: {error.filename or where})",
-                hint="Name a directory with --store; it is made if it does not exist.",
+                hint=f"Name a directory with {self._named_with}; it is made if it does not exist.",
                 where=where,
             )
         return None
@@ -243,6 +253,19 @@ class Store:
             except OSError:
                 draft.unlink(missing_ok=True)
                 raise
+
+    def _publish(self, step_id: str, staging: Path, record: Mapping[str, Any]) -> Artifact:
+        """Make the sealed files of `staging` an artifact, at once, unless there is one."""
+        target = self._artifact_path(step_id)
+        write_file(staging / RECORD, json.dumps(record, indent=1, sort_keys=True, allow_nan=False), flush=True)
+        sync_directory(staging)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._rename_into_place(staging, target)
+        sync_directory(target.parent)
+        return Artifact(target)
+
+    def _remove_lock(self, step_id: str) -> None:
+        shutil.rmtree(self.root / "locks" / step_id, ignore_errors=True)
 
     def _rename_into_place(self, staging: Path, target: Path) -> None:
         while True:

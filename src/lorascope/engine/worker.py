@@ -27,6 +27,7 @@ from typing import Any, TextIO
 from lorascope.engine.events import Event, Notice, StepFinished
 from lorascope.engine.executor import Completion
 from lorascope.engine.lock import this_process
+from lorascope.engine.opening import open_store
 from lorascope.engine.run import StepBusy, run_step, try_steps
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
@@ -38,7 +39,7 @@ _BUSY_CHECK_S = 1.0
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lorascope.engine.worker", description="Run steps of a store.")
-    parser.add_argument("--store", type=Path, required=True, help="the store's directory")
+    parser.add_argument("--store", required=True, help="the store's directory or address")
     parser.add_argument("--device", required=True, help="a torch device: cpu, cuda:0, mps")
     parser.add_argument("--data", type=Path, default=None, help="where {task}_{split}.parquet may lie")
     parser.add_argument("--step", default=None, help="run this step and end")
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", default=None, help="the worker's name in events")
     parser.add_argument("--log", default=None, help="where stderr goes, for failure records")
     given = parser.parse_args(arguments)
-    store = Store(given.store)
+    store = open_store(given.store)
     name = given.name or f"worker-{given.device}"
     if given.step is not None:
         return _run_by_hand(given.step, store, device=given.device, data_dir=given.data, name=name)
@@ -109,7 +110,7 @@ def _run_by_hand(step_id: str, store: Store, *, device: str, data_dir: Path | No
         if store.has(step_id):
             print(f"{step_id}: already done", file=sys.stderr)
         artifact = _wait_and_run(step, store, device=device, data_dir=data_dir, emit=emit, name=name)
-        print(artifact.path)
+        print(artifact.place)
     except LorascopeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -128,12 +129,12 @@ def _known_step(store: Store, step_id: str) -> Step:
         raise StudyError(
             f"the store knows no step {step_id!r}",
             hint="A study saves its steps when it runs; the ids are those that `lorascope plan` and `status` show.",
-            where=str(store.root),
+            where=store.place,
         ) from None
     missing = [dep for dep in step.deps.values() if not store.has(dep)]
     if missing:
         raise EnvironmentProblem(
-            f"{step_id} needs {', '.join(missing)}, not done yet", hint="Run those first.", where=str(store.root)
+            f"{step_id} needs {', '.join(missing)}, not done yet", hint="Run those first.", where=store.place
         )
     return step
 
@@ -148,8 +149,9 @@ def _wait_and_run(step: Step, store: Store, *, device: str, data_dir: Path | Non
             if not is_told:
                 print(f"{busy}: waiting for it", file=sys.stderr)
                 is_told = True
-        while not lock.reap() and not store.has(step.id):
-            time.sleep(_BUSY_CHECK_S)
+        with store.guard():
+            while not lock.reap() and not store.has(step.id):
+                time.sleep(max(_BUSY_CHECK_S, store.look_every_s))
 
 
 def _take_stdout() -> TextIO:

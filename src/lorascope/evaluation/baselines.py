@@ -39,7 +39,7 @@ def measure_baselines(context: StepContext) -> dict[str, Any]:
     base = base_for(context, task)
     features = {
         split: frozen_features(
-            base.model, task, ColumnStore.open(tokens.path / split), pad_token_id=base.pad_token_id,
+            base.model, task, ColumnStore.open(tokens.file(split)), pad_token_id=base.pad_token_id,
             device=context.device, precision=context.step.params["precision"],
         )
         for split in frames

@@ -37,10 +37,10 @@ def evaluate_run(context: StepContext) -> dict[str, Any]:
     params = context.step.params
     make_deterministic(context.device)
     task = task_from_result(context.deps["data"].result)
-    test, validation = (ColumnStore.open(context.deps["tokens"].path / s) for s in ("test", "validation"))
+    test, validation = (ColumnStore.open(context.deps["tokens"].file(s)) for s in ("test", "validation"))
     base, method = base_for(context, task), method_from_params(params["method"])
     train = context.deps["train"]
-    model = method.reload(train.path / "export", base=base).to(context.device)
+    model = method.reload(train.file("export"), base=base).to(context.device)
     reading = {"pad_token_id": base.pad_token_id, "device": context.device}
     gates = [reload_gate(model, task, validation, np.load(train.file("reference_logits.npy")), params, reading)]
     predictions = predict(model, task, test, precision=params["precision"], **reading)

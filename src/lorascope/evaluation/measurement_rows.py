@@ -40,7 +40,7 @@ def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
         yield _summary(run, "validation", artifact.result["validation"])
         costs = {name: artifact.result[name] for name in COSTS if artifact.result.get(name) is not None}
         yield _rows(run, split=None, metric=list(costs), value=list(costs.values()), unit=[COSTS[c] for c in costs])
-        if (artifact.path / "snapshots.parquet").exists():
+        if "snapshots.parquet" in artifact.record["files"]:
             yield _snapshot_rows(run, pd.read_parquet(artifact.file("snapshots.parquet")))
     for label, artifact in finished.of("baseline"):
         task = finished.task(label["task"])

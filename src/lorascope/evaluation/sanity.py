@@ -102,7 +102,7 @@ def check_sanity(context: StepContext) -> dict[str, Any]:
             base=base_for(context, task),
             method=method_from_params(params["method"]),
             task=task,
-            columns=ColumnStore.open(context.deps["tokens"].path / "train"),
+            columns=ColumnStore.open(context.deps["tokens"].file("train")),
             train=TrainSpec.model_validate(params["train"]),
             learning_rate=params["learning_rate"],
             device=context.device,

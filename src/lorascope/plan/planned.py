@@ -117,7 +117,8 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
     last = analysis_step(graph, finished=[step.id for step in graph.steps], failures={})
     steps = [*graph.steps, *([last] if last else [])]
     labels = {**graph.labels, **({last.id: RunLabel()} if last else {})}
-    planned = tuple(_planned(step, labels[step.id], store, history) for step in steps)
+    there = store.present(step.id for step in steps)
+    planned = tuple(_planned(step, labels[step.id], step.id in there, history) for step in steps)
     jobs = jobs_of(planned, graph.decided_by)
     schedule = allocate(jobs, workers=machines.workers)
     tried = sorted({*_TRIED_MACHINES, machines.count})
@@ -182,8 +183,7 @@ def _chunks(group: Sequence[PlannedStep]) -> list[list[PlannedStep]]:
     return [list(group[i * len(group) // count : (i + 1) * len(group) // count]) for i in range(count)]
 
 
-def _planned(step: Step, label: RunLabel, store: Store, history: History) -> PlannedStep:
-    is_cached = store.has(step.id)
+def _planned(step: Step, label: RunLabel, is_cached: bool, history: History) -> PlannedStep:
     return PlannedStep(step, label, is_cached, CACHED if is_cached else estimate_step(step, history))
 
 

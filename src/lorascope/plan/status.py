@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from lorascope.engine.events import Event, Metric, StepProgress, StepStarted
+from lorascope.engine.failure import Failure
 from lorascope.engine.lock import Owner, StepLock
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
@@ -82,6 +83,8 @@ class StatusReader:
     _locks: dict[str, StepLock] = field(default_factory=dict)
     _news: dict[str, _News] = field(default_factory=dict)
     _history: tuple[int, History] | None = None
+    _done: set[str] = field(default_factory=set)
+    _failures: dict[str, Failure] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.graph = self.plan()
@@ -93,6 +96,8 @@ class StatusReader:
         for event in self._follower.new_events():
             self._hear(event)
         owners = self._owners()
+        ids = [step.id for step in self.graph.steps]
+        self._done, self._failures = self.store.present(ids), self.store.failures(ids)
         states = self._states(owners)
         running = self._gangs(owners)
         return StudyStatus(
@@ -115,11 +120,12 @@ class StatusReader:
     def _owners(self) -> Mapping[str, tuple[Owner, float]]:
         """Step -> who holds its lock and since when, of every lock of the store that is held."""
         found = {}
-        for path in (self.store.root / "locks").glob("*"):
-            lock = self._locks.setdefault(path.name, self.store.lock(path.name))
-            owner, since = lock.holder(), lock.changed_hands_at()
-            if owner is not None and since is not None and not self.store.has(path.name):
-                found[path.name] = owner, since
+        with self.store.guard():
+            for step_id in self.store.locked():
+                lock = self._locks.setdefault(step_id, self.store.lock(step_id))
+                owner, since = lock.holder(), lock.changed_hands_at()
+                if owner is not None and since is not None and not self.store.has(step_id):
+                    found[step_id] = owner, since
         return found
 
     def _states(self, owners: Mapping[str, object]) -> list[tuple[Step, RunLabel, State]]:
@@ -130,19 +136,21 @@ class StatusReader:
             (step, self.graph.labels[step.id], states[step.id]) for step in self.graph.steps
         ]
         if all(state in ("done", "failed", "blocked") for state in states.values()):
-            failures = {i: f for i in states if states[i] == "failed" and (f := self.store.failure(i)) is not None}
+            failures = {i: self._failures[i] for i in states if states[i] == "failed"}
             done = [step_id for step_id, state in states.items() if state == "done"]
             last = analysis_step(self.graph, finished=done, failures=failures)
             if last is not None:
+                self._done |= self.store.present([last.id])
+                self._failures.update(self.store.failures([last.id]))
                 found.append((last, RunLabel(), self._state(last, owners, states)))
         return found
 
     def _state(self, step: Step, owners: Mapping[str, object], states: Mapping[str, State]) -> State:
-        if self.store.has(step.id):
+        if step.id in self._done:
             return "done"
         if step.id in owners:
             return "running"
-        if self.store.failure(step.id):
+        if step.id in self._failures:
             return "failed"
         if step.kind != "analysis" and any(states.get(dep) in ("failed", "blocked") for dep in step.deps.values()):
             return "blocked"

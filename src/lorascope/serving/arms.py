@@ -107,7 +107,7 @@ class Arms:
         """What merging changes of the first adapter's answers to its own validation examples, whatever serves them."""
         run = next(iter(self._adapters.values()))
         tokens = next(a for a in self._context.deps.values() if a.id == run.step.deps["tokens"])
-        examples = ColumnStore.open(tokens.path / "validation")
+        examples = ColumnStore.open(tokens.file("validation"))
         return merge_precision(self._open(run), examples, workload=self._workload, device=self._context.device)
 
     # ----------------------------------------------------------------------------------------------- what is written

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from lorascope.data.columns import ColumnStore
 from lorascope.engine import provenance
 from lorascope.engine.find import find_artifact
+from lorascope.engine.opening import StorePlace, open_store
 from lorascope.engine.store import Store
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.models.catalog import find_model
@@ -56,7 +57,7 @@ class Published:
 def publish_run(
     run: str,
     *,
-    store: Path,
+    store: StorePlace,
     form: Form | None,
     to: Path | None,
     workload: Workload,
@@ -69,8 +70,9 @@ def publish_run(
     Raises StudyError for a run that is not there or has no such form, EnvironmentProblem where the base is gone or the
     directory cannot be written.
     """
-    train = find_artifact(run, store, kind="train")
-    opened = _open(train, Store(store))
+    opened_store = open_store(store)
+    train = find_artifact(run, opened_store, kind="train")
+    opened = _open(train, opened_store)
     form = form or ("adapter" if opened.has_adapter else "full")
     target = to or Path(f"{train.id}-{form}")
     _refuse_to_overwrite(target)
@@ -84,7 +86,7 @@ def publish_run(
         _WRITERS[form](opened, staging, workload=workload, dtype=dtype)
         precision = None
         if opened.has_adapter and form != "base":
-            examples = ColumnStore.open(Store(store).artifact(train.step.deps["tokens"]).path / "validation")
+            examples = ColumnStore.open(opened_store.artifact(train.step.deps["tokens"]).file("validation"))
             precision = merge_precision(opened, examples, workload=workload, device=device)
         size = sum(file.stat().st_size for file in staging.glob("*.safetensors"))
         load = loading_lines(opened, target, form=form, workload=workload)
@@ -105,7 +107,7 @@ def _open(train: Artifact, store: Store) -> TrainedRun:
     if problems := store.verify(train.id):
         raise EnvironmentProblem(
             f"the run is not as it was committed: {problems[0]}",
-            hint=f"delete {train.path} and run its study again",
+            hint=f"delete {train.place} and run its study again",
         )
     data = store.artifact(train.step.deps["data"])
     locations = find_model(train.step.params["model"], train.step.locations)

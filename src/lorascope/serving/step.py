@@ -190,7 +190,7 @@ def _prompts(context: StepContext, spec: ServingSpec) -> list[list[int]]:
         return synthetic_prompts(spec.prompt_tokens, vocabulary=vocabulary, count=count)
     drawn = []
     for name in context.step.params["tasks"]:
-        columns = ColumnStore.open(context.deps[f"tokens:{name}"].path / "test")
+        columns = ColumnStore.open(context.deps[f"tokens:{name}"].file("test"))
         rows = generator_of(f"prompts of {name}", 0).permutation(len(columns))[:_PROMPTS_AT_MOST]
         drawn.append([ids.tolist() for ids in columns.gather(rows)["input_ids"]])
     return [prompt for turn in zip(*drawn, strict=False) for prompt in turn][:_PROMPTS_AT_MOST]

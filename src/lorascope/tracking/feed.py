@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from lorascope.engine.events import Emit, Event, Metric, Notice, StepProgress, StepStarted
+from lorascope.engine.opening import StorePlace
 from lorascope.registry import TRACKERS
 from lorascope.study.track import AnyTrackerSpec
 
@@ -44,7 +45,7 @@ class TrackerFeed:
         *,
         study: str,
         directory: Path,
-        store: Path,
+        store: StorePlace,
         tell: Emit,
         patience_s: float = PATIENCE_S,
         longest_upload_s: float = LONGEST_UPLOAD_S,
@@ -59,7 +60,7 @@ class TrackerFeed:
             "settings": spec.model_dump(mode="json"),
             "study": study,
             "directory": str(self._directory),
-            "store": str(store.absolute()),
+            "store": str(store),
             "longest_upload_s": longest_upload_s,
         }
         self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()

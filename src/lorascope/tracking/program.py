@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 
 from lorascope import registry
 from lorascope.engine.events import event_from_json
-from lorascope.engine.store import Store
+from lorascope.engine.opening import open_store
 from lorascope.study.track import TrackerSpec
 from lorascope.tracking.recorder import Recorder
 from lorascope.tracking.tracker import Place
@@ -91,7 +91,7 @@ def _record(answers: _Answers) -> None:
         tracker,
         ledger=directory / "runs.jsonl",
         artifacts=getattr(settings, "artifacts", ()),
-        find_artifact=lambda step: Store(given["store"]).artifact(step).path,
+        find_artifact=lambda step: open_store(given["store"]).artifact(step).path,
         uploading=answers.uploading,
     )
     signed = 0.0

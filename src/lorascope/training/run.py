@@ -149,7 +149,7 @@ def set_up(index: int, context: StepContext, *, keep: Keep | None = None) -> Run
     """What a step's run starts from, and where its results go."""
     params = context.step.params
     task = task_from_result(context.deps["data"].result)
-    columns, validation = (ColumnStore.open(context.deps["tokens"].path / s) for s in ("train", "validation"))
+    columns, validation = (ColumnStore.open(context.deps["tokens"].file(s)) for s in ("train", "validation"))
     base = base_for(context, task)
     train = TrainSpec.model_validate(params["train"])
     snapshots = params.get("snapshots")
@@ -184,7 +184,7 @@ def _observer(context: StepContext, base: BaseModel, task: Any) -> Any:
         context.step.params["snapshots"],
         base=base,
         task=task,
-        validation=context.deps["tokens"].path / "validation",
+        validation=context.deps["tokens"].file("validation"),
         warm=context.warm,
     )
 
