@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lorascope.engine import worker
 from lorascope.engine.provenance import WORKERS_ON_DEVICE
 from lorascope.training import sizing
 
@@ -33,3 +34,14 @@ def test_a_gang_takes_a_workers_part_of_the_memory_that_is_free(
     members = [object()] * 10
     found = sizing.gang_size(members, device="cuda:0", limit=None, build=lambda members: None)  # type: ignore[arg-type]
     assert found == (size, alone)
+
+
+@pytest.mark.parametrize(("device", "workers", "times"), [("cuda:0", 2, 1), ("cuda:0", 1, 0), ("cpu", 2, 0)])
+def test_a_worker_gives_back_what_torch_keeps_of_a_shared_gpu(
+    device: str, workers: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WORKERS_ON_DEVICE, str(workers))
+    given_back: list[None] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(None))
+    worker._give_back_memory(device)
+    assert len(given_back) == times
