@@ -113,10 +113,8 @@ class StepLock:
         owner = this_process()
         if not self._generations.create(top + 1, _spell(owner, 0)):
             return False
-        if self._generations.numbers()[-1:] != [
-            top + 1
-        ]:  # our look was out of date, as a network file system may serve it
-            self._generations.remove(top + 1)
+        if self._generations.numbers()[-1:] != [top + 1]:
+            self._generations.remove(top + 1)  # our look was out of date, as a network file system may serve it
             return False
         self._generation, self._lost = top + 1, False
         self._remove_below(top + 1)
@@ -135,9 +133,8 @@ class StepLock:
         generation, self._generation = self._generation, None
         try:
             released = self._generations.create(generation + 1, _RELEASED)
-        except (
-            OSError
-        ):  # no room even for this: taking our generation away frees the lock too, or else the timeout does
+        except OSError:
+            # No room even for this: taking our generation away frees the lock too, or else the timeout does.
             with contextlib.suppress(OSError):
                 self._generations.remove(generation)
             return
