@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -407,14 +408,16 @@ def test_a_note_written_too_late_brings_no_lock_back_and_takes_none_away(bucket)
 def test_the_heartbeat_is_seen_and_a_loser_knows(bucket):
     lock = StepLock(BucketGenerations(bucket, "locks/step"), beat_s=0.01)
     assert lock.try_acquire()
-    seen = threading.Event()
-    while not seen.wait(0.01):
-        if b"\n000000000002 " in BucketGenerations(bucket, "locks/step").read(1):
-            seen.set()
-    assert BucketGenerations(bucket, "locks/step").create(2, b"released\n")
+    generations, deadline = BucketGenerations(bucket, "locks/step"), time.monotonic() + 60
+    seen = {generations.read(1)}
+    while len(seen) < 3:
+        assert time.monotonic() < deadline, "the note does not change"
+        time.sleep(0.01)
+        seen.add(generations.read(1))
+    assert generations.create(2, b"released\n")
     while not lock.was_taken_over:
-        seen.wait(0.01)
-        threading.Event().wait(0.01)
+        assert time.monotonic() < deadline, "the loser does not notice"
+        time.sleep(0.01)
     assert lock.is_lost
     lock.release()
 
