@@ -1,4 +1,4 @@
-"""Schedules: nothing twice, nothing before what it needs, never below the bound, never above twice of it."""
+"""Schedules: nothing twice, nothing before what it needs, never below the bound, never above twice of it where none is alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def test_a_schedule_keeps_every_promise(jobs: list[Job], workers: int) -> None:
     check_order(schedule)
     check_workers(schedule)
     assert schedule.makespan >= schedule.bound * (1 - 1e-9)
-    assert schedule.makespan <= 2 * schedule.bound * (1 + 1e-9)
+    if not any(job.alone for job in jobs):
+        assert schedule.makespan <= 2 * schedule.bound * (1 + 1e-9)
 
 
 def check_order(schedule: Schedule) -> None:
@@ -73,6 +74,18 @@ def test_what_must_be_alone_holds_every_worker() -> None:
     schedule = allocate(jobs, workers=2)
     assert schedule.makespan == 5
     assert [p.start for p in schedule.placed if p.job.name == "timed"] == [2]
+
+
+def test_what_must_be_alone_can_cost_more_than_twice_the_bound() -> None:
+    """So no such promise is made: an empty job that must be alone waits for a long one, and two more wait for it."""
+    jobs = [
+        Job("barrier", ("barrier",), 0, alone=True),
+        Job("timed", ("timed",), 1, alone=True),
+        Job("long", ("long",), 1),
+        Job("behind", ("behind",), 1.5, frozenset({"barrier"})),
+    ]
+    schedule = allocate(jobs, workers=4)
+    assert (schedule.makespan, schedule.bound) == (3.5, 1.625)
 
 
 def test_a_circle_and_an_absent_job_are_refused() -> None:

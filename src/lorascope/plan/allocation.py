@@ -1,8 +1,9 @@
 """Which worker runs what, and when: list scheduling over the graph of steps, beside a bound that no schedule can beat.
 
 Whenever a worker is free it takes the ready job from which the longest chain of work still hangs. Steps that are computed
-together stay one job. Any such schedule ends before work / workers + longest chain (Graham 1969), that is within twice
-the bound; how far it really is from the bound is computed, not believed.
+together stay one job. Where nothing has to be alone, any such schedule ends before work / workers + longest chain (Graham
+1969), that is within twice the bound. A job that must be alone waits until the others have ended, with workers idle
+meanwhile, and the proof does not hold; how far a schedule really is from the bound is computed, not believed.
 """
 
 from __future__ import annotations
