@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from small_study import STUDY, write_small_study
 
 from lorascope import api
 from lorascope.engine.store import Store
+from lorascope.report import plan_wording
+from lorascope.report.plan_document import plan_markdown
 from lorascope.training.calibration import _spread_places, mean_of_epoch, sample_first_epoch
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
 from lorascope.training.member import Member
@@ -60,6 +63,26 @@ def test_a_second_calibration_finds_everything_and_calibrations_are_no_results(c
     )
     record = json.loads((Store(calibrated / "store").artifacts("calibration")[0].path / "record.json").read_text())
     assert set(record["step"]["params"]["machine"]) == {"host", "device", "torch"}
+
+
+def test_the_plan_knows_who_trains_together_as_long_as_the_decision_is_kept(calibrated: Path, tmp_path: Path) -> None:
+    study = api.load(calibrated / "study.yaml", overrides=["measure.drift.draws=100"])
+    assert api.plan(study, store=calibrated / "store", devices=["cpu"]).undecided == ()
+    decided = {
+        json.loads(path.read_text())["together"] for path in (calibrated / "store" / "cache" / "gangs").glob("*.json")
+    }
+    gangs = {a.result["calibration"]["gang"] for a in Store(calibrated / "store").artifacts("calibration")}
+    assert decided == {gang > 1 for gang in gangs}
+    copy = shutil.copytree(calibrated / "store", tmp_path / "store")
+    shutil.rmtree(copy / "cache" / "gangs")
+    undecided = api.plan(study, store=copy, devices=["cpu"])
+    assert [p.step.kind for p in undecided.undecided] == ["train"] * 4
+    text = plan_wording.memory_sentence(undecided)
+    assert text is not None
+    assert "whether 4 runs train together (`train.gang: auto`)" in text
+    assert text in plan_markdown(undecided, command="", version="", figure=None)
+    fixed = api.load(calibrated / "study.yaml", overrides=["measure.drift.draws=100", "train.gang=2"])
+    assert api.plan(fixed, store=copy, devices=["cpu"]).undecided == ()
 
 
 class _Columns:

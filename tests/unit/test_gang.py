@@ -364,6 +364,21 @@ def test_gangs_grow_again_when_memory_is_free_again(
         np.testing.assert_allclose(losses(made[index]), losses(undisturbed[index]), rtol=1e-5)
 
 
+def test_runs_train_as_was_decided_on_this_machine_before(
+    contexts: Callable[..., list[StepContext]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gangs(together_s: float) -> list[int]:
+        seconds = {1: 1.0, 2: together_s}
+        monkeypatch.setattr(
+            "lorascope.training.sizing.probe", lambda gang, device: Cost(seconds[len(gang.members)], peak_bytes=2**20)
+        )
+        made = [replace(context, cache_dir=tmp_path / "cache") for context in contexts(2, LORA)]
+        return [result["gang"] for result in outcomes(made).values()]
+
+    assert gangs(together_s=1.0) == [2, 2]
+    assert gangs(together_s=9.0) == [2, 2]
+
+
 def test_out_of_memory_alone_names_the_settings_to_lower(
     contexts: Callable[..., list[StepContext]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

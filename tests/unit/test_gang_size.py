@@ -8,6 +8,7 @@ import torch
 from lorascope.engine import worker
 from lorascope.engine.provenance import WORKERS_ON_DEVICE
 from lorascope.training import sizing
+from lorascope.training.gang_decision import GangDecision
 
 GIB = 1 << 30
 
@@ -32,7 +33,13 @@ def test_a_gang_takes_a_workers_part_of_the_memory_that_is_free(
     alone = sizing.Cost(seconds=0.1, peak_bytes=9 * GIB)
     monkeypatch.setattr(sizing, "probe", lambda gang, device: alone)
     members = [object()] * 10
-    found = sizing.gang_size(members, device="cuda:0", limit=None, build=lambda members: None)  # type: ignore[arg-type]
+    found = sizing.gang_size(
+        members,  # type: ignore[arg-type]
+        device="cuda:0",
+        limit=None,
+        build=lambda members: None,  # type: ignore[arg-type,return-value]
+        decision=GangDecision(()),
+    )
     assert found == (size, alone)
 
 

@@ -35,6 +35,11 @@ def describe(*, device: str) -> dict[str, Any]:
     }
 
 
+def machine(*, device: str) -> dict[str, str]:
+    """What times depend on and are kept by: the machine, the kind of its device, the version of torch."""
+    return {"host": _host_digest(), "device": device.partition(":")[0], "torch": versions()["torch"]}
+
+
 @functools.cache
 def versions() -> dict[str, str]:
     found = {}

@@ -7,7 +7,7 @@ many steps they lack.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -22,6 +22,7 @@ from lorascope.plan.history import History
 from lorascope.plan.labels import RunLabel
 from lorascope.plan.phases import PHASES
 from lorascope.plan.power import Detectable, detectable_differences
+from lorascope.training.gang_decision import GangDecision
 
 CACHED = Estimate(0.0, None, None, "finished", "in the store")
 _TRIED_MACHINES = (1, 2, 3, 4, 8, 16)
@@ -76,7 +77,8 @@ class Machines:
 class StudyPlan:
     """schedule: of the steps whose time is known. worker_start_seconds: before a worker's first step, in the schedule not
     counted (None: never measured). by_machines: number of machines -> makespan. measured_on: what the devices behind the
-    estimates are called. free_bytes: where the store lies."""
+    estimates are called. free_bytes: where the store lies. undecided: runs that may train together or not, as a timing on
+    this machine is still to tell, their memory being that of as many as were measured."""
 
     graph: Graph
     steps: tuple[PlannedStep, ...]
@@ -87,6 +89,7 @@ class StudyPlan:
     power: tuple[Detectable, ...]
     measured_on: tuple[str, ...]
     free_bytes: int
+    undecided: tuple[PlannedStep, ...] = ()
 
     @property
     def to_run(self) -> list[PlannedStep]:
@@ -132,7 +135,23 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
         power=tuple(detectable_differences(graph, history.results)),
         measured_on=tuple(history.machines),
         free_bytes=shutil.disk_usage(_existing(store.root)).free,
+        undecided=tuple(_undecided(planned, store, device=machines.device)),
     )
+
+
+def _undecided(planned: Sequence[PlannedStep], store: Store, *, device: str) -> Iterator[PlannedStep]:
+    """The runs of known memory that could train together, if `train.gang: auto` found here that it pays."""
+    if device == "cuda":
+        return
+    alike: dict[tuple[str, str, str], list[PlannedStep]] = {}
+    for p in planned:
+        resources, is_known = p.step.resources, p.estimate.memory_bytes is not None
+        if resources.gang_key and resources.gang_limit is None and is_known:
+            alike.setdefault((p.step.kind, resources.gang_key, p.step.deps["tokens"]), []).append(p)
+    for (_, gang_key, tokens), runs in alike.items():
+        decision = GangDecision.of(store.cache_dir, gang_key=gang_key, tokens=[tokens], device=device)
+        if len(runs) > 1 and decision.read() is None:
+            yield from runs
 
 
 def jobs_of(planned: Sequence[PlannedStep], decided_by: Mapping[str, frozenset[str]]) -> list[Job]:

@@ -221,7 +221,9 @@ def _memory(plan: StudyPlan) -> str:
     if not known:
         return "Peak memory of a worker: unknown."
     most = max(known, key=lambda part: part.memory_bytes or 0)
-    return f"Peak memory of a worker: {wording.bytes_text(most.memory_bytes)}, in the {most.name} steps."
+    peak = f"Peak memory of a worker: {wording.bytes_text(most.memory_bytes)}, in the {most.name} steps."
+    undecided = plan_wording.memory_sentence(plan)
+    return f"{peak} {undecided}" if undecided else peak
 
 
 def _checklist(plan: StudyPlan) -> list[str]:

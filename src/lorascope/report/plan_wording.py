@@ -77,6 +77,18 @@ def _by_machines(plan: StudyPlan) -> str:
     return f"Without the start of workers: {', '.join(shown)} such machine{'s' if last else ''}; more would change nothing."
 
 
+def memory_sentence(plan: StudyPlan) -> str | None:
+    """Whose memory a timing is still to decide; None if it is of none."""
+    if not plan.undecided:
+        return None
+    largest = max(p.estimate.gang for p in plan.undecided)
+    measured = "one by one" if largest == 1 else f"up to {largest} together"
+    return (
+        f"No timing on this machine says yet whether {wording.plural(len(plan.undecided), 'run')} train together "
+        f"(`train.gang: auto`): their memory is that of runs {measured}, and another if they train otherwise."
+    )
+
+
 def disk_sentence(plan: StudyPlan) -> str:
     """Whether the store has room."""
     needed, free = plan.total.disk_bytes, plan.free_bytes

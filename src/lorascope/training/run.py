@@ -30,6 +30,7 @@ from lorascope.registry import OBSERVER
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
+from lorascope.training.gang_decision import GangDecision
 from lorascope.training.member import Member
 from lorascope.training.predict import predict, scores
 from lorascope.training.preparation import base_for, make_deterministic, method_from_params, prepared_model
@@ -97,15 +98,21 @@ def make_room(warm: dict[str, Any]) -> None:
 
 def size_together(runs: Sequence[Run]) -> int:
     """How many of the runs to train at a time; each learns what it needs alone."""
-    first, limit = runs[0], runs[0].context.step.resources.gang_limit
+    first, resources = runs[0], runs[0].context.step.resources
     if not first.member.method.stacks:
         return 1
     try:
         size, alone = gang_size(
             [run.member for run in runs],
             device=first.context.device,
-            limit=limit,
+            limit=resources.gang_limit,
             build=lambda members: gang_of(runs, members, is_captured=False),
+            decision=GangDecision.of(
+                first.context.cache_dir,
+                gang_key=resources.gang_key,
+                tokens=[run.context.deps["tokens"].id for run in runs],
+                device=first.context.device,
+            ),
         )
     except NotStackable as reason:
         first.context.emit(

@@ -2,7 +2,8 @@
 
 On a GPU a small model's update is bound by launching kernels, so a larger gang costs each run less at any size measured
 (docs/performance.md); memory decides, from a probe of one run on its longest batch. A processor has no idle time to give
-away, so there a gang's update is timed against a run's own, and kept only if it is faster.
+away, so there a gang's update is timed against a run's own, and kept only if it is faster: once a machine
+(training/gang_decision.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, sy
 
 if TYPE_CHECKING:
     from lorascope.training.gang import Gang
+    from lorascope.training.gang_decision import GangDecision
     from lorascope.training.member import Member
 
 T = TypeVar("T")
@@ -59,27 +61,36 @@ def split(items: Sequence[T], size: int) -> list[list[T]]:
 
 
 def gang_size(
-    members: Sequence[Member], *, device: str, limit: int | None, build: Callable[[Sequence[Member]], Gang]
+    members: Sequence[Member],
+    *,
+    device: str,
+    limit: int | None,
+    build: Callable[[Sequence[Member]], Gang],
+    decision: GangDecision,
 ) -> tuple[int, Cost | None]:
-    """How many of the members to train together, and what one alone costs (None: nothing was to be decided).
+    """How many of the members to train together, and what one alone costs (None: they train alone, as was known before).
 
-    limit: the study's `train.gang`. build: a gang of these members that is thrown away.
+    limit: the study's `train.gang`. build: a gang of these members that is thrown away. decision: where a timing is kept,
+    or found.
     """
     kind = torch.device(device).type
     most = min(len(members), limit or LARGEST[kind])
-    if most == 1:
+    is_timed = limit is None and kind != "cuda"
+    together = decision.read() if is_timed else True
+    if most == 1 or together is False:
         return 1, None
     alone = probe(build(members[:1]), device)
-    if limit is not None:
-        return most, alone
-    if kind == "cuda":
+    if limit is None and kind == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         own = max(alone.peak_bytes - torch.cuda.memory_allocated(device), 1)
         room = min(free, total // workers_on_device())  # what others do not hold yet, they will want
         return max(1, min(most, int(_MEMORY_SHARE * room / own))), alone
-    together = probe(build(members[:most]), device)
-    return (most if most * alone.seconds > _LEAST_GAIN * together.seconds else 1), alone
+    if together is None:
+        whole = probe(build(members[:most]), device)
+        together = most * alone.seconds > _LEAST_GAIN * whole.seconds
+        decision.keep(together=together, runs=most, alone_seconds=alone.seconds, together_seconds=whole.seconds)
+    return (most if together else 1), alone
 
 
 def probe(gang: Gang, device: str) -> Cost:
