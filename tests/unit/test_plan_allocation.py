@@ -1,4 +1,4 @@
-"""Schedules: nothing twice, nothing before what it needs, never below the bound, never above twice of it where none is alone."""
+"""Schedules: nothing twice, nothing before what it needs, never below the bound; below twice of it where none is alone."""
 
 from __future__ import annotations
 
