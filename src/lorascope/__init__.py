@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lorascope.version import __version__
+
 if TYPE_CHECKING:
     from lorascope.api import export, load, results, run, status, verify
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "export", "load", "results", "run", "status", "verify"]
 
 

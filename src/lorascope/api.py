@@ -8,85 +8,39 @@ results.measurements            # a pandas DataFrame, one row a measurement
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lorascope.engine.artifact import Artifact
 from lorascope.engine.devices import check_devices
-from lorascope.engine.events import Emit, ReportWritten, StudyFinished, StudyGrew, StudyStarted, fan_out
-from lorascope.engine.failure import Failure
+from lorascope.engine.events import Emit, fan_out
 from lorascope.engine.opening import StorePlace, open_store
 from lorascope.engine.step import Step
-from lorascope.errors import EnvironmentProblem, StudyError
-from lorascope.plan.analysis_step import analysis_step
-from lorascope.plan.announce import announcing
+from lorascope.errors import StudyError
 from lorascope.plan.graph import Graph
-from lorascope.plan.planner import Planner, news
-from lorascope.registry import EXECUTORS, nearest, resolve
-from lorascope.search.literals import optimum_yaml
-from lorascope.study.hyperparameters import optimum_name
+from lorascope.plan.planner import Planner
+from lorascope.registry import EXECUTORS, resolve
+from lorascope.running import Outcome, Results, analysis_of, check_executor, execute_all, make_directory, run_study
 from lorascope.study.load import load_study
 from lorascope.study.spec import Study
 from lorascope.tracking.choice import chosen_trackers
-from lorascope.tracking.feed import TrackerFeed
-from lorascope.tracking.jsonl import JsonlSink
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from lorascope.engine.executor import Executor
     from lorascope.engine.store import Store
     from lorascope.plan.planned import StudyPlan
     from lorascope.plan.status import StatusReader
     from lorascope.serving.publish import Published
-    from lorascope.stats.analysis import Analysis, HypothesisResult
+
+__all__ = [
+    "Outcome", "Results", "calibrate", "export", "graph", "load", "plan", "report", "results", "run", "status", "verify",
+    "watch",
+]  # fmt: skip
 
 DEFAULT_STORE = Path("store")
 DEFAULT_RESULTS = Path("results")
 StepState = Literal["done", "running", "failed", "blocked", "missing"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What `run` did. done: computed now; cached: found in the store; failed: id -> failure; blocked: id -> id of the
-    failed step it waits for. report: the page to open, None if no run was scored. seconds: wall-clock time."""
-
-    done: Sequence[str]
-    cached: Sequence[str]
-    failed: Mapping[str, Failure]
-    blocked: Mapping[str, str]
-    seconds: float
-    report: Path | None
-    verdicts: Sequence[HypothesisResult]
-
-
-@dataclass(frozen=True)
-class Results:
-    """A finished study: its analysis artifact, read on demand."""
-
-    artifact: Artifact
-
-    @cached_property
-    def measurements(self) -> pd.DataFrame:
-        """The long table: run, model, task, method, seed, split, example_id, site, layer, metric, value, unit."""
-        import pandas as pd
-
-        return pd.read_parquet(self.artifact.file("measurements.parquet"))
-
-    @cached_property
-    def analysis(self) -> Analysis:
-        """Scores, comparisons, hypotheses with their verdicts."""
-        import json
-
-        from lorascope.stats.analysis import Analysis
-
-        return Analysis.from_json(json.loads(self.artifact.file("analysis.json").read_text()))
 
 
 def load(path: str | Path, *, overrides: Sequence[str] = ()) -> Study:
@@ -121,82 +75,16 @@ def run(
     the study's own, ["none"] for none. emit: receives every event; results/<study>/events.jsonl does too. May be killed at
     any time and called again.
     """
-    from lorascope.engine.scheduler import execute
-
-    _check_executor(executor, address)
+    check_executor(executor, address)
     trackers = chosen_trackers(study, track)
-    started = time.monotonic()
     opened = open_store(store)
     opened.check()
     planner = Planner(study, opened, data_dir=data_dir, only=only, keeps_proposals=True)
-    steps = planner.steps
-    in_store = opened.present(step.id for step in steps)
-    num_cached = len(in_store)
-    _make_directory(results / study.name)
+    folder = results / study.name
+    make_directory(folder)
     placed = {"devices": devices, "address": address}
     workers = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **{k: v for k, v in placed.items() if v})
-    if num_cached < len(steps):
-        workers.prepare()
-    folder = results / study.name
-    with JsonlSink(folder / "events.jsonl") as log, ExitStack() as tracking:
-        told = fan_out(log, emit) if emit else fan_out(log)
-        feeds = [
-            TrackerFeed(
-                spec, study=study.name, directory=folder / "tracking" / spec.kind, store=opened.place, tell=told
-            )
-            for spec in trackers
-        ]
-        for feed in feeds:
-            tracking.enter_context(feed)
-        emit = announcing(fan_out(told, *feeds), lambda: planner.graph)
-        with closing(workers):
-            emit(
-                StudyStarted(
-                    study=study.name, num_steps=len(steps), num_cached=num_cached, kinds=_kinds(steps, in_store)
-                )
-            )
-            grow = partial(_grow, planner, emit, in_store)
-            computed = execute(steps, store=opened, executor=workers, emit=emit, more=grow)
-            _write_optima(planner.graph, folder / "optimal")
-            last = _analysis_of(planner.graph, opened, failures=computed.failed)
-            analysed = execute([last] if last else [], store=opened, executor=workers, emit=emit)
-        outcome = Outcome(
-            done=[*computed.done, *analysed.done],
-            cached=[*computed.cached, *analysed.cached],
-            failed={**computed.failed, **analysed.failed},
-            blocked=computed.blocked,
-            seconds=time.monotonic() - started,
-            report=None,
-            verdicts=(),
-        )
-        emit(_finished(study, outcome))
-        if last is None or not opened.has(last.id):
-            return outcome
-        artifact = opened.artifact(last.id)
-        page, verdicts = _write_report(artifact, folder), Results(artifact).analysis.hypotheses
-        emit(ReportWritten(path=str(page), verdicts={result.name: result.verdict for result in verdicts}))
-        return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
-
-
-def _check_executor(executor: str, address: str | None) -> None:
-    if executor not in EXECUTORS:
-        raise StudyError(
-            f"unknown executor `{executor}`",
-            hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}",
-        )
-    if address is not None and executor != "ray":
-        raise StudyError(f"--address {address} has no effect on the {executor} executor", hint="add `--executor ray`")
-
-
-def _finished(study: Study, outcome: Outcome) -> StudyFinished:
-    return StudyFinished(
-        study=study.name,
-        num_done=len(outcome.done),
-        num_cached=len(outcome.cached),
-        num_failed=len(outcome.failed),
-        num_blocked=len(outcome.blocked),
-        seconds=outcome.seconds,
-    )
+    return run_study(planner, opened, workers, folder=folder, trackers=trackers, emit=emit)
 
 
 def plan(
@@ -242,99 +130,27 @@ def calibrate(
     runs once. On one worker of this machine; what is finished is kept. Raises StepFailure if a part of it failed.
     """
     from lorascope.engine.devices import find_devices
-    from lorascope.engine.provenance import describe
+    from lorascope.engine.provenance import machine
     from lorascope.plan.calibration import calibration_steps, preparation_steps
 
     if devices:
         check_devices(devices)
     device = (devices or find_devices())[0]
-    origin = describe(device=device)
-    machine = {"host": origin["host"], "device": device.partition(":")[0], "torch": origin["versions"]["torch"]}
     opened = open_store(store)
     opened.check()
     planned = Planner(study, opened, data_dir=data_dir).outlook()
     emit = emit or fan_out()
     with closing(resolve(EXECUTORS, "local")(opened, data_dir=data_dir, devices=[device])) as worker:
-        _execute_all(preparation_steps(planned), store=opened, executor=worker, emit=emit)
+        execute_all(preparation_steps(planned), store=opened, executor=worker, emit=emit)
         results = {step.id: opened.artifact(step.id).result for step in planned.of_kind("tokens")}
-        steps = calibration_steps(planned, machine=machine, results=results)
-        _execute_all(steps, store=opened, executor=worker, emit=emit)
-
-
-def _execute_all(steps: Sequence[Step], *, store: Store, executor: Executor, emit: Emit) -> None:
-    from lorascope.engine.scheduler import execute
-
-    in_store = store.present(step.id for step in steps)
-    kinds = _kinds(steps, in_store)
-    emit(StudyStarted(study="calibration", num_steps=len(steps), num_cached=len(in_store), kinds=kinds))
-    outcome = execute(steps, store=store, executor=executor, emit=emit)
-    for failure in outcome.failed.values():
-        raise failure.to_error()
-
-
-def _analysis_of(planned: Graph, store: Store, *, failures: Mapping[str, Failure]) -> Step | None:
-    there = store.present(step.id for step in planned.steps)
-    finished = [step.id for step in planned.steps if step.id in there]
-    return analysis_step(planned, finished=finished, failures=failures)
-
-
-def _make_directory(path: Path) -> None:
-    """The directory of the results, made before hours of work rather than after. Raises EnvironmentProblem."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"the results cannot be written to {path}: {error.strerror}", hint="name another directory with --results"
-        ) from error
-
-
-def _kinds(steps: Sequence[Step], in_store: Collection[str]) -> dict[str, int]:
-    """Kind -> number of the steps that are to be computed."""
-    return dict(Counter(step.kind for step in steps if step.id not in in_store))
-
-
-def _grow(planner: Planner, emit: Emit, in_store: Collection[str]) -> Sequence[Step]:
-    """The steps that a finished round of a search makes possible. in_store: the steps that were there at the start."""
-    before = planner.graph
-    if steps := planner.more():
-        kinds = _kinds(steps, in_store)
-        emit(StudyGrew(num_steps=len(steps), text=news(before, planner.graph), kinds=kinds))
-    return steps
-
-
-def _write_optima(planned: Graph, directory: Path) -> None:
-    """The optimum of every search that is over, each as a file that a study can take up."""
-    from lorascope.engine.durable import write_file
-
-    spec = planned.study.search
-    for search in planned.searches:
-        label = {"model": str(search.label.model), "task": str(search.label.task), "method": str(search.label.method)}
-        if spec is None or search.optimum is None:
-            continue
-        text = optimum_yaml(search.found, spec, study=planned.study.name, label=label, kind=search.method.kind)
-        _make_directory(directory)
-        write_file(directory / optimum_name(planned.study, **label), text, flush=False)
-
-
-def _write_report(artifact: Artifact, directory: Path) -> Path:
-    """The report of this analysis; rendered only if the one there is of another analysis or another lorascope."""
-    from lorascope import __version__
-
-    stamp, page = directory / ".analysis", directory / "report.html"
-    identity = f"{artifact.id} {__version__}"
-    if page.exists() and stamp.exists() and stamp.read_text() == identity:
-        return page
-    from lorascope.report.render import render_report
-
-    page = render_report(artifact.path, directory)
-    stamp.write_text(identity)
-    return page
+        steps = calibration_steps(planned, machine=machine(device=device), results=results)
+        execute_all(steps, store=opened, executor=worker, emit=emit)
 
 
 def _finished_analysis(study: Study, store: Store, data_dir: Path | None) -> Artifact:
     planned = Planner(study, store, data_dir=data_dir).graph
     failures = store.failures(step.id for step in planned.steps)
-    last = _analysis_of(planned, store, failures=failures)
+    last = analysis_of(planned, store, failures=failures)
     if last is None or not store.has(last.id):
         raise StudyError(
             f"study {study.name} has no finished analysis in {store.place}",
@@ -355,7 +171,7 @@ def report(
     from lorascope.report.render import render_report
 
     artifact = _finished_analysis(study, open_store(store), data_dir)
-    _make_directory(results / study.name)
+    make_directory(results / study.name)
     return render_report(artifact.path, results / study.name)
 
 
@@ -402,7 +218,7 @@ def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | 
     planner = Planner(study, opened, data_dir=data_dir)
     planned = planner.graph
     failures = opened.failures(step.id for step in planned.steps)
-    last = _analysis_of(planned, opened, failures=failures)
+    last = analysis_of(planned, opened, failures=failures)
     ids = [step.id for step in [*planned.steps, *([last] if last else [])]]
     there = opened.present(ids)
     kept = [step_id for step_id in ids if step_id in there]

@@ -179,7 +179,7 @@ def test_runs_that_wait_for_a_search_are_missing_runs(study: Study) -> None:
 
 def test_hyperparameters_that_are_given_make_the_runs_that_their_search_made(study: Study, tmp_path: Path) -> None:
     """What was found is written, taken up in another study, and nothing is trained again."""
-    from lorascope.api import _write_optima
+    from lorascope.running import _write_optima
 
     graph = Results(study).to_the_end()
     _write_optima(graph, tmp_path / "results" / "optimal")

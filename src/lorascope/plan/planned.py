@@ -149,7 +149,7 @@ def _undecided(planned: Sequence[PlannedStep], store: Store, *, device: str) -> 
         if resources.gang_key and resources.gang_limit is None and is_known:
             alike.setdefault((p.step.kind, resources.gang_key, p.step.deps["tokens"]), []).append(p)
     for (_, gang_key, tokens), runs in alike.items():
-        decision = GangDecision.of(store.cache_dir, gang_key=gang_key, tokens=[tokens], device=device)
+        decision = GangDecision.of(store.root / "cache", gang_key=gang_key, tokens=[tokens], device=device)
         if len(runs) > 1 and decision.read() is None:
             yield from runs
 
