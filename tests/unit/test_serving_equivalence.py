@@ -77,14 +77,14 @@ def test_in_fp32_every_log_odds_has_to_agree_however_sure_the_model_is(
     assert (gate.value, gate.tolerance, gate.n) == (pytest.approx(moved, rel=1e-3), 4e-3, 200)
 
 
-@pytest.mark.parametrize(("rounding", "holds"), [(0.11, True), (0.09, False)])
+@pytest.mark.parametrize(("rounding", "holds"), [(0.051, True), (0.049, False)])
 def test_in_bf16_the_models_own_rounding_says_by_how_much_log_odds_may_differ(rounding: float, holds: bool) -> None:
     z = np.linspace(-3, 3, 50)
     reference = two_classes(z, errors=alternating(50, rounding))
     gate = classification_gates(reference, served_at(z + alternating(50, 0.4)), dtype="bfloat16")[0]
     assert gate.passed is holds
-    assert (gate.value, gate.tolerance) == (pytest.approx(0.4), pytest.approx(4 * rounding))
-    assert f"bfloat16 was measured to move one of this model by {rounding:.2g}" in gate.detail
+    assert (gate.value, gate.tolerance) == (pytest.approx(0.4), pytest.approx(8 * rounding))
+    assert f"bfloat16 alone moves one of this model by {rounding:.2g}" in gate.detail
 
 
 def test_a_model_that_rounding_leaves_alone_is_held_to_what_fp32_explains() -> None:
@@ -100,7 +100,7 @@ def test_a_model_that_rounding_leaves_alone_is_held_to_what_fp32_explains() -> N
 def test_bf16_forgives_one_log_odds_in_a_hundred_and_one_of_fewer(n: int, beyond: int, holds: bool) -> None:
     z = np.zeros(n)
     q = z.copy()
-    q[:beyond] = 0.5
+    q[:beyond] = 0.9
     gate = classification_gates(two_classes(z, errors=alternating(n, 0.1)), served_at(q), dtype="bfloat16")[0]
     assert gate.passed is holds
     assert gate.detail.startswith(f"{n - beyond} of {n} log-odds differ by no more")
@@ -370,12 +370,13 @@ def test_rounding_is_that_of_the_logits_in_bf16_between_rivals(committed: Commit
 def test_classes_are_those_of_the_model_in_fp32_and_in_bf16_whatever_the_order_of_prompts(
     committed: CommittedRun, tmp_path: Path
 ) -> None:
-    cast_to = {"workload": "classification", "dtype": "bfloat16"}
+    cast_to: Any = {"workload": "classification", "dtype": "bfloat16"}
     base = write_base(committed.run, tmp_path / "base", **cast_to)
     adapters = {"one": write_adapter(committed.run, tmp_path / "one", **cast_to)}
     asked = [(prompt, "one" if turn % 3 else None) for turn, prompt in enumerate(committed.prompts)]
     found = OfflineModel(base, **cast_to, adapters=adapters).classify(asked)
-    for dtype, answers in (("bfloat16", found.rounded), ("float32", found.exact)):
+    by_dtype: dict[Any, Any] = {"bfloat16": found.rounded, "float32": found.exact}
+    for dtype, answers in by_dtype.items():
         alone = OfflineModel(base, workload="classification", dtype=dtype, adapters=adapters)
         expected = np.concatenate([alone.class_probabilities([prompt], adapter=adapter) for prompt, adapter in asked])
         np.testing.assert_allclose(answers, expected, atol=1e-5 if dtype == "float32" else 0.02)
