@@ -119,7 +119,7 @@ def served_gates(arms: Sequence[str] = ARMS, *, workloads: Sequence[str] = ("gen
     """One gate an arm and workload. failing: arms whose gate did not pass."""
     return [
         {"model": model, "arm": arm, "workload": workload,
-         "what": "token match" if workload == "generation" else "probability",
+         "what": "token match" if workload == "generation" else "log-odds",
          "value": (0.71 if arm in failing else 1.0) if workload == "generation" else (0.3 if arm in failing else 0.002),
          "tolerance": 0.98 if workload == "generation" else 0.1, "passed": arm not in failing, "n": 480,
          "detail": "compared up to the first step that rounding may decide"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from lorascope.errors import StudyError
 from lorascope.serving import arms
-from lorascope.serving.equivalence import classification_gates, flip_rate, generation_gate
+from lorascope.serving.engines import EngineProcess
+from lorascope.serving.equivalence import classification_gates, generation_gate
+from lorascope.serving.exchange import EngineConfig, Request
 from lorascope.serving.export import write_adapter, write_base, write_merged
-from lorascope.serving.reference import Generated, Judgement, OfflineModel
+from lorascope.serving.reference import Classified, Generated, Judgement, OfflineModel
 
 
 def passed(gates: Any) -> dict[str, bool]:
@@ -34,46 +37,126 @@ def judgement(behind: Any, *, rounding: float = 0.0, best: float = 20.0) -> Judg
 # ------------------------------------------------------------------------------------------------------ classification
 
 
+def softmax(logits: Any) -> np.ndarray:
+    powers = np.exp(np.asarray(logits, dtype=float))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def two_classes(log_odds: Any, *, errors: Any = 0.0) -> Classified:
+    """The reference's probabilities. errors: by how much rounding moves each example's log-odds."""
+    log_odds = np.asarray(log_odds, dtype=float)
+    exact, rounded = (softmax(np.stack([z, np.zeros_like(z)], axis=-1)) for z in (log_odds, log_odds + errors))
+    return Classified(exact, rounded)
+
+
+def served_at(log_odds: Any) -> np.ndarray:
+    return two_classes(log_odds).exact
+
+
+def alternating(n: int, size: float) -> np.ndarray:
+    """Errors of standard deviation `size`."""
+    return size * np.where(np.arange(n) % 2, 1.0, -1.0)
+
+
 def test_equal_probabilities_pass_every_gate_with_value_zero() -> None:
-    p = np.array([[0.9, 0.1], [0.3, 0.7]])
-    gates = classification_gates(p, p, dtype="float32")
+    reference = two_classes([2.0, -1.0])
+    gates = classification_gates(reference, reference.exact, dtype="float32")
     assert [(g.value, g.passed, g.n) for g in gates] == [(0.0, True, 2)] * 3
 
 
-@pytest.mark.parametrize(("shift", "dtype", "holds"), [
-    (5e-4, "float32", True), (5e-3, "float32", False), (0.02, "bfloat16", True), (0.2, "bfloat16", False),
+@pytest.mark.parametrize("log_odds", [0.0, 3.0, -20.0])
+@pytest.mark.parametrize(("moved", "holds"), [(3e-3, True), (5e-3, False)])
+def test_in_fp32_every_log_odds_has_to_agree_however_sure_the_model_is(
+    log_odds: float, moved: float, holds: bool
+) -> None:
+    z = np.full(200, log_odds)
+    q = z.copy()
+    q[7] += moved
+    gate = classification_gates(two_classes(z), served_at(q), dtype="float32")[0]
+    assert gate.passed is holds
+    assert (gate.value, gate.tolerance, gate.n) == (pytest.approx(moved, rel=1e-3), 4e-3, 200)
+
+
+@pytest.mark.parametrize(("rounding", "holds"), [(0.051, True), (0.049, False)])
+def test_in_bf16_the_models_own_rounding_says_by_how_much_log_odds_may_differ(rounding: float, holds: bool) -> None:
+    z = np.linspace(-3, 3, 50)
+    reference = two_classes(z, errors=alternating(50, rounding))
+    gate = classification_gates(reference, served_at(z + alternating(50, 0.4)), dtype="bfloat16")[0]
+    assert gate.passed is holds
+    assert (gate.value, gate.tolerance) == (pytest.approx(0.4), pytest.approx(8 * rounding))
+    assert f"bfloat16 alone moves one of this model by {rounding:.2g}" in gate.detail
+
+
+def test_a_model_that_rounding_leaves_alone_is_held_to_what_fp32_explains() -> None:
+    z = np.linspace(-3, 3, 50)
+    for moved, holds in ((3e-3, True), (5e-3, False)):
+        gates = classification_gates(two_classes(z), served_at(z + moved), dtype="bfloat16")
+        assert gates[0].passed is holds
+
+
+@pytest.mark.parametrize(("n", "beyond", "holds"), [
+    (20, 1, True), (20, 2, False), (100, 1, True), (100, 2, False), (300, 3, True), (300, 4, False),
 ])  # fmt: skip
-def test_a_probability_may_move_by_as_much_as_the_dtype_explains(shift: float, dtype: Any, holds: bool) -> None:
-    p = np.array([[0.9, 0.1]] * 50)
-    q = p.copy()
-    q[7] += [-shift, shift]
-    assert passed(classification_gates(p, q, dtype=dtype))["probability"] is holds
+def test_bf16_forgives_one_log_odds_in_a_hundred_and_one_of_fewer(n: int, beyond: int, holds: bool) -> None:
+    z = np.zeros(n)
+    q = z.copy()
+    q[:beyond] = 0.9
+    gate = classification_gates(two_classes(z, errors=alternating(n, 0.1)), served_at(q), dtype="bfloat16")[0]
+    assert gate.passed is holds
+    assert gate.detail.startswith(f"{n - beyond} of {n} log-odds differ by no more")
 
 
-def test_a_flip_between_near_equal_classes_is_roundings_and_another_is_not() -> None:
-    p, q = np.array([[0.5002, 0.4998], [0.9, 0.1]]), np.array([[0.4999, 0.5001], [0.9, 0.1]])
-    assert passed(classification_gates(p, q, dtype="float32"))["decisions"]
-    assert flip_rate(p, q) == 0.5
-    decisions = classification_gates(p, p[:, ::-1], dtype="float32")[1]
-    assert (decisions.value, decisions.passed) == (0.5, False)
+def test_what_moves_all_classes_alike_is_no_rounding_and_each_class_is_compared_with_the_best() -> None:
+    logits = np.array([[1.0, 3.0, 0.0], [4.0, 1.0, 2.0]] * 10)
+    reference = Classified(softmax(logits), softmax(logits + 7))
+    gate = classification_gates(reference, softmax(logits), dtype="bfloat16")[0]
+    assert (gate.tolerance, gate.n) == (4e-3, 40)
+    moved = logits + np.array([0.0, 0.0, 0.02])
+    gate = classification_gates(reference, softmax(moved), dtype="float32")[0]
+    assert gate.value == pytest.approx(0.02) and gate.detail.startswith("20 of 40 log-odds")
 
 
-def test_kl_equals_its_closed_form_and_a_certain_mistake_stays_finite() -> None:
+def test_a_flip_that_the_bound_covers_is_roundings_and_another_is_not() -> None:
+    z = np.array([0.1, *np.full(49, 2.0)])
+    reference = two_classes(z, errors=alternating(50, 0.05))
+    near, far = z.copy(), z.copy()
+    near[0], far[1] = -0.05, -2.0
+    for served, value in ((near, 0.0), (far, 0.02)):
+        decisions = classification_gates(reference, served_at(served), dtype="bfloat16")[1]
+        assert (decisions.value, decisions.passed) == (value, value == 0)
+        assert decisions.detail.startswith("1 of 50 decisions differ") and "of the 49 that" in decisions.detail
+
+
+def test_kl_equals_its_closed_form_and_may_be_sixteen_times_the_references_own() -> None:
     p, q = np.array([[0.5, 0.5]]), np.array([[0.25, 0.75]])
-    kl = classification_gates(p, q, dtype="bfloat16")[2]
+    kl = classification_gates(Classified(p, p), q, dtype="bfloat16")[2]
     assert kl.value == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(2 / 3)) and not kl.passed
-    wrong = classification_gates(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]), dtype="bfloat16")
-    assert all(np.isfinite(gate.value) and not gate.passed for gate in wrong)
+    assert kl.tolerance == 1e-5
+    reference = two_classes(np.zeros(200), errors=alternating(200, 0.05))
+    for size, holds in ((0.19, True), (0.21, False)):
+        assert (
+            passed(classification_gates(reference, served_at(alternating(200, size)), dtype="bfloat16"))["KL"] is holds
+        )
 
 
-def test_what_is_no_number_fails_with_values_that_can_be_written_down() -> None:
-    p = np.array([[0.6, 0.4]] * 4)
-    q = p.copy()
+def test_one_adapter_of_a_hundred_that_is_wrong_is_seen_by_kl() -> None:
+    z = np.full(400, 1.0)
+    q = z.copy()
+    q[:4] = 3.0
+    found = passed(classification_gates(two_classes(z, errors=alternating(400, 0.02)), served_at(q), dtype="bfloat16"))
+    assert found == {"log-odds": True, "decisions": True, "KL": False}
+
+
+def test_a_certain_mistake_and_what_is_no_number_fail_with_values_that_can_be_written_down() -> None:
+    sure = Classified(np.array([[1.0, 0.0]] * 4), np.array([[1.0, 0.0]] * 4))
+    wrong = classification_gates(sure, sure.exact[:, ::-1], dtype="bfloat16")
+    assert not any(gate.passed for gate in wrong)
+    q = np.array([[0.6, 0.4]] * 4)
     q[2] = np.nan
-    probability, _, kl = classification_gates(p, q, dtype="bfloat16")
-    assert not probability.passed and not kl.passed
-    assert "1 examples have outputs that are no numbers" in probability.detail
-    json.dumps([probability.value, kl.value], allow_nan=False)
+    nothing = classification_gates(two_classes(np.full(4, np.log(1.5))), q, dtype="bfloat16")
+    assert not nothing[0].passed and not nothing[2].passed
+    assert "1 examples have outputs that are no numbers" in nothing[0].detail
+    json.dumps([gate.value for gate in (*wrong, *nothing)], allow_nan=False)
 
 
 # ---------------------------------------------------------------------------------------------------------- generation
@@ -152,22 +235,54 @@ def test_adapter_and_merged_model_answer_alike(committed: CommittedRun, tmp_path
         place["base"], workload="classification", dtype="float32", adapters={"one": place["adapter"]}
     )
     merged = OfflineModel(place["merged"], workload="classification", dtype="float32")
-    reference = adapted.class_probabilities(committed.prompts, adapter="one")
+    reference = adapted.classify([(prompt, "one") for prompt in committed.prompts])
     gates = classification_gates(reference, merged.class_probabilities(committed.prompts), dtype="float32")
     assert all(passed(gates).values())
 
 
-@pytest.mark.parametrize("how", ["head missing", "scaling wrong", "a matrix missing"])
+def classified(answers: Any) -> Classified:
+    return Classified(answers, answers)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
-def test_a_broken_adapter_fails_the_gate(how: str, committed: CommittedRun, tmp_path: Path) -> None:
-    place = written(committed, tmp_path, "classification")
-    adapters = {"right": place["adapter"], "wrong": broken(place["adapter"], tmp_path / "broken", how)}
-    right, wrong = (
-        OfflineModel(place["base"], workload="classification", dtype="float32", adapters={name: path})
-        .class_probabilities(committed.prompts, adapter=name)
-        for name, path in adapters.items()
-    )  # fmt: skip
-    assert not passed(classification_gates(right, wrong, dtype="float32"))["probability"]
+def test_classification_gates_tell_the_right_adapter_from_a_wrong_one(
+    dtype: Any, committed: CommittedRun, tiny_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    cast_to = {"workload": "classification", "dtype": dtype}
+    base = write_base(committed.run, tmp_path / "base", **cast_to)
+    right = write_adapter(committed.run, tmp_path / "right", **cast_to)
+    other = commit_run(tmp_path / "other", tiny_checkpoints["llama"], LORA, seed=6)
+    wrong = {how: broken(right, tmp_path / how, how) for how in ("scaling wrong", "a matrix missing")}
+    wrong["another run's"] = write_adapter(other.run, tmp_path / "another", **cast_to)
+    adapters = {"right": right} | wrong
+    prompts = committed.prompts
+    reference = OfflineModel(base, **cast_to, adapters={"one": right}).classify([(prompt, "one") for prompt in prompts])
+    config = EngineConfig("classification", base, adapters, dtype, "cpu", max_length=64, max_batch=8, max_rank=8)
+    with EngineProcess("transformers", config, python=Path(sys.executable), directory=tmp_path / "engine") as engine:
+        for adapter in (*adapters, None):
+            requests = [Request(index, prompt, adapter) for index, prompt in enumerate(prompts)]
+            batches = [requests[start : start + 8] for start in range(0, len(requests), 8)]
+            served = np.asarray([one.output for one in engine.serve(batches, keep_outputs=True).requests])
+            gates = classification_gates(reference, served, dtype=dtype)
+            assert passed(gates)["log-odds"] is (adapter == "right"), (adapter, gates)
+            assert all(gate.passed for gate in gates) is (adapter == "right"), (adapter, gates)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapter_that_is_served_with_another_head_fails_the_gate(
+    dtype: Any, committed: CommittedRun, tmp_path: Path
+) -> None:
+    cast_to = {"workload": "classification", "dtype": dtype}
+    base = write_base(committed.run, tmp_path / "base", **cast_to)
+    right = write_adapter(committed.run, tmp_path / "right", **cast_to)
+    headless = broken(right, tmp_path / "broken", "head missing")
+    reference = OfflineModel(base, **cast_to, adapters={"one": right}).classify(
+        [(prompt, "one") for prompt in committed.prompts]
+    )
+    served = OfflineModel(base, **cast_to, adapters={"one": headless})
+    answers = served.class_probabilities(committed.prompts, adapter="one")
+    assert not passed(classification_gates(reference, answers, dtype=dtype))["log-odds"]
 
 
 def test_each_adapter_of_one_model_answers_for_itself(
@@ -184,7 +299,7 @@ def test_each_adapter_of_one_model_answers_for_itself(
     )
     prompts = committed.prompts
     found = {name: both.class_probabilities(prompts, adapter=name) for name in ("one", "two", "one")}
-    assert passed(classification_gates(found["one"], found["two"], dtype="float32"))["probability"] is False
+    assert passed(classification_gates(classified(found["one"]), found["two"], dtype="float32"))["log-odds"] is False
     for name, of in (("one", committed), ("two", other)):
         with torch.no_grad():
             expected = [of.in_memory(input_ids=torch.tensor([p])).logits[0].double().softmax(-1) for p in prompts]
@@ -250,6 +365,22 @@ def test_rounding_is_that_of_the_logits_in_bf16_between_rivals(committed: Commit
         variances += [error[step, exact[step].topk(8).indices].var() for step in range(6)]
     assert found.rounding == pytest.approx(float(torch.stack(variances).mean().sqrt()), rel=0.05)
     assert found.rounding > 0
+
+
+def test_classes_are_those_of_the_model_in_fp32_and_in_bf16_whatever_the_order_of_prompts(
+    committed: CommittedRun, tmp_path: Path
+) -> None:
+    cast_to: Any = {"workload": "classification", "dtype": "bfloat16"}
+    base = write_base(committed.run, tmp_path / "base", **cast_to)
+    adapters = {"one": write_adapter(committed.run, tmp_path / "one", **cast_to)}
+    asked = [(prompt, "one" if turn % 3 else None) for turn, prompt in enumerate(committed.prompts)]
+    found = OfflineModel(base, **cast_to, adapters=adapters).classify(asked)
+    by_dtype: dict[Any, Any] = {"bfloat16": found.rounded, "float32": found.exact}
+    for dtype, answers in by_dtype.items():
+        alone = OfflineModel(base, workload="classification", dtype=dtype, adapters=adapters)
+        expected = np.concatenate([alone.class_probabilities([prompt], adapter=adapter) for prompt, adapter in asked])
+        np.testing.assert_allclose(answers, expected, atol=1e-5 if dtype == "float32" else 0.02)
+    assert 0 < np.abs(found.exact - found.rounded).max() < 0.05
 
 
 def test_what_shifts_all_logits_alike_decides_nothing_and_is_no_rounding(

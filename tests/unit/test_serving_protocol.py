@@ -96,7 +96,7 @@ def comparison_of(
 
 
 def equals_its_run(engine: Any, arm: Arm) -> list[EquivalenceGate]:
-    return [EquivalenceGate("probability", 0.0, 1e-3, True, 1, "")]
+    return [EquivalenceGate("log-odds", 0.0, 1e-3, True, 1, "")]
 
 
 @pytest.mark.parametrize("passed", [True, False])
@@ -105,7 +105,7 @@ def test_an_arm_is_timed_only_if_it_computes_what_its_run_does(tmp_path: Path, d
 
     def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
         asked_when_checked.append(engine.num_asked)
-        return [EquivalenceGate("probability", 0.5, 1e-3, passed, 1, "it answers otherwise")]
+        return [EquivalenceGate("log-odds", 0.5, 1e-3, passed, 1, "it answers otherwise")]
 
     comparison = comparison_of(tmp_path, check, "merged")
     (process,) = comparison.processes()
@@ -125,7 +125,7 @@ def test_rows_of_a_process_that_was_killed_before_its_figures_stand_in_no_table(
     tmp_path: Path, diary: list[str], passed: bool
 ) -> None:
     def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
-        return [EquivalenceGate("probability", 0.5, 1e-3, passed, 1, "it answers otherwise")]
+        return [EquivalenceGate("log-odds", 0.5, 1e-3, passed, 1, "it answers otherwise")]
 
     directory = tmp_path / "processes"
     directory.mkdir()

@@ -84,7 +84,7 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Comparison:
         workload="classification",
         arms={"adapters-2": Arm("adapters-2", tmp_path, adapters)},
         prompts=[[5, 6, 7], [8, 9]],
-        check=lambda engine, arm: [EquivalenceGate("probability", 0.0, 1e-3, True, 1, "")],
+        check=lambda engine, arm: [EquivalenceGate("log-odds", 0.0, 1e-3, True, 1, "")],
         engine="vllm",
         python=tmp_path,
         config=EngineConfig("classification", tmp_path, {}, "float32", "cpu", 8, 1, options={"shared": 1}),
@@ -146,7 +146,7 @@ def test_a_setting_that_answers_otherwise_is_not_timed(comparison, monkeypatch):
 
     def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
         right = TARGETS not in engine.config.options
-        return [EquivalenceGate("probability", 0.5, 1e-3, right, 1, "it answers otherwise")]
+        return [EquivalenceGate("log-odds", 0.5, 1e-3, right, 1, "it answers otherwise")]
 
     search = tuning.search_levers(replace(comparison, check=check))
     (trial,) = [trial for trial in search.trials if trial.levers == (TARGETS,)]

@@ -25,7 +25,7 @@ from lorascope.serving.equivalence import EquivalenceGate, classification_gates,
 from lorascope.serving.exchange import Request
 from lorascope.serving.export import Dtype, Workload, write_adapter, write_base, write_full, write_merged
 from lorascope.serving.precision import MergePrecision, merge_precision
-from lorascope.serving.reference import Generated, Judgement, OfflineModel
+from lorascope.serving.reference import Classified, Generated, Judgement, OfflineModel
 from lorascope.serving.trained import ADAPTER_CONFIG, TrainedRun, open_run
 from lorascope.study.measure import ServingSpec, arm_name
 from lorascope.study.spec import Seeds
@@ -75,7 +75,7 @@ class Arms:
         self._adapters = {f"{place}-{_label(context, run)}": run for place, run in enumerate(served)}
         self.arms = {arm_name(arm): self._prepared(arm) for arm in spec.arms}
         self._questions = {name: self._question(arm) for name, arm in self.arms.items()}
-        self._probabilities = self._all_probabilities() if workload == "classification" else {}
+        self._classified = self._all_classified() if workload == "classification" else {}
         self._judged: dict[tuple[str, tuple[tuple[int, ...], ...]], Judgement] = {}
 
     @property
@@ -99,7 +99,7 @@ class Arms:
         batches = [requests[start : start + _GATE_BATCH] for start in range(0, len(requests), _GATE_BATCH)]
         outputs: list[Any] = [answer.output for answer in engine.serve(batches, keep_outputs=True).requests]
         if self._workload == "classification":
-            return classification_gates(self._probabilities[arm.name], np.asarray(outputs), dtype=self._dtype)
+            return classification_gates(self._classified[arm.name], np.asarray(outputs), dtype=self._dtype)
         judged = self._judgement(arm, tuple(tuple(tokens)[:GATE_TOKENS] for tokens in outputs))
         return [generation_gate(judged, num_tokens=GATE_TOKENS * len(requests), dtype=self._dtype)]
 
@@ -147,7 +147,7 @@ class Arms:
         turns = [(prompt, asker) for prompt in self._prompts[:each] for asker in askers]
         return _Question([prompt for prompt, _ in turns], [asker for _, asker in turns])
 
-    def _all_probabilities(self) -> dict[str, np.ndarray]:
+    def _all_classified(self) -> dict[str, Classified]:
         """By arm, of each prompt that it is asked. Every adapter answers once, over a base that is read once."""
         by_model: dict[Path, list[Arm]] = {}
         for arm in self.arms.values():
@@ -155,17 +155,12 @@ class Arms:
         found = {}
         for path, arms in by_model.items():
             adapters = {name: directory for arm in arms for name, directory in arm.adapters.items()}
-            model = self._offline(path, adapters, device=self._context.device)
-            answers: dict[tuple[str | None, tuple[int, ...]], np.ndarray] = {}
-            for asker in dict.fromkeys(asker for arm in arms for asker in self._questions[arm.name].adapters):
-                prompts = list(dict.fromkeys(prompt for arm in arms for prompt, of in self._asked(arm) if of == asker))
-                rows = model.class_probabilities(prompts, adapter=asker)
-                answers |= {(asker, prompt): row for prompt, row in zip(prompts, rows, strict=True)}
-            found |= {
-                arm.name: np.stack([answers[asker, prompt] for prompt, asker in self._asked(arm)]) for arm in arms
+            row_of = {
+                asked: row for row, asked in enumerate(dict.fromkeys(a for arm in arms for a in self._asked(arm)))
             }
-            del model
-            gc.collect()
+            answers = self._offline(path, adapters).classify(list(row_of))
+            _let_go(self._context.device)
+            found |= {arm.name: answers.of([row_of[asked] for asked in self._asked(arm)]) for arm in arms}
         return found
 
     def _asked(self, arm: Arm) -> Iterator[tuple[tuple[int, ...], str | None]]:
@@ -179,18 +174,18 @@ class Arms:
                 Generated(prompt, adapter, tokens)
                 for (prompt, adapter), tokens in zip(self._asked(arm), outputs, strict=True)
             ]
-            model = self._offline(arm.model, arm.adapters, device=_device_with_room(self._context.device, arm.model))
-            self._judged[arm.name, outputs] = model.judge(generated)
-            del model
+            self._judged[arm.name, outputs] = self._offline(arm.model, arm.adapters).judge(generated)
             _let_go(self._context.device)
         return self._judged[arm.name, outputs]
 
-    def _offline(self, model: Path, adapters: Mapping[str, Path], *, device: str) -> OfflineModel:
+    def _offline(self, model: Path, adapters: Mapping[str, Path]) -> OfflineModel:
+        device = _device_with_room(self._context.device, model)
         return OfflineModel(model, workload=self._workload, dtype=self._dtype, device=device, adapters=adapters)
 
 
 def _device_with_room(device: str, model: Path) -> str:
-    """The device, or the processor where engines that wait leave too little memory for the checkpoint in fp32."""
+    """The device, or the processor where what is loaded there (engines that wait, the base that was trained) leaves too
+    little memory for the checkpoint in fp32."""
     import torch
 
     if not device.startswith("cuda"):

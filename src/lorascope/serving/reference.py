@@ -3,7 +3,8 @@
 Nothing is padded: prompts of one length go through together, so that the only differences left between engine and
 reference are kernels and rounding. Class probabilities are computed before an engine is asked. Generated tokens are judged
 after: each in the context of those that the engine generated before it, so that one token which rounding decided leaves
-everything behind it to be judged all the same.
+everything behind it to be judged all the same. Both in fp32, and where a coarser dtype is served in that too, which shows
+what its rounding changes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,17 @@ class Generated:
     prompt: Sequence[int]
     adapter: str | None
     tokens: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Classified:
+    """Class probabilities of prompts, in float64. exact: of the model in fp32. rounded: of the model in its own dtype."""
+
+    exact: Float[np.ndarray, "prompts classes"]
+    rounded: Float[np.ndarray, "prompts classes"]
+
+    def of(self, rows: Sequence[int]) -> Classified:
+        return Classified(self.exact[rows], self.rounded[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +132,24 @@ class OfflineModel:
                 found |= dict(zip(rows, logits.double().softmax(-1).cpu().numpy(), strict=True))
         return np.stack([found[row] for row in range(len(prompts))])
 
+    def classify(self, asked: Sequence[tuple[Sequence[int], str | None]]) -> Classified:
+        """asked: prompts, each with its adapter. This model is in fp32 afterwards. Raises like `class_probabilities`."""
+        rounded = self._classified(asked)
+        if not self._is_coarse:
+            return Classified(rounded, rounded)
+        cast(self._model, "float32")
+        return Classified(self._classified(asked), rounded)
+
+    def _classified(self, asked: Sequence[tuple[Sequence[int], str | None]]) -> Float[np.ndarray, "prompts classes"]:
+        rows_of: dict[str | None, list[int]] = {}
+        for row, (_, adapter) in enumerate(asked):
+            rows_of.setdefault(adapter, []).append(row)
+        found: dict[int, np.ndarray] = {}
+        for adapter, rows in rows_of.items():
+            answers = self.class_probabilities([asked[row][0] for row in rows], adapter=adapter)
+            found |= dict(zip(rows, answers, strict=True))
+        return np.stack([found[row] for row in range(len(asked))])
+
     def judge(self, generated: Sequence[Generated]) -> Judgement:
         """Their tokens, one after another. This model is in fp32 afterwards.
 
@@ -130,13 +160,13 @@ class OfflineModel:
         num_known = self._model.get_input_embeddings().num_embeddings
         if any(not 0 <= token < num_known for one in generated for token in one.tokens):
             raise IndexError(f"a token outside of the vocabulary of {num_known}")
-        is_coarse = self._model.dtype != torch.float32
+        is_coarse = self._is_coarse
         groups = list(self._contexts(generated))
         with torch.no_grad():
             rounded = [self._next_logits(group).cpu() for group in groups] if is_coarse else []
             cast(self._model, "float32")
             behind: list[np.ndarray] = [np.empty(0)] * len(generated)
-            best, variances = list(behind), []
+            best, errors = list(behind), []
             for place, group in enumerate(groups):
                 logits = self._next_logits(group)
                 served = torch.tensor([list(generated[row].tokens) for row in group.rows], device=self.device)
@@ -146,10 +176,16 @@ class OfflineModel:
                 for row, one, other in zip(group.rows, trails.cpu().numpy(), top.cpu().numpy(), strict=True):
                     behind[row], best[row] = one, other
                 if is_coarse:
-                    errors = rounded[place].gather(-1, rivals.indices.cpu()).double() - rivals.values.cpu().double()
-                    variances.append(errors.var(dim=-1).flatten())
-        rounding = float(torch.cat(variances).mean().sqrt()) if variances else 0.0
+                    error = rounded[place].gather(-1, rivals.indices.cpu()).double() - rivals.values.cpu().double()
+                    errors.append(error.flatten(0, 1).numpy())
+        rounding = rounding_error(np.concatenate(errors)) if errors else 0.0
         return Judgement(np.concatenate([*behind, []]), np.concatenate([*best, []]), rounding)
+
+    @property
+    def _is_coarse(self) -> bool:
+        import torch
+
+        return self._model.dtype != torch.float32
 
     def _next_logits(self, group: _Contexts) -> torch.Tensor:
         """fp32 [rows, steps, vocabulary], what follows each of the last `num_steps` tokens."""
@@ -187,3 +223,8 @@ class OfflineModel:
                 some = rows[start : start + size]
                 tokens = np.asarray([prompts[row] for row in some], dtype=np.int64)
                 yield some, torch.from_numpy(tokens).to(self.device)
+
+
+def rounding_error(errors: Float[np.ndarray, "n rivals"]) -> float:
+    """The standard deviation of a logit's error relative to its rivals': what moves them all alike decides nothing."""
+    return float(np.sqrt(errors.var(axis=1, ddof=1).mean()))
