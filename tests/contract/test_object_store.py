@@ -89,8 +89,17 @@ def s3(server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """The address of an empty place on the server."""
     for name, value in {**server, LOCAL_STORE: str(tmp_path / "local")}.items():
         monkeypatch.setenv(name, value)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # it may be of another test's server
     return f"s3://studies/{uuid.uuid4().hex[:8]}"
+
+
+def test_an_address_is_looked_up_in_the_environment_of_now(
+    server: dict[str, str], s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(BucketTrouble, match="does not answer"):
+        open_bucket(s3).prove()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server["AWS_ENDPOINT_URL"])
+    open_bucket(s3).prove()
 
 
 @pytest.fixture(params=["memory", "s3"])

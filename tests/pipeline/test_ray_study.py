@@ -5,6 +5,7 @@ The tests share the cluster, in this order: the last one destroys it.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -157,7 +158,8 @@ def test_what_no_machine_has_fails_with_the_remedy_and_the_rest_goes_on(tmp_path
 
 def test_a_store_that_machines_do_not_share_is_found_before_any_work(tmp_path: Path, cluster: Any) -> None:
     (tmp_path / "store").mkdir()
-    store = Store(Path(f"/proc/self/fd/{os.open(tmp_path / 'store', os.O_RDONLY)}"))  # each process sees its own there
+    opened = fcntl.fcntl(os.open(tmp_path / "store", os.O_RDONLY), fcntl.F_DUPFD, 700)  # which no other process has
+    store = Store(Path(f"/proc/self/fd/{opened}"))
     with pytest.raises(EnvironmentProblem) as refused:
         compute([make("count", value=1)], store, cluster)
     assert "the store is not shared with" in refused.value.message

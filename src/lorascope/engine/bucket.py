@@ -243,7 +243,8 @@ def open_bucket(url: str) -> Bucket:
         ) from None
     import fsspec
 
-    file_system = fsspec.filesystem(scheme, use_listings_cache=False)  # what others write is to be seen at once
+    # What others write is to be seen at once, and so is an endpoint or a key that was changed in the environment.
+    file_system = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
     return Bucket(file_system, os.path.normpath(rest), url=f"{scheme}://{os.path.normpath(rest)}")
 
 
