@@ -25,7 +25,7 @@ methods:
   - full
   - {kind: lora, rank: 4}
 seeds: [1, 2]
-train: {epochs: 4, batch_size: 16, max_length: 32, evaluations_per_epoch: 2}
+train: {epochs: 4, batch_size: 16, max_length: 32, evaluations_per_epoch: 2, gang: 3}  # auto asks a clock
 search:
   trials: 6
   at_once: 3
