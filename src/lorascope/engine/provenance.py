@@ -30,9 +30,14 @@ def describe(*, device: str) -> dict[str, Any]:
         "device": device,
         "device_name": _device_name(device),
         "num_cpus": os.cpu_count(),
-        "workers_on_device": int(os.environ.get(WORKERS_ON_DEVICE, "1")),
+        "workers_on_device": workers_on_device(),
         "source": _source_state(),
     }
+
+
+def workers_on_device() -> int:
+    """How many workers of this study share the device, this one included."""
+    return int(os.environ.get(WORKERS_ON_DEVICE, "1"))
 
 
 def machine(*, device: str) -> dict[str, str]:

@@ -29,7 +29,7 @@ from lorascope.engine.events import Event, Notice, StepFinished
 from lorascope.engine.executor import Completion
 from lorascope.engine.lock import this_process
 from lorascope.engine.opening import open_store
-from lorascope.engine.provenance import WORKERS_ON_DEVICE
+from lorascope.engine.provenance import workers_on_device
 from lorascope.engine.run import StepBusy, run_step, try_steps
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
@@ -102,7 +102,7 @@ def _serve(store: Store, answers: TextIO, *, device: str, data_dir: Path | None,
 def _give_back_memory(device: str) -> None:
     """What torch keeps of a GPU for later steps, which other workers of the device would miss."""
     torch = sys.modules.get("torch")
-    if torch is not None and device.startswith("cuda") and int(os.environ.get(WORKERS_ON_DEVICE, "1")) > 1:
+    if torch is not None and device.startswith("cuda") and workers_on_device() > 1:
         gc.collect()
         torch.cuda.empty_cache()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lorascope.engine.provenance import WORKERS_ON_DEVICE
+from lorascope.engine.provenance import workers_on_device
 
 # Dense bf16 rates of the vendors' data sheets, FLOP/s, without sparsity.
 _DATASHEET_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12}
@@ -85,11 +84,6 @@ def peak_memory_bytes(device: str) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return psutil.Process().memory_info().rss
-
-
-def workers_on_device() -> int:
-    """How many workers of this study share the device, this one included."""
-    return int(os.environ.get(WORKERS_ON_DEVICE, "1"))
 
 
 def energy_meter(device: str) -> Callable[[], float] | None:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from lorascope.data.batches import padded_length
-from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise, workers_on_device
+from lorascope.engine.provenance import workers_on_device
+from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise
 
 if TYPE_CHECKING:
     from lorascope.training.gang import Gang
