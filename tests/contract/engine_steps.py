@@ -140,6 +140,19 @@ def exhaust(context: StepContext) -> dict[str, Any]:
     raise MemoryError
 
 
+def fail_late(context: StepContext) -> dict[str, Any]:
+    """Each try adds a line to the tally and waits for the file params["until"]; only the first fails, unless it is wrong."""
+    with Path(context.step.params["tally"]).open("a") as tally:
+        tally.write(f"{context.step.id}\n")
+    while not Path(context.step.params["until"]).exists():
+        time.sleep(0.02)
+    if context.step.params["is_wrong"]:
+        raise ValueError("the step is wrong")
+    if len(Path(context.step.params["tally"]).read_text().split()) == 1:
+        raise MemoryError
+    return {}
+
+
 def hold(context: StepContext) -> dict[str, Any]:
     """Holds the memory, which the file params["held"] stands for, until another step has missed it."""
     held, missed = Path(context.step.params["held"]), Path(context.step.params["missed"])

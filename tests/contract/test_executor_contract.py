@@ -23,6 +23,7 @@ from lorascope import registry
 from lorascope.engine import lock as lock_module
 from lorascope.engine.events import Event, Metric, Notice, StepBlocked, StepFailed, StepFinished, StepStarted
 from lorascope.engine.executor import Executor
+from lorascope.engine.failure import Failure
 from lorascope.engine.inline import InlineExecutor
 from lorascope.engine.local import LocalExecutor
 from lorascope.engine.lock import StepLock
@@ -335,15 +336,34 @@ def test_a_step_whose_machine_is_gone_is_computed_here_once_its_lock_is_stale(st
     assert outcome.done == [other.id, step.id], "what is free goes first, then what became free"
 
 
-def test_a_failure_elsewhere_is_taken_over_and_not_repeated(store, executor, tmp_path):
-    tally = tmp_path / "tally"
-    bad = make("count", value="not a number", sleep_s=2.5, tally=str(tally))
-    other = start_coordinator(store, [bad], "inline")
-    wait_for(tally.exists)
+def fails_elsewhere(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_wrong: bool) -> Step:
+    """A step that another process has begun and that fails there once we have found it busy."""
+    files = {"tally": str(tmp_path / "tally"), "until": str(tmp_path / "until")}
+    step = make("fail_late", is_wrong=is_wrong, **files)
+    start_coordinator(store, [step], "inline")
+    wait_for((tmp_path / "tally").exists)
+
+    def failure(step_id: str) -> Failure | None:
+        found = type(store).failure(store, step_id)
+        (tmp_path / "until").touch()
+        return found
+
+    monkeypatch.setattr(store, "failure", failure)
+    return step
+
+
+def test_a_failure_elsewhere_is_taken_over_and_not_repeated(store, executor, tmp_path, monkeypatch):
+    bad = fails_elsewhere(store, tmp_path, monkeypatch, is_wrong=True)
     outcome, _ = run([bad], store, executor)
     assert list(outcome.failed) == [bad.id]
-    assert other.wait() == 1
-    assert tally.read_text().split() == [bad.id]
+    assert (tmp_path / "tally").read_text().split() == [bad.id]
+
+
+def test_what_found_no_memory_elsewhere_is_tried_here(store, executor, tmp_path, monkeypatch):
+    step = fails_elsewhere(store, tmp_path, monkeypatch, is_wrong=False)
+    outcome, _ = run([step], store, executor)
+    assert outcome.done == [step.id]
+    assert (tmp_path / "tally").read_text().split() == [step.id] * 2
 
 
 def test_two_coordinators_share_the_work_and_compute_nothing_twice(store, tmp_path, kind):

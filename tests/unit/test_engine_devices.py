@@ -79,3 +79,11 @@ print(json.dumps(sorted(sys.modules)))
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "transformers", "numpy", "pandas", "scipy", "matplotlib", "peft", "pydantic"}
     assert not heavy & set(json.loads(answer.stdout))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processors are given to a process on Linux only")
+def test_a_process_counts_the_processors_it_may_use() -> None:
+    given_one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    code = f"{given_one}; from lorascope.engine import provenance; print(provenance.usable_cpus())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(found.stdout) == 1

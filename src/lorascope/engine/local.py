@@ -11,6 +11,7 @@ from pathlib import Path
 from lorascope.engine.devices import check_devices, find_devices
 from lorascope.engine.pool import Slot, WorkerPool
 from lorascope.engine.process import WorkerProcess, start_worker, stop_all, wait_for_output
+from lorascope.engine.provenance import usable_cpus
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store
 from lorascope.errors import EnvironmentProblem
@@ -84,7 +85,7 @@ class LocalExecutor(WorkerPool[_Place]):
                 log=self._store.logs_dir / f"{stamp}.log",
                 environment=os.environ,
                 num_on_device=sum(other.device == slot.device for other in self._all_slots()),
-                num_threads=max(1, (os.cpu_count() or 1) // num_workers) if num_workers > 1 else None,
+                num_threads=max(1, usable_cpus() // num_workers) if num_workers > 1 else None,
             )
 
     def _forget_worker(self, slot: _Place) -> None:

@@ -29,10 +29,15 @@ def describe(*, device: str) -> dict[str, Any]:
         "host": _host_digest(),
         "device": device,
         "device_name": _device_name(device),
-        "num_cpus": os.cpu_count(),
+        "num_cpus": usable_cpus(),
         "workers_on_device": workers_on_device(),
         "source": _source_state(),
     }
+
+
+def usable_cpus() -> int:
+    """The processors this process may use: a batch system or `taskset` may give it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def workers_on_device() -> int:

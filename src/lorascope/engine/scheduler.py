@@ -20,6 +20,7 @@ from lorascope.engine.lock import StepLock
 from lorascope.engine.run import can_gang
 from lorascope.engine.step import Step
 from lorascope.engine.store import Store, StoreProblem
+from lorascope.errors import OutOfMemory
 
 _SMALL_GANG = 4
 
@@ -66,6 +67,11 @@ def execute(
         raise
     seconds = time.monotonic() - started
     return Outcome(state.done, state.cached, state.failed, state.blocked, seconds)
+
+
+def _is_of_its_place(failure: Failure) -> bool:
+    """Whether the step may well succeed here, or there once its device is free: where it failed, memory ran short."""
+    return isinstance(failure.to_error(), OutOfMemory)
 
 
 def _assert_complete(graph: dict[str, Step], store: Store) -> None:
@@ -190,7 +196,7 @@ class _Scheduling:
             elif is_free:
                 del self._elsewhere[step_id]
                 failure = self.store.failure(step_id)
-                if failure is not None and failure != other.before:
+                if failure is not None and failure != other.before and not _is_of_its_place(failure):
                     self._settle_failure(failure)
                 else:
                     self._make_ready(step_id)
