@@ -273,6 +273,18 @@ def test_steps_that_share_a_model_run_one_after_another_on_what_is_warm(store, e
     assert [store.artifact(step_id).result["seen"] for step_id in outcome.done] == [0, 1, 2, 0, 1, 2]
 
 
+def test_what_came_to_light_waits_for_what_was_known_however_warm_it_would_be(store, executor):
+    """Two searches: the second round of one does not keep the first of the other waiting."""
+    first, other, second = (
+        make("warm", model="a", seed=0),
+        make("warm", model="b", seed=0),
+        make("warm", model="a", seed=1),
+    )
+    options = {"store": store, "executor": executor, "emit": lambda event: None, "poll_s": 0.05}
+    outcome = execute([first, other], **options, more=lambda: [second] if store.has(first.id) else [])
+    assert outcome.done == [first.id, other.id, second.id]
+
+
 def test_the_order_is_that_given_when_nothing_is_shared(store, executor):
     steps = [make("count", value=value) for value in (5, 3, 9, 1)]
     outcome, _ = run(steps, store, executor)

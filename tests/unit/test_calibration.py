@@ -7,14 +7,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_study import STUDY, write_small_study
 
-from lorascope import api
+from lorascope import api, registry
 from lorascope.engine.store import Store
 from lorascope.report import plan_wording
 from lorascope.report.plan_document import plan_markdown
+from lorascope.training import calibration
 from lorascope.training.calibration import _spread_places, mean_of_epoch, sample_first_epoch
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
 from lorascope.training.member import Member
@@ -83,6 +85,19 @@ def test_the_plan_knows_who_trains_together_as_long_as_the_decision_is_kept(cali
     assert text in plan_markdown(undecided, command="", version="", figure=None)
     fixed = api.load(calibrated / "study.yaml", overrides=["measure.drift.draws=100", "train.gang=2"])
     assert api.plan(fixed, store=copy, devices=["cpu"]).undecided == ()
+
+
+def test_what_was_timed_on_a_sample_of_the_validation_set_is_still_found_as_it_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.EXECUTORS, "local", registry.EXECUTORS["inline"])  # it is to see the next line
+    monkeypatch.setattr(calibration, "VALIDATION_EXAMPLES", 16)
+    study = api.load(write_small_study(tmp_path, STUDY.replace("draws: 200", "draws: 100")))
+    api.calibrate(study, store=tmp_path / "store", devices=["cpu"])
+    evaluated = Store(tmp_path / "store").artifacts("evaluate")
+    assert {gate["gate"] for a in evaluated for gate in a.result["gates"]} >= {"save, reload, score"}
+    for run in Store(tmp_path / "store").artifacts("calibration"):
+        assert len(pd.read_parquet(run.file("validation_predictions.parquet"))) == 16
 
 
 class _Columns:

@@ -281,6 +281,20 @@ def test_engines_that_are_started_together_have_no_pace_before_two_groups_are_me
     assert found[5] is not None and found[5].seconds == 2 * 90
 
 
+def test_what_is_announced_anew_is_counted_anew() -> None:
+    """As a calibration does, which runs the gates and then what waits for them."""
+    progress = Progress()
+    progress.apply(StudyStarted(study="small", num_steps=2, num_cached=0, kinds={"sanity": 2}))
+    for number in range(2):
+        progress.apply(StepStarted(step=f"sanity-{number}", worker="w"))
+        progress.apply(StepFinished(step=f"sanity-{number}", worker="w", seconds=5))
+    progress.apply(StudyStarted(study="small", num_steps=4, num_cached=1, kinds={"calibration": 2, "sanity": 1}))
+    assert (progress.settled, progress.total) == (1, 4)
+    assert str(progress.remaining()) == (
+        "at least 5.0 s left (from 2 finished sanity steps; nothing known of 2 other steps)"
+    )
+
+
 def test_view_is_live_only_on_a_terminal() -> None:
     with rendering(Console(file=io.StringIO())) as emit:
         assert isinstance(emit, PlainLines)

@@ -181,9 +181,9 @@ def test_an_export_without_its_head_fails_the_reload_gate(bench: Any) -> None:
     made = bench(FullFineTuning(FULL))
     model = made.model()
     reference = sanity.logits_of(model, made.task, made.columns, rows=np.arange(8), precision="fp32", **reading())
-    same = reload_gate(model, made.task, made.columns, reference, {"precision": "fp32"}, reading())
+    same = reload_gate(model, made.task, made.columns, reference, precision="fp32", **reading())
     nn.init.normal_(model.classifier.weight)
-    other = reload_gate(model, made.task, made.columns, reference, {"precision": "fp32"}, reading())
+    other = reload_gate(model, made.task, made.columns, reference, precision="fp32", **reading())
     assert same.passed
     assert not other.passed
 

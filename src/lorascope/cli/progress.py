@@ -134,10 +134,17 @@ class Progress:
             found.setdefault(kind, []).extend(_begun(gang) or gang)
         return found
 
+    def _begin(self, event: StudyStarted) -> None:
+        """Count from nothing: what was heard before is of other steps, and only tells what a kind takes."""
+        self.study, self._announced, self.cached = event.study, event.num_steps, event.num_cached
+        self._planned = event.kinds
+        self.finished = 0
+        for told in (self.failed, self.blocked, self.running, self._ended):
+            told.clear()
+
     def apply(self, event: Event) -> None:
         if isinstance(event, StudyStarted):
-            self.study, self._announced, self.cached = event.study, event.num_steps, event.num_cached
-            self._planned = event.kinds
+            self._begin(event)
         elif isinstance(event, StudyGrew):
             self._announced, self._planned = event.num_steps, event.kinds
         elif isinstance(event, StepStarted) and event.step:

@@ -107,6 +107,8 @@ class _Scheduling:
 
     def __post_init__(self) -> None:
         self._order: dict[str, int] = {}
+        self._generation: dict[str, int] = {}  # the number of the addition that brought a step
+        self._num_additions = 0
         self._ready: list[str] = []
         self._running: set[str] = set()
         self._elsewhere: dict[str, _Elsewhere] = {}
@@ -121,6 +123,8 @@ class _Scheduling:
         if not added:
             return
         self.graph.update(added)
+        self._num_additions += 1
+        self._generation.update(dict.fromkeys(added, self._num_additions))
         _assert_complete(self.graph, self.store)
         self._order = {step_id: place for place, step_id in enumerate(self.graph)}
         with self.store.guard():
@@ -202,12 +206,17 @@ class _Scheduling:
                     self._make_ready(step_id)
 
     def _warmest(self) -> Step | None:
-        best: tuple[int, Step] | None = None
+        """Of the ready steps that could start now those known the longest, of these the one that a worker is warmest for:
+        else the rounds of one search would follow each other on a warm worker while another search has yet to begin."""
+        best: tuple[int, int, Step] | None = None
         for step_id in self._allowed():
             warmth = self.executor.warmth(self.graph[step_id])
-            if warmth is not None and (best is None or warmth > best[0]):
-                best = warmth, self.graph[step_id]
-        return best[1] if best else None
+            if warmth is None:
+                continue
+            found = -self._generation[step_id], warmth
+            if best is None or found > best[:2]:
+                best = *found, self.graph[step_id]
+        return best[2] if best else None
 
     def _allowed(self) -> list[str]:
         """The ready steps that may start beside what runs: one that must be alone waits until nothing else is left to run

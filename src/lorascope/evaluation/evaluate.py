@@ -23,7 +23,7 @@ from lorascope.training.predict import logits_of, predict, scores
 from lorascope.training.preparation import base_for, make_deterministic, method_from_params
 from lorascope.training.result import REFERENCE_EXAMPLES
 
-# Largest difference of a class probability, and the share of changed decisions, that rounding explains.
+# Largest difference of a class probability that rounding explains.
 _RELOAD_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 _MERGE_TOLERANCE = 1e-3
 
@@ -42,7 +42,9 @@ def evaluate_run(context: StepContext) -> dict[str, Any]:
     train = context.deps["train"]
     model = method.reload(train.file("export"), base=base).to(context.device)
     reading = {"pad_token_id": base.pad_token_id, "device": context.device}
-    gates = [reload_gate(model, task, validation, np.load(train.file("reference_logits.npy")), params, reading)]
+    precision = train.result.get("reference_precision", params["precision"])  # runs of before took their own
+    reference = np.load(train.file("reference_logits.npy"))
+    gates = [reload_gate(model, task, validation, reference, precision=precision, **reading)]
     predictions = predict(model, task, test, precision=params["precision"], **reading)
     predictions.to_parquet(context.out / "predictions.parquet", index=False)
     gates += merge_gate(method, model, task, validation, reading)
@@ -62,15 +64,15 @@ def ids_sha256(predictions: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(predictions["example_id"]).encode()).hexdigest()
 
 
-def reload_gate(model: Any, task: Any, columns: Any, reference: np.ndarray, params: Any, reading: dict) -> Gate:
+def reload_gate(model: Any, task: Any, columns: Any, reference: np.ndarray, *, precision: str, **reading: Any) -> Gate:
     """The model read back gives the probabilities that the model in memory gave when it was saved."""
     rows = np.arange(len(reference))
-    found = logits_of(model, task, columns, rows=rows, precision=params["precision"], **reading)
+    found = logits_of(model, task, columns, rows=rows, precision=precision, **reading)
     difference = float(np.abs(_probabilities(found) - _probabilities(reference)).max())
-    tolerance = _RELOAD_TOLERANCE[params["precision"]]
+    tolerance = _RELOAD_TOLERANCE[precision]
     return Gate(
         "save, reload, score", difference <= tolerance, difference, tolerance,
-        f"largest difference of a probability on {len(rows)} validation examples ({params['precision']}): {difference:.2g}",
+        f"largest difference of a probability on {len(rows)} validation examples ({precision}): {difference:.2g}",
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from lorascope.engine.step import Step
 
 VERSIONS: Mapping[str, int] = {
     "data": 1, "tokens": 1, "baseline": 2, "sanity": 3, "train": 4, "evaluate": 1, "drift": 3, "serving": 4,
-    "analysis": 8, "calibration": 1, "proposals": 1, "trial": 1, "search": 1,
+    "analysis": 8, "calibration": 2, "proposals": 1, "trial": 1, "search": 1,
 }  # fmt: skip
 
 SEARCH = "search"

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lorascope.data.columns import ColumnStore, ColumnSubset
 from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.training.gang import Gang
@@ -87,14 +86,14 @@ def _calibrate(runs: list[Run], *, sizing_seconds: float) -> Iterator[tuple[int,
         gang.close()
     update_seconds = mean_of_epoch(seconds, lengths) / len(runs)
     preparation_seconds = gang.stepper.preparation_seconds / len(runs)
-    evaluation_seconds, sample_seconds = _use_sample_for_validation(runs, gang, device)
+    sample, evaluation_seconds, sample_seconds = _time_validation(runs[0], gang, device)
     peak = peak_memory_bytes(device)
     for index, run in enumerate(runs):
         run.member.meters.peak_memory_bytes = peak
         run.member.meters.training_seconds = update_seconds * run.member.meters.updates
         run.member.meters.largest_gang = len(runs)
         start = time.perf_counter()
-        result = commit_result(run, gang.views[index], gang)
+        result = commit_result(run, gang.views[index], gang, validation=run.validation.subset(sample))
         commit_seconds = time.perf_counter() - start
         yield (
             run.index,
@@ -170,27 +169,20 @@ def _timed_updates(gang: Gang, device: str, *, most: int) -> list[float]:
     return seconds[WARM_UP_UPDATES:] or seconds
 
 
-def _use_sample_for_validation(runs: Sequence[Run], gang: Gang, device: str) -> tuple[float, float]:
-    """Gives the runs a sample of their validation set; the seconds that scoring a run on all of it takes, and on that."""
-    first = runs[0]
+def _time_validation(first: Run, gang: Gang, device: str) -> tuple[np.ndarray, float, float]:
+    """The rows of a sample of the validation set; the seconds that scoring a run on all of the set takes, and on those."""
     lengths = np.asarray(first.validation.lengths)
     by_length = np.argsort(lengths, kind="stable")
     chosen = by_length[np.linspace(0, len(lengths) - 1, min(VALIDATION_EXAMPLES, len(lengths))).round().astype(int)]
     task, model = first.member.task, gang.views[0]
-    predict(model, task, _subset(first, chosen[:8]), **first.reading)
-    for run in runs:
-        run.validation = _subset(run, np.sort(chosen))
+    predict(model, task, first.validation.subset(chosen[:8]), **first.reading)
+    sample = np.sort(chosen)
     synchronise(device)
     start = time.perf_counter()
-    scores(task, predict(model, task, first.validation, **first.reading))
+    scores(task, predict(model, task, first.validation.subset(sample), **first.reading))
     synchronise(device)
     seconds = time.perf_counter() - start
-    return seconds * float(lengths.sum() / lengths[chosen].sum()), seconds
-
-
-def _subset(run: Run, rows: np.ndarray) -> ColumnSubset:
-    assert isinstance(run.validation, ColumnStore)
-    return run.validation.subset(rows)
+    return sample, seconds * float(lengths.sum() / lengths[chosen].sum()), seconds
 
 
 def _worker_start_seconds(device: str) -> float:

@@ -20,19 +20,23 @@ from lorascope.training.predict import logits_of, predict, scores
 from lorascope.training.preparation import tokenizer_for
 
 if TYPE_CHECKING:
+    from lorascope.data.columns import Examples
     from lorascope.training.run import Run
 
 REFERENCE_EXAMPLES = 64
+REFERENCE_PRECISION = "fp32"  # whatever it is trained in: weights are fp32, and rounding hides what a checkpoint lacks
 
 
-def commit_result(run: Run, model: PreTrainedModel, gang: Gang) -> dict[str, Any]:
-    """Writes the run's files; the record's figures."""
+def commit_result(
+    run: Run, model: PreTrainedModel, gang: Gang, *, validation: Examples | None = None
+) -> dict[str, Any]:
+    """Writes the run's files; the record's figures. validation: what the run is scored on, if not its validation set."""
     context, member, base = run.context, run.member, run.base
     method, task, progress = member.method, member.task, member.progress
-    predictions = predict(model, task, run.validation, **run.reading)
+    predictions = predict(model, task, run.validation if validation is None else validation, **run.reading)
     _write_files(run, model, predictions)
     rows = np.arange(min(REFERENCE_EXAMPLES, len(run.validation)))
-    logits = logits_of(model, task, run.validation, rows=rows, **run.reading)
+    logits = logits_of(model, task, run.validation, rows=rows, **{**run.reading, "precision": REFERENCE_PRECISION})
     np.save(context.out / "reference_logits.npy", logits)
     flops = method.flops_per_parameter * linear_parameters(base.model)
     peak = peak_flops(context.device, precision=member.train.precision, warm=context.warm)
@@ -56,6 +60,7 @@ def commit_result(run: Run, model: PreTrainedModel, gang: Gang) -> dict[str, Any
         "total_parameters": sum(p.numel() for p in base.model.parameters()),
         "export_bytes": sum(f.stat().st_size for f in (context.out / "export").iterdir() if f.suffix == ".safetensors"),
         "device": context.device.partition(":")[0],
+        "reference_precision": REFERENCE_PRECISION,
         "step": gang.describe_step(),
         **measured,
         "gang_peak_memory_bytes": gang_peak,

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorascope.data.columns import ColumnStore, ColumnSubset
+from lorascope.data.columns import ColumnStore
 from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice
@@ -141,7 +141,7 @@ class Run:
     context: StepContext
     member: Member
     base: BaseModel
-    validation: ColumnStore | ColumnSubset
+    validation: ColumnStore
     checkpointer: Checkpointer
     started: float = 0.0
     alone: Cost | None = None
