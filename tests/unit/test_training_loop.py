@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lorascope.engine.step import Step
 from lorascope.errors import GateFailure
 from lorascope.methods.full import FullFineTuning
 from lorascope.study.spec import EarlyStopping, FullSpec, Seeds, TrainSpec
-from lorascope.training.checkpoint import Checkpointer
+from lorascope.training.checkpoint import Checkpointer, save_together
 from lorascope.training.member import evaluation_points
 from lorascope.training.meters import GangClock, Meters
 from lorascope.training.run import frozen_fingerprint, out_of_memory
@@ -148,24 +149,27 @@ def test_checkpoint_writing_is_bounded_by_its_share_of_time(tmp_path: Path, monk
     monkeypatch.setenv("LORASCOPE_CHECKPOINT_SECONDS", "0")
     checkpointer = Checkpointer(tmp_path)
     assert checkpointer.due()
-    checkpointer.save({"weights": {"w": torch.ones(3)}})
+    save_together([(checkpointer, {"weights": {"w": torch.ones(3)}})])
     assert not checkpointer.due()
     loaded = checkpointer.load("cpu")
     assert loaded is not None
     assert torch.equal(loaded["weights"]["w"], torch.ones(3))
 
 
-def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpointer = Checkpointer(tmp_path)
-    checkpointer.save({"update": 1})
+def test_a_kill_while_writing_leaves_the_checkpoints_of_the_whole_gang_as_they_were(tmp_path: Path) -> None:
+    """A run that went on from another update than the others of its gang would share other batches."""
+    gang = [Checkpointer(tmp_path / name) for name in "ab"]
+    for checkpointer in gang:
+        checkpointer.path.parent.mkdir()
+    save_together([(checkpointer, {"update": 1}) for checkpointer in gang])
 
-    def killed(*_: Any) -> None:
+    def states() -> Iterator[tuple[Checkpointer, dict[str, Any]]]:
+        yield gang[0], {"update": 2}
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        checkpointer.save({"update": 2})
-    assert checkpointer.load("cpu") == {"update": 1}
+        save_together(states())
+    assert [checkpointer.load("cpu") for checkpointer in gang] == [{"update": 1}] * 2
 
 
 def test_a_moved_frozen_weight_is_noticed() -> None:

@@ -23,6 +23,7 @@ from lorascope.data.batches import padded_length
 from lorascope.methods.dropout import dropout_key
 from lorascope.methods.stacked import stacked_names
 from lorascope.training.buckets import bucket_count, choose_buckets, rounding_to
+from lorascope.training.checkpoint import Checkpointer, save_together
 from lorascope.training.feed import Batch, Feed, gang_batch
 from lorascope.training.flat import FlatParameters
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from lorascope.methods.dropout import DropoutStreams
-    from lorascope.training.checkpoint import Checkpointer
     from lorascope.training.member import Member
 
 Prepare = Callable[[Sequence["Member"]], "tuple[PreTrainedModel, DropoutStreams]"]
@@ -318,9 +318,7 @@ class Gang:
             self.optimiser.restore(run, state["optimiser"])
 
     def _save(self, saving: Mapping[Member, Checkpointer]) -> None:
-        spent = sum(saving[member].save({**member.state(), **self._state(member)}) for member in self.members)
-        for member in self.members:
-            saving[member].wait_after(spent)
+        save_together((saving[member], {**member.state(), **self._state(member)}) for member in self.members)
         self._clock.book([], "other")
 
     def _resume(self, saving: Mapping[Member, Checkpointer]) -> None:
