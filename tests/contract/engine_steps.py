@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorascope.engine.context import StepContext
+from lorascope.engine.context import HandedBack, StepContext
 from lorascope.engine.events import Metric, Notice
 from lorascope.engine.step import Resources, Step
 from lorascope.errors import DataError
@@ -196,11 +196,16 @@ def member_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[st
     """All members advance by a part at a time, with a checkpoint after each, and the last is yielded first.
 
     params: num_parts, part_s; ends: how one ends if not well: "fails" (alone), "raises" or "exhausts" (the memory; with
-    those not yielded yet), "forgotten", "kills" (its process, after the first part, at most params["times"] times).
+    those not yielded yet), "forgotten", "kills" (its process, after the first part, at most params["times"] times). keeps:
+    how many it takes, if not all; the others are handed back first.
     """
+    given, keeps = len(contexts), contexts[0].step.params.get("keeps", len(contexts))
+    yield from ((index, HandedBack()) for index in range(keeps, given))
+    contexts = contexts[:keeps]
     params = [context.step.params for context in contexts]
     done = [_checkpoint(context) for context in contexts]
     facts = {"together": [context.step.id for context in contexts], "pid": os.getpid()}
+    facts["given"] = given
     facts["gangs_before"] = contexts[0].warm.get("gangs", 0)
     contexts[0].warm["gangs"] = facts["gangs_before"] + 1
     results = [{**facts, "resumed_at": part} for part in done]

@@ -21,7 +21,16 @@ from engine_steps import make, make_alone, make_member
 from clusters import ray_cluster
 from lorascope import registry
 from lorascope.engine import lock as lock_module
-from lorascope.engine.events import Event, Metric, Notice, StepBlocked, StepFailed, StepFinished, StepStarted
+from lorascope.engine.events import (
+    Event,
+    Metric,
+    Notice,
+    StepBlocked,
+    StepFailed,
+    StepFinished,
+    StepHandedBack,
+    StepStarted,
+)
 from lorascope.engine.executor import Executor
 from lorascope.engine.failure import Failure
 from lorascope.engine.inline import InlineExecutor
@@ -463,6 +472,27 @@ def test_a_gang_out_of_memory_says_so_for_each_and_names_its_size_as_the_setting
     for step in steps:
         assert outcome.failed[step.id].message.startswith(f"{step.id} ran out of memory on cpu")
         assert "train.gang" in (outcome.failed[step.id].hint or "")
+
+
+def test_what_a_worker_hands_back_is_given_again_and_no_more_than_twice_what_it_keeps(store, executor):
+    steps = [make_member(seed=seed, keeps=2) for seed in range(9)]
+    outcome, events = run(steps, store, executor)
+    assert sorted(outcome.done) == sorted(step.id for step in steps)
+    results = [store.artifact(step.id).result for step in steps]
+    assert [len(result["together"]) for result in results] == [2] * 8 + [1]
+    assert [result["given"] for result in results] == [9, 9, 4, 4, 4, 4, 3, 3, 1]
+    assert {store.artifact(step.id).provenance["gang"] for step in steps} == {1, 2}
+    told = [type(event) for event in events if event.step == steps[2].id]
+    assert told == [StepStarted, StepHandedBack, StepStarted, Metric, StepFinished]
+    assert [path for name in ("locks", "staging", "work") for path in (store.root / name).iterdir()] == []
+
+
+def test_what_a_worker_hands_back_goes_to_one_that_is_free(store, local):
+    alone, steps = make("span", sleep_s=1.0), [make_member(seed=seed, keeps=1, part_s=3.0) for seed in range(2)]
+    outcome, _ = run([alone, *steps], store, local("cpu", "cpu"))
+    assert len(outcome.done) == 3
+    assert store.artifact(steps[0].id).result["given"] == 2
+    assert store.artifact(steps[1].id).result["pid"] != store.artifact(steps[0].id).result["pid"]
 
 
 @pytest.mark.parametrize(("limit", "sizes"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 2, 2, 1]), (None, [5] * 5)])

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, MistralConfig, MistralForSequenceClassif
 
 from lorascope.data.columns import ColumnStore
 from lorascope.drift.snapshots import Observer
-from lorascope.engine.context import StepContext
+from lorascope.engine.context import HandedBack, StepContext
 from lorascope.engine.events import Notice, StepProgress
 from lorascope.engine.step import Resources, Step
 from lorascope.errors import EnvironmentProblem, GateFailure, StudyError
@@ -276,7 +276,17 @@ LORA = {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.1, "sites": ["query"
 
 
 def outcomes(contexts: Sequence[StepContext]) -> dict[int, Any]:
-    return dict(train_gang(contexts))
+    """As the engine gets them: what is handed back is given again."""
+    found: dict[int, Any] = {}
+    left = list(range(len(contexts)))
+    while left:
+        given, left = left, []
+        for place, outcome in train_gang([contexts[index] for index in given]):
+            if isinstance(outcome, HandedBack):
+                left.append(given[place])
+            else:
+                found[given[place]] = outcome
+    return found
 
 
 def losses(context: StepContext) -> np.ndarray:
@@ -339,29 +349,38 @@ def test_out_of_memory_halves_the_gang_and_goes_on(
 def test_gangs_grow_again_when_memory_is_free_again(
     contexts: Callable[..., list[StepContext]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight runs by fours; memory is short once. Two go on, then the two that were put off train with those that had not
-    begun, as many as before."""
+    """Eight runs; memory is short, and once more for four of them. Two go on, then those that were put off: as many as
+    there is room for again."""
     undisturbed = contexts(8, LORA, 1)
     outcomes(undisturbed)
     update, calls = Stepper.update, []
 
-    def short_once(self: Stepper, *arguments: Any) -> Tensor:
+    def short_twice(self: Stepper, *arguments: Any) -> Tensor:
         calls.append(self.flat.runs)
-        if self.flat.runs == 4 and calls.count(4) == 5:
+        if calls.count(8) == 5 and calls[-1] == 8 or calls.count(4) == 3 and calls[-1] == 4:
             calls.append(0)
             raise torch.OutOfMemoryError("tried to allocate 2 GiB")
         return update(self, *arguments)
 
-    made = contexts(8, LORA, 4)
+    made = contexts(8, LORA, 8)
     monkeypatch.setattr("lorascope.training.sizing.probe", lambda gang, device: Cost(1.0, 1))
-    monkeypatch.setattr(Stepper, "update", short_once)
+    monkeypatch.setattr(Stepper, "update", short_twice)
     done = outcomes(made)
     turns = [(size, len(list(same))) for size, same in itertools.groupby(calls)]
-    # Four updates of four; six more of the two that go on, then of the two put off and a third, which ends alone; the rest.
-    assert turns == [(4, 5), (0, 1), (2, 6), (3, 6), (1, 4), (3, 10)]
+    # Four updates of eight, two more of four, the last four of two; the two put off then and a third, which ends alone; the
+    # three that are left.
+    assert turns == [(8, 5), (0, 1), (4, 3), (0, 1), (2, 4), (3, 4), (1, 2), (3, 6)]
     for index in range(8):
         assert done[index]["updates"] == 10
         np.testing.assert_allclose(losses(made[index]), losses(undisturbed[index]), rtol=1e-5)
+
+
+def test_what_is_more_than_trains_together_is_handed_back_at_once(
+    contexts: Callable[..., list[StepContext]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = list(train_gang(contexts(5, LORA, 2)))
+    assert [isinstance(outcome, HandedBack) for _, outcome in found] == [True] * 3 + [False] * 2
+    assert sorted(index for index, _ in found) == [0, 1, 2, 3, 4]
 
 
 def test_runs_train_as_was_decided_on_this_machine_before(

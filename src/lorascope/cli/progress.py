@@ -18,6 +18,7 @@ from lorascope.engine.events import (
     StepBlocked,
     StepFailed,
     StepFinished,
+    StepHandedBack,
     StepProgress,
     StepStarted,
     StudyGrew,
@@ -151,6 +152,8 @@ class Progress:
             self.failed.pop(event.step, None)
             self.running[event.step] = RunningStep(event.step, event.worker, self.clock())
             self._most_at_once |= Counter(kind for _, kind in self._gangs)
+        elif isinstance(event, StepHandedBack) and event.step:
+            self.running.pop(event.step, None)
         elif isinstance(event, StepProgress) and event.step in self.running:
             self.running[event.step].hear(event, now=self.clock())
             self._most_at_once |= Counter({kind: len(steps) for kind, steps in self._at_work.items()})

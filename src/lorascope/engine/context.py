@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from lorascope.engine.artifact import Artifact
 
 
+class HandedBack(Exception):
+    """What a gang's function says of a step that it leaves to whoever is free next, here or elsewhere. It has done nothing
+    for it that another could not begin with."""
+
+
 @dataclass(frozen=True)
 class StepContext:
     """step: what to do. out: an empty directory whose files are committed. work: a directory that survives a kill

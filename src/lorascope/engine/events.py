@@ -93,6 +93,13 @@ class StepStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepHandedBack(Event):
+    """Its worker took up more than it computes together, and leaves this step to whoever is free: it will start again."""
+
+    kind: ClassVar[str] = "step-handed-back"
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepProgress(Event):
     """done / total in `unit` ("update", "example"); `rates` are current figures such as {"tokens/s": 1200.0}.
 
@@ -159,8 +166,8 @@ class StepBlocked(Event):
 EVENTS: Mapping[str, type[Event]] = {
     event.kind: event
     for event in (
-        StudyStarted, StudyGrew, StudyFinished, ReportWritten, StepPlanned, StepStarted, StepProgress, Metric, Notice,
-        StepFinished, StepFailed, StepBlocked,
+        StudyStarted, StudyGrew, StudyFinished, ReportWritten, StepPlanned, StepStarted, StepHandedBack, StepProgress, Metric,
+        Notice, StepFinished, StepFailed, StepBlocked,
     )
 }  # fmt: skip
 

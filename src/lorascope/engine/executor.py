@@ -18,11 +18,12 @@ from lorascope.engine.step import Step, canonical_json
 @dataclass(frozen=True)
 class Completion:
     """What became of a submitted step. found: another process had committed it. busy: another process holds its lock.
-    failure: set if and only if `outcome` is "failed".
+    handed back: its worker was given more than it computes together, and has not begun it. failure: set if and only if
+    `outcome` is "failed".
     """
 
     step_id: str
-    outcome: Literal["done", "found", "busy", "failed"]
+    outcome: Literal["done", "found", "busy", "handed back", "failed"]
     failure: Failure | None = None
 
 

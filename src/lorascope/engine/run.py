@@ -1,8 +1,8 @@
 """Run steps: take their locks, call their function, commit what it made. The same in every executor, and by hand.
 
 Several steps of one kind can be computed together, as a gang: one call of the kind's gang function yields (index, result
-or failure) for each, in any order. To the store they stay single steps: each has its own lock, staging and work
-directory, events, commit and failure. An exception that leaves the gang function fails those it had not yielded.
+or failure, or `HandedBack`) for each, in any order. To the store they stay single steps: each has its own lock, staging
+and work directory, events, commit and failure. An exception that leaves the gang function fails those it had not yielded.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lorascope import registry
 from lorascope.engine import provenance
 from lorascope.engine.artifact import Artifact
 from lorascope.engine.bucket import BucketTrouble
-from lorascope.engine.context import StepContext
-from lorascope.engine.events import Emit, Event, StepFinished, StepStarted
+from lorascope.engine.context import HandedBack, StepContext
+from lorascope.engine.events import Emit, Event, StepFinished, StepHandedBack, StepStarted
 from lorascope.engine.executor import Completion
 from lorascope.engine.failure import Failure
 from lorascope.engine.figures import figures_in
@@ -104,6 +104,8 @@ def try_steps(
     def settle(step: Step, outcome: Settled) -> None:
         if isinstance(outcome, StepBusy):
             report(Completion(step.id, "busy"))
+        elif isinstance(outcome, HandedBack):
+            report(Completion(step.id, "handed back"))
         elif isinstance(outcome, Exception):
             failed.append(step.id)
             report(Completion(step.id, "failed", Failure.of(step.id, outcome, log=log)))
@@ -188,8 +190,13 @@ def _run(
         try:
             function = _alone(step_function(kind)) if len(members) == 1 else gang_function(kind)
             with contextlib.closing(function(contexts)) as results:
+                num_together = len(members)
                 for index, result in results:
-                    members[index].take(result, gang=len(members))
+                    if isinstance(result, HandedBack):
+                        num_together -= 1
+                        members[index].hand_back()
+                    else:
+                        members[index].take(result, gang=num_together)
             missing = sum(not member.is_settled for member in members)
             if missing:
                 raise RuntimeError(f"the gang ended without a result of {missing} of its {len(members)} steps")
@@ -280,6 +287,11 @@ class _Member:
             self.fail(error, gang=gang)
         else:
             self._end_with("done")
+
+    def hand_back(self) -> None:
+        """Let go of it, for whoever is free."""
+        self._emit(StepHandedBack(step=self.step.id))
+        self._end_with(HandedBack())
 
     def fail(self, error: Exception, *, gang: int) -> None:
         step, store = self.step, self._store

@@ -113,6 +113,8 @@ class _Scheduling:
         self._running: set[str] = set()
         self._elsewhere: dict[str, _Elsewhere] = {}
         self._looked_at = 0.0
+        self._gangs: dict[str, list[Step]] = {}  # running step -> those computed with it, as far as it is known
+        self._most_together: dict[tuple[str, str | None], int] = {}  # (kind, gang key) -> how many are worth giving
         self._missing_deps: dict[str, set[str]] = {}
         self._dependents: dict[str, list[str]] = {}
         self._num_asked = -1
@@ -168,13 +170,17 @@ class _Scheduling:
             gang = list(itertools.islice((other for other in companions if self._claim(other.id)), share))
             if gang:
                 self._running.update(member.id for member in gang)
+                self._gangs.update({member.id: gang for member in gang})
                 self.executor.submit(gang)
 
     def settle(self, completion: Completion) -> None:
         step_id = completion.step_id
         self._running.discard(step_id)
+        gang = self._gangs.pop(step_id)
         if completion.outcome == "busy":
             self._leave_to_others(step_id)
+        elif completion.outcome == "handed back":
+            self._take_back(step_id, gang)
         elif completion.outcome == "failed":
             assert completion.failure is not None
             self._settle_failure(completion.failure)
@@ -244,7 +250,8 @@ class _Scheduling:
         related = sum(common[other.id] > 0 or set(other.deps.values()) == inputs for other in alike)
         alike = alike[: max(_SMALL_GANG, related)]
         share = math.ceil(len(alike) / max(1, self.executor.num_free(step)))
-        return alike, share if resources.gang_limit is None else min(share, resources.gang_limit)
+        most = resources.gang_limit, self._most_together.get((step.kind, resources.gang_key))
+        return alike, min([share, *(limit for limit in most if limit is not None)])
 
     def _claim(self, step_id: str) -> bool:
         """Take a step off the ready ones. False if it is committed already, or another process is at it."""
@@ -263,6 +270,13 @@ class _Scheduling:
 
     def _leave_to_others(self, step_id: str) -> None:
         self._elsewhere[step_id] = _Elsewhere(self.store.lock(step_id), self.store.failure(step_id))
+
+    def _take_back(self, step_id: str, gang: list[Step]) -> None:
+        """Ready again. Next time a worker gets twice what this one kept: it may have room for more then."""
+        step = self.graph[step_id]
+        gang.remove(step)
+        self._most_together[step.kind, step.resources.gang_key] = 2 * len(gang)
+        self._make_ready(step_id)
 
     def _make_ready(self, step_id: str) -> None:
         self._ready.append(step_id)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from lorascope.data.columns import ColumnStore
 from lorascope.data.tasks import task_from_result
-from lorascope.engine.context import StepContext
+from lorascope.engine.context import HandedBack, StepContext
 from lorascope.engine.events import Notice
 from lorascope.errors import GateFailure, OutOfMemory
 from lorascope.methods.base import NotStackable
@@ -64,8 +64,9 @@ def train_gang(
     ending: Ending | None = None,
     keeping: Callable[[StepContext], Keep | None] = lambda context: None,
 ) -> Generator[tuple[int, Outcome]]:
-    """Trains runs of one base, method kind and sites together, as many at a time as pays (training/sizing.py). Yields
-    (index of the context, its result or why it failed) the moment a run is through.
+    """Trains runs of one base, method kind and sites together, as many as pays (training/sizing.py), and hands the others
+    back, for a worker that has nothing else to do would have to watch. Yields (index of the context, its result or why it
+    failed) the moment a run is through.
 
     beginning: what is done for a run before it is set up. ending: what becomes of a run that left its gang; default: it is
     committed with its export. keeping: what to do with the state that a run ends in.
@@ -79,8 +80,12 @@ def train_gang(
             runs.append(set_up(index, context, keep=keeping(context)))
         except Exception as error:  # this run's alone
             yield index, error
-    for alike in partition(runs, member=lambda run: run.member):
-        yield from _train_together(alike, size_together(alike), ending or commit_run)
+    if runs:
+        alike = partition(runs, member=lambda run: run.member)[0]
+        size = size_together(alike)
+        together = split(alike, size)[0]
+        yield from ((run.index, HandedBack()) for run in runs if run not in together)
+        yield from _train_together(together, size, ending or commit_run)
 
 
 def commit_run(run: Run, departure: Departure, gang: Gang) -> Outcome:
