@@ -8,6 +8,7 @@ results.measurements            # a pandas DataFrame, one row a measurement
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -114,7 +115,8 @@ def plan(
     planned = Planner(study, opened, data_dir=data_dir).outlook()
     here = list(devices or find_devices())
     history = read_history(opened, device=here[0].partition(":")[0], is_binding=bool(devices))
-    places = Machines(machines, workers_each or len(here), history.device)
+    sharing = 1 if workers_each else max(Counter(here).values())
+    places = Machines(machines, workers_each or len(here), history.device, sharing)
     return plan_study(planned, opened, history, machines=places)
 
 

@@ -31,7 +31,7 @@ def small_graph(directory: Path, *overrides: str) -> Graph:
 
 def finish(
     store: Store, step: Step, *, seconds: float, result: Mapping[str, Any] | None = None, gang: int = 1, at_s: float = 0,
-    device: str = "cpu", machine: str = "a processor", size: int = 1000,
+    device: str = "cpu", machine: str = "a processor", size: int = 1000, workers_on_device: int = 1,
 ) -> None:  # fmt: skip
     """Commits a step as if it had taken `seconds` from `at_s` after START."""
     directory = store.stage(step.id)
@@ -39,7 +39,7 @@ def finish(
     begin = START + datetime.timedelta(seconds=at_s)
     origin = {
         "started": begin.isoformat(), "finished": (begin + datetime.timedelta(seconds=seconds)).isoformat(),
-        "gang": gang, "host": "abc", "device": device, "device_name": machine,
+        "gang": gang, "host": "abc", "device": device, "device_name": machine, "workers_on_device": workers_on_device,
     }  # fmt: skip
     store.commit(step, directory, result=dict(result or {}), provenance=origin)
 

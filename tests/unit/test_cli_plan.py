@@ -84,10 +84,20 @@ def test_plan_sums_by_kind_and_lays_out_what_is_known(place: Path, monkeypatch, 
     assert "H1a: a margin of 5.0 points is too small to be confirmed" in after
 
 
+def test_plan_says_what_workers_that_share_a_device_may_take(place: Path, monkeypatch, capsys) -> None:
+    assert call(monkeypatch, "plan", "study.yaml", "--device", "cpu", "--device", "cpu") == 0
+    assert squeezed(
+        "On 1 machine with 2 workers each: 94.0 s from start to end. That is if the 2 workers of a device do not slow "
+        "each other down, which the times of fewer do not tell; if they take turns on it, 2.63 min."
+    ) in squeezed(capsys.readouterr().out)
+
+
 def test_plan_as_json_holds_every_figure(place: Path, monkeypatch, capsys) -> None:
     assert call(monkeypatch, "plan", "study.yaml", "--device", "cpu", "--machines", "2", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["machines"] == {"count": 2, "workers_each": 1, "device": "cpu", "measured_on": ["a processor"]}
+    assert found["machines"] == {
+        "count": 2, "workers_each": 1, "device": "cpu", "sharing": 1, "measured_on": ["a processor"],
+    }  # fmt: skip
     assert found["makespan_seconds"] is None  # three steps are of unknown time
     assert found["known_makespan_seconds"] == pytest.approx(94)
     assert found["schedule"]["bound_seconds"] == pytest.approx(94)

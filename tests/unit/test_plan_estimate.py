@@ -106,6 +106,36 @@ def test_a_calibration_counts_until_a_run_is_finished(graph: Graph, store: Store
     assert estimated(second, store).source == "finished"
 
 
+def test_trials_of_its_search_tell_what_a_run_takes_until_a_run_is_finished(graph: Graph, store: Store) -> None:
+    """A trial of half the epochs, two evaluations an epoch like the run."""
+    finish_preparation(store, graph)
+    run = runs(graph, "full")[0]
+    short = {**run.params["train"], "epochs": 2}
+    trial = Step("trial", 1, {**run.params, "train": short, "learning_rate": 1e-5, "stops": [1.0]}, deps=run.deps)
+    finish(store, trial, seconds=10, result=trained(training=6, evaluation=2, updates=60, epochs=2))
+    found = estimated(run, store)
+    assert found.seconds == pytest.approx(2 * 6 + 2 * 2 + 2)
+    assert found.basis == "1 finished trial step of its model and method, scaled by updates and tokens"
+    finish(store, runs(graph, "full")[1], seconds=20, result=trained(training=12, evaluation=6))
+    assert estimated(run, store).basis == "1 finished run of the same arm"
+
+
+def test_times_taken_beside_as_many_workers_hold_for_as_many(graph: Graph, store: Store) -> None:
+    finish_preparation(store, graph)
+    for step in (runs(graph, "full")[0], runs(graph, "lora")[0]):
+        result = trained(training=12, evaluation=6)
+        finish(store, step, seconds=20, result=result, workers_on_device=2)
+    four = plan_study(graph, store, read_history(store, device="cpu"), machines=Machines(1, 4, "cpu", sharing=4))
+    assert four.in_turns_seconds == pytest.approx(40)
+    for step in graph.of_kind("evaluate"):
+        finish(store, step, seconds=1, workers_on_device=4)
+    for number in range(8):
+        other = Step("evaluate", 1, {"number": number})
+        finish(store, other, seconds=1, workers_on_device=4)
+    four = plan_study(graph, store, read_history(store, device="cpu"), machines=Machines(1, 4, "cpu", sharing=4))
+    assert four.in_turns_seconds is None
+
+
 def test_times_of_another_device_do_not_count(graph: Graph, store: Store) -> None:
     finish_preparation(store, graph)
     first, second = runs(graph, "full")

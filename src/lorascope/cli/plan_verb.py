@@ -169,6 +169,7 @@ def plan_as_json(found: StudyPlan, chosen: list[str]) -> dict[str, Any]:
             "bound_from": schedule.limit,
             "gap": schedule.gap,
             "busy_fraction": schedule.busy_fraction,
+            "in_turns_seconds": found.in_turns_seconds,
             "makespan_by_machines": {str(n): seconds for n, seconds in found.by_machines.items()},
             "jobs": [
                 {

@@ -71,13 +71,15 @@ def _estimate_training(step: Step, history: History) -> Estimate:
     work = training_of(step, history.results)
     if work is None:
         return Estimate(None, None, None, "unknown", UNKNOWN_DATA)
-    runs = [*history.of("trial"), *history.of("train")] if step.kind == "trial" else history.of("train")
+    trials = history.of("trial")
+    runs = [*trials, *history.of("train")] if step.kind == "trial" else history.of("train")
     calibrations = history.of("calibration")
     for observed, source, what in (
         ([o for o in runs if _arm(o.step) == _arm(step)], "finished", "of the same arm"),
         ([o for o in calibrations if _arm(o.step) == _arm(step)], "calibration", "of the same arm"),
         ([o for o in runs if _relatives(o.step) == _relatives(step)], "scaled", "of its model and method"),
         ([o for o in calibrations if _relatives(o.step) == _relatives(step)], "scaled", "of its model and method"),
+        ([o for o in trials if _relatives(o.step) == _relatives(step)], "scaled", "of its model and method"),
     ):
         paces = [(o, pace, theirs) for o in observed if (pace := pace_of(o)) and (theirs := _work_of(o, history))]
         if paces:

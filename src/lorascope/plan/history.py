@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from statistics import mode
 from typing import Any
 
 from lorascope.engine.artifact import Artifact
@@ -22,7 +23,8 @@ _BY_COORDINATOR = ("proposals",)  # on no worker: it says nothing of the machine
 @dataclass(frozen=True)
 class Observation:
     """One finished step. seconds: its share of the worker's time. memory_bytes: at its peak, the whole gang's (None: not
-    recorded). device: "cpu", "cuda" or "mps"; machine: what that device is called. result: of its record."""
+    recorded). device: "cpu", "cuda" or "mps"; machine: what that device is called. workers_on_device: of its study, its own
+    included. result: of its record."""
 
     step: Step
     seconds: float
@@ -30,6 +32,7 @@ class Observation:
     disk_bytes: int
     device: str
     machine: str
+    workers_on_device: int
     result: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -50,6 +53,11 @@ class History:
     device: str
     observations: tuple[Observation, ...]
     results: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def workers_on_device(self) -> int:
+        """How many workers shared a device when these times were measured, mostly."""
+        return mode([observation.workers_on_device for observation in self.observations] or [1])
 
     def of(self, kind: str) -> list[Observation]:
         return [observation for observation in self.observations if observation.kind == kind]
@@ -150,5 +158,6 @@ def _observation(span: _Span, seconds: float) -> Observation:
         disk_bytes=sum(span.artifact.record["files"].values()),
         device=span.device,
         machine=span.machine,
+        workers_on_device=span.artifact.provenance.get("workers_on_device", 1),
         result=result,
     )

@@ -56,11 +56,12 @@ class Sum:
 
 @dataclass(frozen=True)
 class Machines:
-    """Where the plan is laid out: machines, the workers on each, and the device they have."""
+    """Where the plan is laid out: machines, the workers on each, the device they have, and how many share one."""
 
     count: int
     workers_each: int
     device: str
+    sharing: int = 1
 
     @property
     def workers(self) -> int:
@@ -69,8 +70,12 @@ class Machines:
     def name(self, worker: int) -> str:
         """ "machine 2, GPU 1"; "machine 2" where each has one worker."""
         machine, place = divmod(worker, self.workers_each)
-        unit = "worker" if self.device == "cpu" else "GPU"
-        return f"machine {machine + 1}" + (f", {unit} {place + 1}" if self.workers_each > 1 else "")
+        return f"machine {machine + 1}" + (f", {self.unit} {place + 1}" if self.workers_each > 1 else "")
+
+    @property
+    def unit(self) -> str:
+        """What a machine has `workers_each` of."""
+        return "worker" if self.device == "cpu" or self.sharing > 1 else "GPU"
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ class StudyPlan:
     """schedule: of the steps whose time is known. worker_start_seconds: before a worker's first step, in the schedule not
     counted (None: never measured). by_machines: number of machines -> makespan. measured_on: what the devices behind the
     estimates are called. free_bytes: where the store lies. undecided: runs that may train together or not, as a timing on
-    this machine is still to tell, their memory being that of as many as were measured."""
+    this machine is still to tell, their memory being that of as many as were measured. in_turns_seconds: the makespan if the
+    workers that share a device took turns on it (None: they share none, or were timed beside as many as will run)."""
 
     graph: Graph
     steps: tuple[PlannedStep, ...]
@@ -90,6 +96,7 @@ class StudyPlan:
     measured_on: tuple[str, ...]
     free_bytes: int
     undecided: tuple[PlannedStep, ...] = ()
+    in_turns_seconds: float | None = None
 
     @property
     def to_run(self) -> list[PlannedStep]:
@@ -125,6 +132,8 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
     jobs = jobs_of(planned, graph.decided_by)
     schedule = allocate(jobs, workers=machines.workers)
     tried = sorted({*_TRIED_MACHINES, machines.count})
+    are_times_of_fewer = history.workers_on_device < machines.sharing
+    in_turns = allocate(jobs, workers=machines.workers // machines.sharing) if jobs and are_times_of_fewer else None
     return StudyPlan(
         graph=graph,
         steps=planned,
@@ -136,6 +145,7 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
         measured_on=tuple(history.machines),
         free_bytes=shutil.disk_usage(_existing(store.root)).free,
         undecided=tuple(_undecided(planned, store, device=machines.device)),
+        in_turns_seconds=None if in_turns is None else in_turns.makespan,
     )
 
 

@@ -84,7 +84,7 @@ def gantt_caption(plan: StudyPlan) -> str:
     """What the figure shows, so that it stands alone."""
     sentences = [
         f"Each bar is a job of one worker ({plan.machines.device}); ×n: n runs trained together.",
-        *plan_wording.schedule_sentences(plan)[:2],
+        *plan_wording.schedule_sentences(plan)[:-1],
         plan_wording.basis_sentence(plan),
     ]
     unknown = plan_wording.unknown_sentence(plan)

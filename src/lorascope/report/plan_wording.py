@@ -51,7 +51,7 @@ def schedule_sentences(plan: StudyPlan) -> list[str]:
         return ["Nothing is left to run." if not plan.to_run else "No time is known, so nothing can be laid out."]
     where = f"On {wording.plural(machines.count, 'machine')}"
     if machines.workers_each > 1:
-        where += f" with {wording.plural(machines.workers_each, 'worker' if machines.device == 'cpu' else 'GPU')} each"
+        where += f" with {wording.plural(machines.workers_each, machines.unit)} each"
     start = plan.worker_start_seconds
     starting = f", {wording.duration(start)} of it for the workers to start" if start else ""
     limits = {
@@ -64,6 +64,12 @@ def schedule_sentences(plan: StudyPlan) -> list[str]:
         f"The schedule is {above} the bound of {wording.duration(schedule.bound)} that no schedule of these jobs can beat "
         f"({limits[schedule.limit]}); workers are busy {wording.fraction(schedule.busy_fraction, 0)} of the time.",
     ]
+    if plan.in_turns_seconds is not None:
+        sentences.insert(
+            1,
+            f"That is if the {machines.sharing} workers of a device do not slow each other down, which the times of fewer "
+            f"do not tell; if they take turns on it, {wording.duration(plan.in_turns_seconds)}.",
+        )
     sentences.append(_by_machines(plan))
     return sentences
 
