@@ -7,7 +7,7 @@ like it but for their size, scaled by updates and tokens. Where the store holds 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, median
 from typing import Any, Literal
 
@@ -23,7 +23,8 @@ _MADE_OF_RUNS = ("evaluate", "drift", "serving")
 @dataclass(frozen=True)
 class Estimate:
     """seconds: of a worker's time, this step's share where several are computed together. memory_bytes: of the worker at its
-    peak, the whole gang's. None: unknown. gang: how many were computed together where it was observed."""
+    peak, the whole gang's. None: unknown. gang: how many were computed together where it was observed, and
+    workers_on_device: how many workers shared the device there."""
 
     seconds: float | None
     memory_bytes: int | None
@@ -31,6 +32,7 @@ class Estimate:
     source: Source
     basis: str
     gang: int = 1
+    workers_on_device: int = 1
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _scaled(step: Step, history: History) -> Estimate:
     chosen = [o for o, _ in known]
     found = _measured(chosen, seconds, "scaled", f"{_finished(chosen)} of its model and method, scaled by tokens")
     disk = mean(o.disk_bytes * own / amount for o, amount in known)
-    return Estimate(found.seconds, found.memory_bytes, round(disk), found.source, found.basis)
+    return replace(found, disk_bytes=round(disk))
 
 
 def _shape(step: Step) -> str:
@@ -190,6 +192,7 @@ def _measured(observed: Sequence[Observation], seconds: float, source: Any, basi
         source=source,
         basis=basis,
         gang=round(median(gangs)) if gangs else 1,
+        workers_on_device=round(median(o.workers_on_device for o in observed)),
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from statistics import mode
 from typing import Any
 
 from lorascope.engine.artifact import Artifact
@@ -53,11 +52,6 @@ class History:
     device: str
     observations: tuple[Observation, ...]
     results: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def workers_on_device(self) -> int:
-        """How many workers shared a device when these times were measured, mostly."""
-        return mode([observation.workers_on_device for observation in self.observations] or [1])
 
     def of(self, kind: str) -> list[Observation]:
         return [observation for observation in self.observations if observation.kind == kind]

@@ -25,6 +25,7 @@ from lorascope.plan.power import Detectable, detectable_differences
 from lorascope.training.gang_decision import GangDecision
 
 CACHED = Estimate(0.0, None, None, "finished", "in the store")
+_SMALL_SHARE = 0.1
 _TRIED_MACHINES = (1, 2, 3, 4, 8, 16)
 
 
@@ -132,8 +133,9 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
     jobs = jobs_of(planned, graph.decided_by)
     schedule = allocate(jobs, workers=machines.workers)
     tried = sorted({*_TRIED_MACHINES, machines.count})
-    are_times_of_fewer = history.workers_on_device < machines.sharing
-    in_turns = allocate(jobs, workers=machines.workers // machines.sharing) if jobs and are_times_of_fewer else None
+    in_turns = None
+    if _are_of_fewer(planned, machines.sharing):
+        in_turns = allocate(jobs, workers=machines.workers // machines.sharing).makespan
     return StudyPlan(
         graph=graph,
         steps=planned,
@@ -145,8 +147,15 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
         measured_on=tuple(history.machines),
         free_bytes=shutil.disk_usage(_existing(store.root)).free,
         undecided=tuple(_undecided(planned, store, device=machines.device)),
-        in_turns_seconds=None if in_turns is None else in_turns.makespan,
+        in_turns_seconds=in_turns,
     )
+
+
+def _are_of_fewer(planned: Sequence[PlannedStep], sharing: int) -> bool:
+    """Whether times that matter were measured beside fewer workers than are to share a device."""
+    estimates = [p.estimate for p in planned if not p.is_cached and p.estimate.seconds is not None]
+    seconds = [(e.seconds or 0.0, e.workers_on_device < sharing) for e in estimates]
+    return sum(s for s, is_of_fewer in seconds if is_of_fewer) > _SMALL_SHARE * sum(s for s, _ in seconds)
 
 
 def _undecided(planned: Sequence[PlannedStep], store: Store, *, device: str) -> Iterator[PlannedStep]:
