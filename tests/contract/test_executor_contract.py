@@ -487,6 +487,13 @@ def test_what_a_worker_hands_back_is_given_again_and_no_more_than_twice_what_it_
     assert [path for name in ("locks", "staging", "work") for path in (store.root / name).iterdir()] == []
 
 
+def test_a_worker_that_keeps_all_it_was_given_is_given_more(store, executor):
+    """The first found room for one only; who comes after it takes whatever is given."""
+    steps = [make_member(seed=0, keeps=1), *(make_member(seed=seed) for seed in range(1, 10))]
+    run(steps, store, executor)
+    assert [store.artifact(step.id).result["given"] for step in steps] == [10, 2, 2, 4, 4, 4, 4, 3, 3, 3]
+
+
 def test_what_a_worker_hands_back_goes_to_one_that_is_free(store, local):
     alone, steps = make("span", sleep_s=1.0), [make_member(seed=seed, keeps=1, part_s=3.0) for seed in range(2)]
     outcome, _ = run([alone, *steps], store, local("cpu", "cpu"))

@@ -74,6 +74,11 @@ def _is_of_its_place(failure: Failure) -> bool:
     return isinstance(failure.to_error(), OutOfMemory)
 
 
+def _likeness(step: Step) -> tuple[str, str | None]:
+    """What steps share that may be computed together."""
+    return step.kind, step.resources.gang_key
+
+
 def _assert_complete(graph: dict[str, Step], store: Store) -> None:
     for step in graph.values():
         for role, dep in step.deps.items():
@@ -114,7 +119,7 @@ class _Scheduling:
         self._elsewhere: dict[str, _Elsewhere] = {}
         self._looked_at = 0.0
         self._gangs: dict[str, list[Step]] = {}  # running step -> those computed with it, as far as it is known
-        self._most_together: dict[tuple[str, str | None], int] = {}  # (kind, gang key) -> how many are worth giving
+        self._most_together: dict[tuple[str, str | None], int] = {}  # likeness -> how many are worth giving
         self._missing_deps: dict[str, set[str]] = {}
         self._dependents: dict[str, list[str]] = {}
         self._num_asked = -1
@@ -185,6 +190,7 @@ class _Scheduling:
             assert completion.failure is not None
             self._settle_failure(completion.failure)
         else:
+            self._note_kept(gang)
             self._settle_success(step_id, self.done if completion.outcome == "done" else self.cached)
 
     def look_at_others(self, poll_s: float) -> None:
@@ -243,14 +249,14 @@ class _Scheduling:
         if resources.gang_key is None or not can_gang(step.kind):
             return [step], 1
         ready = (self.graph[step_id] for step_id in self._ready)
-        alike = [other for other in ready if (other.kind, other.resources.gang_key) == (step.kind, resources.gang_key)]
+        alike = [other for other in ready if _likeness(other) == _likeness(step)]
         inputs = set(step.deps.values())
         common = {other.id: len(inputs & set(other.deps.values())) for other in alike}
         alike.sort(key=lambda other: (other is not step, -common[other.id]))
         related = sum(common[other.id] > 0 or set(other.deps.values()) == inputs for other in alike)
         alike = alike[: max(_SMALL_GANG, related)]
         share = math.ceil(len(alike) / max(1, self.executor.num_free(step)))
-        most = resources.gang_limit, self._most_together.get((step.kind, resources.gang_key))
+        most = resources.gang_limit, self._most_together.get(_likeness(step))
         return alike, min([share, *(limit for limit in most if limit is not None)])
 
     def _claim(self, step_id: str) -> bool:
@@ -275,8 +281,14 @@ class _Scheduling:
         """Ready again. Next time a worker gets twice what this one kept: it may have room for more then."""
         step = self.graph[step_id]
         gang.remove(step)
-        self._most_together[step.kind, step.resources.gang_key] = 2 * len(gang)
+        self._most_together[_likeness(step)] = 2 * len(gang)
         self._make_ready(step_id)
+
+    def _note_kept(self, gang: list[Step]) -> None:
+        """A worker that kept all it may be given could have taken more."""
+        key = _likeness(gang[0])
+        if key in self._most_together:
+            self._most_together[key] = max(self._most_together[key], 2 * len(gang))
 
     def _make_ready(self, step_id: str) -> None:
         self._ready.append(step_id)
