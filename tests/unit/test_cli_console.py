@@ -13,6 +13,7 @@ from lorascope.engine.events import (
     StepBlocked,
     StepFailed,
     StepFinished,
+    StepHandedBack,
     StepProgress,
     StepStarted,
     StudyStarted,
@@ -138,9 +139,6 @@ def sixteen_together(emit: PlainLines | LiveView, clock: Clock) -> None:
     emit(StepStarted(step="train-bert-rte-full-7-f", worker="gpu-1"))
     for seed in range(16):
         emit(StepStarted(step=f"train-bert-mrpc-lora-{seed}-{seed:x}", worker="gpu-0"))
-    for seed in range(16):
-        step = f"train-bert-mrpc-lora-{seed}-{seed:x}"
-        emit(StepProgress(step=step, done=119 + seed, total=600, unit="update", is_even=False))  # from a checkpoint
     clock.now += 30
     for seed in range(16):
         step = f"train-bert-mrpc-lora-{seed}-{seed:x}"
@@ -184,32 +182,22 @@ def test_what_is_computed_together_is_not_counted_one_after_another() -> None:
     assert estimate.seconds == 20 + 40
 
 
-def test_a_worker_that_takes_its_gang_one_by_one_says_so_and_is_not_counted_as_several() -> None:
-    """Three runs of 40 s each: the second is known only when the first has ended."""
+def test_what_a_worker_hands_back_is_not_under_way_and_not_counted_as_trained_at_once() -> None:
+    """Four runs of 40 s given to one worker, which trains one and leaves three for later."""
     clock = Clock()
     progress = Progress(clock=clock)
     progress.apply(StudyStarted(study="small", num_steps=4, num_cached=0, kinds={"train": 4}))
-    names = [f"train-mrpc-{number}" for number in range(3)]
+    names = [f"train-mrpc-{number}" for number in range(4)]
     for name in names:
         progress.apply(StepStarted(step=name, worker="w"))
-    assert [line.name for line in progress.running_by_worker] == ["train-mrpc · 3 steps"]
+    for name in names[1:]:
+        progress.apply(StepHandedBack(step=name))
     for done in (1, 2):
         clock.now += 10
         progress.apply(StepProgress(step=names[0], done=done, total=4, unit="update", rates={}))
-    assert [line.name for line in progress.running_by_worker] == ["train-mrpc-0 · 2 to follow"]
+    assert [line.name for line in progress.running_by_worker] == [names[0]]
     assert (estimate := progress.remaining()) is not None
     assert estimate.seconds == 20 + 3 * 40
-    clock.now += 20
-    progress.apply(StepFinished(step=names[0], worker="w", seconds=40))
-    for done in (1, 2):
-        clock.now += 10
-        progress.apply(StepProgress(step=names[1], done=done, total=4, unit="update", rates={}))
-    assert [line.name for line in progress.running_by_worker] == ["train-mrpc-1 · 1 to follow"]
-    clock.now += 20
-    progress.apply(StepFinished(step=names[1], worker="w", seconds=80))  # since it was given to its worker
-    assert (estimate := progress.remaining()) is not None
-    assert estimate.seconds == 40 + 40
-    assert [line.name for line in progress.running_by_worker] == ["train-mrpc-2"]
 
 
 def test_what_compiling_and_capturing_took_is_no_part_of_a_pace() -> None:

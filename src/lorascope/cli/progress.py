@@ -29,14 +29,13 @@ from lorascope.plan.running import PaceMeter
 
 @dataclass
 class RunningStep:
-    """A step that a worker holds, or several of them. name: its id, or what theirs have in common. since: seconds on the
-    clock of the `Progress` it belongs to. waited_s: how long before that its worker was at others of its gang.
+    """A step under way, or several that one worker computes together. name: its id, or what theirs have in common.
+    since: seconds on the clock of the `Progress` it belongs to.
     """
 
     name: str
     worker: str
     since: float
-    waited_s: float = 0.0
     done: float = 0.0
     total: float | None = None
     unit: str = ""
@@ -46,10 +45,6 @@ class RunningStep:
     def hear(self, news: StepProgress, *, now: float) -> None:
         self.done, self.total, self.unit, self.rates = news.done, news.total, news.unit, news.rates
         self.meter.hear(news, at_s=now)
-
-    @property
-    def is_begun(self) -> bool:
-        return bool(self.unit)
 
     @property
     def seconds_left(self) -> float | None:
@@ -117,7 +112,7 @@ class Progress:
     @property
     def running_by_worker(self) -> list[RunningStep]:
         """What each worker does now."""
-        return [_in_one_line(gang) for gang in self._gangs.values()]
+        return [gang[0] if len(gang) == 1 else _together(gang) for gang in self._gangs.values()]
 
     @property
     def _gangs(self) -> dict[tuple[str, str], list[RunningStep]]:
@@ -126,14 +121,6 @@ class Progress:
         for step_id, step in self.running.items():
             gangs.setdefault((step.worker, kind_of(step_id)), []).append(step)
         return gangs
-
-    @property
-    def _at_work(self) -> dict[str, list[RunningStep]]:
-        """Kind -> the steps under way, without those that a worker which takes its gang one by one has not come to."""
-        found: dict[str, list[RunningStep]] = {}
-        for (_, kind), gang in self._gangs.items():
-            found.setdefault(kind, []).extend(_begun(gang) or gang)
-        return found
 
     def _begin(self, event: StudyStarted) -> None:
         """Count from nothing: what was heard before is of other steps, and only tells what a kind takes."""
@@ -151,16 +138,15 @@ class Progress:
         elif isinstance(event, StepStarted) and event.step:
             self.failed.pop(event.step, None)
             self.running[event.step] = RunningStep(event.step, event.worker, self.clock())
-            self._most_at_once |= Counter(kind for _, kind in self._gangs)
+            self._most_at_once |= Counter(kind for _, kind in self._gangs)  # a worker may yet hand back all but one
         elif isinstance(event, StepHandedBack) and event.step:
             self.running.pop(event.step, None)
         elif isinstance(event, StepProgress) and event.step in self.running:
             self.running[event.step].hear(event, now=self.clock())
-            self._most_at_once |= Counter({kind: len(steps) for kind, steps in self._at_work.items()})
+            self._most_at_once |= Counter(kind_of(step_id) for step_id in self.running)
         elif isinstance(event, StepFinished) and event.step:
-            waited_s = self._next_begins_after(event.step)
             self.running.pop(event.step, None)
-            self._seconds.setdefault(kind_of(event.step), []).append(event.seconds - waited_s)
+            self._seconds.setdefault(kind_of(event.step), []).append(event.seconds)
             self._ended[kind_of(event.step)] += 1
             self.finished += 1
         elif isinstance(event, StepFailed) and event.step:
@@ -172,25 +158,14 @@ class Progress:
             self.blocked[event.step] = event.by
             self._ended[kind_of(event.step)] += 1
 
-    def _next_begins_after(self, step_id: str) -> float:
-        """What its worker has not come to begins when the step ends. Seconds that this one had to wait itself."""
-        step = self.running.get(step_id)
-        if step is None:
-            return 0.0
-        gang = self._gangs[step.worker, kind_of(step_id)]
-        for other in gang if step.is_begun else ():
-            if not other.is_begun:
-                other.waited_s += self.clock() - other.since
-                other.since = self.clock()
-        return step.waited_s
-
     def remaining(self) -> Estimate | None:
         """The time left, or None while nothing supports an estimate. One kind after another, each as many at a time as it
         was seen to run at most."""
-        at_work = self._at_work
+        running: dict[str, list[RunningStep]] = {kind: [] for kind in self._waiting}
+        for step_id, step in self.running.items():
+            running.setdefault(kind_of(step_id), []).append(step)
         seconds, known, bases = 0.0, 0, []
-        for kind in dict.fromkeys((*self._waiting, *at_work)):
-            steps = at_work.get(kind, [])
+        for kind, steps in running.items():
             finished = self._seconds.get(kind, [])
             left = [self._left(step, finished) for step in steps]
             found = [own for own in left if own is not None]
@@ -208,11 +183,8 @@ class Progress:
     @property
     def _waiting(self) -> Mapping[str, int]:
         """Kind -> number of the steps that have not begun, of the kinds that were announced."""
-        at_work = self._at_work
-        return {
-            kind: max(0, count - self._ended[kind] - len(at_work.get(kind, ())))
-            for kind, count in self._planned.items()
-        }
+        under_way = Counter(kind_of(step_id) for step_id in self.running)
+        return {kind: max(0, count - self._ended[kind] - under_way[kind]) for kind, count in self._planned.items()}
 
     def _left(self, step: RunningStep, finished: Sequence[float]) -> float | None:
         """By its pace, or by what others of its kind took."""
@@ -235,30 +207,15 @@ def _bases(kind: str, *, num_finished: int, paces: Sequence[float | None]) -> li
     return found
 
 
-def _begun(gang: Sequence[RunningStep]) -> list[RunningStep]:
-    return [step for step in gang if step.is_begun]
-
-
-def _in_one_line(gang: Sequence[RunningStep]) -> RunningStep:
-    """What one worker holds: what it is at, and how many it takes after that."""
-    at_work = _begun(gang) or gang
-    line = at_work[0] if len(at_work) == 1 else _together(at_work)
-    kept = len(gang) - len(at_work)
-    return replace(line, name=f"{line.name} · {kept} to follow") if kept else line
-
-
 def _together(gang: Sequence[RunningStep]) -> RunningStep:
-    """Several steps as one, as far as the one that has most left to do, with the sum of their rates. Before any has
-    begun it is not known whether they are computed together.
-    """
+    """Several steps as one, as far as the one that has most left to do, with the sum of their rates."""
     words = zip(*(step.name.split("-") for step in gang), strict=False)
     name = "-".join(same[0] for same in itertools.takewhile(lambda word: len(set(word)) == 1, words))
     last = max(gang, key=lambda step: (step.total or 0.0) - step.done)
     rates: Counter[str] = Counter()
     for step in gang:
         rates.update(step.rates)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    count = f"{len(gang)} together" if last.is_begun else f"{len(gang)} steps"
-    return replace(last, name=f"{name} · {count}", since=min(step.since for step in gang), rates=rates)
+    return replace(last, name=f"{name} · {len(gang)} together", since=min(step.since for step in gang), rates=rates)
 
 
 def kind_of(step_id: str) -> str:

@@ -214,7 +214,8 @@ def _train_together(runs: Sequence[Run], size: int, ending: Ending) -> Iterator[
             yield from training.outcomes()
         except NotStackable as reason:  # found before anything was trained
             _say(group, f"{reason}: its runs train one by one")
-            size = largest = 1
+            yield from ((run.index, HandedBack()) for run in waiting[1:])
+            waiting, size, largest = waiting[:1], 1, 1
             continue
         waiting = waiting[len(group) :]
         states = {run.member: states[run.member] for run in waiting if run.member in states}
