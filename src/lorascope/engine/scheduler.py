@@ -115,10 +115,9 @@ class _Scheduling:
         self._generation: dict[str, int] = {}  # the number of the addition that brought a step
         self._num_additions = 0
         self._ready: list[str] = []
-        self._running: set[str] = set()
+        self._running: dict[str, list[Step]] = {}  # step -> the gang it is in, as far as it was not handed back
         self._elsewhere: dict[str, _Elsewhere] = {}
         self._looked_at = 0.0
-        self._gangs: dict[str, list[Step]] = {}  # running step -> those computed with it, as far as it is known
         self._most_together: dict[tuple[str, str | None], int] = {}  # likeness -> how many are worth giving
         self._missing_deps: dict[str, set[str]] = {}
         self._dependents: dict[str, list[str]] = {}
@@ -174,14 +173,12 @@ class _Scheduling:
             companions, share = self._companions(step)
             gang = list(itertools.islice((other for other in companions if self._claim(other.id)), share))
             if gang:
-                self._running.update(member.id for member in gang)
-                self._gangs.update({member.id: gang for member in gang})
+                self._running.update({member.id: gang for member in gang})
                 self.executor.submit(gang)
 
     def settle(self, completion: Completion) -> None:
         step_id = completion.step_id
-        self._running.discard(step_id)
-        gang = self._gangs.pop(step_id)
+        gang = self._running.pop(step_id)
         if completion.outcome == "busy":
             self._leave_to_others(step_id)
         elif completion.outcome == "handed back":
