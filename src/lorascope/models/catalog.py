@@ -87,7 +87,7 @@ def _describe_package(source: PackageSource) -> tuple[dict[str, Any], dict[str, 
     except importlib.metadata.PackageNotFoundError:
         raise EnvironmentProblem(
             f"the model's package `{source.package}` is not installed",
-            hint=_install(source.package),
+            hint=_install(source.package) + (" && pip install gguf" if source.file.endswith(".gguf") else ""),
         ) from None
     location = Path(str(distribution.locate_file(f"{source.module}/{source.file}")))
     if not location.exists():
