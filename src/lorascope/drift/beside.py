@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
 from typing import TypeVar
 
 import torch
+
+from lorascope.training.hardware import side_stream
 
 Found = TypeVar("Found")
 
@@ -45,7 +46,7 @@ def beside(work: Callable[[Cancellation], Found], *, device: str, at_once: bool)
     if not at_once:
         yield lambda: work(cancellation)
         return
-    stream = _stream(device)
+    stream = side_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))  # the base may still be on its way to the device
 
     def in_thread() -> Found:
@@ -68,12 +69,6 @@ def in_a_thread(work: Callable[[], Found], cancellation: Cancellation) -> Iterat
         except BaseException:
             cancellation.ask()
             raise
-
-
-@cache
-def _stream(device: str) -> torch.cuda.Stream:
-    """The same one each time, so that memory which one step's thread freed is the next one's."""
-    return torch.cuda.Stream(device)
 
 
 def has_room_beside(device: str, *, needed: int) -> bool:

@@ -8,7 +8,6 @@ second is captured.
 
 from __future__ import annotations
 
-import functools
 import gc
 import math
 import re
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lorascope.training.flat import FlatParameters
-from lorascope.training.hardware import reset_peak_memory
+from lorascope.training.hardware import reset_peak_memory, side_stream
 from lorascope.training.optimiser import GangOptimiser
 from lorascope.training.predict import autocast, model_inputs
 
@@ -115,7 +114,7 @@ class CapturedStepper(Stepper):
     def __init__(self, model: nn.Module, *, is_compiled: bool, **parts: Any) -> None:
         super().__init__(model, **parts)
         self.is_compiled = is_compiled
-        self._stream = _stream_of_gangs(self.device)
+        self._stream = side_stream(self.device)
         self._pool = torch.cuda.graph_pool_handle()
         self._static: dict[tuple[int, ...], dict[str, Tensor]] = {}
         self._graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
@@ -263,14 +262,6 @@ class CapturedStepper(Stepper):
             self.losses.copy_(losses)
             self._compute(static)
         self._is_checked = True
-
-
-@functools.cache
-def _stream_of_gangs(device: str) -> torch.cuda.Stream:
-    """One for all gangs of a process, which follow each other. cuBLAS keeps tens of MiB for every stream it was ever used
-    on in a thread (PyTorch's notes on CUDA, "cuBLAS workspaces"): with a stream for each gang, a run's peak memory would
-    count up to 2 GiB that gangs before it left."""
-    return torch.cuda.Stream(device)
 
 
 @contextmanager
