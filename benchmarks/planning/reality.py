@@ -1,7 +1,7 @@
 """Plan v reality: calibrate a small study, write down what the plan says, run the study, and compare.
 
     python benchmarks/planning/reality.py --out benchmarks/planning/results [--repeats 2] [--device cpu]
-        [--set A.B=C ...] [STUDY]
+        [--workers N] [--data DIR] [--whole] [--set A.B=C ...] [STUDY]
 
 Every round begins with an empty store, and every command is the command line's own in a process of its own, as a person
 would give it. Times of steps are compared kind by kind and as a whole, memory arm by arm.
@@ -38,25 +38,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=1, help="on that device")
+    parser.add_argument("--data", type=Path, default=None, help="directory of {task}_{split}.parquet")
+    parser.add_argument("--whole", action="store_true", help="the study as it stands, not made small")
     parser.add_argument("--name", default="", help="added to the name of the result's file")
     parser.add_argument("--set", action="append", dest="overrides", help="beside the ones that make it small")
     given = parser.parse_args()
-    overrides = [*SMALL, *(given.overrides or [])]
+    overrides = [*(() if given.whole else SMALL), *(given.overrides or [])]
+    where = ["--device", given.device] * given.workers + (["--data", str(given.data.resolve())] if given.data else [])
     rounds = []
     for _ in range(given.repeats):
         with tempfile.TemporaryDirectory() as directory:
-            rounds.append(one_round(given.study.resolve(), Path(directory), overrides, device=given.device))
+            rounds.append(one_round(given.study.resolve(), Path(directory), overrides, where, device=given.device))
         print(json.dumps(rounds[-1]["rows"], indent=1), flush=True)
     given.out.mkdir(parents=True, exist_ok=True)
-    name = f"{platform.machine()}-{os.cpu_count()}cpu-{given.device}{given.name}-{datetime.date.today()}.json"
+    name = f"{platform.machine()}-{os.cpu_count()}cpu-{given.device.partition(':')[0]}{given.name}-{datetime.date.today()}.json"
     command = shlex.join(["python", "benchmarks/planning/reality.py", *sys.argv[1:]])
     content = {"command": command, "study": given.study.name, "overrides": overrides, "rounds": rounds}
     (given.out / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def one_round(study: Path, directory: Path, overrides: list[str], *, device: str) -> dict[str, Any]:
+def one_round(study: Path, directory: Path, overrides: list[str], where: list[str], *, device: str) -> dict[str, Any]:
     """Calibrate, plan, run; what was estimated beside what it took."""
-    options = [str(study), "--device", device, "--json", *(part for text in overrides for part in ("--set", text))]
+    options = [str(study), *where, "--json", *(part for text in overrides for part in ("--set", text))]
     loads = [os.getloadavg()[0]]
     calibrating = _clock()
     plan = lorascope(directory, "plan", *options, "--calibrate")
