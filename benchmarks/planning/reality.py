@@ -86,7 +86,9 @@ def compare(
     from lorascope.engine.store import Store
     from lorascope.plan.history import read_history
 
-    took = {o.step.id: o for o in read_history(Store(store), device=device, is_binding=True).observations}
+    took = {
+        o.step.id: o for o in read_history(Store(store), device=device.partition(":")[0], is_binding=True).observations
+    }
     ran = [step for step in plan["steps"] if step["state"] == "missing" and step["id"] in took]
     known = [step for step in ran if step["estimate"]["seconds"] is not None]
     rows = []

@@ -120,6 +120,28 @@ def test_trials_of_its_search_tell_what_a_run_takes_until_a_run_is_finished(grap
     assert estimated(run, store).basis == "1 finished run of the same arm"
 
 
+def test_stages_of_a_pruned_search_are_told_apart_as_too_short(graph: Graph, store: Store) -> None:
+    finish_preparation(store, graph)
+    run = runs(graph, "full")[0]
+    stage = Step("trial", 1, {**run.params, "learning_rate": 1e-5, "stops": [0.25]}, deps=run.deps)
+    finish(store, stage, seconds=10, result=trained(training=6, evaluation=2, updates=30, epochs=1))
+    assert "rather too long, as stages of a pruned search are short" in estimated(run, store).basis
+
+
+def test_of_work_like_it_what_is_nearest_in_tokens_counts_alone(graph: Graph, store: Store) -> None:
+    """Trials of two tasks, the updates of one twenty times as long and no slower: scaled from those, a run of the other
+    would seem twenty times as quick as it is."""
+    finish_preparation(store, graph)
+    run = runs(graph, "full")[0]
+    data, tokens = Step("data", 1, {"task": "long"}), Step("tokens", 1, {"task": "long"})
+    finish(store, data, seconds=1, result={"num_examples": EXAMPLES})
+    finish(store, tokens, seconds=1, result={"num_tokens": {key: 20 * value for key, value in TOKENS.items()}})
+    for deps in (run.deps, {**run.deps, "data": data.id, "tokens": tokens.id}):
+        trial = Step("trial", 1, {**run.params, "learning_rate": 1e-5, "stops": [1.0]}, deps=deps)
+        finish(store, trial, seconds=20, result=trained(training=12, evaluation=8))
+    assert estimated(run, store).seconds == pytest.approx(20)
+
+
 def test_times_taken_beside_as_many_workers_hold_for_as_many(graph: Graph, store: Store) -> None:
     finish_preparation(store, graph)
     for step in (runs(graph, "full")[0], runs(graph, "lora")[0]):

@@ -73,6 +73,7 @@ def test_a_trial_scores_what_the_run_of_the_same_settings_scores_and_keeps_no_we
     assert found["best_epoch"] == trained["best_epoch"]
     assert found["loss"] == pytest.approx(trained["validation"]["loss"], rel=1e-5)
     assert found["tokens"] == found["planned_tokens"] > 0
+    assert found["gang_peak_memory_bytes"] > 2**20
     assert [point["value"] for point in found["curve"]][-1:] != []
     assert list(judged.out.iterdir()) == []
 

@@ -1,15 +1,17 @@
 """What a step will take: time, memory, disk, and what that rests on.
 
 An estimate stands on records alone: finished steps like this one, else a calibration of it, else finished steps that are
-like it but for their size, scaled by updates and tokens. Where the store holds none of these it is unknown, and says so.
+like it but for their size, those nearest in size, scaled by updates and tokens. Where the store holds none of these it is
+unknown, and says so.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, median
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from lorascope.engine.step import Step, canonical_json
 from lorascope.plan.history import History, Observation
@@ -18,6 +20,8 @@ from lorascope.plan.workload import Training, amount_of, training_of
 Source = Literal["finished", "calibration", "scaled", "unknown"]
 _PER_SEED = ("seeds", "machine")
 _MADE_OF_RUNS = ("evaluate", "drift", "serving")
+_ABOUT_AS_NEAR = math.log(1.1)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,12 @@ def _estimate_training(step: Step, history: History) -> Estimate:
     ):
         paces = [(o, pace, theirs) for o in observed if (pace := pace_of(o)) and (theirs := _work_of(o, history))]
         if paces:
+            paces = _nearest(paces, [theirs.update_tokens for _, _, theirs in paces], work.update_tokens)
             seconds = mean(_training_seconds(pace, theirs, work) for _, pace, theirs in paces)
             chosen = [o for o, _, _ in paces]
             scale = ", scaled by updates and tokens" if source == "scaled" else ""
+            if any(is_stage(o.step) for o in chosen):
+                scale += "; rather too long, as stages of a pruned search are short"
             return _measured(chosen, seconds, source, f"{_finished(chosen)} {what}{scale}")
     return Estimate(None, None, None, "unknown", "no run of its model and method is finished, and none was calibrated")
 
@@ -128,6 +135,11 @@ def _training_seconds(pace: Pace, theirs: Training, work: Training) -> float:
     )
 
 
+def is_stage(step: Step) -> bool:
+    """Whether a trial is one that a pruned search may end early: what a stage takes to begin weighs more than in a run."""
+    return step.kind == "trial" and tuple(step.params["stops"]) != (1.0,)
+
+
 def _arm(step: Step) -> str:
     """What the runs of an arm share: everything but their seeds."""
     params = {key: value for key, value in step.params.items() if key not in _PER_SEED}
@@ -156,6 +168,7 @@ def _scaled(step: Step, history: History) -> Estimate:
     known = [(o, amount) for o, amount in zip(relatives, amounts, strict=True) if amount]
     if own is None or not known:
         return Estimate(None, None, None, "unknown", UNKNOWN_DATA)
+    known = _nearest(known, [amount for _, amount in known], own)
     seconds = mean(o.seconds * own / amount for o, amount in known)
     chosen = [o for o, _ in known]
     found = _measured(chosen, seconds, "scaled", f"{_finished(chosen)} of its model and method, scaled by tokens")
@@ -180,6 +193,13 @@ def _kin(step: Step) -> str:
     if step.kind == "drift":
         shared |= {key: step.params["drift"][key] for key in ("sites", "pooling", "draws", "attention_examples")}
     return canonical_json(shared)
+
+
+def _nearest(found: Sequence[T], sizes: Sequence[float], size: float) -> list[T]:
+    """Those whose size lies nearest, as a ratio, and whatever lies about as near: what takes time besides tokens weighs the
+    less, the less there is to scale."""
+    apart = [abs(math.log(max(theirs, 1.0) / max(size, 1.0))) for theirs in sizes]
+    return [one for one, ratio in zip(found, apart, strict=True) if ratio <= min(apart) + _ABOUT_AS_NEAR]
 
 
 def _measured(observed: Sequence[Observation], seconds: float, source: Any, basis: str) -> Estimate:

@@ -28,6 +28,7 @@ from lorascope.errors import Diverged
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
 from lorascope.training.member import Member
+from lorascope.training.result import gang_peak_bytes
 from lorascope.training.run import Keep, Outcome, Run, train_gang
 
 LARGEST_STATE_BYTES = 2**30
@@ -79,6 +80,7 @@ def judge(run: Run, departure: Departure, gang: Gang) -> Outcome:
         "training_seconds": meters.training_seconds,
         "evaluation_seconds": meters.evaluation_seconds,
         "gang": meters.largest_gang,
+        "gang_peak_memory_bytes": gang_peak_bytes(run),
         "device": run.context.device.partition(":")[0],
         "curve": curve,
     }

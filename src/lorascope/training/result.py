@@ -41,12 +41,9 @@ def commit_result(
     flops = method.flops_per_parameter * linear_parameters(base.model)
     peak = peak_flops(context.device, precision=member.train.precision, warm=context.warm)
     measured = member.meters.summary(flops_per_token=flops, peak=peak)
-    # The pristine weights stay on the device for the next run; one that has weights of its own does not need them.
-    is_idle = context.device.startswith("cuda") and not method.shares_base
-    idle = sum(p.numel() * p.element_size() for p in base.model.parameters()) if is_idle else 0
-    gang_peak = measured["peak_memory_bytes"] - idle
+    gang_peak = gang_peak_bytes(run)
     is_probed = run.alone is not None and measured["gang"] > 1
-    measured["peak_memory_bytes"] = run.alone.peak_bytes - idle if is_probed and run.alone else gang_peak
+    measured["peak_memory_bytes"] = run.alone.peak_bytes - _idle_bytes(run) if is_probed and run.alone else gang_peak
     return {
         "validation": scores(task, predictions),
         "best_update": progress.best_update,
@@ -66,6 +63,17 @@ def commit_result(
         "gang_peak_memory_bytes": gang_peak,
         "total_seconds": time.perf_counter() - run.started,
     }
+
+
+def gang_peak_bytes(run: Run) -> int:
+    """Peak memory of the worker while it trained the run, its whole gang's, without what it keeps for runs to come."""
+    return run.member.meters.peak_memory_bytes - _idle_bytes(run)
+
+
+def _idle_bytes(run: Run) -> int:
+    """Of the pristine weights that stay on the device for the next run, where this one has weights of its own."""
+    is_idle = run.context.device.startswith("cuda") and not run.member.method.shares_base
+    return sum(p.numel() * p.element_size() for p in run.base.model.parameters()) if is_idle else 0
 
 
 def _write_files(run: Run, model: PreTrainedModel, predictions: Any) -> None:
