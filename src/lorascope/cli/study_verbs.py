@@ -45,14 +45,19 @@ if TYPE_CHECKING:
 
 
 def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a study, and that the files it names exist, without starting anything."""
+    """Check a study, and that the files it names exist, without starting anything. Says which packages it lacks here."""
+    from lorascope.models.catalog import missing_package
+
     study = load(study_file, overrides)
+    missing = [problem for model in study.models if (problem := missing_package(model))]
     if as_json:
-        print(
-            json.dumps({"valid": True, "num_runs": num_runs(study), "study": study.model_dump(mode="json")}, indent=2)
-        )
+        lacks = [{"message": problem.message, "hint": problem.hint} for problem in missing]
+        found = {"valid": True, "num_runs": num_runs(study), "missing_here": lacks}
+        print(json.dumps({**found, "study": study.model_dump(mode="json")}, indent=2))
         return
     print(f"{study_file} is a valid study: {study_in_words(study)}")
+    for problem in missing:
+        print(f"but it cannot run here yet: {problem}")
 
 
 def run(

