@@ -70,6 +70,15 @@ def test_plain_progress_comes_at_most_every_fifteen_seconds() -> None:
     )
 
 
+def test_a_step_that_has_done_nothing_yet_shows_no_rate() -> None:
+    emit, clock, text = plain()
+    emit(StudyStarted(study="small", num_steps=2, num_cached=0, kinds={"train": 2}))
+    emit(StepStarted(step="train-a-1", worker="cpu"))
+    clock.now += 20
+    emit(StepProgress(step="train-a-1", done=0, total=100, unit="update", rates={"tokens/s": 0.0}))
+    assert text.getvalue().splitlines()[-1] == "[0/2] train-a-1: 0/100 updates"
+
+
 def test_nothing_to_compute_is_said() -> None:
     emit, _, text = plain()
     emit(StudyStarted(study="small", num_steps=5, num_cached=5))

@@ -53,11 +53,12 @@ class RunningStep:
         return None if pace is None or self.total is None else max(0.0, self.total - self.done) / pace
 
     def describe(self) -> str:
-        """ "120/300 updates, 1,200 tokens/s"."""
+        """ "120/300 updates, 1,200 tokens/s"; without a rate before there is one."""
         if not self.unit:
             return ""
         amount = f"{self.done:,.0f}/{self.total:,.0f}" if self.total else f"{self.done:,.0f}"
-        rates = [f"{value:,.0f} {name}" if value >= 10 else f"{value:.2f} {name}" for name, value in self.rates.items()]
+        known = {name: value for name, value in self.rates.items() if value > 0}
+        rates = [f"{value:,.0f} {name}" if value >= 10 else f"{value:.2f} {name}" for name, value in known.items()]
         return ", ".join([f"{amount} {self.unit}s", *rates])
 
 
