@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lorascope.models.catalog import describe_model
 from lorascope.models.checkpoint import checkpoint_directory
+from lorascope.study.load import load_study
 from lorascope.study.spec import ModelSpec
 from small_served import save_small_llama
 
 REPOSITORY = Path(__file__).parents[2]
 # `make test` makes it; without it these tests fail, since nothing else shows that vLLM computes what we trained.
 PYTHON = Path(os.environ.get("LORASCOPE_SERVE_PYTHON", REPOSITORY / ".venv-serve" / "bin" / "python"))
-ARMS = ("merged", "adapters-1", "adapters-2")
 STUDY = """
 name: served
 question: What do two adapters cost?
@@ -56,7 +56,8 @@ REAL_TASK = (
     ("data: {", "data: {train_examples: 16, validation_examples: 8, "),
     ("epochs: 2", "epochs: 1"),
 )
-CHANGES = {"first layers": REAL_TASK, "whole": (WHOLE, *REAL_TASK), "small": ()}
+TWO_ARMS = ("arms: [merged, 1, 2]", "arms: [merged, 2]")  # a process of vLLM for each arm and workload: half a minute each
+CHANGES = {"first layers": (TWO_ARMS, *REAL_TASK), "whole": (WHOLE, *REAL_TASK), "small": ()}
 
 
 def save_first_layers(directory: Path, *, num_layers: int, cache: Path) -> None:
@@ -90,6 +91,12 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
+def arms(study: Path) -> list[str]:
+    """The arms that the study asks for, adapters in order of their number."""
+    asked = load_study(study / "study.yaml").measure.serving.arms
+    return [arm if isinstance(arm, str) else f"adapters-{arm}" for arm in asked]
+
+
 def processes(study: Path) -> list[dict]:
     (path,) = (study / "store" / "artifacts").glob("serving/*/processes.json")
     return json.loads(path.read_text())
@@ -98,7 +105,7 @@ def processes(study: Path) -> list[dict]:
 def test_vllm_answers_what_the_runs_compute_merged_and_side_by_side(study: Path) -> None:
     found = processes(study)
     assert {(p["arm"], p["workload"]) for p in found} == {
-        (arm, workload) for arm in ARMS for workload in ("classification", "generation")
+        (arm, workload) for arm in arms(study) for workload in ("classification", "generation")
     }
     assert all(p["failure"] is None for p in found)
     for process in found:
@@ -120,12 +127,14 @@ def test_every_arm_has_its_figures_and_the_report_shows_them(study: Path) -> Non
     assert (loads["value"] > 0).all()
     p95 = loads[loads["metric"] == "latency_ms_p95"]
     assert p95.groupby(["arm", "workload"]).size().to_dict() == {
-        (arm, workload): 3 for arm in ARMS for workload in ("classification", "generation")
+        (arm, workload): 3 for arm in arms(study) for workload in ("classification", "generation")
     }
     memory = frame[frame["metric"] == "adapter_bytes"].set_index(["workload", "arm"])["value"]
     for workload in ("classification", "generation"):
-        assert memory[workload, "merged"] == 0
-        assert 0 < memory[workload, "adapters-1"] < memory[workload, "adapters-2"]
+        merged, *adapters = (memory[workload, arm] for arm in arms(study))
+        assert merged == 0
+        assert 0 < adapters[0]
+        assert adapters == sorted(set(adapters)), "more adapters, more memory"
     report = (results / "ANALYSIS_REPORT.md").read_text()
     assert "## Serving" in report
     (verdict,) = json.loads((study / "outcome.json").read_text())["verdicts"]
