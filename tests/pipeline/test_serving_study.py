@@ -133,7 +133,7 @@ def test_every_arm_has_its_figures_and_the_report_shows_them(study: Path) -> Non
     for workload in ("classification", "generation"):
         merged, *adapters = (memory[workload, arm] for arm in arms(study))
         assert merged == 0
-        assert 0 < adapters[0]
+        assert adapters[0] > 0
         assert adapters == sorted(set(adapters)), "more adapters, more memory"
     report = (results / "ANALYSIS_REPORT.md").read_text()
     assert "## Serving" in report
