@@ -56,7 +56,8 @@ REAL_TASK = (
     ("data: {", "data: {train_examples: 16, validation_examples: 8, "),
     ("epochs: 2", "epochs: 1"),
 )
-TWO_ARMS = ("arms: [merged, 1, 2]", "arms: [merged, 2]")  # a process of vLLM for each arm and workload: half a minute each
+# vLLM is started anew for each arm and workload, which takes half a minute.
+TWO_ARMS = ("arms: [merged, 1, 2]", "arms: [merged, 2]")
 CHANGES = {"first layers": (TWO_ARMS, *REAL_TASK), "whole": (WHOLE, *REAL_TASK), "small": ()}
 
 
