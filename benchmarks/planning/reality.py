@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,8 +49,9 @@ def main() -> None:
     where = ["--device", given.device] * given.workers + (["--data", str(given.data.resolve())] if given.data else [])
     rounds = []
     for _ in range(given.repeats):
-        with tempfile.TemporaryDirectory() as directory:
-            rounds.append(one_round(given.study.resolve(), Path(directory), overrides, where, device=given.device))
+        directory = Path(tempfile.mkdtemp(prefix="reality-"))  # kept with its store if anything fails
+        rounds.append(one_round(given.study.resolve(), directory, overrides, where, device=given.device))
+        shutil.rmtree(directory)
         print(json.dumps(rounds[-1]["rows"], indent=1), flush=True)
     given.out.mkdir(parents=True, exist_ok=True)
     name = f"{platform.machine()}-{os.cpu_count()}cpu-{given.device.partition(':')[0]}{given.name}-{datetime.date.today()}.json"
@@ -146,6 +148,7 @@ def lorascope(directory: Path, *arguments: str) -> Any:
     done = subprocess.run(
         command, cwd=directory, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, check=False
     )
+    (directory / f"{arguments[0]}.json").write_bytes(done.stdout)
     assert done.returncode in (0, 1), f"{' '.join(command)} ended with {done.returncode}"
     return json.loads(done.stdout)
 
