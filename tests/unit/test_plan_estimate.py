@@ -126,6 +126,8 @@ def test_stages_of_a_pruned_search_are_told_apart_as_too_short(graph: Graph, sto
     stage = Step("trial", 1, {**run.params, "learning_rate": 1e-5, "stops": [0.25]}, deps=run.deps)
     finish(store, stage, seconds=10, result=trained(training=6, evaluation=2, updates=30, epochs=1))
     assert "rather too long, as stages of a pruned search are short" in estimated(run, store).basis
+    like_it = Step("trial", 1, {**stage.params, "learning_rate": 2e-5}, deps=run.deps)
+    assert "too long" not in estimated(like_it, store).basis
 
 
 def test_of_work_like_it_what_is_nearest_in_tokens_counts_alone(graph: Graph, store: Store) -> None:

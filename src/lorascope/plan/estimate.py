@@ -93,7 +93,7 @@ def _estimate_training(step: Step, history: History) -> Estimate:
             seconds = mean(_training_seconds(pace, theirs, work) for _, pace, theirs in paces)
             chosen = [o for o, _, _ in paces]
             scale = ", scaled by updates and tokens" if source == "scaled" else ""
-            if any(is_stage(o.step) for o in chosen):
+            if not is_stage(step) and any(is_stage(o.step) for o in chosen):
                 scale += "; rather too long, as stages of a pruned search are short"
             return _measured(chosen, seconds, source, f"{_finished(chosen)} {what}{scale}")
     return Estimate(None, None, None, "unknown", "no run of its model and method is finished, and none was calibrated")
