@@ -95,7 +95,9 @@ def _estimate_training(step: Step, history: History) -> Estimate:
             scale = ", scaled by updates and tokens" if source == "scaled" else ""
             if not is_stage(step) and any(is_stage(o.step) for o in chosen):
                 scale += "; rather too long, as stages of a pruned search are short"
-            return _measured(chosen, seconds, source, f"{_finished(chosen)} {what}{scale}")
+            found = _measured(chosen, seconds, source, f"{_finished(chosen)} {what}{scale}")
+            # A trial keeps no weights: it does not tell what a run takes of the disk.
+            return replace(found, disk_bytes=None) if chosen[0].kind == "trial" != step.kind else found
     return Estimate(None, None, None, "unknown", "no run of its model and method is finished, and none was calibrated")
 
 
