@@ -15,6 +15,7 @@ from lorascope.plan.graph import Graph
 from lorascope.plan.history import read_history
 from lorascope.plan.planned import Machines, StudyPlan, plan_study
 from lorascope.plan.workload import num_evaluations, training_of
+from lorascope.report.plan_wording import disk_of
 from lorascope.training.member import evaluation_points
 
 MACHINE = {"host": "abc", "device": "cpu", "torch": "2"}
@@ -116,6 +117,9 @@ def test_trials_of_its_search_tell_what_a_run_takes_until_a_run_is_finished(grap
     found = estimated(run, store)
     assert found.seconds == pytest.approx(2 * 6 + 2 * 2 + 2)
     assert (found.memory_bytes, found.disk_bytes) == (70, None), "a trial keeps no weights"
+    (trained_ones,) = (part for part in plan(graph, store).kinds() if part.name == "train")
+    assert (trained_ones.num_unknown, trained_ones.num_disk_unknown) == (2, 4)
+    assert disk_of(trained_ones) == "unknown"
     assert found.basis == "1 finished trial step of its model and method, scaled by updates and tokens"
     finish(store, runs(graph, "full")[1], seconds=20, result=trained(training=12, evaluation=6))
     assert estimated(run, store).basis == "1 finished run of the same arm"

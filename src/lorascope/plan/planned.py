@@ -41,8 +41,8 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class Sum:
-    """Of several steps. seconds, disk_bytes: of the steps to run whose figure is known; num_unknown: those whose time is
-    not. memory_bytes: the largest known. bases: what the figures rest on."""
+    """Of several steps. seconds, disk_bytes: of the steps to run whose figure is known; num_unknown, num_disk_unknown: those
+    whose time is not, whose disk is not. memory_bytes: the largest known. bases: what the figures rest on."""
 
     name: str
     total: int
@@ -52,6 +52,7 @@ class Sum:
     num_unknown: int
     memory_bytes: int | None
     disk_bytes: int
+    num_disk_unknown: int
     bases: tuple[str, ...]
 
 
@@ -238,6 +239,7 @@ def summed(name: str, steps: Sequence[PlannedStep]) -> Sum:
         num_unknown=sum(p.estimate.seconds is None for p in to_run),
         memory_bytes=max(memory) if memory else None,
         disk_bytes=sum(p.estimate.disk_bytes or 0 for p in to_run),
+        num_disk_unknown=sum(p.estimate.disk_bytes is None for p in to_run),
         bases=tuple(dict.fromkeys(p.estimate.basis for p in to_run)),
     )
 

@@ -25,9 +25,9 @@ def memory_of(part: Sum) -> str:
 def disk_of(part: Sum) -> str:
     if not part.to_run:
         return "none"
-    if part.num_unknown == part.to_run:
+    if part.num_disk_unknown == part.to_run:
         return "unknown"
-    return ("at least " if part.num_unknown else "") + wording.bytes_text(part.disk_bytes)
+    return ("at least " if part.num_disk_unknown else "") + wording.bytes_text(part.disk_bytes)
 
 
 def unknown_sentence(plan: StudyPlan) -> str | None:
