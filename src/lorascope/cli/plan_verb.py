@@ -181,7 +181,11 @@ def plan_as_json(found: StudyPlan, chosen: list[str]) -> dict[str, Any]:
                 for p in schedule.placed
             ],
         },
-        "disk": {"needed_bytes": total.disk_bytes, "free_bytes": found.free_bytes},
+        "disk": {
+            "needed_bytes": total.disk_bytes,
+            "num_unknown": total.num_disk_unknown,
+            "free_bytes": found.free_bytes,
+        },
         "power": [
             {**dataclasses.asdict(task), "with_more_seeds": {str(n): d for n, d in task.with_more_seeds.items()}}
             for task in found.power

@@ -19,7 +19,6 @@ from lorascope.plan.workload import Training, amount_of, training_of
 
 Source = Literal["finished", "calibration", "scaled", "unknown"]
 _PER_SEED = ("seeds", "machine")
-_MADE_OF_RUNS = ("evaluate", "drift", "serving")
 _ABOUT_AS_NEAR = math.log(1.1)
 T = TypeVar("T")
 
@@ -93,11 +92,12 @@ def _estimate_training(step: Step, history: History) -> Estimate:
             seconds = mean(_training_seconds(pace, theirs, work) for _, pace, theirs in paces)
             chosen = [o for o, _, _ in paces]
             scale = ", scaled by updates and tokens" if source == "scaled" else ""
-            if not is_stage(step) and any(is_stage(o.step) for o in chosen):
+            if not _is_stage(step) and any(_is_stage(o.step) for o in chosen):
                 scale += "; rather too long, as stages of a pruned search are short"
             found = _measured(chosen, seconds, source, f"{_finished(chosen)} {what}{scale}")
-            # A trial keeps no weights: it does not tell what a run takes of the disk.
-            return replace(found, disk_bytes=None) if chosen[0].kind == "trial" != step.kind else found
+            if step.kind == "train" and chosen[0].kind == "trial":  # which keeps no weights: of disk it tells nothing
+                return replace(found, disk_bytes=None)
+            return found
     return Estimate(None, None, None, "unknown", "no run of its model and method is finished, and none was calibrated")
 
 
@@ -137,7 +137,7 @@ def _training_seconds(pace: Pace, theirs: Training, work: Training) -> float:
     )
 
 
-def is_stage(step: Step) -> bool:
+def _is_stage(step: Step) -> bool:
     """Whether a trial is one that a pruned search may end early: what a stage takes to begin weighs more than in a run."""
     return step.kind == "trial" and tuple(step.params["stops"]) != (1.0,)
 
