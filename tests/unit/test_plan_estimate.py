@@ -196,6 +196,10 @@ def test_an_evaluation_grows_with_the_test_set(graph: Graph, store: Store) -> No
     found = estimated(other.of_kind("evaluate")[0], store)
     assert found.seconds == pytest.approx(2)
     assert found.source == "scaled"
+    tiny = Step("tokens", 1, {"task": "tiny"})
+    finish(store, tiny, seconds=1, result={"num_tokens": {"test": 6}})
+    finish(store, Step("evaluate", 1, step.params, deps={**step.deps, "tokens": tiny.id}), seconds=3)
+    assert estimated(other.of_kind("evaluate")[0], store).seconds == pytest.approx(2), "scaled from the nearest"
 
 
 @pytest.mark.parametrize("updates, an_epoch, per_epoch", [(90, 30, 2), (7, 30, 1), (100, 33, 4), (1, 1, 3)])
