@@ -25,12 +25,13 @@ LONGEST = (
     "test_serving_server.py",
     "test_serving_faults.py",
 )
+TESTS = Path(__file__).parent
 LEVELS = ("pipeline", "contract", "unit", "statistical")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> tuple[int, int]:
-        name, level = item.path.name, item.path.parent.name
+        name, level = item.path.name, item.path.relative_to(TESTS).parts[0]
         return LONGEST.index(name) if name in LONGEST else len(LONGEST), LEVELS.index(level)
 
     items.sort(key=place)

@@ -96,12 +96,12 @@ def open_setting(setting: Setting) -> dict[str, Any]:
 
     from lorascope.api import graph
     from lorascope.data.columns import ColumnStore
-    from lorascope.data.tasks import task_from_result
     from lorascope.drift.probe import choose_probe
-    from lorascope.engine.store import Store
+    from lorascope.engine.store.directory import Store
     from lorascope.models.loading import load_base
     from lorascope.models.tokenizer import load_tokenizer
     from lorascope.study.spec import Study
+    from lorascope.tasks.description import task_from_result
 
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)

@@ -29,16 +29,16 @@ from torch import nn
 
 import lorascope
 from lorascope.api import graph
-from lorascope.data.tasks import task_from_result
 from lorascope.drift.step import measure_drift
 from lorascope.engine import provenance
-from lorascope.engine.artifact import Artifact
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
-from lorascope.engine.store import Store
+from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.store.directory import Store
 from lorascope.models.loading import load_base
 from lorascope.models.tokenizer import load_tokenizer
 from lorascope.study.spec import Seeds, Study
+from lorascope.tasks.description import task_from_result
 from lorascope.training.hardware import peak_memory_bytes
 from lorascope.training.preparation import method_from_params, prepared_model
 

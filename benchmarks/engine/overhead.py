@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from lorascope.engine.context import StepContext
-from lorascope.engine.local import LocalExecutor
 from lorascope.engine.scheduler import execute
 from lorascope.engine.step import Step
-from lorascope.engine.store import Store
+from lorascope.engine.store.directory import Store
+from lorascope.engine.workers.local import LocalExecutor
 
 SLEEP_S = 0.1
 NUM_FRESH = 20  # a fresh interpreter costs the same every time; a few tell

@@ -26,10 +26,10 @@ import ray
 from overhead import compared, ours, trivial_in_a_pool
 from ray.cluster_utils import Cluster
 
-from lorascope.engine.ray_executor import RayExecutor
+from lorascope.engine.ray.executor import RayExecutor
 from lorascope.engine.scheduler import execute
 from lorascope.engine.step import Step
-from lorascope.engine.store import Store
+from lorascope.engine.store.directory import Store
 
 SLEEP_S = 0.25
 

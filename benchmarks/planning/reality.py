@@ -85,7 +85,7 @@ def compare(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """One row a figure: estimate, reality, their ratio, and within which share of reality the estimate is meant to lie. And
     every step by itself, with how many runs trained together."""
-    from lorascope.engine.store import Store
+    from lorascope.engine.store.directory import Store
     from lorascope.plan.history import read_history
 
     took = {

@@ -27,9 +27,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 from lorascope.api import graph, run
-from lorascope.engine.store import Store
-from lorascope.study.document import read_document
-from lorascope.study.load import load_study
+from lorascope.engine.store.directory import Store
+from lorascope.study.loading.document import read_document
+from lorascope.study.loading.load import load_study
 
 LORA = {"kind": "lora", "rank": 8, "sites": ["query", "value"]}
 

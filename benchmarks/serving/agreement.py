@@ -39,7 +39,7 @@ from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.serving.engines import PROGRAMS, EngineProcess
 from lorascope.serving.exchange import EngineConfig, Request
 from lorascope.serving.load import synthetic_prompts
-from lorascope.stats.repeats import interval_of
+from lorascope.stats.serving.repeats import interval_of
 from lorascope.study.spec import ModelSpec
 
 TOLERANCE_FRACTION = 0.05

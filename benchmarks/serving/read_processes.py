@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lorascope.serving.step import figures_table
 from lorascope.serving.tuning import TRIAL
-from lorascope.stats.serving import analyse_serving
-from lorascope.stats.serving_analysis import ServingAnalysis
+from lorascope.stats.serving.analyse import analyse_serving
+from lorascope.stats.serving.analysis import ServingAnalysis
 
 METRICS = {"latency_ms_p95": "p95 latency", "tokens_per_second": "time a token"}
 

@@ -2,7 +2,7 @@
 
     python benchmarks/serving/simulate_coverage.py [--studies 2000] [--output FILE] [--write docs/statistics.md]
 
-Draws comparisons as `lorascope.stats.simulate_serving` describes, for every machine it knows and 3, 5, 8 and 10 repeats, and
+Draws comparisons as `lorascope.stats.simulate.serving` describes, for every machine it knows and 3, 5, 8 and 10 repeats, and
 runs the analysis's own functions on them. Writes the rates of every cell; `--write` puts the table between the markers of a
 document, from the file of results.
 """
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import scipy
 
-from lorascope.stats.simulate_serving import MACHINES, NUM_REPEATS, latency_trial, serving_trial
+from lorascope.stats.simulate.serving import MACHINES, NUM_REPEATS, latency_trial, serving_trial
 
 BEGIN, END = "<!-- serving simulated: begin -->", "<!-- serving simulated: end -->"
 

@@ -11,15 +11,15 @@ import numpy as np
 
 import lorascope
 from lorascope.data.columns import ColumnStore
-from lorascope.data.tasks import task_from_result
-from lorascope.engine.store import Store
+from lorascope.engine.store.directory import Store
 from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.models.tokenizer import load_tokenizer
 from lorascope.study.spec import Study
+from lorascope.tasks.description import task_from_result
 
 if TYPE_CHECKING:
     from lorascope.data.columns import Examples
-    from lorascope.data.task import Task
+    from lorascope.tasks.task import Task
 
 RANK, ALPHA, DROPOUT = 8, 16, 0.05
 LEARNING_RATE = {"lora": 5e-4, "full": 5e-5}

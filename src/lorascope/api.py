@@ -14,23 +14,23 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lorascope.engine.artifact import Artifact
-from lorascope.engine.devices import check_devices
 from lorascope.engine.events import Emit, fan_out
-from lorascope.engine.opening import StorePlace, open_store
 from lorascope.engine.step import Step
+from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.store.opening import StorePlace, open_store
+from lorascope.engine.workers.devices import check_devices
 from lorascope.errors import StudyError
+from lorascope.pipeline import Outcome, Results, analysis_of, check_executor, execute_all, make_directory, run_study
 from lorascope.plan.graph import Graph
-from lorascope.plan.planner import Planner
+from lorascope.plan.growing import Planner
 from lorascope.registry import EXECUTORS, resolve
-from lorascope.running import Outcome, Results, analysis_of, check_executor, execute_all, make_directory, run_study
-from lorascope.study.load import load_study
+from lorascope.study.loading.load import load_study
 from lorascope.study.spec import Study
 from lorascope.tracking.choice import chosen_trackers
 
 if TYPE_CHECKING:
-    from lorascope.engine.store import Store
-    from lorascope.plan.planned import StudyPlan
+    from lorascope.engine.store.directory import Store
+    from lorascope.plan.outlook import StudyPlan
     from lorascope.plan.status import StatusReader
     from lorascope.serving.publish import Published
 
@@ -103,9 +103,9 @@ def plan(
     machines: alike; workers_each: GPUs, or workers, on each (None: as many as this one has). devices: as for `run`; their
     kind says which records count (None: this machine's, or those that the store was made on).
     """
-    from lorascope.engine.devices import find_devices
+    from lorascope.engine.workers.devices import find_devices
     from lorascope.plan.history import read_history
-    from lorascope.plan.planned import Machines, plan_study
+    from lorascope.plan.outlook import Machines, plan_study
 
     if machines < 1 or (workers_each is not None and workers_each < 1):
         raise StudyError(
@@ -131,8 +131,8 @@ def calibrate(
     """Times what a plan needs: the study's own preparation and gates, a few updates of every arm, and each measurement of
     runs once. On one worker of this machine; what is finished is kept. Raises StepFailure if a part of it failed.
     """
-    from lorascope.engine.devices import find_devices
     from lorascope.engine.provenance import machine
+    from lorascope.engine.workers.devices import find_devices
     from lorascope.plan.calibration import calibration_steps, preparation_steps
 
     if devices:
@@ -243,7 +243,7 @@ def export(
     Raises StudyError for a run that is not there or has no such form, EnvironmentProblem where its base is gone or the
     directory cannot be written.
     """
-    from lorascope.engine.devices import find_devices
+    from lorascope.engine.workers.devices import find_devices
     from lorascope.serving.publish import publish_run
 
     return publish_run(run, store=store, form=form, to=to, workload=workload, dtype=dtype, device=find_devices()[0])

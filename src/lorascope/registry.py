@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 STEP_KINDS: Mapping[str, str] = {
-    "data": "lorascope.data.steps:prepare_data",
-    "tokens": "lorascope.data.steps:prepare_tokens",
+    "data": "lorascope.tasks.steps:prepare_data",
+    "tokens": "lorascope.tasks.steps:prepare_tokens",
     "baseline": "lorascope.evaluation.baselines:measure_baselines",
     "sanity": "lorascope.evaluation.sanity:check_sanity",
     "train": "lorascope.training.run:train_run",
@@ -24,7 +24,7 @@ STEP_KINDS: Mapping[str, str] = {
     "proposals": "lorascope.search.propose:propose_round",
     "trial": "lorascope.search.trial:train_trial",
     "search": "lorascope.search.summary:summarise_search",
-    "analysis": "lorascope.evaluation.analysis:analyse",
+    "analysis": "lorascope.results.analysis:analyse",
 }
 
 # Kinds of which several steps can be computed together: (Sequence[StepContext]) -> Generator of (index, result).
@@ -40,11 +40,11 @@ METHODS: Mapping[str, str] = {
 }
 
 TASKS: Mapping[str, str] = {
-    "mrpc": "lorascope.data.glue:MRPC",
-    "sst2": "lorascope.data.glue:SST2",
-    "rte": "lorascope.data.glue:RTE",
-    "docstrings": "lorascope.data.docstrings:Docstrings",
-    "classification": "lorascope.data.files:ClassificationFiles",
+    "mrpc": "lorascope.tasks.glue:MRPC",
+    "sst2": "lorascope.tasks.glue:SST2",
+    "rte": "lorascope.tasks.glue:RTE",
+    "docstrings": "lorascope.tasks.docstrings:Docstrings",
+    "classification": "lorascope.tasks.files:ClassificationFiles",
 }
 
 OBSERVER = "lorascope.drift.snapshots:Observer"
@@ -66,9 +66,9 @@ MODELS: Mapping[str, Mapping[str, str]] = {
 }
 
 EXECUTORS: Mapping[str, str] = {
-    "inline": "lorascope.engine.inline:InlineExecutor",
-    "local": "lorascope.engine.local:LocalExecutor",
-    "ray": "lorascope.engine.ray_executor:RayExecutor",
+    "inline": "lorascope.engine.workers.inline:InlineExecutor",
+    "local": "lorascope.engine.workers.local:LocalExecutor",
+    "ray": "lorascope.engine.ray.executor:RayExecutor",
 }
 
 # Each needs the optional extra of its name.

@@ -13,7 +13,7 @@ from pathlib import Path
 from lorascope import registry
 from lorascope.engine.scheduler import execute
 from lorascope.engine.step import Step
-from lorascope.engine.store import Store
+from lorascope.engine.store.directory import Store
 
 
 def main() -> int:

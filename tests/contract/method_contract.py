@@ -10,6 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pytest
 import torch
+from one_run import OneRun
+from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
@@ -22,8 +24,6 @@ from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.predict import logits_of, model_inputs, predict
 from lorascope.training.preparation import prepared_model
-from one_run import OneRun
-from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
 
 SEEDS = Seeds.model_validate(3)
 TRAIN = TrainSpec(

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import engine_steps
 import pytest
+from clusters import ray_cluster
 from engine_steps import make, make_alone, make_member
 
-from clusters import ray_cluster
 from lorascope import registry
-from lorascope.engine import lock as lock_module
 from lorascope.engine.events import (
     Event,
     Metric,
@@ -33,12 +32,13 @@ from lorascope.engine.events import (
 )
 from lorascope.engine.executor import Executor
 from lorascope.engine.failure import Failure
-from lorascope.engine.inline import InlineExecutor
-from lorascope.engine.local import LocalExecutor
-from lorascope.engine.lock import StepLock
 from lorascope.engine.scheduler import Outcome, execute
 from lorascope.engine.step import Resources, Step
-from lorascope.engine.store import Store
+from lorascope.engine.store import lock as lock_module
+from lorascope.engine.store.directory import Store
+from lorascope.engine.store.lock import StepLock
+from lorascope.engine.workers.inline import InlineExecutor
+from lorascope.engine.workers.local import LocalExecutor
 from lorascope.errors import DataError, EnvironmentProblem, StepFailure
 
 HERE = Path(__file__).parent
@@ -737,7 +737,7 @@ def test_workers_end_when_their_coordinator_is_killed(store, tmp_path):
 
 
 def by_hand(store: Store, step_id: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lorascope.engine.worker", "--store", str(store.root), "--device", "cpu"]
+    command = [sys.executable, "-m", "lorascope.engine.workers.worker", "--store", str(store.root), "--device", "cpu"]
     return subprocess.run([*command, "--step", step_id], capture_output=True, text=True, env=environment())
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import method_contract
 import pytest
+from tiny import tiny_base
 
 from lorascope.errors import StudyError
 from lorascope.registry import METHODS
 from lorascope.training.preparation import prepared_model
-from tiny import tiny_base
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-method.md"
 MODULE = "lorascope.methods.bitfit"

@@ -20,26 +20,26 @@ from typing import Any
 import fsspec
 import pytest
 from engine_steps import make
+from object_server import object_server
 
-from lorascope.engine import lock as lock_module
-from lorascope.engine.bucket import Bucket, BucketTrouble, open_bucket
 from lorascope.engine.failure import Failure
-from lorascope.engine.generations import BucketGenerations
-from lorascope.engine.inline import InlineExecutor
-from lorascope.engine.lock import StepLock
-from lorascope.engine.notes import notes_in
-from lorascope.engine.opening import LOCAL_STORE, local_directory, open_store
-from lorascope.engine.remote_store import CorruptArtifact, RemoteStore
 from lorascope.engine.run import run_step
 from lorascope.engine.scheduler import execute
 from lorascope.engine.step import Step
-from lorascope.engine.store import Store, StoreProblem
+from lorascope.engine.store import lock as lock_module
+from lorascope.engine.store.bucket import Bucket, BucketTrouble, open_bucket
+from lorascope.engine.store.directory import Store, StoreProblem
+from lorascope.engine.store.generations import BucketGenerations
+from lorascope.engine.store.lock import StepLock
+from lorascope.engine.store.notes import notes_in
+from lorascope.engine.store.opening import LOCAL_STORE, local_directory, open_store
+from lorascope.engine.store.remote import CorruptArtifact, RemoteStore
+from lorascope.engine.workers.inline import InlineExecutor
 from lorascope.errors import EnvironmentProblem, StudyError
-from object_server import object_server
 
 CREATE = """
 import sys
-from lorascope.engine.bucket import open_bucket
+from lorascope.engine.store.bucket import open_bucket
 bucket = open_bucket(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -47,8 +47,8 @@ print(" ".join(str(n) for n in range(20) if bucket.create(f"race/{n}", sys.argv[
 """
 COORDINATE = """
 import json, sys
-from lorascope.engine.inline import InlineExecutor
-from lorascope.engine.opening import open_store
+from lorascope.engine.workers.inline import InlineExecutor
+from lorascope.engine.store.opening import open_store
 from lorascope.engine.scheduler import execute
 from lorascope.engine.step import Step
 store = open_store(sys.argv[1])
@@ -61,15 +61,15 @@ print(json.dumps([done.done, done.cached, list(done.failed)]))
 """
 TAKE_AND_SLEEP = """
 import sys, time
-from lorascope.engine.opening import open_store
+from lorascope.engine.store.opening import open_store
 assert open_store(sys.argv[1]).lock(sys.argv[2]).try_acquire()
 print("held", flush=True)
 time.sleep(60)
 """
 LEAVE_BEFORE_THE_RECORD = """
 import os, sys
-from lorascope.engine.bucket import Bucket
-from lorascope.engine.opening import open_store
+from lorascope.engine.store.bucket import Bucket
+from lorascope.engine.store.opening import open_store
 from lorascope.engine.run import run_step
 from engine_steps import make
 create = Bucket.create
@@ -600,7 +600,7 @@ def test_trouble_of_a_moment_is_waited_for_and_lasting_trouble_stops_the_study(s
             raise OSError("Please reduce your request rate")
         return write(*arguments)
 
-    monkeypatch.setattr("lorascope.engine.bucket._FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("lorascope.engine.store.bucket._FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(store.bucket._files, "put_file", fail_at_times)
     store.bucket.patience_s = 5.0
     assert run(step, store).result == {"value": 1}

@@ -17,12 +17,12 @@ from engine_steps import make, make_member
 from lorascope.engine.events import Notice
 from lorascope.engine.executor import Completion
 from lorascope.engine.failure import Failure
-from lorascope.engine.inline import InlineExecutor
-from lorascope.engine.lock import StepLock
 from lorascope.engine.run import StepBusy, run_step, try_steps
 from lorascope.engine.scheduler import execute
 from lorascope.engine.step import Step
-from lorascope.engine.store import Store, StoreProblem
+from lorascope.engine.store.directory import Store, StoreProblem
+from lorascope.engine.store.lock import StepLock
+from lorascope.engine.workers.inline import InlineExecutor
 from lorascope.errors import DataError, GateFailure
 
 
@@ -216,7 +216,7 @@ CUT_COMMIT_SHORT = """
 import os, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from lorascope.engine.store import Store
+from lorascope.engine.store.directory import Store
 from engine_steps import make
 store, step, limit, lines = Store(Path(sys.argv[1])), make("count", value=1), int(sys.argv[2]), 0
 staging = store.stage(step.id)

@@ -1,4 +1,4 @@
-"""Every registered task keeps the contract of `lorascope.data.task`, from its source to its metrics."""
+"""Every registered task keeps the contract of `lorascope.tasks.task`, from its source to its metrics."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lorascope.data.conformance import TaskCase, TaskConformance
-from lorascope.data.glue import GLUE
 from lorascope.data.sources import describe_source
-from lorascope.data.steps import prepare_data
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step, canonical_json
 from lorascope.registry import TASKS, resolve
 from lorascope.study.spec import DataSpec, FileTask, NamedTask
+from lorascope.tasks.conformance import TaskCase, TaskConformance
+from lorascope.tasks.glue import GLUE
+from lorascope.tasks.steps import prepare_data
 
 WORDS = ["lake", "stone", "river", "field", "cloud", "horse", "apple", "bridge", "candle", "mirror"]
 

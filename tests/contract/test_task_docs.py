@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lorascope.data.conformance import TaskCase, TaskConformance
 from lorascope.data.sources import describe_source
-from lorascope.data.steps import prepare_data
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
 from lorascope.study.spec import DataSpec, NamedTask
+from lorascope.tasks.conformance import TaskCase, TaskConformance
+from lorascope.tasks.steps import prepare_data
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-task.md"
 

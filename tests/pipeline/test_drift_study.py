@@ -15,17 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny import WORDS, save_tiny_checkpoint, tiny_examples
 
 import lorascope
 from lorascope.drift import arm
 from lorascope.drift import step as drift_step
 from lorascope.drift.beside import Cancellation, in_a_thread
 from lorascope.drift.step import measure_drift
-from lorascope.engine.artifact import Artifact
 from lorascope.engine.context import StepContext
-from lorascope.engine.store import Store
+from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.store.directory import Store
 from lorascope.errors import StudyError
-from tiny import WORDS, save_tiny_checkpoint, tiny_examples
 
 STUDY = """
 name: drift

@@ -13,7 +13,7 @@ import pytest
 from kill import TARGETS, committed, kill_repeatedly, results
 
 from lorascope.engine.step import Resources, Step
-from lorascope.engine.store import Store
+from lorascope.engine.store.directory import Store
 
 CONTRACT = Path(__file__).parents[1] / "contract"
 NUM_KILLS = 20

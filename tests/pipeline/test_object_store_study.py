@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from object_server import object_server
 from small_study import STUDY, only_exit_code, run, write_small_study
 
 from lorascope.cli.app import main
-from object_server import object_server
 
 SMALL = STUDY.replace("epochs: 4", "epochs: 1").replace("seeds: [1, 2]", "seeds: [1]").split("measure:")[0]
 STORE = "s3://studies/small"

@@ -55,7 +55,7 @@ def test_a_running_study_is_followed_to_its_end_and_its_records_plan_the_next_se
 
 
 def history(directory: Path):
-    from lorascope.engine.store import Store
+    from lorascope.engine.store.directory import Store
     from lorascope.plan.history import read_history
 
     return read_history(Store(directory / "store"), device="cpu").observations

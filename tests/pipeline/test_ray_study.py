@@ -16,19 +16,19 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from clusters import SMALL, ray_cluster
 from engine_steps import make, make_alone
 from kill import assert_untouched, committed
+from object_server import object_server
 from small_study import STUDY, environment, lorascope, run, what_was_measured, write_small_study
 
-from clusters import SMALL, ray_cluster
 from lorascope.engine.events import Event, Notice
-from lorascope.engine.opening import LOCAL_STORE, open_store
-from lorascope.engine.ray_executor import RayExecutor
+from lorascope.engine.ray.executor import RayExecutor
 from lorascope.engine.scheduler import Outcome, execute
 from lorascope.engine.step import Resources, Step
-from lorascope.engine.store import Store
+from lorascope.engine.store.directory import Store
+from lorascope.engine.store.opening import LOCAL_STORE, open_store
 from lorascope.errors import EnvironmentProblem
-from object_server import object_server
 
 # Runs long enough to be met under way, each on a worker of its own; drift is measured elsewhere.
 LONGER = (

@@ -13,7 +13,7 @@ import pytest
 from kill import kill_repeatedly
 from small_study import environment, lorascope, run, what_was_measured, write_small_study
 
-from lorascope.engine.store import Store
+from lorascope.engine.store.directory import Store
 
 STUDY = """
 name: small

@@ -13,7 +13,6 @@ import pandas as pd
 import psutil
 import pytest
 from small_study import environment, lorascope, run, write_small_study
-
 from tiny import save_tiny_checkpoint
 
 STUDY = """

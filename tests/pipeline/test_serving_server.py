@@ -15,11 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
+from small_served import PROMPTS, VLLM_PYTHON, greedy, save_adapters, save_small_llama, small_config
 
 from lorascope.serving import engines
 from lorascope.serving.engines import EngineProcess
 from lorascope.serving.exchange import EngineConfig, EngineFailure, Request
-from small_served import PROMPTS, VLLM_PYTHON, greedy, save_adapters, save_small_llama, small_config
 
 NAMES = ("one", "two")
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from small_served import save_small_llama
 from small_study import run, write_small_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lorascope.models.catalog import describe_model
 from lorascope.models.checkpoint import checkpoint_directory
-from lorascope.study.load import load_study
+from lorascope.study.loading.load import load_study
 from lorascope.study.spec import ModelSpec
-from small_served import save_small_llama
 
 REPOSITORY = Path(__file__).parents[2]
 # `make test` makes it; without it these tests fail, since nothing else shows that vLLM computes what we trained.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_served import PROMPTS, VLLM_PYTHON, save_adapters, save_small_llama, small_config
 
 from lorascope.serving import tuning
 from lorascope.serving.arms import Arm
@@ -16,7 +17,6 @@ from lorascope.serving.levers import Lever, known_levers
 from lorascope.serving.protocol import Comparison
 from lorascope.serving.reference import Generated, OfflineModel
 from lorascope.study.measure import ServingSpec
-from small_served import PROMPTS, VLLM_PYTHON, save_adapters, save_small_llama, small_config
 
 
 def test_a_lever_is_proven_and_timed_and_an_unknown_one_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ from small_study import STUDY, environment, lorascope, run, what_was_measured, w
 
 from lorascope import api
 from lorascope.cli.app import main
-from lorascope.engine.store import Store
+from lorascope.engine.store.directory import Store
 
 NUM_STEPS = 2 + 1 + 2 * (1 + 2 * 2 + 1) + 1
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from lorascope.stats.drift import estimate_log_ratio
-from lorascope.stats.simulate_drift import SPREADS, TRUE_RATIO, draw_drifts, drift_trial
+from lorascope.stats.drift.runs import estimate_log_ratio
+from lorascope.stats.simulate.drift import SPREADS, TRUE_RATIO, draw_drifts, drift_trial
 
 STUDIES = 300
 SLACK = 3 * math.sqrt(0.05 * 0.95 / STUDIES)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lorascope.stats.simulate_serving import MACHINES, draw_latencies, latency_trial, serving_trial, true_log_overhead
+from lorascope.stats.simulate.serving import MACHINES, draw_latencies, latency_trial, serving_trial, true_log_overhead
 
 COMPARISONS = 250
 SLACK = 3 * math.sqrt(0.05 * 0.95 / COMPARISONS)

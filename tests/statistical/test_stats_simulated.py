@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lorascope.stats import simulate
+from lorascope.stats.simulate import quality as simulate
 
 
 def pooled(trial, key: str, *, repeats: int, generator: np.random.Generator) -> float:

@@ -12,7 +12,7 @@ import pytest
 
 from lorascope.study.field_tables import field_tables
 from lorascope.study.fields import FIELDS
-from lorascope.study.load import load_study
+from lorascope.study.loading.load import load_study
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])

@@ -23,7 +23,7 @@ def init(
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Default: ./TEMPLATE.yaml.")] = None,
 ) -> None:
     """Write a study to start from."""
-    from lorascope.study.templates import template_text
+    from lorascope.study.loading.templates import template_text
 
     text = template_text(template)
     target = to or Path(f"{template}.yaml")
@@ -74,11 +74,11 @@ def _rows(kind: Listed, store: str) -> list[dict[str, Any]]:
     if kind == Listed.models:
         return [{"name": name, **_model_source(source)} for name, source in MODELS.items()]
     if kind == Listed.templates:
-        from lorascope.study.templates import templates
+        from lorascope.study.loading.templates import templates
 
         return [{"name": name, "question": question} for name, question in templates().items()]
     if kind == Listed.steps:
-        from lorascope.engine.opening import open_store
+        from lorascope.engine.store.opening import open_store
 
         return [
             {"step": artifact.id, "kind": artifact.step.kind, "bytes": sum(artifact.record["files"].values())}
@@ -108,7 +108,7 @@ def _model_source(source: Any) -> dict[str, str]:
 
 def schema() -> None:
     """Print the JSON schema of a study, for editors."""
-    from lorascope.study.schema import study_schema
+    from lorascope.study.loading.schema import study_schema
 
     print(json.dumps(study_schema(), indent=2))
 
@@ -134,7 +134,7 @@ def show(
 
 def _describe_step(beginning: str, place: str) -> dict[str, Any]:
     from lorascope.engine.find import find_artifact
-    from lorascope.engine.opening import open_store
+    from lorascope.engine.store.opening import open_store
 
     store = open_store(place)
     if failure := store.failure(beginning):

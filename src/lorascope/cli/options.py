@@ -73,7 +73,7 @@ DEFAULT_RESULTS = Path("results")
 
 def load(study_file: Path, overrides: list[str] | None) -> Study:
     """The study as the command line states it; the files it names must be there. Raises StudyError."""
-    from lorascope.study.load import load_study  # pydantic's models take a while to build: not for --help
+    from lorascope.study.loading.load import load_study  # pydantic's models take a while to build: not for --help
 
     return load_study(study_file, overrides=overrides or [], files=True)
 

@@ -31,7 +31,7 @@ from lorascope.cli.steps import counted, matching, study_in_words
 from lorascope.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
-    from lorascope.plan.planned import PlannedStep, StudyPlan
+    from lorascope.plan.outlook import PlannedStep, StudyPlan
 
 
 def plan(
@@ -86,7 +86,7 @@ def plan(
 
 def _write(found: StudyPlan, target: Path) -> list[Path]:
     from lorascope import __version__
-    from lorascope.report.plan_document import write_plan
+    from lorascope.report.plan.document import write_plan
 
     try:
         return write_plan(found, target, command=shlex.join(["lorascope", *sys.argv[1:]]), version=__version__)
@@ -97,7 +97,7 @@ def _write(found: StudyPlan, target: Path) -> list[Path]:
 
 
 def _print_steps(steps: list[PlannedStep]) -> None:
-    from lorascope.report import wording
+    from lorascope.report.page import wording
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("state", "time", "step", "id"):
@@ -112,8 +112,8 @@ def _print_steps(steps: list[PlannedStep]) -> None:
 
 def _print_plan(found: StudyPlan) -> None:
     from lorascope.plan.power import BASIS
-    from lorascope.report import plan_wording
-    from lorascope.report.plan_document import kinds_table
+    from lorascope.report.plan import wording as plan_wording
+    from lorascope.report.plan.document import kinds_table
 
     console, summary = output(), kinds_table(found)
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from lorascope.data.task import Columns
-
 LENGTH_COLUMN = "input_ids"
+
+Columns = dict[str, list[np.ndarray]]
+"""Column -> one array an example."""
+Batch = dict[str, Any]
+"""Name -> array or tensor [examples, ...]."""
 
 
 class Examples(Protocol):

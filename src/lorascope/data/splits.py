@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from lorascope.data.classification import RawExamples
+from lorascope.data.raw import RawExamples
 from lorascope.data.tables import name_rows
 from lorascope.errors import DataError
 from lorascope.study.spec import DataSpec

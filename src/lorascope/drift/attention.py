@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from lorascope.data.columns import Examples
-    from lorascope.data.task import Task
+    from lorascope.tasks.task import Task
 
 PATTERN_EXAMPLES = 64
 _READER = "_pattern_reader"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from lorascope.data.columns import Examples
-    from lorascope.data.task import Task
+    from lorascope.tasks.task import Task
 
 Features = dict[str, Float[Tensor, "layers examples hidden"]]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Int
 
-from lorascope.data.steps import ids_checksum
 from lorascope.errors import StudyError
+from lorascope.tasks.steps import ids_checksum
 
 if TYPE_CHECKING:
     from lorascope.data.columns import ColumnStore, ColumnSubset, Examples

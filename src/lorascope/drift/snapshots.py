@@ -18,8 +18,8 @@ from lorascope.drift.views import Points, debiased_grams, drift_between
 if TYPE_CHECKING:
     from torch import nn
 
-    from lorascope.data.task import Task
     from lorascope.models.loading import BaseModel
+    from lorascope.tasks.task import Task
 
 _SITE, _SEED, _PRECISION = "residual", 0, "fp32"
 

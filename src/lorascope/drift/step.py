@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from lorascope.data.columns import ColumnStore, Examples
-from lorascope.data.tasks import task_from_result
 from lorascope.drift.arm import (
     PRECISION,
     Arm,
@@ -45,6 +44,7 @@ from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.models.loading import BaseModel
 from lorascope.study.measure import DriftSpec
 from lorascope.study.spec import Seeds
+from lorascope.tasks.description import task_from_result
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
 from lorascope.training.preparation import base_for, make_deterministic, method_from_params, tokenizer_for
 

@@ -15,7 +15,7 @@ from lorascope.engine.events import Emit
 from lorascope.engine.step import Step
 
 if TYPE_CHECKING:
-    from lorascope.engine.artifact import Artifact
+    from lorascope.engine.store.artifact import Artifact
 
 
 class HandedBack(Exception):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lorascope.engine.artifact import Artifact
-from lorascope.engine.store import Store
+from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.store.directory import Store
 from lorascope.errors import StudyError
 from lorascope.registry import nearest
 

@@ -20,16 +20,16 @@ from typing import Any, Literal
 
 from lorascope import registry
 from lorascope.engine import provenance
-from lorascope.engine.artifact import Artifact
-from lorascope.engine.bucket import BucketTrouble
 from lorascope.engine.context import HandedBack, StepContext
 from lorascope.engine.events import Emit, Event, StepFinished, StepHandedBack, StepStarted
 from lorascope.engine.executor import Completion
 from lorascope.engine.failure import Failure
 from lorascope.engine.figures import figures_in
-from lorascope.engine.lock import Owner
 from lorascope.engine.step import Step
-from lorascope.engine.store import Store, StoreProblem
+from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.store.bucket import BucketTrouble
+from lorascope.engine.store.directory import Store, StoreProblem
+from lorascope.engine.store.lock import Owner
 from lorascope.errors import LorascopeError, OutOfMemory
 
 # How CUDA's libraries say it where torch does not: a handle needs a workspace.

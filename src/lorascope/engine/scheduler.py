@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from lorascope.engine.events import Emit, StepBlocked, StepFailed
 from lorascope.engine.executor import Completion, Executor
 from lorascope.engine.failure import Failure
-from lorascope.engine.lock import StepLock
 from lorascope.engine.run import can_gang
 from lorascope.engine.step import Step
-from lorascope.engine.store import Store, StoreProblem
+from lorascope.engine.store.directory import Store, StoreProblem
+from lorascope.engine.store.lock import StepLock
 from lorascope.errors import OutOfMemory
 
 _SMALL_GANG = 4

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 
 from lorascope.data.columns import ColumnStore, Examples
-from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.errors import GateFailure
 from lorascope.evaluation.evaluate import ids_sha256
+from lorascope.tasks.description import task_from_result
 from lorascope.training.predict import autocast, batches_in_order, model_inputs
 from lorascope.training.preparation import base_for, make_deterministic
 

@@ -15,10 +15,10 @@ import pandas as pd
 import torch
 
 from lorascope.data.columns import ColumnStore
-from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.errors import GateFailure
 from lorascope.evaluation.sanity import Gate
+from lorascope.tasks.description import task_from_result
 from lorascope.training.predict import logits_of, predict, scores
 from lorascope.training.preparation import base_for, make_deterministic, method_from_params
 from lorascope.training.result import REFERENCE_EXAMPLES

@@ -18,12 +18,12 @@ from torch import nn
 
 from lorascope.data.batches import padded_length
 from lorascope.data.columns import ColumnStore
-from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import StepProgress
 from lorascope.errors import GateFailure
 from lorascope.methods.dropout import silence_dropout
 from lorascope.study.spec import Seeds, TrainSpec
+from lorascope.tasks.description import task_from_result
 from lorascope.training.gang import Gang
 from lorascope.training.member import Member
 from lorascope.training.predict import logits_of, predict
@@ -33,9 +33,9 @@ from lorascope.training.run import out_of_memory
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from lorascope.data.task import Task
     from lorascope.methods.base import Method
     from lorascope.models.loading import BaseModel
+    from lorascope.tasks.task import Task
 
 OVERFIT_EXAMPLES = 10
 OVERFIT_EPOCHS = 50

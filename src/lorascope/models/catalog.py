@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lorascope.engine.durable import sha256_of
+from lorascope.engine.store.durable import sha256_of
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.registry import MODELS, nearest
 from lorascope.study.spec import HubSource, ModelSource, ModelSpec, PackageSource, PathSource

@@ -21,15 +21,15 @@ from lorascope.data.sources import describe_source
 from lorascope.engine.step import Step
 from lorascope.models.catalog import describe_model
 from lorascope.plan.labels import SEARCH, VERSIONS, PlannedModel, RunLabel, TrainedArms
-from lorascope.plan.measurements import measurement_steps
-from lorascope.plan.run_steps import (
+from lorascope.plan.steps.measures import measurement_steps
+from lorascope.plan.steps.runs import (
     data_step,
     gang_resources,
     resolved_training,
     sanity_step,
     tokens_step,
 )
-from lorascope.plan.searches import Finished, Searching, add_searches, trials_behind, tuned
+from lorascope.plan.steps.searches import Finished, Searching, add_searches, trials_behind, tuned
 from lorascope.search.propose import Ask, ask_sampler
 from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorascope.engine.artifact import Artifact
 from lorascope.engine.step import Step
-from lorascope.engine.store import Store
+from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.store.directory import Store
 
 _SAME_START_S = 5.0
 _BY_COORDINATOR = ("proposals",)  # on no worker: it says nothing of the machines that train

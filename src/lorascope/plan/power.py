@@ -12,7 +12,7 @@ from typing import Any
 
 from lorascope.plan.graph import Graph
 from lorascope.plan.labels import SEARCH
-from lorascope.stats.power import POWER, detectable_difference
+from lorascope.stats.quality.power import POWER, detectable_difference
 from lorascope.study.hypothesis import Equivalent, NonInferior
 
 SEED_SD = 0.01

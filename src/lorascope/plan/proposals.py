@@ -14,7 +14,7 @@ from typing import Any
 from lorascope.engine.events import fan_out
 from lorascope.engine.run import StepBusy, run_step
 from lorascope.engine.step import Step
-from lorascope.engine.store import Store
+from lorascope.engine.store.directory import Store
 from lorascope.plan.labels import VERSIONS
 from lorascope.search.propose import Question, ask_sampler
 

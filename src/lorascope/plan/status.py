@@ -14,15 +14,15 @@ from typing import Literal
 
 from lorascope.engine.events import Event, Metric, StepProgress, StepStarted
 from lorascope.engine.failure import Failure
-from lorascope.engine.lock import Owner, StepLock
 from lorascope.engine.step import Step
-from lorascope.engine.store import Store
-from lorascope.plan.analysis_step import analysis_step
+from lorascope.engine.store.directory import Store
+from lorascope.engine.store.lock import Owner, StepLock
 from lorascope.plan.graph import Graph
 from lorascope.plan.history import History, read_history
 from lorascope.plan.labels import RunLabel
 from lorascope.plan.phases import PHASES
 from lorascope.plan.running import PaceMeter, RunningGang, RunningStep
+from lorascope.plan.steps.results import analysis_step
 from lorascope.plan.time_left import TimeLeft, time_left
 from lorascope.tracking.follow import LogFollower
 

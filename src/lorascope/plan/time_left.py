@@ -16,7 +16,7 @@ from lorascope.plan.estimate import Estimate, estimate_step
 from lorascope.plan.graph import Graph
 from lorascope.plan.history import History
 from lorascope.plan.labels import RunLabel
-from lorascope.plan.planned import PlannedStep, jobs_of
+from lorascope.plan.outlook import PlannedStep, jobs_of
 from lorascope.plan.running import RunningGang, RunningStep
 
 

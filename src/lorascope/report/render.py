@@ -12,12 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorascope.report import latex, svg
-from lorascope.report.document import Document, Illustration
-from lorascope.report.facts import read_facts
-from lorascope.report.figures import canvas
-from lorascope.report.sections import build_document
-from lorascope.report.templating import markdown_page, template_environment
+from lorascope.report.page import canvas, latex, svg
+from lorascope.report.page.document import Document, Illustration
+from lorascope.report.page.facts import read_facts
+from lorascope.report.page.templating import markdown_page, template_environment
+from lorascope.report.study.sections import build_document
 
 if TYPE_CHECKING:
     from markupsafe import Markup

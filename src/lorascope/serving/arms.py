@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from lorascope.data.columns import ColumnStore
-from lorascope.engine.artifact import Artifact
 from lorascope.engine.context import StepContext
+from lorascope.engine.store.artifact import Artifact
 from lorascope.serving.engines import EngineProcess
 from lorascope.serving.equivalence import EquivalenceGate, classification_gates, generation_gate
 from lorascope.serving.exchange import Request

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 from lorascope.data.columns import ColumnStore
 from lorascope.engine import provenance
 from lorascope.engine.find import find_artifact
-from lorascope.engine.opening import StorePlace, open_store
-from lorascope.engine.store import Store
+from lorascope.engine.store.directory import Store
+from lorascope.engine.store.opening import StorePlace, open_store
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.models.catalog import find_model
 from lorascope.serving.export import Dtype, Workload, write_adapter, write_base, write_full, write_merged
@@ -27,7 +27,7 @@ from lorascope.serving.precision import MergePrecision, merge_precision
 from lorascope.serving.trained import TrainedRun, open_run
 
 if TYPE_CHECKING:
-    from lorascope.engine.artifact import Artifact
+    from lorascope.engine.store.artifact import Artifact
 
 Form = Literal["adapter", "merged", "full", "base"]
 

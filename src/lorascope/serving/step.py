@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 
 from lorascope.data.columns import ColumnStore
-from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
 from lorascope.errors import EnvironmentProblem, StudyError
@@ -29,6 +28,7 @@ from lorascope.serving.precision import MergePrecision
 from lorascope.serving.protocol import FINAL, Comparison, groups_started_together, run_processes
 from lorascope.serving.tuning import Search, search_levers
 from lorascope.study.measure import ServingSpec, Workload
+from lorascope.tasks.description import task_from_result
 from lorascope.training.preparation import tokenizer_for
 
 _KEYS = ("arm", "repeat", "workload", "loop", "level", "choice", "sampling", "setting")

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorascope.data.tasks import task_from_result
-from lorascope.engine.artifact import Artifact
+from lorascope.engine.store.artifact import Artifact
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method
 from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.models.loading import BaseModel, load_base, reading_checkpoint
 from lorascope.models.tokenizer import load_tokenizer
+from lorascope.tasks.description import task_from_result
 from lorascope.training.run import method_from_params
 
 if TYPE_CHECKING:

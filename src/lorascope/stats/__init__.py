@@ -6,7 +6,7 @@ from typing import Any
 
 _PUBLIC = {
     "analyse_study": "lorascope.stats.analyse:analyse_study",
-    "detectable_difference": "lorascope.stats.power:detectable_difference",
+    "detectable_difference": "lorascope.stats.quality.power:detectable_difference",
     "parse_conclusion": "lorascope.stats.conclusion:parse_conclusion",
     "read_measurements": "lorascope.stats.measurements:read_measurements",
     "write_measurements": "lorascope.stats.measurements:write_measurements",

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 from lorascope.errors import DataError, StudyError
 from lorascope.registry import nearest
 from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score, Verdict
-from lorascope.stats.anova import method_by_task_anova
-from lorascope.stats.arms import Arm, read_arms
 from lorascope.stats.conclusion import parse_conclusion
-from lorascope.stats.drift import DriftArm, DriftDraws, Key, read_drift_arms
-from lorascope.stats.drift_analysis import analyse_drift
+from lorascope.stats.drift.analysis import analyse_drift
+from lorascope.stats.drift.runs import DriftArm, DriftDraws, Key, read_drift_arms
 from lorascope.stats.evidence import Arms, Pairs, cost_evidence, drift_evidence, quality_evidence, unless_broken
 from lorascope.stats.hypotheses import Test, adjust, apply_family, hypothesis_test, judge
 from lorascope.stats.measurements import validate_measurements
-from lorascope.stats.metrics import CONFUSION_METRICS
-from lorascope.stats.multibootstrap import estimate_difference
-from lorascope.stats.paired import (
+from lorascope.stats.quality.anova import method_by_task_anova
+from lorascope.stats.quality.arms import Arm, read_arms
+from lorascope.stats.quality.metrics import CONFUSION_METRICS
+from lorascope.stats.quality.multibootstrap import estimate_difference
+from lorascope.stats.quality.paired import (
     discordance_odds_ratio,
     hedges_g,
     mcnemar,
@@ -32,9 +32,9 @@ from lorascope.stats.paired import (
     sign_flip_p,
     t_interval,
 )
-from lorascope.stats.power import detectable_after
-from lorascope.stats.serving_analysis import ServingAnalysis
-from lorascope.stats.serving_evidence import overhead_evidence
+from lorascope.stats.quality.power import detectable_after
+from lorascope.stats.serving.analysis import ServingAnalysis
+from lorascope.stats.serving.evidence import overhead_evidence
 from lorascope.study.hypothesis import Lower, Overhead
 from lorascope.study.spec import Study
 

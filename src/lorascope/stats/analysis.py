@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lorascope.stats.interval import Interval as Interval
 from lorascope.stats.interval import rebuild
-from lorascope.stats.serving_analysis import ServingAnalysis
+from lorascope.stats.serving.analysis import ServingAnalysis
 
 Verdict = Literal["supported", "refuted", "inconclusive"]
 

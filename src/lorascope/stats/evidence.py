@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorascope.errors import DataError
-from lorascope.stats.arms import Arm, example_metric
-from lorascope.stats.drift import NO_SHARED_SEED, DriftArm, Key, average_over_models, estimate_log_ratio
+from lorascope.stats.drift.runs import NO_SHARED_SEED, DriftArm, Key, average_over_models, estimate_log_ratio
 from lorascope.stats.hypotheses import ONE_SEED, Evidence, Test
-from lorascope.stats.metrics import CONFUSION_METRICS
-from lorascope.stats.multibootstrap import (
+from lorascope.stats.quality.arms import Arm, example_metric
+from lorascope.stats.quality.metrics import CONFUSION_METRICS
+from lorascope.stats.quality.multibootstrap import (
     Estimate,
     SeedDifferences,
     average_differences,

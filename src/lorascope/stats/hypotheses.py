@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from lorascope.stats.analysis import HypothesisResult, Interval, Part, Verdict
 from lorascope.stats.claims import amount, edge, lower_claim, overhead_claim, relation
-from lorascope.stats.multibootstrap import Estimate
-from lorascope.stats.power import what_would_decide, what_would_decide_by_repeats
-from lorascope.stats.repeats import ratio_over_repeats
+from lorascope.stats.quality.multibootstrap import Estimate
+from lorascope.stats.quality.power import what_would_decide, what_would_decide_by_repeats
+from lorascope.stats.serving.repeats import ratio_over_repeats
 from lorascope.study.hypothesis import Equivalent, Hypothesis, Lower, NonInferior, Overhead, Superior
 
 ONE_SEED = "one seed: nothing can be said about other seeds"

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lorascope.errors import StudyError
 from lorascope.registry import nearest
-from lorascope.study.document import parse_yaml
+from lorascope.study.loading.document import parse_yaml
 from lorascope.study.search import Range
 from lorascope.study.spec import AnyMethodSpec, Study, TrainOverrides
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from lorascope.study.base import Name, Spec
-from lorascope.study.document import describe
+from lorascope.study.loading.document import describe
 from lorascope.study.units import parse_fraction
 
 

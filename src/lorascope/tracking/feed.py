@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from lorascope.engine.events import Emit, Event, Metric, Notice, StepProgress, StepStarted
-from lorascope.engine.opening import StorePlace
+from lorascope.engine.store.opening import StorePlace
 from lorascope.registry import TRACKERS
 from lorascope.study.track import AnyTrackerSpec
 

@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 
 from lorascope import registry
 from lorascope.engine.events import event_from_json
-from lorascope.engine.opening import open_store
+from lorascope.engine.store.opening import open_store
 from lorascope.study.track import TrackerSpec
 from lorascope.tracking.recorder import Recorder
 from lorascope.tracking.tracker import Place

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import StepContext
+from lorascope.tasks.description import task_from_result
 from lorascope.training.gang import Gang
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise
 from lorascope.training.member import Member

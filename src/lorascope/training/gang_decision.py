@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorascope.engine.durable import write_file
 from lorascope.engine.provenance import machine
 from lorascope.engine.step import canonical_json
+from lorascope.engine.store.durable import write_file
 
 
 @dataclass(frozen=True)

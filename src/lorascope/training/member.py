@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lorascope.data.columns import Examples
-    from lorascope.data.task import Task
     from lorascope.methods.base import Method
     from lorascope.study.spec import Seeds, TrainSpec
+    from lorascope.tasks.task import Task
 
 Validation = Callable[["nn.Module"], dict[str, float]]
 Observation = Callable[["nn.Module"], dict[str, float]]

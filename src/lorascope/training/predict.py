@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lorascope.data.columns import Examples
-    from lorascope.data.task import Task
+    from lorascope.tasks.task import Task
 
 _TOKENS_A_BATCH = {"cpu": 4096, "cuda": 65536, "mps": 16384}
 

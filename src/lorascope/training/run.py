@@ -19,7 +19,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lorascope.data.columns import ColumnStore
-from lorascope.data.tasks import task_from_result
 from lorascope.engine.context import HandedBack, StepContext
 from lorascope.engine.events import Notice
 from lorascope.errors import GateFailure, OutOfMemory
@@ -28,6 +27,7 @@ from lorascope.methods.dropout import DropoutStreams
 from lorascope.models.loading import BaseModel
 from lorascope.registry import OBSERVER
 from lorascope.study.spec import Seeds, TrainSpec
+from lorascope.tasks.description import task_from_result
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
 from lorascope.training.gang_decision import GangDecision

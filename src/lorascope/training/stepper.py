@@ -26,8 +26,8 @@ from lorascope.training.optimiser import GangOptimiser
 from lorascope.training.predict import autocast, model_inputs
 
 if TYPE_CHECKING:
-    from lorascope.data.task import Task
     from lorascope.methods.dropout import DropoutStreams
+    from lorascope.tasks.task import Task
     from lorascope.training.feed import MicroBatch
 
 # Rows of stacked parameters lie apart in memory by design; what is lost by that is nothing, and is said every time.

@@ -1,0 +1,1 @@
+"""Who computes steps on the machines of a Ray cluster."""

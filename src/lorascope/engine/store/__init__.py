@@ -1,0 +1,1 @@
+"""The store: artifacts, locks, and the places they lie in."""

@@ -1,0 +1,1 @@
+"""Who computes steps on one machine: this process, or warm worker processes."""

@@ -1,0 +1,238 @@
+"""How a study is carried out, once it is planned and there are workers: steps, trackers, optima, analysis, report."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorascope.engine.events import Emit, ReportWritten, StudyFinished, StudyGrew, StudyStarted, fan_out
+from lorascope.engine.failure import Failure
+from lorascope.engine.step import Step
+from lorascope.engine.store.artifact import Artifact
+from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.plan.announce import announcing
+from lorascope.plan.graph import Graph
+from lorascope.plan.growing import Planner, news
+from lorascope.plan.steps.results import analysis_step
+from lorascope.registry import EXECUTORS, nearest
+from lorascope.search.literals import optimum_yaml
+from lorascope.study.hyperparameters import optimum_name
+from lorascope.tracking.feed import TrackerFeed
+from lorascope.tracking.jsonl import JsonlSink
+from lorascope.version import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lorascope.engine.executor import Executor
+    from lorascope.engine.store.directory import Store
+    from lorascope.stats.analysis import Analysis, HypothesisResult
+    from lorascope.study.track import AnyTrackerSpec
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run` did. done: computed now; cached: found in the store; failed: id -> failure; blocked: id -> id of the
+    failed step it waits for. report: the page to open, None if no run was scored. seconds: wall-clock time."""
+
+    done: Sequence[str]
+    cached: Sequence[str]
+    failed: Mapping[str, Failure]
+    blocked: Mapping[str, str]
+    seconds: float
+    report: Path | None
+    verdicts: Sequence[HypothesisResult]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished study: its analysis artifact, read on demand."""
+
+    artifact: Artifact
+
+    @cached_property
+    def measurements(self) -> pd.DataFrame:
+        """The long table: run, model, task, method, seed, split, example_id, site, layer, metric, value, unit."""
+        import pandas as pd
+
+        return pd.read_parquet(self.artifact.file("measurements.parquet"))
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """Scores, comparisons, hypotheses with their verdicts."""
+        import json
+
+        from lorascope.stats.analysis import Analysis
+
+        return Analysis.from_json(json.loads(self.artifact.file("analysis.json").read_text()))
+
+
+def run_study(
+    planner: Planner,
+    store: Store,
+    workers: Executor,
+    *,
+    folder: Path,
+    trackers: Sequence[AnyTrackerSpec],
+    emit: Emit | None,
+) -> Outcome:
+    """Computes what the store lacks of the plan, analyses it and writes the report to `folder`; ends the workers.
+
+    trackers: what events go to, beside folder/events.jsonl and `emit`.
+    """
+    started = time.monotonic()
+    study = planner.graph.study
+    with _listening(planner, store, folder=folder, trackers=trackers, emit=emit) as tell:
+        outcome, last = _compute(planner, store, workers, folder=folder, tell=tell)
+        outcome = replace(outcome, seconds=time.monotonic() - started)
+        tell(_finished(study.name, outcome))
+        if last is None or not store.has(last.id):
+            return outcome
+        artifact = store.artifact(last.id)
+        page, verdicts = _write_report(artifact, folder), Results(artifact).analysis.hypotheses
+        tell(ReportWritten(path=str(page), verdicts={result.name: result.verdict for result in verdicts}))
+        return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
+
+
+@contextmanager
+def _listening(
+    planner: Planner, store: Store, *, folder: Path, trackers: Sequence[AnyTrackerSpec], emit: Emit | None
+) -> Iterator[Emit]:
+    """Where events go: the log, `emit`, and the trackers, which are told of runs by name."""
+    study = planner.graph.study.name
+    with JsonlSink(folder / "events.jsonl") as log, ExitStack() as tracking:
+        told = fan_out(log, emit) if emit else fan_out(log)
+        feeds = [
+            TrackerFeed(spec, study=study, directory=folder / "tracking" / spec.kind, store=store.place, tell=told)
+            for spec in trackers
+        ]
+        for feed in feeds:
+            tracking.enter_context(feed)
+        yield announcing(fan_out(told, *feeds), lambda: planner.graph)
+
+
+def _compute(
+    planner: Planner, store: Store, workers: Executor, *, folder: Path, tell: Emit
+) -> tuple[Outcome, Step | None]:
+    """What became of every step, and the step of the analysis, None if nothing can be analysed."""
+    from lorascope.engine.scheduler import execute
+
+    steps = planner.steps
+    in_store = store.present(step.id for step in steps)
+    if len(in_store) < len(steps):
+        workers.prepare()
+    with closing(workers):
+        name, kinds = planner.graph.study.name, _kinds(steps, in_store)
+        tell(StudyStarted(study=name, num_steps=len(steps), num_cached=len(in_store), kinds=kinds))
+        computed = execute(
+            steps, store=store, executor=workers, emit=tell, more=partial(_grow, planner, tell, in_store)
+        )
+        _write_optima(planner.graph, folder / "optimal")
+        last = analysis_of(planner.graph, store, failures=computed.failed)
+        analysed = execute([last] if last else [], store=store, executor=workers, emit=tell)
+    outcome = Outcome(
+        done=[*computed.done, *analysed.done],
+        cached=[*computed.cached, *analysed.cached],
+        failed={**computed.failed, **analysed.failed},
+        blocked=computed.blocked,
+        seconds=0.0,
+        report=None,
+        verdicts=(),
+    )
+    return outcome, last
+
+
+def execute_all(steps: Sequence[Step], *, store: Store, executor: Executor, emit: Emit) -> None:
+    """Steps that are no study's of their own. Raises the first failure."""
+    from lorascope.engine.scheduler import execute
+
+    in_store = store.present(step.id for step in steps)
+    kinds = _kinds(steps, in_store)
+    emit(StudyStarted(study="calibration", num_steps=len(steps), num_cached=len(in_store), kinds=kinds))
+    outcome = execute(steps, store=store, executor=executor, emit=emit)
+    for failure in outcome.failed.values():
+        raise failure.to_error()
+
+
+def analysis_of(planned: Graph, store: Store, *, failures: Mapping[str, Failure]) -> Step | None:
+    there = store.present(step.id for step in planned.steps)
+    finished = [step.id for step in planned.steps if step.id in there]
+    return analysis_step(planned, finished=finished, failures=failures)
+
+
+def check_executor(executor: str, address: str | None) -> None:
+    if executor not in EXECUTORS:
+        raise StudyError(
+            f"unknown executor `{executor}`",
+            hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}",
+        )
+    if address is not None and executor != "ray":
+        raise StudyError(f"--address {address} has no effect on the {executor} executor", hint="add `--executor ray`")
+
+
+def make_directory(path: Path) -> None:
+    """The directory of the results, made before hours of work rather than after. Raises EnvironmentProblem."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the results cannot be written to {path}: {error.strerror}", hint="name another directory with --results"
+        ) from error
+
+
+def _finished(study: str, outcome: Outcome) -> StudyFinished:
+    return StudyFinished(
+        study=study,
+        num_done=len(outcome.done),
+        num_cached=len(outcome.cached),
+        num_failed=len(outcome.failed),
+        num_blocked=len(outcome.blocked),
+        seconds=outcome.seconds,
+    )
+
+
+def _kinds(steps: Sequence[Step], in_store: Collection[str]) -> dict[str, int]:
+    """Kind -> number of the steps that are to be computed."""
+    return dict(Counter(step.kind for step in steps if step.id not in in_store))
+
+
+def _grow(planner: Planner, emit: Emit, in_store: Collection[str]) -> Sequence[Step]:
+    """The steps that a finished round of a search makes possible. in_store: the steps that were there at the start."""
+    before = planner.graph
+    if steps := planner.more():
+        kinds = _kinds(steps, in_store)
+        emit(StudyGrew(num_steps=len(steps), text=news(before, planner.graph), kinds=kinds))
+    return steps
+
+
+def _write_optima(planned: Graph, directory: Path) -> None:
+    """The optimum of every search that is over, each as a file that a study can take up."""
+    from lorascope.engine.store.durable import write_file
+
+    spec = planned.study.search
+    for search in planned.searches:
+        label = {"model": str(search.label.model), "task": str(search.label.task), "method": str(search.label.method)}
+        if spec is None or search.optimum is None:
+            continue
+        text = optimum_yaml(search.found, spec, study=planned.study.name, label=label, kind=search.method.kind)
+        make_directory(directory)
+        write_file(directory / optimum_name(planned.study, **label), text, flush=False)
+
+
+def _write_report(artifact: Artifact, directory: Path) -> Path:
+    """The report of this analysis; rendered only if the one there is of another analysis or another lorascope."""
+    stamp, page = directory / ".analysis", directory / "report.html"
+    identity = f"{artifact.id} {__version__}"
+    if page.exists() and stamp.exists() and stamp.read_text() == identity:
+        return page
+    from lorascope.report.render import render_report
+
+    page = render_report(artifact.path, directory)
+    stamp.write_text(identity)
+    return page

@@ -1,0 +1,132 @@
+"""A plan that grows while it is carried out: what a search has found decides which steps come next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorascope.engine.step import Step
+from lorascope.errors import StudyError
+from lorascope.plan.graph import Graph, build_graph, describe_sources
+from lorascope.plan.labels import RunLabel
+from lorascope.plan.proposals import Proposals
+
+if TYPE_CHECKING:
+    from lorascope.engine.store.directory import Store
+    from lorascope.study.spec import Study
+
+
+class Planner:
+    """The graph of a study over a store. The models and tasks are looked at once, results read once.
+
+    only: a glob on step ids and "kind: label"; what they need is part of the plan too, a search included. keeps_proposals:
+    whether what is proposed is kept in the store, as who trains it must.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        store: Store,
+        *,
+        data_dir: Path | None,
+        only: str | None = None,
+        keeps_proposals: bool = False,
+    ) -> None:
+        self._study, self._store, self._only = study, store, only
+        self._sources = describe_sources(study, data_dir=data_dir)
+        self._results: dict[str, Mapping[str, Any]] = {}
+        self._ask = Proposals(store, keeps=keeps_proposals)
+        self.graph = self._plan()
+        self.steps: Sequence[Step] = chosen(self.graph, only)
+
+    @property
+    def proposals(self) -> list[str]:
+        """The ids of the artifacts, beside the steps, that the plan was made from."""
+        return self._ask.found
+
+    def more(self) -> Sequence[Step]:
+        """The steps again, if some search has all that it waited for; else none."""
+        is_due = any(
+            search.found.open and all(self._finished(step_id) is not None for step_id in search.open_steps)
+            for search in self.graph.searches
+        )
+        if not is_due:
+            return ()
+        self.graph = self._plan()
+        self.steps = chosen(self.graph, self._only)
+        return self.steps
+
+    def current(self) -> Graph:
+        """The graph as far as the searches have come now."""
+        self.more()
+        return self.graph
+
+    def outlook(self) -> Graph:
+        """The whole study as it would be if all trials still to come scored alike: for what it will take, not for ids, which
+        what is found decides."""
+        alike = {"value": 0.0, "loss": 0.0, "diverged": None, "metric": "score"}
+        return build_graph(
+            self._study,
+            sources=self._sources,
+            finished=lambda step_id: self._finished(step_id) or alike,
+            ask=Proposals(self._store, keeps=False),
+        )
+
+    def _plan(self) -> Graph:
+        return build_graph(self._study, sources=self._sources, finished=self._finished, ask=self._ask)
+
+    def _finished(self, step_id: str) -> Mapping[str, Any] | None:
+        if step_id not in self._results and self._store.has(step_id):
+            self._results[step_id] = self._store.artifact(step_id).result
+        return self._results.get(step_id)
+
+
+def news(before: Graph, after: Graph) -> str:
+    """What has become possible between two plans, for people."""
+    proposed = sum(len(search.open_steps) for search in after.searches) - sum(
+        len(set(was.open_steps) & set(now.open_steps)) for was, now in zip(before.searches, after.searches, strict=True)
+    )
+    over = [
+        f"{now.label} ended"
+        for was, now in zip(before.searches, after.searches, strict=True)
+        if now.is_over > was.is_over
+    ]
+    waiting = sum(search.found.to_propose for search in after.searches)
+    trials = [f"{proposed} more trials, {waiting} still to propose"] if proposed else []
+    return "; ".join([*over, *trials])
+
+
+def chosen(graph: Graph, only: str | None) -> list[Step]:
+    """The steps that match a glob, and what they need. A search is needed by the runs that wait for it. Raises StudyError if
+    nothing matches."""
+    if only is None:
+        return graph.steps
+    wanted = {step.id for step in graph.steps if _matches(only, step.kind, graph.labels[step.id], step.id)}
+    waiting = [label for kind, label in graph.waiting if _matches(only, kind, label)]
+    spec = graph.study.search
+    if spec is not None and spec.at_edge == "extend":  # then a search is over with all others of its task
+        waiting = [replace(label, method=None) for label in waiting]
+    for search in graph.searches:
+        if any(_waits_for(label, search.label) for label in waiting):
+            wanted |= set(search.steps)
+    if not wanted and not waiting:
+        raise StudyError(
+            f"no step matches --only {only}", hint="`lorascope plan STUDY` lists the steps; globs as in a shell"
+        )
+    for step in reversed(graph.steps):
+        if step.id in wanted:
+            wanted |= set(step.deps.values())
+    return [step for step in graph.steps if step.id in wanted]
+
+
+def _matches(only: str, kind: str, label: RunLabel, step_id: str | None = None) -> bool:
+    return any(fnmatch(name, only) for name in (step_id, f"{kind}: {label}") if name is not None)
+
+
+def _waits_for(label: RunLabel, search: RunLabel) -> bool:
+    """Whether a step of this label needs that search: a serving step needs those of all tasks and methods."""
+    pairs = ((label.model, search.model), (label.task, search.task), (label.method, search.method))
+    return all(mine is None or mine == theirs for mine, theirs in pairs)

@@ -1,0 +1,1 @@
+"""The part of a report on drift: answer, figures, tables, limits."""

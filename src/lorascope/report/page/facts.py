@@ -1,0 +1,223 @@
+"""The analysis artifact as a report reads it: the analysis, the facts of the study, the curves.
+
+The one idea: order and naming are decided once, here, from the study (its methods, models and tasks in the order they
+were written), so that every figure and table lists the same things in the same order and colour.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorascope.report.page import wording
+from lorascope.stats.analysis import Analysis, HypothesisResult, Score
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# Also where nothing was logged: a study in which no run got that far.
+_CURVE_COLUMNS = ["run", "model", "task", "method", "seed", "update", "epoch", "name", "value"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of the measurements table that belongs to no single example. None: it is of no one site, layer or split."""
+
+    run: str
+    model: str
+    task: str
+    method: str
+    split: str | None
+    site: str | None
+    layer: int | None
+    value: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """directory: the analysis artifact. raw: facts.json. curves: one row a logged value (columns run, model, task,
+    method, seed, update, epoch, name, value)."""
+
+    directory: Path
+    analysis: Analysis
+    raw: dict[str, Any]
+    curves: pd.DataFrame
+
+    @property
+    def study(self) -> dict[str, Any]:
+        return self.raw["study"]
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        return self.raw.get("runs") or []
+
+    @property
+    def gates(self) -> list[dict[str, Any]]:
+        return self.raw.get("gates") or []
+
+    @property
+    def baselines(self) -> list[dict[str, Any]]:
+        return self.raw.get("baselines") or []
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        return self.raw.get("failures") or []
+
+    @property
+    def serving_gates(self) -> list[dict[str, Any]]:
+        """Of served arms: model, arm, workload, what, value, tolerance, passed, n, detail."""
+        return (self.raw.get("serving") or {}).get("gates") or []
+
+    @property
+    def engines(self) -> list[dict[str, Any]]:
+        """One an engine process: model, arm, repeat, workload, setting, engine, versions, device_name, settings, head,
+        notes, order."""
+        return (self.raw.get("serving") or {}).get("engines") or []
+
+    @property
+    def serving_failures(self) -> list[dict[str, Any]]:
+        """Engine processes that failed: model, arm, repeat, workload, setting, text."""
+        return (self.raw.get("serving") or {}).get("failures") or []
+
+    @property
+    def serving_trials(self) -> list[dict[str, Any]]:
+        """Of searches for a faster setting: model, workload, arm, order, levers, outcome, reason, batch_ms, cost_ms, chosen,
+        the default first."""
+        return (self.raw.get("serving") or {}).get("trials") or []
+
+    @property
+    def serving_merging(self) -> list[dict[str, Any]]:
+        """What merging changes: model, workload, what, dtype, max_abs_logit_difference, max_probability_difference,
+        flip_rate, n."""
+        return (self.raw.get("serving") or {}).get("merging") or []
+
+    @property
+    def data(self) -> dict[str, dict[str, Any]]:
+        return self.raw.get("data") or {}
+
+    @cached_property
+    def models(self) -> list[str]:
+        return [model["name"] for model in self.study["models"]]
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        return [task["name"] for task in self.study["tasks"]]
+
+    @cached_property
+    def methods(self) -> list[str]:
+        return [method["name"] for method in self.study["methods"]]
+
+    @cached_property
+    def seeds(self) -> list[str]:
+        """Labels of the seeds that have a score, in the order of first appearance."""
+        labels = [seed for score in self.analysis.scores for seed in score.seeds]
+        return list(dict.fromkeys(labels)) or list(dict.fromkeys(str(run["seed"]) for run in self.runs))
+
+    @cached_property
+    def cells(self) -> list[tuple[str, str]]:
+        """(model, task) pairs in the study's order."""
+        return [(model, task) for model in self.models for task in self.tasks]
+
+    @cached_property
+    def _measured(self) -> dict[str, pd.DataFrame]:
+        """The measurements by metric, those of single examples and single singular values left out: they are most of the
+        table, and no report shows one."""
+        import pandas as pd
+        import pyarrow.compute as pc
+
+        spectra = pc.starts_with(pc.field("metric"), pattern="singular_value_")  # type: ignore[attr-defined]
+        shown = pc.field("example_id").is_null() & ~spectra
+        rows = pd.read_parquet(self.directory / "measurements.parquet", filters=shown)
+        return {str(metric): part for metric, part in rows.dropna(subset=["value"]).groupby("metric", sort=False)}
+
+    @cached_property
+    def _found(self) -> dict[str, list[Measured]]:
+        return {}
+
+    def measured(self, metric: str) -> list[Measured]:
+        """The values of one metric that belong to no single example. The file is read when first asked for."""
+        if metric not in self._found:
+            rows = self._measured.get(metric)
+            self._found[metric] = [] if rows is None else _measured(rows)
+        return self._found[metric]
+
+    def place(self, model: str, task: str) -> str:
+        """The shortest name of a (model, task): the model is named only where there are several. "*": the average."""
+        if (model, task) == ("*", "*"):
+            return "average"
+        if len(self.models) == 1 or model == "*":
+            return wording.name(task) if task != "*" else "all tasks"
+        return f"{wording.name(task) if task != '*' else 'all tasks'} · {model}"
+
+    def primary_metric(self, task: str) -> str:
+        """The metric the comparisons of a task are made on, else the first that was scored."""
+        for row in (*self.analysis.comparisons, *self.analysis.scores):
+            if row.task == task:
+                return row.metric
+        return "accuracy"
+
+    def hypothesis_metric(self, result: HypothesisResult, *, task: str) -> str:
+        """What a hypothesis is about, by the name the study uses: a cost, a metric, or the task's primary one."""
+        declared = (self.study.get("hypotheses") or {}).get(result.name, {}).get("on", result.metric)
+        return self.primary_metric(task) if declared == "primary" else declared
+
+    def score(self, model: str, task: str, method: str, *, metric: str) -> Score | None:
+        for row in self.analysis.scores:
+            if (row.model, row.task, row.method, row.metric) == (model, task, method, metric):
+                return row
+        return None
+
+    def cell_baselines(self, model: str, task: str, *, metric: str) -> list[dict[str, Any]]:
+        """Baselines of a (model, task); one that needs no model (majority) is stored with the model it ran beside."""
+        return [
+            row
+            for row in self.baselines
+            if row["task"] == task and row["metric"] == metric and row["model"] in (model, None, "*")
+        ]
+
+    def cell_runs(self, model: str, task: str | None, method: str) -> list[dict[str, Any]]:
+        return [
+            run
+            for run in self.runs
+            if run["model"] == model and run["method"] == method and (task is None or run["task"] == task)
+        ]
+
+    def learning_rate(self, method: str) -> float | None:
+        spec = next((spec for spec in self.study["methods"] if spec["name"] == method), {})
+        return spec.get("learning_rate")
+
+
+def _measured(rows: pd.DataFrame) -> list[Measured]:
+    columns = [
+        [None if absent else value for value, absent in zip(rows[name], rows[name].isna(), strict=True)]
+        for name in ("run", "model", "task", "method", "split", "site", "layer")
+    ]
+    return [
+        Measured(
+            str(run),
+            str(model),
+            str(task),
+            str(method),
+            split,
+            site,
+            None if layer is None else int(float(layer)),
+            value,
+        )
+        for run, model, task, method, split, site, layer, value in zip(*columns, rows["value"].tolist(), strict=True)
+    ]
+
+
+def read_facts(directory: Path) -> Facts:
+    """Read one analysis artifact. Raises FileNotFoundError naming the file that is missing."""
+    import pandas as pd
+
+    return Facts(
+        directory=directory,
+        analysis=Analysis.from_json(json.loads((directory / "analysis.json").read_text(encoding="utf-8"))),
+        raw=json.loads((directory / "facts.json").read_text(encoding="utf-8")),
+        curves=pd.read_parquet(directory / "curves.parquet").reindex(columns=_CURVE_COLUMNS),
+    )

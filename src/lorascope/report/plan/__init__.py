@@ -1,0 +1,1 @@
+"""The written plan of a study, and the sentences that the command line shares with it."""

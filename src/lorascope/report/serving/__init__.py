@@ -1,0 +1,1 @@
+"""The part of a report on serving: answer, figures, tables, limits."""

@@ -1,0 +1,1 @@
+"""The analysis step: everything that finished, as one table, facts and verdicts."""

@@ -1,0 +1,97 @@
+"""What a report states of a study besides its numbers: data, runs, settings, baselines, machines and versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from lorascope.engine.step import JSON
+from lorascope.results.finished import Finished
+from lorascope.study.spec import Study
+
+
+def data_facts(finished: Finished) -> JSON:
+    """By task."""
+    facts = {}
+    for label, artifact in finished.of("data"):
+        tokens = finished.of("tokens", task=label["task"])
+        result = artifact.result
+        facts[label["task"]] = {
+            **{key: result[key] for key in ("num_examples", "label_counts", "sha256", "source")},
+            "duplicates": {pair: n - result["duplicates_dropped"][pair] for pair, n in result["duplicates"].items()},
+            "example_ids_sha256": result["example_ids_sha256"],
+            "dropped_duplicates": sum(result["duplicates_dropped"].values()),
+            "label_names": result["task"]["label_names"],
+            "truncated_fraction": {token["model"]: art.result["truncated_fraction"] for token, art in tokens},
+        }
+    return facts
+
+
+def run_facts(finished: Finished, study: Study) -> Iterator[JSON]:
+    """One a run."""
+    for label, artifact in finished.of("train"):
+        params = artifact.step.params
+        yield {
+            "run": artifact.id,
+            **label,
+            **artifact.result,
+            "precision": params["train"]["precision"],
+            "learning_rate": params["learning_rate"],
+            "batch_size": params["train"]["batch_size"],
+        }
+
+
+def tuned_settings(finished: Finished, study: Study) -> list[JSON]:
+    """What the runs of an arm were trained with, where a search or a file set it."""
+    found: dict[tuple[str | None, ...], JSON] = {}
+    for label, artifact in finished.of("train"):
+        if study.search is None and study.method(str(label["method"])).hyperparameters is None:
+            continue
+        params = artifact.step.params
+        settings = {**params["method"], "learning_rate": params["learning_rate"], "train": params["train"]}
+        arm = {key: label[key] for key in ("model", "task", "method")}
+        found.setdefault(tuple(arm.values()), {**arm, "settings": settings})
+    return list(found.values())
+
+
+def baseline_facts(finished: Finished) -> Iterator[JSON]:
+    """One a (model, task, baseline, metric), over its seeds."""
+    for label, artifact in finished.of("baseline"):
+        scores = artifact.result["scores"]
+        for name in dict.fromkeys(score["name"] for score in scores):
+            for metric in scores[0]["metrics"]:
+                values = [score["metrics"][metric] for score in scores if score["name"] == name]
+                yield {
+                    "model": label["model"], "task": label["task"], "name": name, "metric": metric,
+                    "mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                    "values": values, "num_examples": artifact.result["num_examples"],
+                }  # fmt: skip
+
+
+def provenance(finished: Finished) -> JSON:
+    """What the steps recorded of machines, code and versions. Where steps differ, every value is listed."""
+    records = [artifact.provenance for _, _, artifact in finished.parts]
+    hardware = ("device_name", "device", "num_cpus", "workers_on_device", "system")
+    commits = [record["source"] for record in records if record.get("source")]
+    versions = dict.fromkeys(name for record in records for name in record.get("versions", {}))
+    return {
+        "started": min((record["started"] for record in records if "started" in record), default=None),
+        "finished": max((record["finished"] for record in records if "finished" in record), default=None),
+        "hardware": {key: _distinct(record.get(key) for record in records) for key in hardware},
+        "git": {
+            "commit": _distinct(commit.get("commit") for commit in commits),
+            "dirty": any(commit.get("is_modified") for commit in commits) if commits else None,
+        },
+        "versions": {
+            "python": _distinct(record.get("python") for record in records),
+            **{name: _distinct(record.get("versions", {}).get(name) for record in records) for name in versions},
+        },
+    }
+
+
+def _distinct(values: Iterable[Any]) -> Any:
+    """The one value that all steps agree on, None if none knows it, else all of them as text."""
+    found = list(dict.fromkeys(value for value in values if value is not None))
+    return found[0] if len(found) == 1 else ", ".join(map(str, found)) or None

@@ -1,0 +1,167 @@
+"""What finished steps measured, as rows of the long table, and what is read beside it: curves and draws of the bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from lorascope.engine.store.artifact import Artifact
+from lorascope.evaluation.function import prediction_change
+from lorascope.results.finished import Finished
+from lorascope.stats.drift.runs import DriftDraws
+from lorascope.study.spec import Study
+from lorascope.tasks.task import Task
+
+COSTS = {
+    "training_seconds": "s",
+    "peak_memory_bytes": "byte",
+    "trainable_parameters": "1",
+    "energy_joules": "J",
+    "export_bytes": "byte",
+    "tokens_per_second": "1/s",
+    "mfu": "fraction",
+}
+_COLUMNS = ("run", "model", "task", "method", "seed", "split", "example_id", "site", "layer", "metric", "value", "unit")
+
+
+def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
+    """Of every evaluation, training, baseline and drift step, in the columns of the long table."""
+    for label, artifact in finished.of("evaluate"):
+        task = finished.task(label["task"])
+        predictions = pd.read_parquet(artifact.file("predictions.parquet"))
+        run = {**label, "run": artifact.step.deps["train"]}
+        yield _per_example(task, predictions, run)
+        yield _summary(run, "test", artifact.result["test"])
+    for label, artifact in finished.of("train"):
+        run = {**label, "run": artifact.id}
+        yield _summary(run, "validation", artifact.result["validation"])
+        costs = {name: artifact.result[name] for name in COSTS if artifact.result.get(name) is not None}
+        yield _rows(run, split=None, metric=list(costs), value=list(costs.values()), unit=[COSTS[c] for c in costs])
+        if "snapshots.parquet" in artifact.record["files"]:
+            yield _snapshot_rows(run, pd.read_parquet(artifact.file("snapshots.parquet")))
+    for label, artifact in finished.of("baseline"):
+        task = finished.task(label["task"])
+        frame = pd.read_parquet(artifact.file("predictions.parquet"))
+        for key, predictions in frame.groupby(["baseline", "seed"], sort=False):
+            name, seed = cast("tuple[str, str]", key)
+            run = {**label, "run": artifact.id, "method": f"baseline:{name}", "seed": seed}
+            yield _per_example(task, predictions, run)
+            yield _summary(run, "test", task.metrics(predictions))
+    for label, artifact in finished.of("drift"):
+        yield from _drift_rows(label, artifact)
+
+
+def _snapshot_rows(run: Mapping[str, Any], seen: pd.DataFrame) -> pd.DataFrame:
+    """Drift of the residual stream on the way, split `snapshot:UPDATE`."""
+    rows = pd.DataFrame(
+        {
+            **{key: run[key] for key in ("run", "model", "task", "method", "seed")},
+            "split": "snapshot:" + seen["update"].astype(str),
+            "site": "residual",
+            "layer": seen["name"].astype("Int64"),
+            "metric": "drift",
+            "value": seen["value"],
+            "unit": "1",
+        }
+    )
+    return rows
+
+
+def function_rows(finished: Finished, study: Study) -> Iterator[pd.DataFrame]:
+    """How differently a run decides the test examples: from the reference method's run of the same seed, and from its own
+    arm's runs of other seeds (the mean over them), without which the first says little."""
+    reference = next((method.name for method in study.methods if method.kind == "full"), study.methods[0].name)
+    runs = {
+        (label["model"], label["task"], label["method"], label["seed"]): artifact
+        for label, artifact in finished.of("evaluate")
+    }
+    read = {key: pd.read_parquet(artifact.file("predictions.parquet")) for key, artifact in runs.items()}
+    for (model, task, method, seed), artifact in runs.items():
+        own = read[model, task, method, seed]
+        others = [rows for key, rows in read.items() if key[:3] == (model, task, method) and key[3] != seed]
+        paired = read.get((model, task, reference, seed)) if method != reference else None
+        compared = {"between_seeds": others, f"from_{reference}": [] if paired is None else [paired]}
+        values = {
+            f"{name}_{against}": float(np.mean([change[column].mean() for change in changes]))
+            for against, predictions in compared.items()
+            if (changes := [prediction_change(rows, own) for rows in predictions])
+            for name, column in (("flips", "flip"), ("kl", "kl"), ("js", "js"))
+        }
+        label = {"run": artifact.step.deps["train"], "model": model, "task": task, "method": method, "seed": seed}
+        units = ["fraction" if name.startswith("flips") else "nat" for name in values]
+        yield _rows(label, split="test", metric=list(values), value=list(values.values()), unit=units)
+
+
+def _drift_rows(label: Mapping[str, str | None], artifact: Artifact) -> Iterator[pd.DataFrame]:
+    """Every run's distances to its base, then what they are to be read beside, as methods `reference:...`."""
+    rows = pd.read_parquet(artifact.file("drift.parquet"))
+    yield rows.assign(**{key: label[key] for key in ("model", "task", "method")}, example_id=None)
+    references = pd.read_parquet(artifact.file("references.parquet"))
+    between_seeds = references["reference"] == "seed-v-seed"
+    own = references["reference"].where(~between_seeds, f"seed-v-seed:{label['method']}")
+    yield references.drop(columns="reference").assign(
+        run=artifact.id, model=label["model"], task=label["task"], method="reference:" + own, seed="*", unit="1",
+        example_id=None,
+    )  # fmt: skip
+
+
+def _per_example(task: Task, predictions: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
+    columns = {
+        **task.example_scores(predictions),
+        "label": predictions["label"].to_numpy(dtype=np.float64),
+        "prediction": predictions["prediction"].to_numpy(dtype=np.float64),
+    }
+    ids = predictions["example_id"].to_numpy()
+    return _rows(
+        run,
+        split="test",
+        example_id=np.tile(ids, len(columns)),
+        metric=np.repeat(list(columns), len(ids)),
+        value=np.concatenate(list(columns.values())),
+        unit=np.repeat(["nat" if name == "loss" else "1" for name in columns], len(ids)),
+    )
+
+
+def _summary(run: Mapping[str, Any], split: str, scores: Mapping[str, float]) -> pd.DataFrame:
+    units = ["nat" if name == "loss" else "1" for name in scores]
+    return _rows(run, split=split, metric=list(scores), value=list(scores.values()), unit=units)
+
+
+def _rows(run: Mapping[str, Any], **columns: Any) -> pd.DataFrame:
+    frame = pd.DataFrame(columns)
+    for name in _COLUMNS:
+        if name not in frame:
+            frame[name] = run.get(name)
+    kinds = {name: "float64" if name == "value" else "string" for name in _COLUMNS}
+    return frame.reindex(columns=list(_COLUMNS)).astype(kinds)
+
+
+def curves(finished: Finished) -> pd.DataFrame:
+    """The curves of all runs."""
+    frames = [
+        pd.read_parquet(artifact.file("curves.parquet")).assign(run=artifact.id, **label)
+        for label, artifact in finished.of("train")
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def drift_draws(finished: Finished) -> dict[tuple[str, str, str], DriftDraws]:
+    """(model, task, method) -> its bootstrap draws."""
+    found = {}
+    for label, artifact in finished.of("drift"):
+        with np.load(artifact.file("draws.npz")) as file:
+            stored = dict(file)
+        key = cast("tuple[str, str, str]", (label["model"], label["task"], label["method"]))
+        found[key] = DriftDraws(
+            seeds=tuple(stored["seeds"].tolist()),
+            sites=tuple(stored["sites"].tolist()),
+            layers=tuple(stored["layers"].tolist()),
+            draws=stored["draws"],
+            # Without the residual stream there is no drift in one number, nor a row of it in the measurements.
+            summary=stored.get("summary", np.full(stored["draws"].shape[:2], np.nan)),
+            num_examples=artifact.result["num_examples"],
+        )
+    return found

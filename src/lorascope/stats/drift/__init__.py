@@ -1,0 +1,1 @@
+"""Statistics of drift: arms with variances, ratios, profiles."""

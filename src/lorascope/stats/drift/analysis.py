@@ -1,0 +1,171 @@
+"""What a study says about drift: profiles over layers, ratios between methods, correlations over runs.
+
+Sites and layers are many, so the tests of single layers are corrected as one family for each (model, task, site); the
+overall ratio and the thirds of the layers stand for themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorascope.stats.analysis import DriftAnalysis, DriftProfile, DriftReduction, Interval
+from lorascope.stats.correlation import drift_correlations
+from lorascope.stats.drift.runs import (
+    DriftArm,
+    DriftSample,
+    Key,
+    estimate_log_ratio,
+    estimate_mean,
+)
+from lorascope.stats.hypotheses import adjust
+from lorascope.stats.quality.multibootstrap import Estimate, average_estimates
+from lorascope.study.hypothesis import Lower
+from lorascope.study.spec import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OVER_BOTH = "t over seeds and examples"
+ONE_SEED = "bootstrap over examples, this seed only"
+THIRDS = ("early", "middle", "late")
+
+
+def analyse_drift(
+    study: Study, table: pd.DataFrame, arms: Mapping[Key, DriftArm], *, primary: Mapping[str, str]
+) -> DriftAnalysis | None:
+    """Profiles, ratios and correlations of everything whose drift was measured; None if nothing's was.
+
+    table: validated measurements. arms: of `read_drift_arms`. primary: task -> its primary metric.
+    """
+    if not arms:
+        return None
+    return DriftAnalysis(
+        num_draws=min(len(arm.draws) for arm in arms.values()),
+        num_examples={
+            task.name: min(arm.num_examples for key, arm in arms.items() if key[1] == task.name)
+            for task in study.tasks
+            if any(key[1] == task.name for key in arms)
+        },
+        profiles=[profile for key, arm in arms.items() for profile in _profiles(key, arm)],
+        reductions=_correct_layers(
+            [
+                found
+                for model in study.models
+                for pair in _pairs(study)
+                for found in _reductions(study, model.name, pair, arms)
+            ]
+        ),
+        correlations=drift_correlations(study, table, primary=primary),
+    )
+
+
+def _profiles(key: Key, arm: DriftArm) -> Iterator[DriftProfile]:
+    for site, layer in arm.points:
+        estimate = estimate_mean(arm.sample(site, [layer]))
+        how = OVER_BOTH if estimate.num_seeds > 1 else ONE_SEED
+        yield DriftProfile(*key, site, layer, estimate.interval(0.95, method=how), estimate.num_seeds)
+
+
+# ------------------------------------------------------------------------------------------------------------ ratios
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Which layers of a site a ratio is about."""
+
+    site: str
+    part: str
+    layer: int | None = None
+
+
+def _pairs(study: Study) -> list[tuple[str, str]]:
+    """Every method over full fine-tuning (or, without it, the first method), and what hypotheses on drift compare."""
+    reference = next((method.name for method in study.methods if method.kind == "full"), study.methods[0].name)
+    declared = [(h.lower, h.than) for h in study.hypotheses.values() if isinstance(h, Lower) and h.on == "drift"]
+    wanted = [(method.name, reference) for method in study.methods if method.name != reference]
+    return list(dict.fromkeys([*wanted, *declared]))
+
+
+def _reductions(
+    study: Study, model: str, pair: tuple[str, str], arms: Mapping[Key, DriftArm]
+) -> Iterator[DriftReduction]:
+    """Of one model and two methods: on each task that has both, and on average where there are several tasks."""
+    found: dict[_Part, dict[str, tuple[Estimate | None, str]]] = {}
+    for task in study.tasks:
+        keys = [(model, task.name, method) for method in pair]
+        if any(key not in arms for key in keys):
+            continue
+        for part, first, second in _comparable_parts(arms[keys[0]], arms[keys[1]]):
+            estimate, reason = estimate_log_ratio(first, second)
+            found.setdefault(part, {})[task.name] = (estimate, reason)
+            yield _reduction(model, task.name, pair, part, estimate, reason)
+    for part, by_task in found.items() if len(study.tasks) > 1 else ():
+        estimates = [estimate for estimate, _ in by_task.values() if estimate is not None]
+        without = [task.name for task in study.tasks if by_task.get(task.name, (None, ""))[0] is None]
+        if without:
+            yield _reduction(model, "*", pair, part, None, f"no ratio on {', '.join(without)}")
+        else:
+            yield _reduction(model, "*", pair, part, average_estimates(estimates), "")
+
+
+def _comparable_parts(method: DriftArm, reference: DriftArm) -> Iterator[tuple[_Part, DriftSample, DriftSample]]:
+    """The parts of each site that both arms measured in the same layers. Layer 0, the embedding, is no part of a mean."""
+    for site in dict.fromkeys(site for site, _ in method.points):
+        both = [layer for layer in method.layers(site) if layer in reference.layers(site)]
+        blocks = [layer for layer in method.layers(site) if layer > 0]
+        if blocks and blocks == [layer for layer in reference.layers(site) if layer > 0]:
+            means = [arm.overall() if site == "residual" else arm.sample(site, blocks) for arm in (method, reference)]
+            if means[0] is not None and means[1] is not None:
+                yield _Part(site, "overall"), means[0], means[1]
+            thirds = np.array_split(blocks, len(THIRDS)) if len(blocks) >= len(THIRDS) else []
+            for name, third in zip(THIRDS, thirds, strict=False):
+                layers = [int(layer) for layer in third]
+                yield _Part(site, name), method.sample(site, layers), reference.sample(site, layers)
+        for layer in both:
+            yield _Part(site, "layer", layer), method.sample(site, [layer]), reference.sample(site, [layer])
+
+
+def _reduction(
+    model: str, task: str, pair: tuple[str, str], part: _Part, estimate: Estimate | None, reason: str
+) -> DriftReduction:
+    seeds = estimate.num_seeds if estimate else 0
+    return DriftReduction(
+        model=model,
+        task=task,
+        method=pair[0],
+        reference=pair[1],
+        site=part.site,
+        part=part.part,
+        layer=part.layer,
+        ratio=ratio_interval(estimate) if estimate else None,
+        p_value=estimate.p_two_sided() if estimate and seeds > 1 else None,
+        p_holm=None,
+        num_seeds=seeds,
+        reason=reason,
+    )
+
+
+def ratio_interval(estimate: Estimate) -> Interval:
+    """The 95% interval of a ratio from the estimate of its log."""
+    log = estimate.interval(0.95)
+    how = f"{OVER_BOTH if estimate.num_seeds > 1 else ONE_SEED}, log scale"
+    return Interval(math.exp(log.estimate), math.exp(log.low), math.exp(log.high), 0.95, how)
+
+
+def _correct_layers(reductions: Sequence[DriftReduction]) -> list[DriftReduction]:
+    """Holm over the tests of single layers of each (model, task, site), all pairs of methods together."""
+    families: dict[tuple[str, str, str], list[int]] = {}
+    for index, found in enumerate(reductions):
+        if found.part == "layer" and found.p_value is not None:
+            families.setdefault((found.model, found.task, found.site), []).append(index)
+    corrected = list(reductions)
+    for family in families.values():
+        holm, _ = adjust([reductions[index].p_value or 0.0 for index in family])
+        for index, p_holm in zip(family, holm, strict=True):
+            corrected[index] = replace(reductions[index], p_holm=p_holm)
+    return corrected

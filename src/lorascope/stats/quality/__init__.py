@@ -1,0 +1,1 @@
+"""Statistics of quality: scores by seed and example, bootstraps, tests, power."""

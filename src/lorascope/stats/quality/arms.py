@@ -1,0 +1,127 @@
+"""Arms of a study read from the measurements table: scores per seed and example, checked to be comparable.
+
+An arm is one (model, task, method). Every arm of a (model, task) must have been scored on the identical test examples,
+by every seed; anything else is an error, never an average over what happens to be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lorascope.errors import DataError
+from lorascope.stats.quality.metrics import CONFUSION_METRICS, FROM_COUNTS, confusion_cells
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lorascope.study.spec import Study
+
+_EXAMPLE_METRIC = {"accuracy": "correct"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One (model, task, method). seeds: in the study's order. rows: per-example metric -> float64 [seeds, examples]."""
+
+    model: str
+    task: str
+    method: str
+    seeds: tuple[str, ...]
+    examples: tuple[str, ...]
+    rows: Mapping[str, np.ndarray]
+
+    def at(self, seeds: tuple[str, ...], metric: str) -> np.ndarray:
+        """[seeds, examples] of a per-example metric for chosen seeds. Raises DataError if it was not measured."""
+        if metric not in self.rows:
+            raise DataError(
+                f"{self.method} on {self.task} with {self.model} has no per-example rows of {metric!r}",
+                hint=f"Measured for each test example: {', '.join(sorted(self.rows)) or 'nothing'}.",
+            )
+        return self.rows[metric][[self.seeds.index(seed) for seed in seeds]]
+
+    @property
+    def num_classes(self) -> int:
+        return int(max(self.at(self.seeds, name).max() for name in ("label", "prediction"))) + 1
+
+    def seed_scores(self, metric: str) -> np.ndarray:
+        """[seeds]: the metric of each seed on the whole test set."""
+        if metric not in CONFUSION_METRICS:
+            return self.at(self.seeds, example_metric(metric)).mean(1)
+        labels, predictions = (self.at(self.seeds, name).astype(int) for name in ("label", "prediction"))
+        k = max(self.num_classes, 2)
+        counts = [
+            confusion_cells(y, p, num_classes=k).sum(0).reshape(k, k) for y, p in zip(labels, predictions, strict=True)
+        ]
+        return FROM_COUNTS[metric](np.array(counts))
+
+
+def example_metric(metric: str) -> str:
+    """The per-example rows a mean metric is made of: "correct" for accuracy, otherwise those of its own name."""
+    return _EXAMPLE_METRIC.get(metric, metric)
+
+
+def read_arms(study: Study, measurements: pd.DataFrame) -> dict[tuple[str, str, str], Arm]:
+    """Every arm of the study that has test rows. Raises DataError unless all share their examples within (model, task).
+
+    Examples shared across models of a task are checked too, for averaging over models relies on it.
+    """
+    rows: Any = measurements[(measurements["split"] == "test") & measurements["example_id"].notna()]
+    rows = rows[rows["site"].isna() & rows["layer"].isna()]
+    groups = dict(iter(rows.groupby(["model", "task", "method"], sort=False)))
+    arms: dict[tuple[str, str, str], Arm] = {}
+    for model in study.models:
+        for task in study.tasks:
+            for method in study.methods:
+                key = (model.name, task.name, method.name)
+                if key in groups:
+                    arms[key] = _read_arm(key, groups[key], [seed.label for seed in study.seeds])
+    for task in study.tasks:
+        _require_same_examples([arm for arm in arms.values() if arm.task == task.name and arm.seeds])
+    return {key: arm for key, arm in arms.items() if arm.seeds}
+
+
+def _read_arm(key: tuple[str, str, str], rows: Any, order: list[str]) -> Arm:
+    model, task, method = key
+    present = set(rows["seed"])
+    seeds = tuple(seed for seed in order if seed in present)
+    tables: dict[str, np.ndarray] = {}
+    examples: tuple[str, ...] = ()
+    rows = rows[rows["seed"].isin(seeds)]
+    for metric, part in rows.groupby("metric"):
+        table = part.pivot(index="seed", columns="example_id", values="value").sort_index(axis=1)
+        absent = table.isna().sum(axis=1)
+        if absent.any() or len(table) != len(seeds) or (examples and tuple(table.columns) != examples):
+            counts = part.groupby("seed")["example_id"].nunique()
+            found = ", ".join(f"seed {seed}: {int(counts.get(seed, 0))}" for seed in seeds)
+            raise DataError(
+                f"{method} on {task} with {model} was not scored on the same examples by every seed "
+                f"({metric}: {found}; {max(len(examples), table.shape[1])} examples in all)",
+                hint="Paired statistics need identical test examples; score the runs again on the same data.",
+            )
+        examples = tuple(map(str, table.columns))
+        tables[str(metric)] = table.loc[list(seeds)].to_numpy(float)
+    return Arm(model, task, method, seeds, examples, tables)
+
+
+def _require_same_examples(arms: list[Arm]) -> None:
+    for arm in arms[1:]:
+        first = arms[0]
+        if arm.examples != first.examples:
+            common = len(set(arm.examples) & set(first.examples))
+            raise DataError(
+                f"arms on {arm.task} were scored on different test examples: {first.method} with {first.model} on "
+                f"{len(first.examples)}, {arm.method} with {arm.model} on {len(arm.examples)}, {common} in common",
+                hint="Paired statistics need identical test examples; score the runs again on the same data.",
+            )
+        if "label" in arm.rows and "label" in first.rows:
+            differing = int((arm.rows["label"][0] != first.rows["label"][0]).sum())
+            if differing:
+                raise DataError(
+                    f"{first.method} with {first.model} and {arm.method} with {arm.model} disagree about the labels of "
+                    f"{differing} test examples of {arm.task}",
+                    hint="The test data changed between the runs; train and score them again on the same data.",
+                )

@@ -1,0 +1,215 @@
+"""The difference between two arms when both seeds and test examples are a sample: the corrected multi-bootstrap.
+
+One idea: what a seed scores varies because of the seed and because of the examples it is scored on. The variance of the
+mean difference over n seeds is therefore
+
+    Var = s^2 / n + c
+
+with s^2 the sample variance of the seeds' differences and c the covariance that the shared examples put between any two
+seeds. The multi-bootstrap of Sellam et al. (2022, section 3) resamples seeds and examples together; resampling examples
+with the same weights in every seed and arm is where c comes from. Its seed part, and percentile limits, are too narrow
+for a handful of seeds, so seeds enter through s^2 / n (divisor n - 1) and limits are Student's t with the degrees of
+freedom of Hillis (2007, eq. 9), who solved the same two-way design (readers x cases) for few readers:
+
+    df = (s^2 / n + c)^2 / ((s^2 / n)^2 / (n - 1))
+
+In df alone, s^2 is taken as at least half of what the finite test set must add to it (the interaction, known from the
+examples): without this, three seeds that agree by chance would earn a normal quantile and coverage falls below 93%.
+docs/statistics.md has the simulated coverage of this and of the plain percentile interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lorascope.stats.analysis import Interval
+from lorascope.stats.quality.metrics import FROM_COUNTS, confusion_cells
+
+NUM_RESAMPLES = 2000
+_CELLS_AT_ONCE = 20_000_000  # float64 weights held at a time: 160 MB
+
+
+@dataclass(frozen=True)
+class SeedDifferences:
+    """values: [seeds], method - reference of each seed on the whole test set.
+
+    deviations: [seeds, draws], scaled so that deviations @ deviations.T is the covariance [seeds, seeds] that sampling
+    the examples gives to `values`. Being linear, both can be averaged over models that share examples.
+    """
+
+    values: np.ndarray
+    deviations: np.ndarray
+    num_examples: int
+
+    @property
+    def num_seeds(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and examples with its uncertainty taken apart.
+
+    variance: of `mean`. df: of Student's t. seed_variance: true variance between seeds (0 if none is visible).
+    interaction_variance: what the finite test set adds to each seed on its own. shared_variance: what it adds to all
+    seeds alike; more seeds do not reduce it. All at the present number of examples.
+    """
+
+    mean: float
+    variance: float
+    df: float
+    seed_variance: float
+    interaction_variance: float
+    shared_variance: float
+    num_seeds: int
+    num_examples: int
+
+    @property
+    def standard_error(self) -> float:
+        return math.sqrt(self.variance)
+
+    def interval(self, confidence: float, *, method: str = "multi-bootstrap") -> Interval:
+        """mean -+ t x standard error."""
+        from scipy import stats
+
+        reach = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.standard_error if self.variance else 0.0
+        return Interval(self.mean, self.mean - reach, self.mean + reach, confidence, method)
+
+    def p_above(self, threshold: float) -> float:
+        """One-sided p of "the true mean is above threshold" (small: it is)."""
+        from scipy import stats
+
+        if self.variance == 0:
+            return 0.0 if self.mean > threshold else 1.0
+        return float(stats.t.sf((self.mean - threshold) / self.standard_error, self.df))
+
+    def p_below(self, threshold: float) -> float:
+        """One-sided p of "the true mean is below threshold" (small: it is)."""
+        from scipy import stats
+
+        if self.variance == 0:
+            return 0.0 if self.mean < threshold else 1.0
+        return float(stats.t.cdf((self.mean - threshold) / self.standard_error, self.df))
+
+    def p_two_sided(self, threshold: float = 0.0) -> float:
+        return min(1.0, 2 * min(self.p_above(threshold), self.p_below(threshold)))
+
+
+def mean_differences(method: np.ndarray, reference: np.ndarray) -> SeedDifferences:
+    """Seed differences of a score that is a mean over examples (accuracy, loss).
+
+    method, reference: [seeds, examples], same seeds and examples in the same order. The covariance is the exact limit
+    of bootstrapping the examples with ever more resamples, so nothing is drawn.
+    """
+    differences = np.asarray(method, float) - np.asarray(reference, float)
+    num_examples = differences.shape[1]
+    values = differences.mean(1)
+    deviations = (differences - values[:, None]) / math.sqrt(num_examples * (num_examples - 1))
+    return SeedDifferences(values, deviations, num_examples)
+
+
+def confusion_differences(
+    labels: np.ndarray,
+    method: np.ndarray,
+    *,
+    reference: np.ndarray,
+    metric: str,
+    num_classes: int,
+    generator: np.random.Generator,
+    num_resamples: int = NUM_RESAMPLES,
+) -> SeedDifferences:
+    """Seed differences of F1 or MCC, with the example covariance from `num_resamples` bootstrap resamples.
+
+    labels: [examples] int. method, reference: predictions [seeds, examples] int. Every seed and both arms are scored
+    under the same weights, which is what makes the comparison paired.
+    """
+    num_seeds, num_examples = method.shape
+    predictions = np.concatenate([method, reference])
+    cells = np.concatenate([confusion_cells(labels, row, num_classes=num_classes) for row in predictions], axis=1)
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        counts = (weights @ cells).reshape(len(weights), 2, num_seeds, num_classes, num_classes)
+        scores = FROM_COUNTS[metric](counts)
+        return scores[:, 0] - scores[:, 1]
+
+    values = score(np.ones((1, num_examples)))[0]
+    resampled = np.concatenate([score(w) for w in _weights(num_examples, num_resamples, generator)])
+    deviations = (resampled - resampled.mean(0)).T / math.sqrt(num_resamples - 1)
+    return SeedDifferences(values, deviations, num_examples)
+
+
+def _weights(num_examples: int, num_resamples: int, generator: np.random.Generator):
+    """Bootstrap weights [some resamples, examples] in blocks that fit memory."""
+    block = max(1, _CELLS_AT_ONCE // num_examples)
+    probabilities = np.full(num_examples, 1 / num_examples)
+    for start in range(0, num_resamples, block):
+        size = min(block, num_resamples - start)
+        yield generator.multinomial(num_examples, probabilities, size=size).astype(float)
+
+
+def average_differences(parts: Sequence[SeedDifferences]) -> SeedDifferences:
+    """The mean over models scored on the same examples by the same seeds, in the same order."""
+    return SeedDifferences(
+        np.mean([part.values for part in parts], axis=0),
+        np.mean([part.deviations for part in parts], axis=0),
+        parts[0].num_examples,
+    )
+
+
+def estimate_difference(differences: SeedDifferences, *, continuous: bool = False) -> Estimate:
+    """The mean difference with its variance components. With one seed, only examples are sampled (df = examples - 1).
+
+    The shared variance is at least that of one example changing sides, 1 / examples^2: a test set cannot show a smaller
+    difference, even where both arms predict alike. continuous: of a measure that does not count examples (drift), whose
+    variance has no such floor.
+    """
+    n, num_examples = differences.num_seeds, differences.num_examples
+    covariance = differences.deviations @ differences.deviations.T
+    own = float(np.trace(covariance)) / n
+    floor = 0.0 if continuous else 1 / num_examples**2
+    if n == 1:
+        variance = max(own, floor)
+        return Estimate(float(differences.values[0]), variance, num_examples - 1, 0.0, 0.0, variance, 1, num_examples)
+    shared = max((float(covariance.sum()) - own * n) / (n * (n - 1)), floor)
+    between = float(differences.values.var(ddof=1))
+    interaction = max(own - shared, 0.0)
+    variance = between / n + shared
+    stable = max(between, interaction / 2) / n  # few seeds can agree by chance; that is no licence for many df
+    spread = stable**2 / (n - 1) + shared**2 / (num_examples - 1)
+    df = (stable + shared) ** 2 / spread if spread else n - 1
+    return Estimate(
+        float(differences.values.mean()),
+        variance,
+        df,
+        max(between - interaction, 0.0),
+        interaction,
+        shared,
+        n,
+        num_examples,
+    )
+
+
+def average_estimates(parts: Sequence[Estimate]) -> Estimate:
+    """The equally weighted mean of independent estimates (tasks), with Satterthwaite's degrees of freedom."""
+    k = len(parts)
+    variance = sum(part.variance for part in parts) / k**2
+    spread = sum((part.variance / k**2) ** 2 / part.df for part in parts)
+    df = variance**2 / spread if spread else math.inf
+
+    def mean(name: str) -> float:
+        return float(sum(getattr(part, name) for part in parts)) / k**2
+
+    return Estimate(
+        sum(part.mean for part in parts) / k,
+        variance,
+        df,
+        mean("seed_variance"),
+        mean("interaction_variance"),
+        mean("shared_variance"),
+        min(part.num_seeds for part in parts),
+        sum(part.num_examples for part in parts),
+    )

@@ -1,0 +1,1 @@
+"""Statistics of serving: overheads over repeats, fits, break-even, advice."""

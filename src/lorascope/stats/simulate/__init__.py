@@ -1,0 +1,1 @@
+"""Simulated type I error and coverage of every test and interval that ships."""

@@ -1,0 +1,1 @@
+"""What must hold of a study beyond the shape of its file."""

@@ -1,0 +1,83 @@
+"""From a YAML file to a `Study`, or to one error that names every mistake in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lorascope.study.checks.study import FILES_OF_A_TASK, check_files, check_names, check_study
+from lorascope.study.loading.document import read_document
+from lorascope.study.loading.explain import explain_errors
+from lorascope.study.loading.overrides import apply_override
+from lorascope.study.spec import Study
+
+
+def load_study(path: str | Path, *, overrides: Sequence[str] = (), files: bool = False) -> Study:
+    """The study in a YAML file, with `--set` overrides applied in order. Files it names are relative to it.
+
+    overrides: "methods.lora.rank=16", ...; each value is YAML. files: also require that the files it names exist.
+    Raises StudyError with file, line, what was found, what is allowed and the nearest match, for all mistakes at once.
+    """
+    path = Path(path)
+    document = read_document(path)
+    for override in overrides:
+        apply_override(document, override)
+    mistakes = list(check_names(document.data))
+    try:
+        study = Study.model_validate(_with_absolute_paths(document.data, path.parent))
+    except ValidationError as error:
+        mistakes += explain_errors(error.errors(include_url=False), document.data)
+        raise document.error(mistakes) from None
+    mistakes += check_study(study)
+    if files:
+        mistakes += check_files(study)
+    if mistakes:
+        raise document.error(mistakes)
+    return study
+
+
+def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The study with the files of tasks, models, methods and measurements given from the study's own folder, not from where
+    it was started."""
+
+    def absolute(value: Any) -> Any:
+        return str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
+
+    def task(item: Any) -> Any:
+        if not isinstance(item, dict):
+            return item
+        return {key: absolute(value) if key in FILES_OF_A_TASK else value for key, value in item.items()}
+
+    def model(item: Any) -> Any:
+        source = item.get("source") if isinstance(item, dict) else None
+        if not isinstance(source, dict) or "path" not in source:
+            return item
+        return {**item, "source": {**source, "path": absolute(source["path"])}}
+
+    def method(item: Any) -> Any:
+        if not isinstance(item, dict) or "hyperparameters" not in item:
+            return item
+        return {**item, "hyperparameters": absolute(item["hyperparameters"])}
+
+    def each(key: str, change: Any) -> dict[str, Any]:
+        return {key: [change(item) for item in data[key]]} if isinstance(data.get(key), list) else {}
+
+    def measured(item: Any) -> Any:
+        """A link keeps its own name: a virtual environment's interpreter is one."""
+        given = dict(item)
+        if isinstance(given.get("drift"), dict):
+            given["drift"] = {**given["drift"], "text": absolute(given["drift"].get("text"))}
+        if isinstance(given.get("serving"), dict):
+            serving = given["serving"] = dict(given["serving"])
+            if isinstance(serving.get("python"), str):
+                serving["python"] = os.path.abspath(folder / Path(serving["python"]).expanduser())
+            if "kernel_tables" in serving:
+                serving["kernel_tables"] = absolute(serving["kernel_tables"])
+        return given
+
+    measures = {"measure": measured(data["measure"])} if isinstance(data.get("measure"), dict) else {}
+    return {**data, **each("tasks", task), **each("models", model), **each("methods", method), **measures}

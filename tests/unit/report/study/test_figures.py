@@ -1,0 +1,57 @@
+"""What a figure shows: labels that can be told apart, and no score beyond what the metric can be."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from report_fixture import write_analysis
+
+from lorascope.report.page import canvas
+from lorascope.report.page.facts import Facts, read_facts
+from lorascope.report.study import forest, results
+from lorascope.report.study.sections import build_document
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory) -> Facts:
+    return read_facts(write_analysis(tmp_path_factory.mktemp("analysis")))
+
+
+def with_first_score(facts: Facts, **changes) -> Facts:
+    first, *others = facts.analysis.scores
+    assert first.interval is not None
+    first = dataclasses.replace(first, interval=dataclasses.replace(first.interval, **changes))
+    return dataclasses.replace(facts, analysis=dataclasses.replace(facts.analysis, scores=[first, *others]))
+
+
+@pytest.mark.parametrize("width", [canvas.WIDE, canvas.NARROW])
+@pytest.mark.parametrize("margin", [0.0005, 0.002, 0.03])
+def test_labels_above_a_forest_plot_never_overlap(facts, margin, width):
+    study = {**facts.study, "hypotheses": {"H1": {"equivalent": "lora", "to": "full", "margin": margin}}}
+    raw = {**facts.raw, "study": study}
+    figure = forest.draw_forest(dataclasses.replace(facts, raw=raw), width)
+    figure.canvas.draw()
+    texts = [text for axes in figure.axes for text in axes.texts if text.get_text().startswith(("margin", "no diff"))]
+    assert len(texts) == 3
+    boxes = [text.get_window_extent() for text in texts]
+    assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
+    assert all(box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
+
+
+def test_bars_of_accuracy_end_at_the_ends_of_accuracy_and_the_caption_says_so(facts):
+    wide = with_first_score(facts, low=-0.2, high=1.3)
+    assert results.drawn_ends(wide.analysis.scores[0]) == (0.0, 1.0)
+    drawn = [x for axes in results.draw_results(wide, 7.0).axes for line in axes.lines for x in line.get_xdata()]
+    assert min(drawn) >= 0
+    assert max(drawn) <= 100
+    captions = {figure.name: figure.caption for figure in build_document(wide).illustrations}
+    assert "Bars end where the metric ends" in captions["results"]
+
+
+def test_bars_within_the_range_are_drawn_whole_without_a_remark(facts):
+    score = facts.analysis.scores[0]
+    assert score.interval is not None
+    assert results.drawn_ends(score) == (score.interval.low, score.interval.high)
+    captions = {figure.name: figure.caption for figure in build_document(facts).illustrations}
+    assert "ends" not in captions["results"]
