@@ -19,9 +19,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lorascope.errors import StudyError
-from lorascope.models.sites import ROLES, resolve_sites
+from lorascope.models.adapter_names import renamed_keys
+from lorascope.models.linear import is_transposed, linear_at, linear_weight
+from lorascope.models.sites import resolve_sites, roles_of
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lorascope.models.loading import BaseModel
 
 _PEFT_PREFIX = "base_model.model."
@@ -32,7 +36,7 @@ _PLAIN_LORA: Mapping[str, tuple[Any, ...]] = {
     "use_rslora": (False, None),
     "use_qalora": (False, None),
     "use_bdlora": (None,),
-    "fan_in_fan_out": (False, None),
+    "fan_in_fan_out": (False, None, True),  # says how the base keeps its weight; A and B are the same
     "lora_bias": (False, None),
     "bias": ("none", None),
     "alpha_pattern": ({}, None),
@@ -55,12 +59,14 @@ class LowRank:
 @dataclass(frozen=True)
 class Matrix:
     """A linear weight of the base, [out, in]. site: its role ("query"), or its name without the layer's number where
-    the architecture has no table of roles. layer: None for a matrix outside the blocks."""
+    the architecture is not in the table. layer: None for a matrix outside the blocks. is_transposed: whether checkpoints
+    keep it as [in, out]."""
 
     name: str
     site: str
     layer: int | None
     weight: Float[Tensor, "out in"]
+    is_transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,15 +79,15 @@ class WeightUpdate:
 
 def base_matrices(base: BaseModel) -> list[Matrix]:
     """Every linear weight of the base in the model's order, the head excluded."""
-    table = ROLES.get(base.model.config.model_type, {})
-    roles = {name: role for role in table for name in resolve_sites(base.model, (role,), head=base.head)}
-    found = []
-    for name in resolve_sites(base.model, ("all-linear",), head=base.head):
+    names = resolve_sites(base.model, ("all-linear",), head=base.head)
+    roles, found = roles_of(base.model, names), []
+    for name in names:
         parts = name.split(".")
         number = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
         layer = None if number is None else int(parts[number])
         site = roles.get(name) or ".".join(part for i, part in enumerate(parts) if i != number)
-        found.append(Matrix(name, site, layer, base.model.get_submodule(name).get_parameter("weight").detach()))
+        linear = linear_at(base.model, name)
+        found.append(Matrix(name, site, layer, linear_weight(linear).detach(), is_transposed(linear)))
     return found
 
 
@@ -94,6 +100,7 @@ def weight_updates(base: BaseModel, directory: Path) -> Iterator[WeightUpdate]:
     export = open_export(directory)
     matrices = base_matrices(base)
     if isinstance(export, _Adapter):
+        export.take_present_names(base.model)
         export.require_sites({matrix.name for matrix in matrices}, base.head)
     for matrix in matrices:
         yield WeightUpdate(matrix, export.change(matrix))
@@ -125,7 +132,7 @@ class _Checkpoint:
 
     def tensor(self, name: str, shape: torch.Size | None = None) -> Tensor:
         """One tensor on the CPU. Raises StudyError if it is not there, or not of the base's shape."""
-        found = self._handles[self.files[name]].get_tensor(name) if name in self.files else None
+        found = self._handles[self.files[name]].get_tensor(self._written_as(name)) if name in self.files else None
         if found is None or (shape is not None and found.shape != shape):
             what = "has no" if found is None else f"has a {tuple(found.shape)}"
             raise StudyError(
@@ -135,7 +142,15 @@ class _Checkpoint:
         return found
 
     def change(self, matrix: Matrix) -> Tensor | LowRank | None:
-        return self.parameter(f"{matrix.name}.weight", matrix.weight.shape)
+        shape = matrix.weight.shape
+        if not matrix.is_transposed:
+            return self.parameter(f"{matrix.name}.weight", shape)
+        found = self.parameter(f"{matrix.name}.weight", torch.Size(reversed(shape)))
+        return None if found is None else found.t()
+
+    def _written_as(self, name: str) -> str:
+        """What the file calls a tensor."""
+        return name
 
     def parameter(self, name: str, shape: torch.Size) -> Tensor | None:
         """A parameter as the run left it, None where it is the base's."""
@@ -148,6 +163,7 @@ class _Adapter(_Checkpoint):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, "adapter_model.safetensors.index.json", "adapter_model.safetensors")
         self.config = json.loads((directory / "adapter_config.json").read_text())
+        self._renamed: dict[str, str] = {}
         for key, plain in _PLAIN_LORA.items():
             if self.config.get(key) not in plain:
                 raise StudyError(
@@ -155,6 +171,14 @@ class _Adapter(_Checkpoint):
                     hint="weight-space measures know plain LoRA and full checkpoints: merge this adapter into its base "
                     "(merge_and_unload) and measure the checkpoint",
                 )
+
+    def take_present_names(self, model: nn.Module) -> None:
+        """Reads tensors that another version of transformers named otherwise under their names in `model`."""
+        self._renamed = {present: own for own, present in renamed_keys(model, self.files).items()}
+        self.files |= {present: self.files.pop(own) for present, own in self._renamed.items()}
+
+    def _written_as(self, name: str) -> str:
+        return self._renamed.get(name, name)
 
     def require_sites(self, names: set[str], head: tuple[str, ...]) -> None:
         """Every tensor must be a factor of a known matrix or the head's, or the update would be incomplete."""

@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lorascope.models.architectures import known_architecture
+from lorascope.models.blocks import find_blocks, plain_model
+from lorascope.models.sites import spelling_of
 from lorascope.training.flat import FlatParameters
 from lorascope.training.hardware import reset_peak_memory, side_stream
 from lorascope.training.optimiser import GangOptimiser
@@ -282,6 +285,9 @@ def is_causal(model: nn.Module) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or getattr(config, "sliding_window", None) is not None:
         return False
+    architecture = known_architecture(config.model_type)
+    if architecture is not None and not architecture.is_causal:
+        return False
     flags = [module.is_causal for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)]
     return bool(flags) and all(flags)
 
@@ -339,14 +345,21 @@ def compile_blocks(model: nn.Module) -> list[nn.Module]:
     """Compiles the model's repeated blocks, in place: one compilation serves all of them, at every length. Returns them;
     `del block.forward` undoes it."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _COMPILED_VARIANTS)
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
-    blocks = list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=()))
+    blocks = _repeated_blocks(model)
     trains_embeddings = any(p.requires_grad for p in model.get_input_embeddings().parameters())  # type: ignore[operator]
     # Over frozen embeddings the first block is another program (its input needs no gradient), not worth compiling.
     chosen = blocks if trains_embeddings else blocks[1:]
     for block in chosen:
         block.forward = _with_free_length(torch.compile(block.forward))
     return chosen
+
+
+def _repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """Those of a known architecture, else the largest list of modules."""
+    if spelling_of(plain_model(model)) is not None:
+        return list(find_blocks(model).blocks)
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
+    return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=()))
 
 
 def _with_free_length(forward: Callable[..., Any]) -> Callable[..., Any]:
