@@ -39,6 +39,12 @@ METHODS: Mapping[str, str] = {
     "lora": "lorascope.methods.lora:LoRA",
 }
 
+# Their settings in a study, loaded without torch.
+METHOD_SPECS: Mapping[str, str] = {
+    "full": "lorascope.study.methods.full:FullSpec",
+    "lora": "lorascope.study.methods.lora:LoraSpec",
+}
+
 TASKS: Mapping[str, str] = {
     "mrpc": "lorascope.tasks.glue:MRPC",
     "sst2": "lorascope.tasks.glue:SST2",

@@ -41,7 +41,9 @@ from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.models.loading import BaseModel
 from lorascope.stats.measurements import validate_measurements
-from lorascope.study.spec import FullSpec, LoraSpec, Seeds
+from lorascope.study.methods.full import FullSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import Seeds
 from lorascope.training.preparation import prepared_model
 
 EXACT = {"dtype": torch.float64}

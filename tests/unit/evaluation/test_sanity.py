@@ -22,7 +22,9 @@ from lorascope.methods.lora import LoRA
 from lorascope.methods.stacked import StackedLoRALinear
 from lorascope.results.finished import Finished
 from lorascope.results.gates import arm_gates, check_same_examples
-from lorascope.study.spec import FullSpec, LoraSpec, TrainSpec
+from lorascope.study.methods.full import FullSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import TrainSpec
 
 FULL = FullSpec(name="full", kind="full")
 LORA = LoraSpec(name="lora", kind="lora", rank=4, alpha=8)

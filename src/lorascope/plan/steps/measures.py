@@ -12,7 +12,7 @@ from lorascope.plan.labels import VERSIONS, PlannedModel, RunLabel, TrainedArms
 from lorascope.serving.interpreter import engine_identity, tables_identity
 from lorascope.study.checks.serving import served_method
 from lorascope.study.measure import DriftSpec, ServingSpec
-from lorascope.study.spec import FullSpec, Study
+from lorascope.study.spec import Study
 
 
 def measurement_steps(
@@ -69,7 +69,7 @@ def _serving_step(study: Study, spec: ServingSpec, model: PlannedModel, arms: Se
         deps |= {f"adapter:{place}": step.id for place, step in enumerate(trained[:wanted])}
         methods["adapter"] = trained[0].params["method"]
     if "full" in spec.arms:
-        full = next(m for m in study.methods if isinstance(m, FullSpec))
+        full = next(m for m in study.methods if m.trains_everything)
         run = arms[0].trained[full.name][0]
         deps["full"] = run.id
         methods["full"] = run.params["method"]

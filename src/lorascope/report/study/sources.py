@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from lorascope.report.page import wording
 from lorascope.report.page.document import Column, Table
 from lorascope.report.page.facts import Facts
 from lorascope.report.study.ledger import number_columns
+from lorascope.study.methods import method_specs
 
 
 def sizes_table(facts: Facts) -> Table | None:
@@ -131,8 +133,12 @@ def _plain(key: str, value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-_TRAINED = {"full": "all weights"}
-"""What methods without settings of their own train."""
+def _what_is_trained(method: Mapping[str, Any]) -> str:
+    """In words; the kind alone of a method whose plug-in is not installed here."""
+    spec = method_specs().get(method["kind"])
+    if spec is None or not spec.trains:
+        return method["kind"]
+    return spec.trains.format(**{key: wording.listing(v) if isinstance(v, list) else v for key, v in method.items()})
 
 
 def _as_trained(facts: Facts, method: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -153,12 +159,10 @@ def settings_table(facts: Facts) -> Table:
                 **shared,
                 **{key: value for key, value in (method.get("train") or {}).items() if value is not None},
             }
-            rank = f"rank {method['rank']}, alpha {method['alpha']:g}" if "rank" in method else ""
-            sites = f"on {wording.listing(method['sites'])}" if method.get("sites") else ""
             rows.append(
                 (
                     wording.name(method["name"]) + (f" ({place})" if place else ""),
-                    ", ".join(filter(None, (rank, sites))) or _TRAINED.get(method["kind"], method["kind"]),
+                    _what_is_trained(method),
                     wording.rate(method.get("learning_rate")),
                     _plain("epochs", train.get("epochs")),
                     _plain("batch_size", train.get("batch_size")),

@@ -8,7 +8,8 @@ from lorascope.registry import nearest
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.document import Mistake
 from lorascope.study.measure import ServingSpec, arm_name
-from lorascope.study.spec import FullSpec, MethodBase, Study
+from lorascope.study.methods.base import MethodBase
+from lorascope.study.spec import Study
 
 _HERE = ("measure", "serving")
 
@@ -41,7 +42,7 @@ def check_serving(study: Study, spec: ServingSpec) -> Iterator[Mistake]:
             f"model, and the study has {num_runs} ({len(study.tasks)} tasks x {len(study.seeds)} seeds)"
         )
         yield Mistake((*_HERE, "arms"), text, f"serve at most {num_runs}, or add seeds")
-    if "full" in spec.arms and not any(isinstance(m, FullSpec) for m in study.methods):
+    if "full" in spec.arms and not any(m.trains_everything for m in study.methods):
         text = "measure.serving.arms: `full` needs a fully fine-tuned run, and the study has no method of kind full"
         yield Mistake((*_HERE, "arms"), text, "add the method `full`, or remove the arm")
     for key in ("arms", "workloads", "batch_sizes", "request_rates", "choices", "sampling"):

@@ -17,7 +17,8 @@ from lorascope.study.hyperparameters import given_hyperparameters
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.document import Mistake
 from lorascope.study.loading.overrides import item_name
-from lorascope.study.spec import FileTask, MethodBase, NamedTask, PathSource, Study
+from lorascope.study.methods.base import MethodBase
+from lorascope.study.spec import FileTask, NamedTask, PathSource, Study
 
 FILES_OF_A_TASK = ("train", "validation", "test")
 _OWN_TASK = "for your own data give {name, kind: classification, train: FILE, text: COLUMN, label: COLUMN}"

@@ -11,7 +11,8 @@ from lorascope.study.base import Spec
 from lorascope.study.fields import FIELDS
 from lorascope.study.loading.load import load_study
 from lorascope.study.loading.schema import study_schema
-from lorascope.study.spec import FileTask, LoraSpec, NamedTask, PathSource, Study
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import FileTask, NamedTask, PathSource, Study
 
 REPOSITORY = Path(__file__).parents[4]
 STUDIES = sorted((REPOSITORY / "studies").glob("*.yaml"))
