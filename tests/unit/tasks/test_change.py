@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lorascope.errors import DataError
-from lorascope.evaluation.function import jensen_shannon_divergence, prediction_change
+from lorascope.tasks.change import jensen_shannon_divergence, prediction_change
 
 
 def predictions(rows: dict[str, tuple[float, ...]], *, labels: dict[str, int] | None = None) -> pd.DataFrame:

@@ -17,6 +17,9 @@ from lorascope.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
+UNITS = {"flip": "fraction", "kl": "nat", "js": "nat"}
+"""Measures of change -> their units."""
+
 PROBABILITY_FLOOR = 1e-12
 _PREFIX = "probability_"
 
@@ -25,7 +28,7 @@ def prediction_change(reference: pd.DataFrame, run: pd.DataFrame, *, floor: floa
     """One row an example, in the reference's order: example_id; flip (1 where the predicted classes differ, else 0);
     kl, KL(reference || run), and js, the Jensen-Shannon divergence, of their class probabilities in nats.
 
-    reference, run: prediction rows (`training.predict.predict`) of the same examples in any order. floor: probabilities
+    reference, run: prediction rows (`Reading.predict`) of the same examples in any order. floor: probabilities
     below it are raised to it and the row divided by its sum, in both, so that kl is at most about -log(floor) (27.6 nats)
     where one model excludes what the other expects. js is at most log 2.
 
