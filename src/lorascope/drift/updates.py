@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from lorascope.models.loading import BaseModel
 
+Change = Literal["low-rank", "dense"]
 _PEFT_PREFIX = "base_model.model."
 # Settings of a LoRA adapter under which its update is alpha / rank * B @ A and nothing else, as PEFT writes them.
 _PLAIN_LORA: Mapping[str, tuple[Any, ...]] = {
@@ -91,13 +92,14 @@ def base_matrices(base: BaseModel) -> list[Matrix]:
     return found
 
 
-def weight_updates(base: BaseModel, directory: Path) -> Iterator[WeightUpdate]:
+def weight_updates(base: BaseModel, directory: Path, *, change: Change) -> Iterator[WeightUpdate]:
     """The update of every linear weight of the base by the run exported to `directory`, in the model's order.
 
-    The directory holds PEFT's adapter or a plain checkpoint (`Method.export`). Tensors are read one at a time, on the
+    change: what the run's method makes of its base (`Method.change`): the directory holds PEFT's adapter for "low-rank", else
+    a plain checkpoint. Tensors are read one at a time, on the
     CPU. Raises StudyError for an export that is incomplete, belongs to another base, or is no plain LoRA.
     """
-    export = open_export(directory)
+    export = open_export(directory, change=change)
     matrices = base_matrices(base)
     if isinstance(export, _Adapter):
         export.take_present_names(base.model)
@@ -206,14 +208,15 @@ class _Adapter(_Checkpoint):
         return None
 
 
-def open_export(directory: Path) -> _Checkpoint:
-    """The exported run, to read tensors from. Raises StudyError if the directory holds none."""
-    if (directory / "adapter_config.json").is_file():
-        return _Adapter(directory)
-    names = ("model.safetensors.index.json", "model.safetensors")
+def open_export(directory: Path, *, change: Change) -> _Checkpoint:
+    """The exported run, to read tensors from. Raises StudyError if the directory holds none of this kind."""
+    if change == "low-rank":
+        names, wanted = ("adapter_config.json",), "adapter_config.json"
+    else:
+        names, wanted = ("model.safetensors.index.json", "model.safetensors"), "model.safetensors"
     if not any((directory / name).is_file() for name in names):
         raise StudyError(
-            f"{directory} holds no exported run (neither adapter_config.json nor model.safetensors)",
-            hint="give the `export` directory of a finished train step",
+            f"{directory} holds no exported run of a {change} change (no {wanted})",
+            hint="give the `export` directory of a finished train step, and its method",
         )
-    return _Checkpoint(directory, *names)
+    return _Adapter(directory) if change == "low-rank" else _Checkpoint(directory, *names)

@@ -32,6 +32,7 @@ class LoRA(Method):
     shares_base = True
     flops_per_parameter = 4
     stacks = True
+    change = "low-rank"
     spec: LoraSpec
 
     def prepare(

@@ -30,6 +30,7 @@ from lorascope.training.optimiser import GangOptimiser
 from lorascope.training.reading import Reading
 
 if TYPE_CHECKING:
+    from lorascope.methods.base import Method, Moment
     from lorascope.methods.dropout import DropoutStreams
     from lorascope.training.feed import MicroBatch
 
@@ -63,9 +64,12 @@ class Stepper:
         streams: DropoutStreams,
         flat: FlatParameters,
         optimiser: GangOptimiser,
+        method: Method,
+        moment: Moment,
     ) -> None:
         self.model, self.reading, self.streams = model, reading, streams
         self.flat, self.optimiser = flat, optimiser
+        self.method, self.moment = method, moment
         self.losses = torch.zeros(flat.runs, device=self.device)
         self.preparation_seconds = 0.0
         self._needs_mask = not is_causal(model)
@@ -98,6 +102,10 @@ class Stepper:
         self._compute({name: t.to(self.device, non_blocking=True) for name, t in host.items()})
 
     def _apply(self) -> None:
+        self._step()
+
+    def _step(self) -> None:
+        self.method.before_step(self.model, moment=self.moment)
         self.optimiser.step()
 
     def _compute(self, batch: dict[str, Tensor]) -> None:
@@ -107,7 +115,12 @@ class Stepper:
         outputs = self.reading.outputs(self.model, inputs)
         per_example = self.reading.task.scoring.loss_per_example(outputs, batch) * batch["weights"]
         losses = per_example.view(self.flat.runs, -1).sum(dim=1)
-        losses.sum().backward()
+        penalty = self.method.penalty(self.model)
+        if penalty is None:
+            losses.sum().backward()
+        else:  # a micro-batch bears its share, so that it counts once an update
+            shares = batch["weights"].view(self.flat.runs, -1).sum(dim=1)
+            (losses + penalty * shares).sum().backward()
         self.losses += losses.detach()
 
 
@@ -165,13 +178,13 @@ class CapturedStepper(Stepper):
 
     def _apply(self) -> None:
         if self.problem is not None or not self._has_stepped:
-            self.optimiser.step()
+            self._step()
             self._has_stepped = True
             return
         if self._optimiser_graph is None:
-            self._optimiser_graph = self._capture(self.optimiser.step)
+            self._optimiser_graph = self._capture(self._step)
         if self._optimiser_graph is None:
-            self.optimiser.step()
+            self._step()
         else:
             self._optimiser_graph.replay()
 
