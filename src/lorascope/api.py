@@ -23,6 +23,7 @@ from lorascope.errors import StudyError
 from lorascope.pipeline import Outcome, Results, analysis_of, check_executor, execute_all, make_directory, run_study
 from lorascope.plan.graph import Graph
 from lorascope.plan.growing import Planner
+from lorascope.plan.suitability import require_suitable
 from lorascope.registry import EXECUTORS, resolve
 from lorascope.study.loading.load import load_study
 from lorascope.study.spec import Study
@@ -77,6 +78,7 @@ def run(
     any time and called again.
     """
     check_executor(executor, address)
+    require_suitable(study)
     trackers = chosen_trackers(study, track)
     opened = open_store(store)
     opened.check()
@@ -111,6 +113,7 @@ def plan(
         raise StudyError(
             "a plan needs at least one machine with one worker", hint="give --machines and --gpus-per-machine 1 or more"
         )
+    require_suitable(study)
     opened = open_store(store)
     planned = Planner(study, opened, data_dir=data_dir).outlook()
     here = list(devices or find_devices())

@@ -69,9 +69,8 @@ class Keys:
 class Architecture:
     """One family. is_causal: every token sees only what came before it. trains_alone: why runs cannot be trained together,
     if they cannot. hidden_scores: why attention's distributions cannot be read, if they cannot; capped_by: the setting that,
-    where it is given, makes them unreadable. functional_dropout: settings of its config that are probabilities of a dropout
-    that is called as a function, so no run can draw it from a stream of its own. unused: parameters that no task of ours
-    reads, within the model without its head, if they are there.
+    where it is given, makes them unreadable. unused: parameters that no task of ours reads, within the model without its
+    head, if they are there.
     """
 
     spellings: tuple[Spelling, ...]
@@ -80,7 +79,6 @@ class Architecture:
     trains_alone: str | None = None
     hidden_scores: str | None = None
     capped_by: str | None = None
-    functional_dropout: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
     @property
@@ -322,7 +320,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         (_OPT,),
         is_causal=True,
         keys=Keys(inner="ffn_dim", positions="max_position_embeddings"),
-        functional_dropout=("dropout",),
     ),
     "llama": _DECODER,
     "mistral": _DECODER,
@@ -347,6 +344,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
+FUNCTIONAL_DROPOUT: Mapping[str, tuple[str, ...]] = {
+    "opt": ("dropout",),
+    "bart": ("dropout", "activation_dropout"),
+    "t5": ("dropout_rate",),
+}
+"""Settings of the config of some models that are probabilities of a dropout that is called as a function."""
+
+
 def known_architecture(model_type: str | None) -> Architecture | None:
     """What is known of models of this type (`model_type` of their config.json); None for one outside the table."""
     return ARCHITECTURES.get(model_type or "")
@@ -359,6 +364,35 @@ def functional_dropout(model_type: str, settings: Sequence[str]) -> tuple[str, s
         f"{model_type} calls dropout as a function, which no run can draw from a stream of its own, so no run would repeat",
         f"set {named} in the checkpoint's config.json, or use an architecture whose dropouts are modules",
     )
+
+
+def names_something(site: str, architecture: Architecture) -> bool:
+    """Whether a model of this architecture may have a linear layer that `site` means: by meaning, role or name."""
+    roles = architecture.roles
+    if site == ALL_LINEAR or any(role in roles for role in MEANINGS.get(site, (site,))):
+        return True
+    ends = [end for s in architecture.spellings for end in (*s.roles.values(), *s.others)]
+    return any(_is_end(site, end) or _is_end(end, site) for end in ends)
+
+
+def roles_meant(site: str, architecture: Architecture) -> tuple[str, ...]:
+    """The roles that a site of an architecture means."""
+    roles = architecture.roles
+    if site == ALL_LINEAR:
+        return roles
+    meant = [role for role in MEANINGS.get(site, (site,)) if role in roles]
+    ends = [(role, end) for s in architecture.spellings for role, end in s.roles.items()]
+    return tuple(meant or dict.fromkeys(role for role, end in ends if _is_end(site, end) or _is_end(end, site)))
+
+
+def last_names(architecture: Architecture) -> list[str]:
+    """The last parts of the names of its linear layers, as the first spelling has them."""
+    first = architecture.spellings[0]
+    return sorted({end.rpartition(".")[2] for end in (*first.roles.values(), *first.others)})
+
+
+def _is_end(end: str, name: str) -> bool:
+    return name == end or name.endswith(f".{end}")
 
 
 def layer_size(architecture: Architecture, role: str, config: Mapping[str, Any]) -> tuple[int, int] | None:

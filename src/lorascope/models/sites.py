@@ -76,8 +76,8 @@ def present_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
 def unknown_site(site: str, *, model_type: str, roles: Sequence[str], names: Sequence[str]) -> tuple[str, str]:
     """What is said of a site that names nothing, and the hint. roles, names: those of the architecture."""
     if FUSED.get(site) in roles:
-        fused = " and ".join(role for role, whole in FUSED.items() if whole == FUSED[site])
-        text = f"{model_type} has no layer of its own for `{site}`: one layer computes {fused}"
+        fused = ", ".join(role for role, whole in FUSED.items() if whole == FUSED[site])
+        text = f"{model_type} has no layer of its own for `{site}`: one layer computes {fused} together"
         return text, f"use `{FUSED[site]}`, or one of {', '.join(_all_sites(roles, names))}"
     match = nearest(site, [*MEANINGS, *roles, ALL_LINEAR, *names])
     meant = f": did you mean `{match}`?" if match else ""

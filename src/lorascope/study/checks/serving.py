@@ -35,6 +35,9 @@ def check_serving(study: Study, spec: ServingSpec) -> Iterator[Mistake]:
     elif adapters and method is None:
         text = f"measure.serving.arms: `{adapters[0]}` needs an adapter, and no method of the study has one"
         yield Mistake((*_HERE, "arms"), text, "add a method such as `lora`, or serve `base` and `full` alone")
+    if method is not None and spec.most_adapters and spec.engine not in method.served_by:
+        text = f"measure.serving.arms: {spec.engine} cannot serve adapters of kind `{method.kind}` beside the base"
+        yield Mistake((*_HERE, "arms"), text, f"serve `merged`, or use an engine that can: {_engines(method)}")
     num_runs = len(study.tasks) * len(study.seeds)
     if spec.most_adapters > num_runs:
         text = (
@@ -51,6 +54,10 @@ def check_serving(study: Study, spec: ServingSpec) -> Iterator[Mistake]:
             twice = next(value for index, value in enumerate(values) if value in values[:index])
             yield Mistake((*_HERE, key), f"measure.serving.{key}: `{twice}` is there twice", "remove one of them")
     yield from _without_effect(spec)
+
+
+def _engines(method: MethodBase) -> str:
+    return ", ".join(method.served_by) or "there is none"
 
 
 def _without_effect(spec: ServingSpec) -> Iterator[Mistake]:
