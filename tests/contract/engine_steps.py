@@ -13,7 +13,10 @@ from typing import Any
 from lorascope.engine.context import HandedBack, StepContext
 from lorascope.engine.events import Metric, Notice
 from lorascope.engine.step import Resources, Step
+from lorascope.engine.warm import Kept
 from lorascope.errors import DataError
+
+_COUNTS = Kept[list[Any]]("what was run")
 
 
 def make(function: str, *, deps: dict[str, str] | None = None, slug: str = "", **params: Any) -> Step:
@@ -121,10 +124,10 @@ def chatty(context: StepContext) -> dict[str, Any]:
 
 def warm(context: StepContext) -> dict[str, Any]:
     """Returns the process id and how many steps with the same model this worker ran before."""
-    seen = context.warm.get(context.step.params["model"], 0)
-    context.warm[context.step.params["model"]] = seen + 1
+    counts = context.warm.keep(_COUNTS, context.step.params["model"], list)
+    counts.append(context.step.id)
     time.sleep(context.step.params.get("sleep_s", 0.0))
-    return {"pid": os.getpid(), "seen": seen}
+    return {"pid": os.getpid(), "seen": len(counts) - 1}
 
 
 def fill(context: StepContext) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def disk_full(context: StepContext) -> dict[str, Any]:
 
 def spoil(context: StepContext) -> dict[str, Any]:
     """Changes what is warm, then fails."""
-    context.warm[context.step.params["model"]] = -1000
+    context.warm.keep(_COUNTS, context.step.params["model"], list).extend(["spoilt"] * 1000)
     raise ValueError("halfway")
 
 
@@ -206,8 +209,9 @@ def member_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[st
     done = [_checkpoint(context) for context in contexts]
     facts = {"together": [context.step.id for context in contexts], "pid": os.getpid()}
     facts["given"] = given
-    facts["gangs_before"] = contexts[0].warm.get("gangs", 0)
-    contexts[0].warm["gangs"] = facts["gangs_before"] + 1
+    gangs = contexts[0].warm.keep(_COUNTS, "gangs", list)
+    facts["gangs_before"] = len(gangs)
+    gangs.append(facts["together"])
     results = [{**facts, "resumed_at": part} for part in done]
     for part in range(max(each.get("num_parts", 1) for each in params)):
         for index, context in enumerate(contexts):

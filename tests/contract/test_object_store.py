@@ -71,10 +71,11 @@ import os, sys
 from lorascope.engine.store.bucket import Bucket
 from lorascope.engine.store.opening import open_store
 from lorascope.engine.run import run_step
+from lorascope.engine.workplace import Workplace
 from engine_steps import make
 create = Bucket.create
 Bucket.create = lambda self, key, content: os._exit(9) if key.startswith("records/") else create(self, key, content)
-run_step(make("fill", megabytes=1), open_store(sys.argv[1]), device="cpu", data_dir=None, emit=print, warm={}, worker="w")
+run_step(make("fill", megabytes=1), Workplace(store=open_store(sys.argv[1]), device="cpu", emit=print, worker="w"))
 """
 
 
@@ -124,7 +125,7 @@ def commit(store: Store, step: Step, *, text: str = "content", result: dict[str,
 
 
 def run(step: Step, store: Store):
-    return run_step(step, store, device="cpu", data_dir=None, emit=lambda event: None, warm={}, worker="test")
+    return run_step(step, Workplace(store=store, device="cpu", emit=lambda event: None, worker="test"))
 
 
 def start(script: str, *arguments: str, **changes: str) -> subprocess.Popen[str]:

@@ -23,6 +23,7 @@ from lorascope.engine.step import Step
 from lorascope.engine.store.directory import Store, StoreProblem
 from lorascope.engine.store.lock import StepLock
 from lorascope.engine.workers.inline import InlineExecutor
+from lorascope.engine.workplace import Workplace
 from lorascope.errors import DataError, GateFailure
 
 
@@ -38,8 +39,12 @@ def commit(store: Store, step: Step, *, text: str = "content", result: dict | No
     return store.commit(step, staging, result=result or {"value": 1}, provenance={"python": "3"})
 
 
+def workplace(store: Store) -> Workplace:
+    return Workplace(store=store, device="cpu", emit=lambda event: None, worker="test")
+
+
 def run(step: Step, store: Store):
-    return run_step(step, store, device="cpu", data_dir=None, emit=lambda event: None, warm={}, worker="test")
+    return run_step(step, workplace(store))
 
 
 def staged(store: Store) -> list[Path]:
@@ -413,10 +418,7 @@ def test_a_step_whose_lock_was_taken_over_stops_at_its_next_event_and_is_no_fail
 
 def try_together(store: Store, steps: list[Step]) -> dict[str, str]:
     settled: list[Completion] = []
-    try_steps(
-        steps, store, device="cpu", data_dir=None, emit=lambda event: None, warm={}, worker="test",
-        report=settled.append,
-    )  # fmt: skip
+    try_steps(steps, workplace(store), report=settled.append)
     assert len(settled) == len(steps)
     return {completion.step_id: completion.outcome for completion in settled}
 

@@ -25,6 +25,7 @@ from lorascope.data.columns import ColumnStore
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
 from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.warm import Warm
 from lorascope.models.catalog import describe_model
 from lorascope.models.loading import BaseModel, load_base
 from lorascope.study.spec import ModelSpec
@@ -107,7 +108,7 @@ def tiny_base(checkpoint: Path, *, num_labels: int = 2) -> BaseModel:
     )
     return load_base(
         identity, head=task.head, head_config=task.head_config(), pad_token_id=0, device="cpu",
-        locations=locations, cache_dir=checkpoint, warm={},
+        locations=locations, cache_dir=checkpoint, warm=Warm(),
     )  # fmt: skip
 
 
@@ -117,7 +118,14 @@ def step_context(directory: Path, step: Step, deps: Mapping[str, Artifact], **ch
     out.mkdir(parents=True)
     for folder in (work, cache):
         folder.mkdir(parents=True, exist_ok=True)
-    fields = {"emit": lambda event: None, "device": "cpu", "data_dir": None, "cache_dir": cache, "warm": {}, **changes}
+    fields = {
+        "emit": lambda event: None,
+        "device": "cpu",
+        "data_dir": None,
+        "cache_dir": cache,
+        "warm": Warm(),
+        **changes,
+    }
     return StepContext(step=step, out=out, work=work, deps=deps, **fields)
 
 

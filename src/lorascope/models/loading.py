@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorascope.engine.warm import Kept, Warm
 from lorascope.errors import EnvironmentProblem
 from lorascope.models.checkpoint import checkpoint_directory
 
@@ -88,6 +89,10 @@ def run_heads(
     return heads
 
 
+BASE = Kept[BaseModel]("the base model", most=1)
+"""Only the last: a second one would take memory that training needs."""
+
+
 def load_base(
     model: Mapping[str, Any],
     *,
@@ -97,7 +102,7 @@ def load_base(
     device: str,
     locations: Mapping[str, str],
     cache_dir: Path,
-    warm: dict[str, Any],
+    warm: Warm,
 ) -> BaseModel:
     """The base model in fp32 with an untrained head, from the worker's memory if the last step used the same one, be it
     for a task with other names for as many classes.
@@ -106,11 +111,10 @@ def load_base(
     """
     shape = {name: value for name, value in head_config.items() if name not in ("id2label", "label2id")}
     key = repr((sorted(model.items()), head, sorted(shape.items(), key=str), pad_token_id, device))
-    if warm.get("base_key") != key:
-        warm.pop("base", None)
-        warm["base"] = _load(model, head, dict(head_config), pad_token_id, device, locations, cache_dir)
-        warm["base_key"] = key
-    return _relabelled(warm["base"], head_config)
+    base = warm.keep(
+        BASE, key, lambda: _load(model, head, dict(head_config), pad_token_id, device, locations, cache_dir)
+    )
+    return _relabelled(base, head_config)
 
 
 def _relabelled(base: BaseModel, head_config: Mapping[str, Any]) -> BaseModel:

@@ -15,6 +15,7 @@ from lorascope.engine.events import fan_out
 from lorascope.engine.run import StepBusy, run_step
 from lorascope.engine.step import Step
 from lorascope.engine.store.directory import Store
+from lorascope.engine.workplace import Workplace
 from lorascope.plan.labels import VERSIONS
 from lorascope.search.propose import Question, ask_sampler
 
@@ -53,8 +54,6 @@ class Proposals:
     def _commit(self, step: Step) -> None:
         while not self._store.has(step.id):
             try:
-                run_step(
-                    step, self._store, device="cpu", data_dir=None, emit=fan_out(), warm={}, worker="coordinator"
-                )  # fmt: skip
+                run_step(step, Workplace(store=self._store, device="cpu", emit=fan_out(), worker="coordinator"))
             except StepBusy:  # another coordinator asks the same
                 time.sleep(_LOOK_S)

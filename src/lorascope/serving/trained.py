@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.warm import Warm
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method
 from lorascope.models.checkpoint import checkpoint_directory
@@ -129,7 +130,7 @@ def open_run(
     cache_dir: Path,
     device: str = "cpu",
     locations: Mapping[str, str] | None = None,
-    warm: dict[str, Any] | None = None,
+    warm: Warm | None = None,
 ) -> TrainedRun:
     """The run that a `train` artifact holds. data: the artifact of its task. locations: where the base's files are
     (default: where they were when it was trained). warm: a worker's memory, which keeps the base for the next run.
@@ -147,7 +148,7 @@ def open_run(
         head_config=task.head_config(),
         pad_token_id=tokenizer.pad_token_id,
         device=device,
-        warm={} if warm is None else warm,
+        warm=warm or Warm(),
         **places,
     )
     return TrainedRun(

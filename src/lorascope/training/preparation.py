@@ -11,12 +11,15 @@ import torch
 from transformers import PreTrainedModel
 
 from lorascope.engine.context import StepContext
+from lorascope.engine.warm import Kept
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.dropout import DropoutStreams, replace_dropouts
 from lorascope.models.loading import BaseModel, load_base
 from lorascope.models.tokenizer import load_tokenizer
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import MethodSpec, Seeds
+
+_TOKENIZERS = Kept[Any]("tokenizers")
 
 
 def method_from_params(params: Mapping[str, Any]) -> Method:
@@ -45,12 +48,8 @@ def base_for(context: StepContext, task: Any) -> BaseModel:
 
 def tokenizer_for(context: StepContext) -> Any:
     """The step's tokenizer, kept warm."""
-    key = f"tokenizer:{sorted(context.step.params['model'].items())}"
-    if key not in context.warm:
-        context.warm[key] = load_tokenizer(
-            context.step.params["model"], locations=context.step.locations, cache_dir=context.cache_dir
-        )
-    return context.warm[key]
+    model, places = context.step.params["model"], {"locations": context.step.locations, "cache_dir": context.cache_dir}
+    return context.warm.keep(_TOKENIZERS, str(sorted(model.items())), lambda: load_tokenizer(model, **places))
 
 
 def prepared_model(

@@ -72,7 +72,7 @@ def train_gang(
     committed with its export. keeping: what to do with the state that a run ends in.
     """
     make_deterministic(contexts[0].device)
-    make_room(contexts[0].warm)
+    contexts[0].warm.make_room()  # what is spare would count in the memory of these runs
     runs: list[Run] = []
     for index, context in enumerate(contexts):
         try:
@@ -93,12 +93,6 @@ def commit_run(run: Run, departure: Departure, gang: Gang) -> Outcome:
     if departure.model is None:
         return departure.problem or AssertionError("a member left without a model")
     return commit_result(run, departure.model, gang)
-
-
-def make_room(warm: dict[str, Any]) -> None:
-    """What drift keeps of a base for its next arm would count in the memory of these runs."""
-    for key in [key for key in warm if key.startswith("drift:")]:
-        del warm[key]
 
 
 def size_together(runs: Sequence[Run]) -> int:

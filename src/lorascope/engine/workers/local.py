@@ -13,7 +13,7 @@ from lorascope.engine.step import Step
 from lorascope.engine.store.directory import Store
 from lorascope.engine.workers.devices import check_devices, find_devices
 from lorascope.engine.workers.pool import Slot, WorkerPool
-from lorascope.engine.workers.process import WorkerProcess, start_worker, stop_all, wait_for_output
+from lorascope.engine.workers.process import WorkerProcess, WorkerSettings, start_worker, stop_all, wait_for_output
 from lorascope.errors import EnvironmentProblem
 
 _DEATH_CHECK_S = 0.5
@@ -75,18 +75,18 @@ class LocalExecutor(WorkerPool[_Place]):
     def _start_process(self, slot: _Place) -> WorkerProcess:
         slot.num_started += 1
         num_workers = len(self._all_slots())
+        settings = WorkerSettings(
+            store=self._store.place,
+            device=slot.device,
+            name=slot.name,
+            data_dir=self._data_dir,
+            num_on_device=sum(other.device == slot.device for other in self._all_slots()),
+            num_threads=max(1, usable_cpus() // num_workers) if num_workers > 1 else None,
+            environment=os.environ,
+        )
         stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{slot.name}-{slot.num_started}"
         with self._store.guard():
-            return start_worker(
-                store=self._store.place,
-                device=slot.device,
-                name=slot.name,
-                data_dir=self._data_dir,
-                log=self._store.logs_dir / f"{stamp}.log",
-                environment=os.environ,
-                num_on_device=sum(other.device == slot.device for other in self._all_slots()),
-                num_threads=max(1, usable_cpus() // num_workers) if num_workers > 1 else None,
-            )
+            return start_worker(settings, log=self._store.logs_dir / f"{stamp}.log")
 
     def _forget_worker(self, slot: _Place) -> None:
         slot.process = None
