@@ -1,4 +1,5 @@
-"""Small steps for the engine's tests, named "engine_steps:..." as step kinds. Each leaves traces to count."""
+"""Small steps for the engine's tests, each a step kind `engine_...` that the dist-info beside this file brings. Each leaves
+traces to count."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ _COUNTS = Kept[list[Any]]("what was run")
 
 
 def make(function: str, *, deps: dict[str, str] | None = None, slug: str = "", **params: Any) -> Step:
-    return Step(kind=f"engine_steps:{function}", version=1, params=params, deps=deps or {}, slug=slug)
+    return Step(kind=f"engine_{function}", version=1, params=params, deps=deps or {}, slug=slug)
 
 
 def make_member(
@@ -28,13 +29,13 @@ def make_member(
 ) -> Step:
     """A step that can be computed together with others of the same key."""
     resources = Resources(gang_key=key, gang_limit=limit)
-    return Step(kind="engine_steps:member", version=1, params=params, deps=deps or {}, resources=resources)
+    return Step(kind="engine_member", version=1, params=params, deps=deps or {}, resources=resources)
 
 
 def make_alone(function: str, *, deps: dict[str, str] | None = None, **params: Any) -> Step:
     """A step beside which nothing else may run."""
     resources = Resources(alone=True)
-    return Step(kind=f"engine_steps:{function}", version=1, params=params, deps=deps or {}, resources=resources)
+    return Step(kind=f"engine_{function}", version=1, params=params, deps=deps or {}, resources=resources)
 
 
 def span(context: StepContext) -> dict[str, Any]:
@@ -134,6 +135,11 @@ def fill(context: StepContext) -> dict[str, Any]:
     """Writes params["megabytes"] of output."""
     (context.out / "large.bin").write_bytes(bytes(context.step.params["megabytes"] << 20))
     return {}
+
+
+def read_input(context: StepContext) -> dict[str, Any]:
+    """The text of a file of the dependency that plays `left`."""
+    return {"text": context.deps["left"].file("nested/file.txt").read_text()}
 
 
 def exhaust(context: StepContext) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from lorascope.engine.store.lock import StepLock
 from lorascope.engine.workers.inline import InlineExecutor
 from lorascope.engine.workers.local import LocalExecutor
 from lorascope.errors import DataError, EnvironmentProblem, StepFailure
+from lorascope.plugins import Table
 
 HERE = Path(__file__).parent
 
@@ -519,18 +520,18 @@ def test_a_gang_is_no_larger_than_its_limit(store, executor, limit, sizes):
 
 def test_only_steps_of_one_key_and_kind_run_together(store, executor):
     a, b = [make_member(key="a", seed=seed) for seed in range(2)], [make_member(key="b", seed=seed) for seed in (2, 3)]
-    other_kind = Step(kind="engine_steps:count", version=1, params={"value": 1}, resources=a[0].resources)
-    keyless = Step(kind="engine_steps:member", version=1, params={"seed": 9})
+    other_kind = Step(kind="engine_member_too", version=1, params={"seed": 1}, resources=a[0].resources)
+    keyless = Step(kind="engine_member", version=1, params={"seed": 9})
     outcome, _ = run([a[0], b[0], other_kind, keyless, a[1], b[1]], store, executor)
     assert not outcome.failed
     assert together(store, [*a, *b]) == [[step.id for step in a]] * 2 + [[step.id for step in b]] * 2
-    assert together(store, [keyless]) == [[keyless.id]]
+    assert together(store, [other_kind, keyless]) == [[other_kind.id], [keyless.id]]
 
 
 @pytest.mark.parametrize("functions", [{}, {"plain": "engine_steps:member_gang"}])
 def test_only_kinds_with_a_gang_function_run_together(store, monkeypatch, functions):
-    monkeypatch.setattr(registry, "STEP_KINDS", {"plain": "engine_steps:member"})
-    monkeypatch.setattr(registry, "GANG_FUNCTIONS", functions)
+    monkeypatch.setattr(registry, "STEP_KINDS", Table("step_kinds", {"plain": "engine_steps:member"}))
+    monkeypatch.setattr(registry, "GANG_FUNCTIONS", Table("gang_functions", functions))
     resources = make_member().resources
     steps = [Step(kind="plain", version=1, params={"seed": seed}, resources=resources) for seed in range(2)]
     run(steps, store, InlineExecutor(store, devices=["cpu"]))
@@ -624,7 +625,7 @@ def test_a_member_that_keeps_killing_its_worker_takes_no_others_with_it(store, l
 
 
 def test_runs_on_other_data_only_fill_a_small_gang(store, local):
-    first, other = (Step(kind="engine_steps:count", version=1, params={"value": value}) for value in (1, 2))
+    first, other = (Step(kind="engine_count", version=1, params={"value": value}) for value in (1, 2))
     many = [make_member(seed=seed, deps={"data": first.id}) for seed in range(5)]
     few = [make_member(seed=seed, deps={"data": other.id}) for seed in range(5, 8)]
     run([first, other, *many, *few], store, local("cpu"))

@@ -35,6 +35,7 @@ from lorascope.engine.store.notes import notes_in
 from lorascope.engine.store.opening import LOCAL_STORE, local_directory, open_store
 from lorascope.engine.store.remote import CorruptArtifact, RemoteStore
 from lorascope.engine.workers.inline import InlineExecutor
+from lorascope.engine.workplace import Workplace
 from lorascope.errors import EnvironmentProblem, StudyError
 
 CREATE = """
@@ -312,11 +313,7 @@ def test_a_file_that_changed_in_the_bucket_is_not_trusted(store, tmp_path):
     assert elsewhere.verify(step.id) == [f"{step.id}: nested/file.txt is missing"]
     dependent = make("count", value=1, deps={"left": step.id})
     with pytest.raises(CorruptArtifact):
-        run(replace(dependent, kind="test_object_store:read_input"), elsewhere)
-
-
-def read_input(context) -> dict[str, Any]:
-    return {"text": context.deps["left"].file("nested/file.txt").read_text()}
+        run(replace(dependent, kind="engine_read_input"), elsewhere)
 
 
 def test_a_record_that_is_none_is_named(store):

@@ -142,7 +142,7 @@ def test_each_gpu_has_a_worker_and_machines_without_one_only_look_on(tmp_path: P
 
 
 def test_what_no_machine_has_fails_with_the_remedy_and_the_rest_goes_on(tmp_path: Path, cluster: Any) -> None:
-    store, kind = Store(tmp_path / "store"), "engine_steps:count"
+    store, kind = Store(tmp_path / "store"), "engine_count"
     greedy = Step(kind=kind, version=1, params={"value": 1}, resources=Resources(memory_bytes=1 << 60))
     picky = Step(kind=kind, version=1, params={"value": 2}, resources=Resources(device="accelerator"))
     fine = Step(kind=kind, version=1, params={"value": 3}, resources=Resources(memory_bytes=1 << 20))

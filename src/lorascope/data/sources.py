@@ -30,7 +30,7 @@ def task_key(spec: FileTask | NamedTask) -> str:
     """The key of `registry.TASKS` that implements `spec`. Raises StudyError for a name that is not registered."""
     if isinstance(spec, FileTask):
         return spec.kind
-    named = [key for key in TASKS if not resolve(TASKS, key).needs_files]
+    named = [key for key, task in TASKS.loaded().items() if not task.needs_files]
     if spec.name in named:
         return spec.name
     close = nearest(spec.name, named)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 import traceback as traceback_module
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lorascope.errors import LorascopeError, StepFailure
+from lorascope.plugins import imported
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,10 @@ class Failure:
 
 
 def _error_class(name: str) -> type[LorascopeError]:
-    module, _, attribute = name.partition(":")
-    if module.split(".")[0] != "lorascope":
+    if not name.startswith("lorascope."):
         return StepFailure
-    found = getattr(importlib.import_module(module), attribute, StepFailure)
+    try:
+        found = imported(name)
+    except AttributeError:  # a class that is local to a function
+        return StepFailure
     return found if isinstance(found, type) and issubclass(found, LorascopeError) else StepFailure

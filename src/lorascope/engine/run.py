@@ -11,7 +11,6 @@ import contextlib
 import datetime
 import errno
 import gc
-import importlib
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from lorascope.engine.store.bucket import BucketTrouble
 from lorascope.engine.store.directory import Store, StoreProblem
 from lorascope.engine.store.lock import Owner
 from lorascope.engine.workplace import Workplace
-from lorascope.errors import LorascopeError, OutOfMemory
+from lorascope.errors import LorascopeError, OutOfMemory, StudyError
 
 # How CUDA's libraries say it where torch does not: a handle needs a workspace.
 _OUT_OF_MEMORY = (
@@ -94,20 +93,23 @@ def try_steps(
 
 
 def step_function(kind: str) -> Callable[[StepContext], dict[str, Any]]:
-    """The function behind a step kind: a key of `registry.STEP_KINDS`, or "module:function" itself."""
-    return _imported(kind) if ":" in kind else registry.resolve(registry.STEP_KINDS, kind)
+    """The function behind a step kind. Raises StudyError where nothing of that name is installed."""
+    if kind not in registry.STEP_KINDS:
+        raise StudyError(
+            f"there is no step kind `{kind}` here",
+            hint="A plug-in brought it: install that one on every machine that runs this study.",
+        )
+    return registry.resolve(registry.STEP_KINDS, kind)
 
 
 def can_gang(kind: str) -> bool:
-    """Whether steps of this kind can be computed together. Imports nothing; a "module:function" is taken to."""
-    return ":" in kind or kind in registry.GANG_FUNCTIONS
+    """Whether steps of this kind can be computed together. Imports nothing."""
+    return kind in registry.GANG_FUNCTIONS
 
 
 def gang_function(kind: str) -> GangFunction:
-    """The function that computes several steps of a kind together: of `registry.GANG_FUNCTIONS`, or the
-    "module:function_gang" beside a "module:function".
-    """
-    return _imported(f"{kind}_gang") if ":" in kind else registry.resolve(registry.GANG_FUNCTIONS, kind)
+    """The function that computes several steps of a kind together."""
+    return registry.resolve(registry.GANG_FUNCTIONS, kind)
 
 
 def _load_code(kind: str) -> None:
@@ -116,11 +118,6 @@ def _load_code(kind: str) -> None:
     """
     with contextlib.suppress(Exception):
         step_function(kind)
-
-
-def _imported(place: str) -> Any:
-    module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def _alone(function: Callable[[StepContext], dict[str, Any]]) -> GangFunction:

@@ -21,7 +21,7 @@ from lorascope.data.splits import SPLITS, Splits, make_splits
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
 from lorascope.errors import DataError
-from lorascope.registry import TASKS, TOKENIZER, resolve
+from lorascope.registry import PROCESSORS, TASKS, resolve
 from lorascope.study.spec import DataSpec
 from lorascope.tasks.classification import Classification
 from lorascope.tasks.description import task_from_result
@@ -110,7 +110,7 @@ def prepare_tokens(context: StepContext) -> dict[str, Any]:
     params = context.step.params
     data = context.deps["data"]
     task = task_from_result(data.result)
-    load_tokenizer = resolve({"tokenizer": TOKENIZER}, "tokenizer")
+    load_tokenizer = resolve(PROCESSORS, "text")
     tokenizer = load_tokenizer(params["model"], locations=context.step.locations, cache_dir=context.cache_dir)
     assert tokenizer.pad_token_id is not None, "load_tokenizer gives every tokenizer a padding token"
     total = sum(data.result["num_examples"].values())

@@ -56,7 +56,7 @@ class TrackerFeed:
         self._directory, self._tell = directory.absolute(), tell
         self._patience_s, self._most_waiting = patience_s, most_waiting
         self._first = {
-            "tracker": place or TRACKERS[spec.kind],
+            "tracker": place or TRACKERS[spec.kind].place,
             "settings": spec.model_dump(mode="json"),
             "study": study,
             "directory": str(self._directory),

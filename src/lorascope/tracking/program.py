@@ -24,9 +24,9 @@ from typing import Any, TextIO
 
 from pydantic import TypeAdapter
 
-from lorascope import registry
 from lorascope.engine.events import event_from_json
 from lorascope.engine.store.opening import open_store
+from lorascope.plugins import imported
 from lorascope.study.track import TrackerSpec
 from lorascope.tracking.recorder import Recorder
 from lorascope.tracking.tracker import Place
@@ -86,7 +86,7 @@ def _record(answers: _Answers) -> None:
     directory = Path(given["directory"])
     answers.longest_upload_s = given["longest_upload_s"]
     place = Place(study=given["study"], directory=directory, tell=lambda text: answers.send(tell=text))
-    tracker = registry.resolve({"": given["tracker"]}, "")(settings, place)
+    tracker = imported(given["tracker"])(settings, place)
     recorder = Recorder(
         tracker,
         ledger=directory / "runs.jsonl",

@@ -7,7 +7,6 @@ and what happens when one of them, or the memory, fails. Training never opens th
 from __future__ import annotations
 
 import gc
-import importlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from lorascope.errors import GateFailure, OutOfMemory
 from lorascope.methods.base import NotStackable
 from lorascope.methods.dropout import DropoutStreams
 from lorascope.models.loading import BaseModel
-from lorascope.registry import OBSERVER
+from lorascope.registry import OBSERVERS, resolve
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.tasks.description import task_from_result
 from lorascope.training.checkpoint import Checkpointer
@@ -185,8 +184,7 @@ def set_up(index: int, context: StepContext, *, keep: Keep | None = None) -> Run
 
 def _observer(context: StepContext, base: BaseModel, task: Any) -> Any:
     """What looks at a run in the course of its training: drift's, which lies above this layer."""
-    module, _, name = OBSERVER.partition(":")
-    return getattr(importlib.import_module(module), name)(
+    return resolve(OBSERVERS, "drift")(
         context.step.params["snapshots"],
         base=base,
         task=task,

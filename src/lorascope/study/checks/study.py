@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorascope.errors import StudyError
-from lorascope.registry import CONCLUSION_PARSER, MODELS, TASKS, nearest
+from lorascope.registry import MODELS, TASKS, nearest
 from lorascope.study.checks.search import check_search
 from lorascope.study.checks.serving import check_overhead, check_serving
+from lorascope.study.conclusion import parse_conclusion
 from lorascope.study.hyperparameters import given_hyperparameters
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.document import Mistake
@@ -184,10 +184,8 @@ def _measured_drift(study: Study, name: str) -> Iterator[Mistake]:
 def _conclusion(study: Study) -> Iterator[Mistake]:
     if study.conclusion is None:
         return
-    module, _, attribute = CONCLUSION_PARSER.partition(":")
-    parse: Callable[[str, list[str]], Any] = getattr(importlib.import_module(module), attribute)
     try:
-        parse(study.conclusion, list(study.hypotheses))
+        parse_conclusion(study.conclusion, list(study.hypotheses))
     except StudyError as error:
         yield Mistake(("conclusion",), error.message, error.hint)
 
