@@ -325,7 +325,7 @@ def compare(setting: Setting, *, sides: list[str], repeats: int) -> list[dict[st
 
     study = Study.model_validate(document(setting))
     options: dict[str, Any] = {"store": setting.store, "results": setting.store / "results", "data_dir": setting.data}
-    outcome = lorascope.run(study, **options, executor="inline", devices=["cpu"], only="tokens:*")
+    outcome = lorascope.run(study, **options, executor=lorascope.api.Workers("inline", ["cpu"]), only="tokens:*")
     if outcome.failed:
         raise SystemExit(f"the data could not be prepared: {next(iter(outcome.failed.values()))}")
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}

@@ -104,7 +104,7 @@ def study_of(given: argparse.Namespace, store: Path) -> Study:
 
 def prepare_rows(study: Study, *, data: Path, store: Path) -> None:
     options: dict[str, Any] = {"store": store, "results": store / "results", "data_dir": data}
-    outcome = lorascope.run(study, **options, executor="inline", devices=["cpu"], only="tokens:*")
+    outcome = lorascope.run(study, **options, executor=lorascope.api.Workers("inline", ["cpu"]), only="tokens:*")
     if outcome.failed:
         raise SystemExit(f"the data could not be prepared: {next(iter(outcome.failed.values()))}")
 

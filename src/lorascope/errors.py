@@ -6,6 +6,8 @@ belongs to the class, so the command line needs no table of its own.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LorascopeError(Exception):
     """A mistake or a misfortune that a person can mend. Never shown with a traceback.
@@ -27,7 +29,7 @@ class LorascopeError(Exception):
         remedy = f"\n  hint: {self.hint}" if self.hint else ""
         return f"{place}{self.message}{remedy}"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, self.hint, self.where))
 
 
@@ -63,6 +65,10 @@ class EnvironmentProblem(LorascopeError):
     """The machine cannot do this: missing package, model not found offline, disk full, store not writable (exit 3)."""
 
     exit_code = 3
+
+
+class NotStackable(LorascopeError):
+    """Several runs of this method cannot be trained together on this model: each has to run alone."""
 
 
 class OutOfMemory(EnvironmentProblem):

@@ -73,7 +73,7 @@ class Entry:
         )
 
 
-class Table(Mapping[str, Entry]):
+class NameTable(Mapping[str, Entry]):
     """Name -> entry, the built-in ones first. kind: what it holds, in the plural; `lorascope.KIND` is its group.
 
     built_in: name -> "module:attribute", or what the name stands for. is_open: whether plug-ins may add to it. needs:

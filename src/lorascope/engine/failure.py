@@ -54,10 +54,12 @@ class Failure:
         return kind(self.message, hint=self.hint, where=self.where)
 
     def to_json(self) -> dict[str, Any]:
+        """The failure as JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Failure:
+        """The failure that `to_json` wrote."""
         return cls(**data)
 
 

@@ -52,6 +52,7 @@ def machine(*, device: str) -> dict[str, str]:
 
 @functools.cache
 def versions() -> dict[str, str]:
+    """Package -> version, of those that results depend on and are installed."""
     found = {}
     for package in PACKAGES:
         try:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lorascope.data.columns import ColumnStore
 from lorascope.engine import provenance
@@ -21,15 +21,16 @@ from lorascope.engine.store.directory import Store
 from lorascope.engine.store.opening import StorePlace, open_store
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.models.catalog import find_model
-from lorascope.serving.export import Dtype, Workload, write_adapter, write_base, write_full, write_merged
+from lorascope.serving.export import write_adapter, write_base, write_full, write_merged
+from lorascope.serving.forms import Dtype, Form
 from lorascope.serving.loading_lines import loading_lines
 from lorascope.serving.precision import MergePrecision, merge_precision
 from lorascope.serving.trained import TrainedRun, open_run
+from lorascope.study.measure import Workload
 
 if TYPE_CHECKING:
     from lorascope.engine.store.artifact import Artifact
 
-Form = Literal["adapter", "merged", "full", "base"]
 
 _WRITERS: Mapping[Form, Callable[..., Path]] = {
     "adapter": write_adapter,

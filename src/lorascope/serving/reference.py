@@ -20,7 +20,9 @@ from jaxtyping import Float, Int
 
 from lorascope.errors import StudyError
 from lorascope.models.loading import reading_checkpoint
-from lorascope.serving.export import Dtype, Workload, cast
+from lorascope.serving.export import cast
+from lorascope.serving.forms import Dtype
+from lorascope.study.measure import Workload
 
 if TYPE_CHECKING:
     import torch

@@ -29,7 +29,7 @@ from lorascope.engine.store.opening import open_store
 from lorascope.plugins import imported
 from lorascope.study.track import TrackerSpec
 from lorascope.tracking.recorder import Recorder
-from lorascope.tracking.tracker import Place
+from lorascope.tracking.tracker import TrackingPlace
 
 _SIGN_INTERVAL_S = 0.5
 _LONGEST_END_S = 600.0
@@ -66,6 +66,7 @@ class _Answers:
 
 
 def main() -> int:
+    """Record what comes in until it ends; the exit code."""
     answers = _Answers(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     try:
@@ -85,7 +86,7 @@ def _record(answers: _Answers) -> None:
     settings = TypeAdapter(TrackerSpec).validate_python(given["settings"])
     directory = Path(given["directory"])
     answers.longest_upload_s = given["longest_upload_s"]
-    place = Place(study=given["study"], directory=directory, tell=lambda text: answers.send(tell=text))
+    place = TrackingPlace(study=given["study"], directory=directory, tell=lambda text: answers.send(tell=text))
     tracker = imported(given["tracker"])(settings, place)
     recorder = Recorder(
         tracker,

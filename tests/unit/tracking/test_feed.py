@@ -12,18 +12,20 @@ from tracked_fixture import TRAIN, scoring, training, whole_study
 
 from lorascope.engine.events import Event, Metric, Notice, StepStarted, StudyStarted
 from lorascope.study.track import Attached, TrackioSpec
-from lorascope.tracking.feed import TrackerFeed
+from lorascope.tracking.feed import Patience, TrackerFeed
 
 
 class Fed:
     """A feed to one of `broken_trackers`, and what it said."""
 
-    def __init__(self, directory: Path, tracker: str, *, artifacts: tuple[Attached, ...] = (), **settings: Any) -> None:
+    def __init__(
+        self, directory: Path, tracker: str, *, artifacts: tuple[Attached, ...] = (), **patience: Patience
+    ) -> None:
         self.said: list[Notice] = []
         self.directory = directory
         self.feed = TrackerFeed(
             TrackioSpec(kind="trackio", artifacts=artifacts), study="small", directory=directory, store=directory / "store",
-            tell=self._hear, place=f"broken_trackers:{tracker}", **settings,
+            tell=self._hear, place=f"broken_trackers:{tracker}", **patience,
         )  # fmt: skip
 
     def _hear(self, event: Event) -> None:
@@ -68,7 +70,7 @@ def test_a_tracker_whose_process_dies_is_named_once(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_hangs_neither_slows_the_study_nor_keeps_it_from_ending(tmp_path: Path) -> None:
-    fed = Fed(tmp_path, "Hangs", patience_s=1.0, most_waiting=1000)
+    fed = Fed(tmp_path, "Hangs", patience=Patience(1.0, most_waiting=1000))
     started = time.monotonic()
     for event in training():
         fed.feed(event)
@@ -83,7 +85,7 @@ def test_a_tracker_that_hangs_neither_slows_the_study_nor_keeps_it_from_ending(t
 
 
 def test_what_a_slow_tracker_misses_is_points_of_curves_and_no_step(tmp_path: Path) -> None:
-    fed = Fed(tmp_path, "IsSlow", most_waiting=100)
+    fed = Fed(tmp_path, "IsSlow", patience=Patience(most_waiting=100))
     with fed.feed:
         fed.feed(training()[0])
         fed.feed(StepStarted(step=TRAIN, worker="w"))
@@ -106,7 +108,7 @@ def study_with_report(directory: Path) -> list[Event]:
 
 @pytest.mark.parametrize("tracker", ["UploadsSlowly", "WaitsForFilesAtTheEnd"])
 def test_an_upload_that_takes_longer_than_the_patience_is_waited_for(tmp_path: Path, tracker: str) -> None:
-    fed = Fed(tmp_path, tracker, artifacts=("report",), patience_s=2.0)
+    fed = Fed(tmp_path, tracker, artifacts=("report",), patience=Patience(2.0))
     with fed.feed:
         for event in study_with_report(tmp_path):
             fed.feed(event)
@@ -116,7 +118,7 @@ def test_an_upload_that_takes_longer_than_the_patience_is_waited_for(tmp_path: P
 
 
 def test_an_upload_that_never_ends_is_waited_for_so_long_and_no_longer(tmp_path: Path) -> None:
-    fed = Fed(tmp_path, "UploadsForEver", artifacts=("report",), patience_s=2.0, longest_upload_s=3.0)
+    fed = Fed(tmp_path, "UploadsForEver", artifacts=("report",), patience=Patience(2.0, longest_upload_s=3.0))
     started = time.monotonic()
     with fed.feed:
         for event in study_with_report(tmp_path):
@@ -127,7 +129,7 @@ def test_an_upload_that_never_ends_is_waited_for_so_long_and_no_longer(tmp_path:
 
 
 def test_a_slow_end_without_files_is_no_upload(tmp_path: Path) -> None:
-    fed = Fed(tmp_path, "WaitsForFilesAtTheEnd", patience_s=2.0)
+    fed = Fed(tmp_path, "WaitsForFilesAtTheEnd", patience=Patience(2.0))
     with fed.feed:
         for event in study_with_report(tmp_path)[:3]:
             fed.feed(event)

@@ -36,6 +36,7 @@ class Machine:
 
     @property
     def is_for_measuring(self) -> bool:
+        """Whether it is labelled for steps that must be alone."""
         key, value = MEASURING_LABEL
         return self.labels.get(key) == value
 
@@ -95,6 +96,7 @@ def machines() -> list[Machine]:
 
 
 def is_head_there() -> bool:
+    """Whether the head of the cluster answers."""
     return _refusal(_head()) is None
 
 

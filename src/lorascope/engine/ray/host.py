@@ -55,6 +55,7 @@ class Host:
         """Answered once Ray has found room for this actor."""
 
     def run(self, message: Mapping[str, Any]) -> Reply:
+        """Give the worker process steps, started if need be; what it says at once."""
         if self._process is not None and self._process.is_dead():  # it died idle, which concerns no step
             self._process.wait(0)
             self._process = None
@@ -64,6 +65,7 @@ class Host:
         return self.listen()
 
     def listen(self) -> Reply:
+        """What the worker process says within a moment."""
         process = self._process
         assert process is not None, "nothing was started yet"
         messages: list[dict[str, Any]] = []
@@ -81,6 +83,7 @@ class Host:
         return Reply(messages, death, process.process, process.log)
 
     def stop(self) -> None:
+        """End the worker process."""
         if self._process is not None:
             stop_all([self._process])
             self._process = None
@@ -146,6 +149,7 @@ class RemoteWorker:
         return self._actor.stop.remote()
 
     def kill(self) -> None:
+        """End it at once."""
         self.awaited, self.is_lost = None, True
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.kill(self._actor)

@@ -76,6 +76,7 @@ class WorkerProcess:
         return messages, self._bury() if is_dead else None
 
     def is_dead(self) -> bool:
+        """Whether the process has ended."""
         return self._process.poll() is not None
 
     def stop(self) -> None:

@@ -42,6 +42,7 @@ _BUSY_CHECK_S = 1.0
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run one step, or serve until the input ends; the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m lorascope.engine.workers.worker", description="Run steps of a store."
     )
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         _end_with_parent(given.parent)
     signal.signal(signal.SIGTERM, _leave)
     with _take_stdout() as answers:
-        say = _Answers(answers)
+        say = _Replies(answers)
         workplace = Workplace(
             store=store, device=given.device, data_dir=given.data, emit=say.event, worker=name, log=given.log
         )
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-class _Answers:
+class _Replies:
     """The lines that leave, from whichever thread: steps may emit from threads of their own."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -87,7 +88,7 @@ class _Answers:
         self.send({"event": event.to_json()})
 
 
-def _serve(workplace: Workplace, say: _Answers) -> None:
+def _serve(workplace: Workplace, say: _Replies) -> None:
     def report(completion: Completion) -> None:
         if completion.failure is not None:
             print(completion.failure.traceback or completion.failure.text, file=sys.stderr, flush=True)
