@@ -69,8 +69,6 @@ TASKS = NameTable(
 # What looks at a run in the course of its training, by the measure that wants it.
 OBSERVERS = NameTable("observers", {"drift": "lorascope.drift.snapshots:Observer"})
 
-PROCESSORS = NameTable("processors", {"text": "lorascope.models.tokenizer:load_tokenizer"})
-
 # A name for a source: {hub, revision}, {path} or {package, module, file}.
 MODELS = NameTable(
     "models",

@@ -15,7 +15,7 @@ from lorascope.engine.step import Step
 from lorascope.plugins import Entry
 from lorascope.registry import TASKS
 from lorascope.study.spec import DataSpec, NamedTask
-from lorascope.tasks.conformance import TaskCase, TaskConformance
+from lorascope.tasks.conformance import ClassConformance, TaskCase
 from lorascope.tasks.steps import prepare_data
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-task.md"
@@ -52,5 +52,5 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return TaskCase(result, pd.read_parquet(out / "test.parquet").head(10).to_dict("records"))
 
 
-class TestShownTasks(TaskConformance):
+class TestShownTasks(ClassConformance):
     """The conformance suite, over the tasks of the document."""

@@ -8,6 +8,7 @@ writes down what is left to mend, one thing a line; the list may only get shorte
 from __future__ import annotations
 
 import ast
+import functools
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,7 @@ class Module:
         return (node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef))
 
 
+@functools.cache
 def modules(root: Path = SOURCE) -> dict[str, Module]:
     """Every module of the package at `root`, by name."""
     found = {}
@@ -71,11 +73,10 @@ def _imported(module: Module, package: Mapping[str, Module]) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in package)
-        elif isinstance(node, ast.ImportFrom) and node.module in package:
+        elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module.name} imports by a relative path"
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in package else node.module
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & package.keys()
+            yield from inner or {node.module} & package.keys()
 
 
 def layers() -> list[str]:

@@ -1,4 +1,4 @@
-"""What steps that touch a model prepare alike: its base and tokenizer from the worker's memory, the method of their
+"""What steps that touch a model prepare alike: its base and processor from the worker's memory, the method of their
 parameters, a model ready to train, and deterministic kernels."""
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from lorascope.engine.warm import Kept
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.dropout import DropoutStreams, replace_dropouts
 from lorascope.models.loading import BaseModel, load_base
-from lorascope.models.tokenizer import load_tokenizer
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import MethodSpec, Seeds
+from lorascope.tasks.task import Task
+from lorascope.training.reading import Reading
 
-_TOKENIZERS = Kept[Any]("tokenizers")
+_PROCESSORS = Kept[Any]("tokenizers and their like")
 
 
 def method_from_params(params: Mapping[str, Any]) -> Method:
@@ -30,15 +31,13 @@ def method_from_params(params: Mapping[str, Any]) -> Method:
     return resolve(METHODS, spec.kind)(spec)
 
 
-def base_for(context: StepContext, task: Any) -> BaseModel:
+def base_for(context: StepContext, task: Task) -> BaseModel:
     """The step's base model with the task's head, warm if the step before used it."""
     params, locations = context.step.params, context.step.locations
-    tokenizer = tokenizer_for(context)
     return load_base(
         params["model"],
         head=task.head,
-        head_config=task.head_config(),
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=task.inputs.pad_token_id(processor_for(context, task)),
         device=context.device,
         locations=locations,
         cache_dir=context.cache_dir,
@@ -46,10 +45,16 @@ def base_for(context: StepContext, task: Any) -> BaseModel:
     )
 
 
-def tokenizer_for(context: StepContext) -> Any:
-    """The step's tokenizer, kept warm."""
+def processor_for(context: StepContext, task: Task) -> Any:
+    """What encodes the task's examples for the step's model (its tokenizer, for text), kept warm."""
     model, places = context.step.params["model"], {"locations": context.step.locations, "cache_dir": context.cache_dir}
-    return context.warm.keep(_TOKENIZERS, str(sorted(model.items())), lambda: load_tokenizer(model, **places))
+    key = f"{task.inputs.unit}:{sorted(model.items())}"
+    return context.warm.keep(_PROCESSORS, key, lambda: task.inputs.load_processor(model, **places))
+
+
+def reading_for(context: StepContext, task: Task, base: BaseModel, *, precision: str) -> Reading:
+    """How this step reads the task's examples."""
+    return Reading(task, base.pad_token_id, context.device, precision)
 
 
 def prepared_model(
