@@ -14,7 +14,8 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
 from lorascope.plugins import Entry
 from lorascope.registry import TASKS
-from lorascope.study.spec import DataSpec, NamedTask
+from lorascope.study.spec import DataSpec
+from lorascope.study.tasks import NamedTask
 from lorascope.tasks.conformance import ClassConformance, TaskCase
 from lorascope.tasks.steps import prepare_data
 
