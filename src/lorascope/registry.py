@@ -47,6 +47,12 @@ TASKS: Mapping[str, str] = {
     "classification": "lorascope.tasks.files:ClassificationFiles",
 }
 
+# What looks at finished runs, in the order in which it is reported. The steps of each have a line in STEP_KINDS.
+MEASURES: Mapping[str, str] = {
+    "drift": "lorascope.drift.measure:DRIFT",
+    "serving": "lorascope.serving.measure:SERVING",
+}
+
 OBSERVER = "lorascope.drift.snapshots:Observer"
 TOKENIZER = "lorascope.models.tokenizer:load_tokenizer"
 
