@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Self
 
@@ -32,6 +32,11 @@ class Fact:
                 f"these facts do not say enough for {cls.__name__}: {error}",
                 hint="facts.json is not whole; run the study again to analyse it anew",
             ) from error
+
+    def changed_by(self, other: Self) -> Self:
+        """This with what `other` says in its place, as far as it says anything."""
+        said = {name: value for name in _names(type(self)) if (value := getattr(other, name)) not in (None, (), "")}
+        return replace(self, **said)
 
     def to_json(self) -> dict[str, Any]:
         """JSON literals: every key that was given, and every field that has another value than its default."""
