@@ -16,7 +16,7 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step, canonical_json
 from lorascope.registry import TASKS, resolve
 from lorascope.study.spec import DataSpec, FileTask, NamedTask
-from lorascope.tasks.conformance import TaskCase, TaskConformance
+from lorascope.tasks.conformance import ClassConformance, TaskCase
 from lorascope.tasks.glue import GLUE
 from lorascope.tasks.steps import prepare_data
 
@@ -77,7 +77,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return TaskCase(result, frames["test"].head(12).to_dict("records"))
 
 
-class TestEveryTask(TaskConformance):
+class TestEveryTask(ClassConformance):
     """The conformance suite, over `registry.TASKS`."""
 
 

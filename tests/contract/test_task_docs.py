@@ -13,7 +13,7 @@ from lorascope.data.sources import describe_source
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
 from lorascope.study.spec import DataSpec, NamedTask
-from lorascope.tasks.conformance import TaskCase, TaskConformance
+from lorascope.tasks.conformance import ClassConformance, TaskCase
 from lorascope.tasks.steps import prepare_data
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-task.md"
@@ -34,8 +34,8 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         pd.DataFrame(rows).to_parquet(tmp_path / f"cola_{split}.parquet")
     shown = shown_classes()
     monkeypatch.setattr("lorascope.data.sources.TASKS", {request.param: "shown in the document"})
-    for module in ("sources", "steps", "tasks"):
-        monkeypatch.setattr(f"lorascope.data.{module}.resolve", lambda table, name: shown[name])
+    for module in ("data.sources", "tasks.steps", "tasks.description"):
+        monkeypatch.setattr(f"lorascope.{module}.resolve", lambda table, name: shown[name])
     spec = NamedTask(name=request.param)
     source = describe_source(spec, data_dir=tmp_path, protocol="strict")
     params = {
@@ -52,5 +52,5 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return TaskCase(result, pd.read_parquet(out / "test.parquet").head(10).to_dict("records"))
 
 
-class TestShownTasks(TaskConformance):
+class TestShownTasks(ClassConformance):
     """The conformance suite, over the tasks of the document."""

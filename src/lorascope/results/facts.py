@@ -13,7 +13,6 @@ from lorascope.results.finished import Finished
 from lorascope.stats.facts.study import StudyFacts
 from lorascope.study.spec import Study
 from lorascope.tasks.description import task_from_result
-from lorascope.tasks.task import Task
 
 
 def study_facts(context: StepContext, finished: Finished, study: Study, *, gates: Sequence[JSON]) -> StudyFacts:
@@ -58,19 +57,16 @@ def data_facts(finished: Finished) -> JSON:
             "example_ids_sha256": result["example_ids_sha256"],
             "dropped_duplicates": sum(result["duplicates_dropped"].values()),
             "truncated_fraction": {token["model"]: art.result["truncated_fraction"] for token, art in tokens},
-            "unit": _unit(finished.task(label["task"])),
+            "unit": finished.task(label["task"]).inputs.unit,
             **_balance(result),
         }
     return facts
 
 
-def _unit(task: Task) -> str:
-    """What the size of an example counts."""
-    return getattr(getattr(task, "inputs", None), "unit", "token")
-
-
 def _balance(result: Mapping[str, Any]) -> JSON:
-    """How often each class occurs, as the data step described it; nothing for a task without classes."""
+    """How often each class occurs, as the task's scoring described it; nothing for a task without classes."""
+    if "balance" in result:
+        return {"balance": result["balance"]}
     names = result["task"].get("label_names")
     return {"label_names": names, "label_counts": result["label_counts"]} if names else {}
 

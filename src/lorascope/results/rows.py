@@ -8,7 +8,6 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from lorascope.evaluation.function import prediction_change
 from lorascope.results.finished import Finished
 from lorascope.stats.measurements import measurement_rows
 from lorascope.study.spec import Study
@@ -23,6 +22,8 @@ COSTS = {
     "tokens_per_second": "1/s",
     "mfu": "fraction",
 }
+CHANGES = {"flips": "flip", "kl": "kl", "js": "js"}
+"""How a measure of change is called in the table -> its column in `Scoring.change`."""
 
 
 def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
@@ -47,7 +48,7 @@ def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
             name, seed = cast("tuple[str, str]", key)
             run = {**label, "run": artifact.id, "method": f"baseline:{name}", "seed": seed}
             yield _per_example(task, predictions, run)
-            yield _summary(run, "test", task.metrics(predictions))
+            yield _summary(run, "test", task.scoring.metrics(predictions))
 
 
 def _snapshot_rows(run: Mapping[str, Any], seen: pd.DataFrame) -> pd.DataFrame:
@@ -76,15 +77,15 @@ def function_rows(finished: Finished, study: Study) -> Iterator[pd.DataFrame]:
     }
     read = {key: pd.read_parquet(artifact.file("predictions.parquet")) for key, artifact in runs.items()}
     for (model, task, method, seed), artifact in runs.items():
-        own = read[model, task, method, seed]
+        own, scoring = read[model, task, method, seed], finished.task(task).scoring
         others = [rows for key, rows in read.items() if key[:3] == (model, task, method) and key[3] != seed]
         paired = read.get((model, task, reference, seed)) if method != reference else None
         compared = {"between_seeds": others, f"from_{reference}": [] if paired is None else [paired]}
         values = {
             f"{name}_{against}": float(np.mean([change[column].mean() for change in changes]))
             for against, predictions in compared.items()
-            if (changes := [_change(rows, own) for rows in predictions])
-            for name, column in (("flips", "flip"), ("kl", "kl"), ("js", "js"))
+            if (changes := [scoring.change(rows, own) for rows in predictions])
+            for name, column in CHANGES.items()
             if column in changes[0]
         }
         label = {"run": artifact.step.deps["train"], "model": model, "task": task, "method": method, "seed": seed}
@@ -92,19 +93,8 @@ def function_rows(finished: Finished, study: Study) -> Iterator[pd.DataFrame]:
         yield _rows(label, split="test", metric=list(values), value=list(values.values()), unit=units)
 
 
-def _change(reference: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """How two runs' predictions of the same examples differ, one row an example; no column for a task without class
-    probabilities. The one place that asks."""
-    is_distribution = any(str(name).startswith("probability_") for name in own.columns)
-    return prediction_change(reference, own) if is_distribution else pd.DataFrame(index=own.index)
-
-
 def _per_example(task: Task, predictions: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
-    columns = {
-        **task.example_scores(predictions),
-        "label": predictions["label"].to_numpy(dtype=np.float64),
-        "prediction": predictions["prediction"].to_numpy(dtype=np.float64),
-    }
+    columns = task.scoring.example_scores(predictions)
     ids = predictions["example_id"].to_numpy()
     return _rows(
         run,

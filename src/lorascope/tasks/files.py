@@ -13,7 +13,7 @@ from lorascope.data.raw import RawExamples
 from lorascope.data.sources import SourceDescription, describe_files
 from lorascope.errors import DataError
 from lorascope.study.spec import FileTask
-from lorascope.tasks.classification import Classification
+from lorascope.tasks.classification import Classification, class_examples
 
 ROLES = ("train", "validation", "test")
 
@@ -44,7 +44,14 @@ class ClassificationFiles(Classification):
             examples.insert(0, "example_id", content_ids(examples, text=spec.text))
             splits[role] = examples
         names = ", ".join(path.name for path in paths.values())
-        return RawExamples(splits, labels, spec.text, spec.metrics, f"files: {names}", duplicates_are_errors=True)
+        return class_examples(
+            splits,
+            label_names=labels,
+            text_columns=spec.text,
+            metrics=spec.metrics,
+            source=f"files: {names}",
+            duplicates_are_errors=True,
+        )
 
 
 def _declared_labels(spec: Any) -> tuple[str, ...] | None:
