@@ -66,6 +66,16 @@ TASKS = NameTable(
     needs=("describe", "read"),
 )
 
+# What looks at finished runs, in the order in which it is reported. The steps of each have a line in STEP_KINDS.
+MEASURES = NameTable(
+    "measures",
+    {
+        "drift": "lorascope.drift.measure:DRIFT",
+        "serving": "lorascope.serving.measure:SERVING",
+    },
+    is_open=True,
+)
+
 # What looks at a run in the course of its training, by the measure that wants it.
 OBSERVERS = NameTable("observers", {"drift": "lorascope.drift.snapshots:Observer"})
 

@@ -1,26 +1,26 @@
 """The `analysis` step: from finished artifacts to the measurements table, the curves, the facts and the verdicts.
 
 What it commits is all a report reads: measurements.parquet (the long table), curves.parquet, analysis.json (statistics)
-and facts.json (data, runs, gates, baselines, provenance). It neither trains nor loads a model.
+and facts.json (data, runs, gates, baselines, provenance). It neither trains nor loads a model, and it knows no measure by
+name: each gives its rows, gates, facts and evidence (measures/measure.py).
 """
 
 from __future__ import annotations
 
 import json
+from functools import reduce
 
 import pandas as pd
 
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
-from lorascope.results.facts import baseline_facts, data_facts, provenance, run_facts, tuned_settings
+from lorascope.measures.measure import MeasuredEvidence, known_measures
+from lorascope.results.facts import study_facts
 from lorascope.results.finished import Finished, primary_metric
 from lorascope.results.gates import arm_gates, broken_arms, check_same_examples, step_gates
-from lorascope.results.rows import curves, drift_draws, function_rows, measured_rows
-from lorascope.serving.record import read_serving
+from lorascope.results.rows import curves, function_rows, measured_rows
 from lorascope.stats.analyse import analyse_study
-from lorascope.stats.serving.analyse import analyse_serving
 from lorascope.study.spec import Study
-from lorascope.tasks.description import task_from_result
 
 
 def analyse(context: StepContext) -> JSON:
@@ -28,61 +28,34 @@ def analyse(context: StepContext) -> JSON:
     params = context.step.params
     finished = Finished([(role, label, context.deps[role]) for role, label in params["steps"].items()])
     check_same_examples(finished)
+    measured = [(measure, finished.of(measure.kind)) for measure in known_measures()]
     study = Study.model_validate(_with_any_source(params["study"]))
-    measurements = pd.concat([*measured_rows(finished), *function_rows(finished, study)], ignore_index=True)
+    of_measures = [rows for measure, steps in measured for rows in measure.rows(steps)]
+    rows = [*measured_rows(finished), *of_measures, *function_rows(finished, study)]
+    measurements = pd.concat(rows, ignore_index=True)
     measurements.to_parquet(context.out / "measurements.parquet", index=False, compression="zstd")
     curves(finished).to_parquet(context.out / "curves.parquet", index=False, compression="zstd")
     primary = {task.name: primary_metric(finished, task.name) for task in study.tasks}
     gates = [*step_gates(finished), *arm_gates(finished, primary)]
-    record = read_serving(finished.of("serving"))
-    served = None
-    if record is not None:
-        record.figures.to_parquet(context.out / "serving.parquet", index=False, compression="zstd")
-        served = analyse_serving(record.figures, gates=record.gates, facts=[*record.engines, *record.failures])
+    gates += [gate for measure, steps in measured for gate in measure.gates(steps)]
+    evidence = reduce(
+        lambda found, part: part[0].add_evidence(found, part[1], measurements), measured, MeasuredEvidence()
+    )
     analysis = analyse_study(
         study,
         measurements,
         primary=primary,
         broken_arms=broken_arms(gates),
-        drift=drift_draws(finished),
-        serving=served,
+        drift=evidence.drift,
+        serving=evidence.serving,
     )
     (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))
-    facts = {
-        "study": params["study"],
-        "data": data_facts(finished),
-        "runs": list(run_facts(finished, study)),
-        "gates": gates,
-        "baselines": list(baseline_facts(finished)),
-        "published": [
-            {"task": label["task"], **figure}
-            for label, artifact in finished.of("data")
-            for figure in task_from_result(artifact.result).published()
-        ],
-        "failures": params["failures"],
-        "missing_runs": params["missing_runs"],
-        "provenance": provenance(finished),
-        "protocol_gap": None,
-        "not_measured": [
-            {**label, "what": what, "why": why}
-            for label, artifact in finished.of("drift")
-            for what, why in artifact.result["not_measured"].items()
-        ],
-    }
-    if tuned := tuned_settings(finished, study):
-        facts["tuned"] = tuned
-    if searches := finished.of("search"):
-        who = {context.deps[role].id: text for role, text in params.get("proposed_by", {}).items()}
-        facts["search"] = [
-            {**label, **artifact.result, "proposed_by": who.get(artifact.id)} for label, artifact in searches
-        ]
-    if record is not None:
-        kinds = ("gates", "engines", "failures", "trials", "merging")
-        facts["serving"] = {kind: getattr(record, kind) for kind in kinds}
-    (context.out / "facts.json").write_text(json.dumps(facts, indent=1, allow_nan=False))
+    facts = study_facts(context, finished, study, gates=gates)
+    facts = reduce(lambda found, part: part[0].add_facts(found, part[1]), measured, facts)
+    (context.out / "facts.json").write_text(json.dumps(facts.to_json(), indent=1, allow_nan=False))
     return {
         "verdicts": {result.name: result.verdict for result in analysis.hypotheses},
-        "num_runs": len(facts["runs"]),
+        "num_runs": len(facts.runs),
         "gates_failed": [gate["gate"] for gate in gates if not gate["passed"]],
     }
 

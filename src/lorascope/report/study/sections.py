@@ -33,10 +33,10 @@ def build_document(facts: Facts) -> Document:
         ("limitations", "Limitations", _limitations),
     )
     built = ((anchor, title, tuple(block for block in build(facts) if block)) for anchor, title, build in builders)
-    finished = (facts.raw.get("provenance") or {}).get("finished") or ""
+    finished = facts.stated.provenance.finished or ""
     return Document(
-        title=facts.study["name"],
-        question=facts.study["question"],
+        title=facts.study.name,
+        question=facts.study.question,
         subtitle=f"Finished {finished[:16].replace('T', ' ')}" if finished else "",
         summary=summary_sentences(facts),
         cards=hypothesis_cards(facts),
@@ -139,7 +139,7 @@ def _sentences(facts: Facts) -> Bullets | None:
 
 
 def _margin_note(facts: Facts) -> str:
-    margins = any(hypothesis.get("margin") for hypothesis in (facts.study.get("hypotheses") or {}).values())
+    margins = any(hypothesis.margin for hypothesis in facts.study.hypotheses.values())
     return "Dashed: a margin declared by the study. " if margins else ""
 
 

@@ -81,10 +81,10 @@ def test_the_budget_shows_equal_trials_and_what_pruning_spared(facts: Facts, pru
 
 def with_proposers(facts: Facts, *versions: str | None) -> Facts:
     """The first searches proposed by these, the others by the last of them."""
-    rows = [row.raw for row in searches_of(facts)]
+    rows = searches_of(facts)
     told = [*versions, *[versions[-1]] * (len(rows) - len(versions))]
-    found = [{**row, "proposed_by": who} for row, who in zip(rows, told, strict=True)]
-    return replace(facts, raw={**facts.raw, "search": found})
+    found = tuple(replace(row, proposed_by=who) for row, who in zip(rows, told, strict=True))
+    return replace(facts, stated=replace(facts.stated, search=found))
 
 
 def test_the_section_names_the_version_of_the_sampler_that_proposed(facts: Facts) -> None:

@@ -11,6 +11,7 @@ from lorascope.report.page import canvas
 from lorascope.report.page.facts import Facts, read_facts
 from lorascope.report.study import forest, results
 from lorascope.report.study.sections import build_document
+from lorascope.stats.facts.declared import HypothesisDeclared
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +29,9 @@ def with_first_score(facts: Facts, **changes) -> Facts:
 @pytest.mark.parametrize("width", [canvas.WIDE, canvas.NARROW])
 @pytest.mark.parametrize("margin", [0.0005, 0.002, 0.03])
 def test_labels_above_a_forest_plot_never_overlap(facts, margin, width):
-    study = {**facts.study, "hypotheses": {"H1": {"equivalent": "lora", "to": "full", "margin": margin}}}
-    raw = {**facts.raw, "study": study}
-    figure = forest.draw_forest(dataclasses.replace(facts, raw=raw), width)
+    hypotheses = {"H1": HypothesisDeclared(equivalent="lora", to="full", margin=margin)}
+    stated = dataclasses.replace(facts.stated, study=dataclasses.replace(facts.study, hypotheses=hypotheses))
+    figure = forest.draw_forest(dataclasses.replace(facts, stated=stated), width)
     figure.canvas.draw()
     texts = [text for axes in figure.axes for text in axes.texts if text.get_text().startswith(("margin", "no diff"))]
     assert len(texts) == 3
