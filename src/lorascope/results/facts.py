@@ -67,8 +67,11 @@ def _balance(result: Mapping[str, Any]) -> JSON:
     """How often each class occurs, as the task's scoring described it; nothing for a task without classes."""
     if "balance" in result:
         return {"balance": result["balance"]}
-    names = result["task"].get("label_names")
-    return {"label_names": names, "label_counts": result["label_counts"]} if names else {}
+    counts = result.get("label_counts")
+    if counts is None:
+        return {}
+    names = result["task"].get("label_names") or list(next(iter(counts.values())))
+    return {"label_names": names, "label_counts": counts}
 
 
 def run_facts(finished: Finished, study: Study) -> Iterator[JSON]:

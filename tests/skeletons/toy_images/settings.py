@@ -12,7 +12,6 @@ class ImagesTask(TaskSettings):
     """images: parquet with `image`, a struct of an encoded file's bytes and its path, and `label`, a class by name."""
 
     files: ClassVar[tuple[str, ...]] = ("images",)
-    unit: ClassVar[str] = "image"
     sentences: ClassVar[Mapping[str, str]] = {
         "name": "How the study and its report call the task.",
         "kind": "`toy-images`.",

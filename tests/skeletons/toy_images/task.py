@@ -67,6 +67,7 @@ class ToyImages(Task):
     """The task of an `ImagesTask`. names: of the classes, by index."""
 
     settings: ClassVar[type[TaskSettings] | None] = ImagesTask
+    reads: ClassVar[type[Inputs]] = ImageInputs
 
     def __init__(self, name: str, names: Sequence[str]) -> None:
         super().__init__(

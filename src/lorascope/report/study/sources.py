@@ -178,11 +178,11 @@ def settings_table(facts: Facts) -> Table:
         if patience
         else "no early stopping"
     )
+    limit = f"at most {shared.max_length} tokens, " if "token" in facts.unit else ""
     return Table(
         name="settings",
         title="How the methods were trained",
         columns=tuple(Column(heading, numeric=heading in numeric) for heading in headings),
         rows=tuple(rows),
-        note=f"AdamW, {shared.precision}, at most {shared.max_length} {facts.unit}s, {stop}; "
-        f"seeds {wording.listing(facts.seeds)}.",
+        note=f"AdamW, {shared.precision}, {limit}{stop}; seeds {wording.listing(facts.seeds)}.",
     )
