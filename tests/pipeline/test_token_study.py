@@ -29,7 +29,7 @@ models: [{name: tied, source: {path: llama}}]
 tasks: [{name: responses, kind: toy-tokens, pairs: pairs.jsonl}]
 methods:
   - {kind: full, learning_rate: 3e-3}
-  - {kind: lora, learning_rate: 1e-2, rank: 8, sites: all-linear}
+  - {kind: lora, learning_rate: 1e-2, rank: 8, sites: [all-linear]}
 seeds: [1, 2]
 train: {epochs: 3, batch_size: 16, max_length: 16, early_stopping: null, gang: 2}
 measure: {drift: {examples: 40, draws: 100}}

@@ -65,7 +65,7 @@ def save_tiny_checkpoint(directory: Path, architecture: str, *, words: Sequence[
     model.save_pretrained(directory)
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    if architecture != "llama":
+    if "llama" not in architecture:
         backend.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
