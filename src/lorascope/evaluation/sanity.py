@@ -163,7 +163,7 @@ def equals_base_at_initialisation(bench: Bench) -> Gate:
     tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
     return Gate(
         "equals base at initialisation", difference <= tolerance, difference, tolerance,
-        f"largest difference of logits on {len(rows)} examples: {difference:.2g}",
+        f"largest difference of outputs on {len(rows)} examples: {difference:.2g}",
     )  # fmt: skip
 
 

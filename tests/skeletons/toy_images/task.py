@@ -86,7 +86,8 @@ class ToyImages(Task):
         """An image is what its bytes are, whatever its file is called."""
         import pandas as pd
 
-        frame = pd.read_parquet(source.locations["images"])
+        path = Path(source.locations["images"])
+        frame = pd.read_parquet(path)
         names = sorted(set(frame["label"]))
         frame["label"] = [names.index(name) for name in frame["label"]]
         frame["sha256"] = [hashlib.sha256(image["bytes"]).hexdigest() for image in frame["image"]]
@@ -95,7 +96,7 @@ class ToyImages(Task):
             {"train": frame},
             {"names": names},
             content=("sha256",),
-            source=f"file: {Path(spec.images).name}",
+            source=f"file: {path.name}",
             strata=Strata("label", tuple(names)),
         )
 

@@ -157,11 +157,11 @@ class ToyTokens(Task):
     def read(cls, spec: TokensTask, *, source: SourceDescription, protocol: str) -> RawExamples:
         import pandas as pd
 
-        lines = Path(source.locations["pairs"]).read_text().splitlines()
-        frame = pd.DataFrame([json.loads(line) for line in lines]).rename(columns={"id": "example_id"})
-        return RawExamples(
-            {"train": frame}, {}, content=("prompt", "response"), source=f"file: {Path(spec.pairs).name}"
+        path = Path(source.locations["pairs"])
+        frame = pd.DataFrame([json.loads(line) for line in path.read_text().splitlines()]).rename(
+            columns={"id": "example_id"}
         )
+        return RawExamples({"train": frame}, {}, content=("prompt", "response"), source=f"file: {path.name}")
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> ToyTokens:
