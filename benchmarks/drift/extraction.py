@@ -160,7 +160,6 @@ def write_adapters(base: Any, setting: Setting) -> tuple[Any, dict[str, Path]]:
 def naive(setting: Setting, *, keeps_tokens: bool) -> dict[str, Any]:
     """keeps_tokens: save whole hidden states; otherwise their mean over all positions."""
     import torch
-
     from lorascope.training.predict import autocast, model_inputs, to_device
 
     parts = open_setting(setting)

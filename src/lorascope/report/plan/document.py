@@ -199,7 +199,7 @@ def _phase(plan: StudyPlan, place: int) -> Mapping[str, Any]:
     ]
     if phase.name == "analysis":
         waits = ["it waits for every other step, or for its failure"]
-    rows = tuple((part.name, gate) for part in kinds for gate in GATES[part.name])
+    rows = tuple((part.name, gate) for part in kinds for gate in GATES.get(part.name, ()))
     name = f"plan_criteria_{place + 1}"
     criteria = (
         Table(name, "Validation criteria", (Column("step"), Column("counts as done when")), rows) if rows else None
