@@ -115,7 +115,7 @@ class MeasureSpec(Spec):
 
     drift: DriftSpec | None = None
     serving: ServingSpec | None = None
-    further: dict[str, dict[str, Any]] = {}
+    further: dict[str, dict[str, Any]] = Field(default={})
 
     @field_validator("further")
     @classmethod
