@@ -34,8 +34,8 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         pd.DataFrame(rows).to_parquet(tmp_path / f"cola_{split}.parquet")
     shown = shown_classes()
     monkeypatch.setattr("lorascope.data.sources.TASKS", {request.param: "shown in the document"})
-    for module in ("sources", "steps", "tasks"):
-        monkeypatch.setattr(f"lorascope.data.{module}.resolve", lambda table, name: shown[name])
+    for module in ("data.sources", "tasks.steps", "tasks.description"):
+        monkeypatch.setattr(f"lorascope.{module}.resolve", lambda table, name: shown[name])
     spec = NamedTask(name=request.param)
     source = describe_source(spec, data_dir=tmp_path, protocol="strict")
     params = {

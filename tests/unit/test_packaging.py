@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
+from environment import ENVIRONMENT, REPOSITORY
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lorascope
 from lorascope.registry import MODELS
 
-REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
 HEAVY = ("torch", "transformers", "peft", "datasets", "optuna")
 HEAVIER_THAN_HELP = (*HEAVY, "pandas", "matplotlib", "scipy", "statsmodels", "sklearn", "pyarrow")
 IMPORT_ALL = """

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_packaging import ENVIRONMENT
+from environment import ENVIRONMENT
 
 from lorascope.search import propose
 from lorascope.search.pruning import REDUCTION, RUNGS, is_worse
@@ -71,8 +71,8 @@ def test_a_replay_needs_no_memory_of_its_process() -> None:
     spec = SearchSpec(trials=4, at_once=2)
     here, _ = carry_out(spec)
     program = (
-        "import sys; sys.path[:0] = ['tests/support']\n"
-        "from test_search_replay import *\n"
+        "import sys; sys.path[:0] = ['tests/support', 'tests/unit/search']\n"
+        "from test_replay import *\n"
         "print([dict(t.params) for t in carry_out(SearchSpec(trials=4, at_once=2))[0].trials])"
     )
     there = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)

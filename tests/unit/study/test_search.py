@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_study_errors import error_of
+from study_errors import error_of
 
 from lorascope.errors import StudyError
 from lorascope.study.hyperparameters import given_hyperparameters, with_hyperparameters

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from small_study import STUDY, write_small_study
-from test_study_errors import error_of
+from study_errors import error_of
 
 from lorascope.errors import EnvironmentProblem
 from lorascope.plan.graph import build_graph

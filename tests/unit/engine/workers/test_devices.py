@@ -12,7 +12,10 @@ import pytest
 from lorascope.engine.workers import devices
 from lorascope.errors import EnvironmentProblem
 
-MODULES = ("store", "lock", "run", "worker", "inline", "local", "scheduler", "events", "devices", "provenance")
+MODULES = (
+    "store.directory", "store.lock", "run", "workers.worker", "workers.inline", "workers.local", "scheduler", "events",
+    "workers.devices", "provenance",
+)  # fmt: skip
 
 
 def pretend_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+from environment import ENVIRONMENT
 from report_fixture import Shape, write_analysis
 from search_report_fixture import write_searched_analysis
-from test_packaging import ENVIRONMENT
 
 from lorascope.report.page import canvas
 from lorascope.report.page.facts import Facts, read_facts

@@ -10,19 +10,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 from served_fixture import MODEL, served_facts, served_frame, served_gates, true_latency_ms
+from served_rows import rows
 
 from lorascope.stats.serving.analyse import analyse_serving
 from lorascope.stats.serving.analysis import ServingAnalysis, ServingOverhead
 from lorascope.stats.serving.repeats import BOOTSTRAP, OVER_REPEATS
-
-
-def rows(arm: str, values: list[float], *, metric: str = "latency_ms_p95", first_repeat: int = 0, **keys) -> list[dict]:
-    return [
-        {"model": "m", "arm": arm, "repeat": first_repeat + i, "workload": "generation", "loop": "batch", "level": 4.0,
-         "choice": "round-robin", "sampling": "greedy", "setting": "default", "metric": metric, "value": value,
-         "unit": "ms", **keys}
-        for i, value in enumerate(values)
-    ]  # fmt: skip
 
 
 def analysis_of(*parts: list[dict], **given) -> ServingAnalysis:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_study import make_measurements, make_study
 from scipy import stats
 from served_fixture import MODEL, served_frame, served_gates
-from test_stats_analyse import make_measurements, make_study
-from test_stats_serving import rows
+from served_rows import rows
 
 from lorascope.stats.analyse import analyse_study
 from lorascope.stats.analysis import Analysis
