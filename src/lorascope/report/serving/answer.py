@@ -111,7 +111,7 @@ def _merging_itself(facts: Facts, place: Place, where: str) -> Iterator[str]:
         if not apart:
             yield (
                 f"{where}: merged and base, which have one shape, cannot be told apart at any of "
-                f"{wording.plural(len(rows), 'batch size')}, as they should not be."
+                f"{wording.plural(len(rows), 'batch size')}, as expected."
             )
         else:
             texts = wording.listing(_one_overhead(o) for o in apart)

@@ -177,7 +177,7 @@ def test_the_gain_of_tuning_is_told_by_batch_size_with_intervals_and_what_was_tr
     serving = facts.analysis.serving
     assert serving is not None
     (text,) = [text for text in tuning_texts(facts) if text.startswith("Generation")]
-    assert "of 2 settings beside the default, lora_target_modules was the fastest in the search" in text
+    assert "of 2 settings other than the default, lora_target_modules was the fastest in the search" in text
     assert "In 5 repeats, the study's repeats confirm it at every batch size" in text
     gains = [t for t in serving.tuning if (t.workload, t.metric, t.loop, t.choice) ==
              ("generation", "latency_ms_p95", "batch", "round-robin")]  # fmt: skip
@@ -196,7 +196,7 @@ def test_no_gain_of_tuning_is_claimed_where_intervals_hold_none_or_nothing_was_f
     assert serving is not None
     opened = [replace(t, interval=Interval(1.02, 0.9, 1.2, 0.95, "")) for t in serving.tuning]
     changed = replace(facts, analysis=replace(facts.analysis, serving=replace(serving, tuning=opened)))
-    assert all("show no gain, every interval holds none" in text for text in tuning_texts(changed))
+    assert all("show no gain, every interval includes zero" in text for text in tuning_texts(changed))
     trials = [{**trial, "chosen": False} for trial in facts.serving_trials]
     raw = {**facts.raw, "serving": {**facts.raw["serving"], "trials": trials}}
     texts = tuning_texts(replace(facts, raw=raw))
@@ -267,7 +267,7 @@ def test_limitations_follow_from_repeats_engine_and_device(facts, artifacts):
     plain = " ".join(serving_limitations(facts))
     assert "4 degrees of freedom" in plain and "vLLM turns compilation off" in plain and "not corrected" in plain
     bare = " ".join(serving_limitations(read_facts(artifacts["bare"])))
-    assert "An interval over engine processes takes at least 3" in bare
+    assert "An interval over engine processes needs at least 3 repeats" in bare
     assert "degrees of freedom" not in " ".join(serving_limitations(read_facts(artifacts["two_models"])))
 
 
