@@ -56,7 +56,8 @@ def answer(facts: Facts) -> Iterator[str]:
             yield (
                 f"**At an end of its range**: {extended}the optimal {setting(edge['name'])} of "
                 f"{wording.name(search.method)} on {facts.place(search.model, search.task)} is "
-                f"{value_text(edge['name'], edge['value'])}; a range to {value_text(edge['name'], edge['further'])} would show "
+                f"{value_text(edge['name'], edge['value'])}; a range to {value_text(edge['name'], edge['further'])} "
+                f"would show "
                 "whether there is a better one."
             )
         if search.optimum is None:
@@ -68,7 +69,7 @@ def answer(facts: Facts) -> Iterator[str]:
     if spec["pruning"] != "none" and saved is not None:
         pruned = sum(search.count("pruned") for search in searches)
         of = sum(len(search.trials) for search in searches)
-        yield f"Pruning ended {pruned} of {of} trials early and spared {wording.fraction(saved, 0)} of the training tokens."
+        yield f"Pruning ended {pruned} of {of} trials early and saved {wording.fraction(saved, 0)} of the training tokens."
 
 
 def _one_version(searches: Sequence[SearchRow]) -> str | None:
@@ -100,7 +101,8 @@ def _progress(facts: Facts) -> Illustration:
     return Illustration(
         name="search_progress",
         title="How the searches went",
-        caption=f"Validation {_metric_note(facts)}. {_marks(facts)}. Line: best so far. Dashed: the best to be expected of so "
+        caption=f"Validation {_metric_note(facts)}. {_marks(facts)}. Line: best so far. Dashed: the best to be expected "
+        f"of so "
         "many of these trials in random order (expected validation performance; Dodge et al. 2019)"
         f"{at_last}.",
         draw=partial(progress.draw_progress, facts),
@@ -127,6 +129,6 @@ def _importance(facts: Facts) -> Illustration | None:
         name="search_importance",
         title="Which settings mattered",
         caption="Share of the variance of the trials' validation scores that each setting explains, alone and with others "
-        f"(fANOVA; Hutter et al. 2014), from {n} trials a search: a rough guide, the rougher the fewer they are.",
+        f"(fANOVA; Hutter et al. 2014), from {n} trials a search: a rough guide, and rougher with fewer trials.",
         draw=partial(importance.draw_importance, facts),
     )
