@@ -104,8 +104,7 @@ def kinds_table(plan: StudyPlan) -> Table:
     return Table(
         "plan_kinds", "Steps by kind", tuple(Column(heading, heading in numeric) for heading in headings), tuple(rows),
         note="Worker time is summed over steps; each of several runs trained together counts with its share. Peak memory "
-        "is the largest "
-        "of one worker.",
+        "is the largest of one worker.",
     )  # fmt: skip
 
 
@@ -235,8 +234,7 @@ def _checklist(plan: StudyPlan) -> list[str]:
         f"The study file is under version control, unchanged since this plan (study `{study.name}`).",
         f"Models are pinned by commit, package version or checksum ({wording.listing(dict.fromkeys(models))}).",
         "Data are pinned by checksum; the ids of every split are hashed in the records of the `data` steps.",
-        f"Seeds are declared here, before any result: {', '.join(seeds.label for seeds in study.seeds)}; initialisation, "
-        f"data "
+        f"Seeds are declared here, before any result: {', '.join(seeds.label for seeds in study.seeds)}; initialisation, data "
         "order and dropout each have their own.",
         "Hypotheses, margins and the conclusion's formula are declared here; a changed one makes another analysis.",
         "Selection and early stopping see the validation set only; the test set is opened once a run."

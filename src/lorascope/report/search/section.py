@@ -56,8 +56,7 @@ def answer(facts: Facts) -> Iterator[str]:
             yield (
                 f"**At an end of its range**: {extended}the optimal {setting(edge['name'])} of "
                 f"{wording.name(search.method)} on {facts.place(search.model, search.task)} is "
-                f"{value_text(edge['name'], edge['value'])}; a range to {value_text(edge['name'], edge['further'])} "
-                f"would show "
+                f"{value_text(edge['name'], edge['value'])}; a range to {value_text(edge['name'], edge['further'])} would show "
                 "whether there is a better one."
             )
         if search.optimum is None:
@@ -101,8 +100,7 @@ def _progress(facts: Facts) -> Illustration:
     return Illustration(
         name="search_progress",
         title="How the searches went",
-        caption=f"Validation {_metric_note(facts)}. {_marks(facts)}. Line: best so far. Dashed: the best to be expected "
-        f"of so "
+        caption=f"Validation {_metric_note(facts)}. {_marks(facts)}. Line: best so far. Dashed: the best to be expected of so "
         "many of these trials in random order (expected validation performance; Dodge et al. 2019)"
         f"{at_last}.",
         draw=partial(progress.draw_progress, facts),

@@ -41,8 +41,7 @@ def optima_table(facts: Facts) -> Table | None:
         rows=tuple(rows),
         marked=frozenset(marked),
         note="The runs of the study were trained with these, with fresh seeds. Share of variance: of the trials' scores "
-        f"(fANOVA){_basis(facts)}. An optimum within 5% of an end of its range (on its scale; at the last of whole "
-        f"numbers or "
+        f"(fANOVA){_basis(facts)}. An optimum within 5% of an end of its range (on its scale; at the last of whole numbers or "
         "of a list) may have a better one beyond it; for a setting with a small share this matters little.",
     )
 

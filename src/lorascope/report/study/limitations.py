@@ -142,8 +142,7 @@ def _search(facts: Facts) -> Iterator[str]:
     at_edge = sum(bool(row.edges) for row in searches)
     if at_edge:
         yield (
-            f"{at_edge} of {wording.plural(len(searches), 'search')} ended at an end of a range (see Search): a better "
-            f"optimum "
+            f"{at_edge} of {wording.plural(len(searches), 'search')} ended at an end of a range (see Search): a better optimum "
             "may lie beyond it."
         )
 

@@ -155,8 +155,7 @@ def effects_table(facts: Facts) -> Table:
         + _text("permutation test over seeds"),
         rows=rows,
         note="Hedges g is the difference in units of the spread between seeds: with few seeds it can be large by chance "
-        "alone. "
-        "The odds ratio is of being right, method against reference.",
+        "alone. The odds ratio is of being right, method against reference.",
     )
 
 
@@ -189,8 +188,7 @@ def mcnemar_table(facts: Facts) -> Table | None:
         columns=_text("task", "comparison") + _number(*(f"seed {seed}" for seed in seeds)),
         rows=tuple(rows),
         note="a/b: examples that only the method, only the reference got right. One test for each seed, never pooled "
-        "over seeds: "
-        "the same examples would be counted once for every seed.",
+        "over seeds: the same examples would be counted once for every seed.",
     )
 
 
