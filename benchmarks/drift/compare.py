@@ -2,28 +2,24 @@
 
     python benchmarks/drift/compare.py --bench similarity [--sizes 17x512x2048 31x750x576] [--threads 2] [--repeats 5]
     python benchmarks/drift/compare.py --bench bootstrap [--device cuda]
-    python benchmarks/drift/compare.py --table
 
-README.md beside this says what is compared and how to read it. Results: results/<bench>-<machine>-<date>.json.
+README.md next to this says what is compared and how to read it. Results: results/<bench>-<machine>-<date>.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import bootstrap
-import clock
+import ratios
 import similarity
 import torch
 
@@ -40,9 +36,7 @@ def machine(device: str, threads: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Drift measures against their peers.")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--bench", choices=[*BENCHES])
-    what.add_argument("--table", action="store_true", help="print README.md's table of the results at hand")
+    parser.add_argument("--bench", choices=[*BENCHES], required=True)
     parser.add_argument(
         "--sizes", nargs="+", default=["17x512x2048", "31x750x576"], help="layers x examples x features"
     )
@@ -55,27 +49,23 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="bootstrap: where")
     parser.add_argument("--output", type=Path, default=None)
     given = parser.parse_args()
-    if given.table:
-        print(clock.table(Path(__file__).parent / "results"))
-        return
     torch.set_num_threads(given.threads)
 
-    about = {
-        "machine": machine(given.device, given.threads),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, **similarity.peer_versions()},
-        "command": shlex.join(["python", "benchmarks/drift/compare.py", *sys.argv[1:]]),
-    }
     started = time.perf_counter()
-    rows = [{**row, **about} for row in BENCHES[given.bench](given)]
+    rows = ratios.described(
+        BENCHES[given.bench](given),
+        machine=machine(given.device, given.threads),
+        versions={"python": platform.python_version(), "torch": torch.__version__, **similarity.peer_versions()},
+        command=ratios.command_line("benchmarks/drift/compare.py"),
+    )
     kind = "cuda" if given.device.startswith("cuda") else f"{given.threads}threads"
     name = f"{given.bench}-{platform.machine()}-{kind}-{datetime.date.today().isoformat()}.json"
     output = given.output or Path(__file__).parent / "results" / name
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(rows, indent=1) + "\n")
+    ratios.write_list(output, rows)
     for row in rows:
         print(
             f"{row['work']}: {row['ours']:.3g} v. {row['peer']:.3g} {row['unit']} ({row['peer_name']}), "
-            f"{row['ratio']:.1f}x [{row['ratio_low']:.1f}, {row['ratio_high']:.1f}]"
+            f"{ratios.spelled_ratio(row)}"
         )
     print(f"{time.perf_counter() - started:.0f} s; {statistics.mean(row['repeats'] for row in rows):.0f} repeats")
 

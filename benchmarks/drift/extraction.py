@@ -16,12 +16,9 @@ import argparse
 import concurrent.futures
 import contextlib
 import datetime
-import json
 import multiprocessing
 import os
 import platform
-import shlex
-import statistics
 import sys
 import tempfile
 import time
@@ -31,6 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ratios
 
 PADDED_LENGTH = 384
 RANK = 8
@@ -110,7 +111,7 @@ def open_setting(setting: Setting) -> dict[str, Any]:
     artifact, data = store.artifact(tokens.id), store.artifact(tokens.deps["data"])
     task, where = task_from_result(data.result), {"locations": tokens.locations, "cache_dir": store.cache_dir}
     base = load_base(
-        tokens.params["model"], head=task.head, head_config=task.head_config(), device=setting.device, warm={},
+        tokens.params["model"], head=task.head, device=setting.device, warm={},
         pad_token_id=load_tokenizer(tokens.params["model"], **where).pad_token_id, **where,
     )  # fmt: skip
     probe = choose_probe(ColumnStore.open(artifact.path / "test"), setting.examples, seed=0)
@@ -160,10 +161,11 @@ def naive(setting: Setting, *, keeps_tokens: bool) -> dict[str, Any]:
     """keeps_tokens: save whole hidden states; otherwise their mean over all positions."""
     import torch
 
-    from lorascope.training.predict import autocast, model_inputs, to_device
+    from lorascope.training.reading import Reading
 
     parts = open_setting(setting)
-    task, columns, base = parts["task"], parts["columns"], parts["base"]
+    columns, base = parts["columns"], parts["base"]
+    reading = Reading(parts["task"], base.pad_token_id, setting.device, setting.precision)
     meter = Meter(setting.device)
     ckas: list[np.ndarray] = []
     with tempfile.TemporaryDirectory(dir=setting.store) as folder, torch.no_grad():
@@ -173,9 +175,8 @@ def naive(setting: Setting, *, keeps_tokens: bool) -> dict[str, Any]:
             with meter.part("features"):
                 found: list[list[np.ndarray]] = []
                 for row in range(len(columns)):
-                    batch = task.collate(columns.gather([row]), pad_token_id=base.pad_token_id, length=PADDED_LENGTH)
-                    inputs = model_inputs(task, to_device(batch, setting.device))
-                    with autocast(setting.device, setting.precision):
+                    inputs = reading.model_inputs(reading.batch(columns, np.array([row]), length=PADDED_LENGTH))
+                    with reading.autocast():
                         states = model(**inputs, output_hidden_states=True).hidden_states
                     found.append([(s[0] if keeps_tokens else s[0].mean(0)).float().cpu().numpy() for s in states])
             with meter.part("saving"):
@@ -215,17 +216,17 @@ def ours(setting: Setting, *, sites: tuple[str, ...], together: bool) -> dict[st
 
     parts = open_setting(setting)
     base, exports = parts["base"], parts["exports"]
-    reading: dict[str, Any] = {"task": parts["task"], "sites": sites, "precision": setting.precision}
+    reading = Reading(parts["task"], base.pad_token_id, setting.device, setting.precision)
     meter = Meter(setting.device)
     with meter.part("models"):
         models = {} if together else {name: reloaded(parts, name, setting) for name in exports}
     with meter.part("features"):
-        alone: dict[str, Any] = {**reading, "pad_token_id": base.pad_token_id}
+        alone: dict[str, Any] = {"reading": reading, "sites": sites}
         reference = extract(base.model, parts["columns"], **alone)
         if together:
             stacked = stack_adapters(base, list(exports.values()))
             names = list(exports)
-            found = extract_runs(stacked, parts["columns"], **alone, pooling="mean", runs=len(names), names=names)
+            found = extract_runs(stacked, parts["columns"], **alone, pooling="mean", names=names)
             features = dict(zip(names, found, strict=True))
         else:
             features = {name: extract(model, parts["columns"], **alone) for name, model in models.items()}
@@ -277,14 +278,7 @@ def rows_of(results: dict[str, list[dict[str, Any]]], work: str) -> list[dict[st
         for peer in (name for name in results if name.startswith("naive") or name == "ours-one-by-one"):
             for what, (unit, read) in quantities.items():
                 own, other = ([read(r) for r in results[name]] for name in (mine, peer))
-                row = {
-                    "work": f"{work}: {what}, {mine}", "ours": statistics.median(own), "peer": statistics.median(other),
-                    "peer_name": peer, "unit": unit, "repeats": len(own), "samples": {"ours": own, "peer": other},
-                }  # fmt: skip
-                if min(own) > 0:
-                    ratios = (row["peer"] / row["ours"], min(other) / max(own), max(other) / min(own))
-                    row |= dict(zip(("ratio", "ratio_low", "ratio_high"), ratios, strict=True))
-                rows.append(row)
+                rows.append(ratios.compared(f"{work}: {what}, {mine}", own, other, peer_name=peer, unit=unit))
     return rows
 
 
@@ -303,7 +297,7 @@ def main() -> None:
     parser.add_argument(
         "--store", type=Path, default=None, help="where the rows are prepared; default: a temporary folder"
     )
-    parser.add_argument("--output", type=Path, default=None, help="default: results/<machine>-<date>.json beside this")
+    parser.add_argument("--output", type=Path, default=None, help="default: results/extraction-<machine>-<date>.json")
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         store = given.store or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -313,8 +307,7 @@ def main() -> None:
         )  # fmt: skip
         rows = compare(setting, sides=given.sides, repeats=given.repeats)
     output = given.output or default_output(given.device)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(rows, indent=1) + "\n")
+    ratios.write_list(output, rows)
 
 
 def compare(setting: Setting, *, sides: list[str], repeats: int) -> list[dict[str, Any]]:
@@ -335,10 +328,16 @@ def compare(setting: Setting, *, sides: list[str], repeats: int) -> list[dict[st
     work = f"{setting.model}, {setting.task}, {setting.examples} examples, base and {setting.runs} runs, {setting.precision}"
     about = {key: value for key, value in provenance.describe(device=setting.device).items() if key != "host"}
     shown = {**asdict(setting), "data": "DIR", "store": "DIR"}
-    machine = {"machine": about, "setting": shown, "command": shlex.join(["python", *map(str, sys.argv)])}
-    rows = [{**row, **machine} for row in rows_of(results, work)]
+    rows = ratios.described(
+        rows_of(results, work),
+        machine=ratios.machine_of({**about, "threads": setting.threads} if setting.threads else about),
+        versions=ratios.versions_of(about),
+        command=ratios.command_line("benchmarks/drift/extraction.py"),
+        setting=shown,
+        about=about,
+    )
     for row in rows:
-        ratio = f"{row['ratio']:.1f}x" if "ratio" in row else "-"
+        ratio = ratios.spelled_ratio(row)
         print(f"{row['work']}: {row['ours']:.4g} v {row['peer']:.4g} {row['unit']} ({row['peer_name']}), {ratio}")
     return rows
 

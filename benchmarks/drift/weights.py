@@ -1,8 +1,8 @@
-"""Weight space: what a run's updates cost to measure, beside two other ways of computing the same numbers.
+"""Weight space: what a run's updates cost to measure, against two other ways of computing the same numbers.
 
     python benchmarks/drift/weights.py [--runs 5] [--layers 30] [--kinds full lora] [--device cuda]
 
-The base is SmolLM2-135M; each run differs from it by a random update of the size that fine-tuning makes. README.md beside
+The base is SmolLM2-135M; each run differs from it by a random update of the size that fine-tuning makes. README.md next to
 this says what the sides are. Results: results/weights-<machine>-<date>.json.
 """
 
@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import clock
+import ratios
 import torch
 from torch import Tensor
 
@@ -36,13 +34,15 @@ Spectrum = tuple[list[float], int, int]
 def matrices_of(model: str, layers: int) -> list[Matrix]:
     """The linear weights of the first blocks."""
     from lorascope.models.catalog import describe_model
+    from lorascope.models.heads import Head
     from lorascope.models.loading import load_base
     from lorascope.study.spec import ModelSpec
 
     identity, locations = describe_model(ModelSpec(name=model))
+    head = Head("AutoModelForSequenceClassification", {"num_labels": 2})
     with tempfile.TemporaryDirectory() as folder:
         base = load_base(
-            identity, head="sequence-classification", head_config={"num_labels": 2}, pad_token_id=0, device="cpu",
+            identity, head=head, pad_token_id=0, device="cpu",
             locations=locations, cache_dir=Path(folder), warm={},
         )  # fmt: skip
         return [m for m in base_matrices(base) if m.layer is not None and m.layer < layers]
@@ -207,7 +207,7 @@ def compared(one: list[list[Spectrum]], two: list[list[Spectrum]]) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Weight-space measures beside other ways to compute them.")
+    parser = argparse.ArgumentParser(description="Weight-space measures against other ways to compute them.")
     parser.add_argument("--model", default="smollm2-135m", help="a registered model")
     parser.add_argument("--layers", type=int, default=30, help="blocks measured")
     parser.add_argument("--runs", type=int, default=5, help="runs of an arm")
@@ -220,20 +220,20 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     chip = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else f"threads: {given.threads}"
-    about = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}; {chip}",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "load_before": os.getloadavg()[0],
-        "command": shlex.join(["python", "benchmarks/drift/weights.py", *sys.argv[1:]]),
-    }
-    found = [{**row, **about} for row in rows(given)]
+    load = os.getloadavg()[0]
+    found = ratios.described(
+        rows(given),
+        machine=f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}; {chip}",
+        versions={"python": platform.python_version(), "torch": torch.__version__},
+        command=ratios.command_line("benchmarks/drift/weights.py"),
+        load_before=load,
+    )
     kind = "cuda" if given.device.startswith("cuda") else f"{given.threads}threads"
     name = f"weights-{platform.machine()}-{kind}-{datetime.date.today().isoformat()}.json"
     output = given.output or Path(__file__).parent / "results" / name
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(found, indent=1) + "\n")
+    ratios.write_list(output, found)
     for row in found:
-        print(f"{row['work']}: {row['ours']:.3g} v {row['peer']:.3g} s ({row['peer_name']}), {row['ratio']:.1f}x; "
+        print(f"{row['work']}: {row['ours']:.3g} v {row['peer']:.3g} s ({row['peer_name']}), {ratios.spelled_ratio(row)}; "
               f"{row['agreement']}")  # fmt: skip
 
 

@@ -3,8 +3,8 @@
     python benchmarks/drift/whole_study.py --data DIR --device cuda [--model smollm2-135m] [--seeds 5] [--time-limit 500]
 
 Nothing is trained. Each run is the base with a random update of the size that fine-tuning makes, exported as a run is; rows
-are GLUE's own, tokenised by lorascope's steps. README.md beside this says how to read it. Results:
-results/whole-study-<machine>-<date>.json.
+are GLUE's own, tokenised by lorascope's steps. README.md next to this says how to read it. Results:
+results/whole-study-<model>-<machine>-<date>.json, every step in results/raw/.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import platform
-import shlex
 import sys
 import tempfile
 import time
@@ -26,6 +25,10 @@ from typing import Any
 
 import torch
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ratios
 
 import lorascope
 from lorascope.api import graph
@@ -190,9 +193,24 @@ def base_of(step: Step, data: Mapping[str, Artifact], device: str, cache_dir: Pa
     task = task_from_result(data[step.deps["data"]].result)
     where = {"locations": step.locations, "cache_dir": cache_dir}
     return load_base(
-        step.params["model"], head=task.head, head_config=task.head_config(), device=device, warm={},
+        step.params["model"], head=task.head, device=device, warm={},
         pad_token_id=load_tokenizer(step.params["model"], **where).pad_token_id, **where,
     )  # fmt: skip
+
+
+def rows_of(result: Mapping[str, Any], *, raw: str) -> list[ratios.Row]:
+    """What the whole took and needed. Nobody else measures all of it, so there is no peer."""
+    rows = [ratios.measured_alone(f"{result['work']}: whole steps", result["total_seconds"], unit="s")]
+    for where, value in result["peak_memory_bytes"].items():
+        rows.append(ratios.measured_alone(f"{result['work']}: peak memory, {where}", value, unit="byte"))
+    about = result["machine"]
+    return ratios.described(
+        rows,
+        machine=ratios.machine_of({**about, "threads": result["threads"]}),
+        versions=ratios.versions_of(about),
+        command=result["command"],
+        raw=raw,
+    )
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -249,13 +267,13 @@ def main() -> None:
         "threads": given.threads,
         "load_after": os.getloadavg()[0],
         "machine": {k: v for k, v in provenance.describe(device=given.device).items() if k != "host"},
-        "command": shlex.join(["python", "benchmarks/drift/whole_study.py", *sys.argv[1:]]),
+        "command": ratios.command_line("benchmarks/drift/whole_study.py"),
     }  # fmt: skip
     kind = given.device.partition(":")[0]
     name = f"whole-study-{given.model}-{platform.machine()}-{kind}-{datetime.date.today().isoformat()}.json"
     output = given.output or Path(__file__).parent / "results" / name
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps([result], indent=1) + "\n")
+    ratios.write_raw(output.parent / "raw" / output.name, result)
+    ratios.write_list(output, rows_of(result, raw=f"raw/{output.name}"))
     print(table(result))
     device, host = (value / 2**30 for value in result["peak_memory_bytes"].values())
     print(f"peak memory: {device:.2f} GiB on {given.device}, {host:.2f} GiB in the process")

@@ -16,8 +16,6 @@ import datetime
 import json
 import os
 import platform
-import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ratios
 
 from lorascope.engine.context import StepContext
 from lorascope.engine.scheduler import execute
@@ -94,27 +96,11 @@ def repeated(measure: Callable[[], float], repeats: int) -> list[float]:
     return [measure() for _ in range(repeats)]
 
 
-def compared(work: str, ours_s: list[float], peer_s: list[float], peer_name: str, unit: str) -> dict[str, Any]:
-    """One row of the results: medians, their ratio, and the extremes of the ratio over all pairs of repeats."""
-    return {
-        "work": work,
-        "ours": statistics.median(ours_s),
-        "peer": statistics.median(peer_s),
-        "peer_name": peer_name,
-        "unit": unit,
-        "ratio": statistics.median(peer_s) / statistics.median(ours_s),
-        "ratio_low": min(peer_s) / max(ours_s),
-        "ratio_high": max(peer_s) / min(ours_s),
-        "repeats": len(ours_s),
-        "samples": {"ours": ours_s, "peer": peer_s},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Overhead of a step.")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=None, help="default: results/<machine>-<date>.json beside this")
+    parser.add_argument("--output", type=Path, default=None, help="default: results/<machine>-<date>.json")
     given = parser.parse_args()
     num_steps, repeats = given.steps, given.repeats
     sys.path.insert(0, str(Path(__file__).parent))  # workers find "overhead:trivial"
@@ -135,26 +121,24 @@ def main() -> None:
         for seconds in repeated(lambda: process_pool(num_slow, sleep_s=SLEEP_S, num_workers=2), repeats)
     ]
     makespan = f"share of the ideal makespan, {num_slow} steps of {SLEEP_S:g} s on 2 workers"
-    share_row = compared(makespan, pool_share, share, "process pool, no store", "fraction")  # a higher share is better
-    share_row["ours"], share_row["peer"] = share_row["peer"], share_row["ours"]
-    share_row["samples"] = {"ours": share, "peer": pool_share}
-    rows = [
-        compared(f"{num_steps} trivial steps, one worker", ours_ms, pool_ms, "process pool, no store", "ms/step"),
-        compared(f"{num_steps} trivial steps, one worker", ours_ms, fresh_ms, "an interpreter a step", "ms/step"),
-        compared(f"the same {num_steps} steps again", cached_ms, ours_ms, "computing them", "ms/step"),
-        share_row,
-    ]
-    about = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}",
-        "versions": {"python": platform.python_version()},
-        "command": shlex.join(["python", "benchmarks/engine/overhead.py", *sys.argv[1:]]),
-    }
-    rows = [{**row, **about} for row in rows]
+    work, pool, unit = f"{num_steps} trivial steps, one worker", "process pool, no store", "ms/step"
+    rows = ratios.described(
+        [
+            ratios.compared(work, ours_ms, pool_ms, peer_name=pool, unit=unit),
+            ratios.compared(work, ours_ms, fresh_ms, peer_name="an interpreter a step", unit=unit),
+            ratios.compared(
+                f"the same {num_steps} steps again", cached_ms, ours_ms, peer_name="computing them", unit=unit
+            ),
+            ratios.compared(makespan, share, pool_share, peer_name=pool, unit="fraction", higher_is_better=True),
+        ],
+        machine=f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}",
+        versions={"python": platform.python_version()},
+        command=ratios.command_line("benchmarks/engine/overhead.py"),
+    )
     date = datetime.date.today().isoformat()
     default = Path(__file__).parent / "results" / f"{platform.machine()}-{os.cpu_count()}cpu-{date}.json"
     output = given.output or default
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(rows, indent=1) + "\n")
+    ratios.write_list(output, rows)
     for row in rows:
         print(f"{row['work']}: {row['ours']:.3g} v. {row['peer']:.3g} {row['unit']} ({row['peer_name']})")
 

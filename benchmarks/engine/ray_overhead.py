@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
-import shlex
 import sys
 import tempfile
 import time
@@ -23,8 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from overhead import compared, ours, trivial_in_a_pool
+from overhead import ours, trivial_in_a_pool
 from ray.cluster_utils import Cluster
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ratios
 
 from lorascope.engine.ray.executor import RayExecutor
 from lorascope.engine.scheduler import execute
@@ -73,19 +75,11 @@ def bare_tasks(num_steps: int, *, sleep_s: float, num_workers: int) -> tuple[flo
     return joined_s, seconds
 
 
-def share_row(work: str, ours_share: list[float], peer_share: list[float], peer_name: str) -> dict[str, Any]:
-    """A higher share is better, unlike a time."""
-    row = compared(work, peer_share, ours_share, peer_name, "fraction")
-    row["ours"], row["peer"] = row["peer"], row["ours"]
-    row["samples"] = {"ours": ours_share, "peer": peer_share}
-    return row
-
-
 def measure(num_steps: int, num_machines: int, repeats: int) -> list[dict[str, Any]]:
     per_step = 1e3 / num_steps
     ray_ms, bare_ms, local_ms, joins, bare_joins, shares, bare_shares = ([] for _ in range(7))
     ideal_s = num_steps * SLEEP_S / num_machines
-    for _ in range(repeats):  # side by side, so that the machine's moods meet all alike
+    for _ in range(repeats):  # in turns, so that what else the machine does falls on all sides alike
         joined_s, seconds = on_ray(num_steps, sleep_s=0.0, num_workers=1)
         ray_ms.append(seconds * per_step)
         joins.append(joined_s)
@@ -97,11 +91,12 @@ def measure(num_steps: int, num_machines: int, repeats: int) -> list[dict[str, A
         bare_shares.append(ideal_s / bare_tasks(num_steps, sleep_s=SLEEP_S, num_workers=num_machines)[1])
     work = f"{num_steps} trivial steps on Ray, one worker"
     makespan = f"share of the ideal makespan, {num_steps} steps of {SLEEP_S:g} s on {num_machines} nodes of Ray"
+    joining, bare = "join the cluster and check its machines", "bare Ray tasks, no store"
     return [
-        compared(work, ray_ms, local_ms, "the local executor", "ms/step"),
-        compared(work, ray_ms, bare_ms, "bare Ray tasks, no store", "ms/step"),
-        share_row(makespan, shares, bare_shares, "bare Ray tasks, no store"),
-        compared("join the cluster and check its machines", joins, bare_joins, "ray.init alone", "s"),
+        ratios.compared(work, ray_ms, local_ms, peer_name="the local executor", unit="ms/step"),
+        ratios.compared(work, ray_ms, bare_ms, peer_name=bare, unit="ms/step"),
+        ratios.compared(makespan, shares, bare_shares, peer_name=bare, unit="fraction", higher_is_better=True),
+        ratios.compared(joining, joins, bare_joins, peer_name="ray.init alone"),
     ]
 
 
@@ -127,17 +122,16 @@ def main() -> None:
         rows = measure(given.steps, given.machines, given.repeats)
     finally:
         cluster.shutdown()
-    about = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}",
-        "versions": {"python": platform.python_version(), "ray": ray.__version__},
-        "load_average_before": round(load_before, 2),
-        "command": shlex.join(["python", "benchmarks/engine/ray_overhead.py", *sys.argv[1:]]),
-    }
-    rows = [{**row, **about} for row in rows]
+    rows = ratios.described(
+        rows,
+        machine=f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}",
+        versions={"python": platform.python_version(), "ray": ray.__version__},
+        command=ratios.command_line("benchmarks/engine/ray_overhead.py"),
+        load_average_before=round(load_before, 2),
+    )
     name = f"ray-{platform.machine()}-{os.cpu_count()}cpu-{datetime.date.today().isoformat()}.json"
     output = given.output or Path(here) / "results" / name
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(rows, indent=1) + "\n")
+    ratios.write_list(output, rows)
     for row in rows:
         print(f"{row['work']}: {row['ours']:.3g} v. {row['peer']:.3g} {row['unit']} ({row['peer_name']})")
 

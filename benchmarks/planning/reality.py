@@ -4,7 +4,8 @@
         [--workers N] [--data DIR] [--whole] [--set A.B=C ...] [STUDY]
 
 Every round begins with an empty store, and every command is the command line's own in a process of its own, as a person
-would give it. Times of steps are compared kind by kind and as a whole, memory arm by arm.
+would give it. Times of steps are compared kind by kind and as a whole, memory arm by arm. A row a figure goes to
+OUT/<machine>-<device>-<date>.json, every round with its steps to OUT/raw.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ import datetime
 import json
 import os
 import platform
-import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ratios
+
 REPOSITORY = Path(__file__).parents[2]
+PEER, ROUNDS = "what it took", "lowest and highest ratio of a round"
 SMALL = (
     "data.train_examples=800",
     "data.validation_examples=128",
@@ -43,7 +50,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=None, help="directory of {task}_{split}.parquet")
     parser.add_argument("--whole", action="store_true", help="the study as it stands, not made small")
     parser.add_argument("--name", default="", help="added to the name of the result's file")
-    parser.add_argument("--set", action="append", dest="overrides", help="beside the ones that make it small")
+    parser.add_argument("--set", action="append", dest="overrides", help="in addition to those that make it small")
     given = parser.parse_args()
     overrides = [*(() if given.whole else SMALL), *(given.overrides or [])]
     where = ["--device", given.device] * given.workers + (["--data", str(given.data.resolve())] if given.data else [])
@@ -53,15 +60,53 @@ def main() -> None:
         rounds.append(one_round(given.study.resolve(), directory, overrides, where, device=given.device))
         shutil.rmtree(directory)
         print(json.dumps(rounds[-1]["rows"], indent=1), flush=True)
-    given.out.mkdir(parents=True, exist_ok=True)
     name = f"{platform.machine()}-{os.cpu_count()}cpu-{given.device.partition(':')[0]}{given.name}-{datetime.date.today()}.json"
-    command = shlex.join(["python", "benchmarks/planning/reality.py", *sys.argv[1:]])
+    command = ratios.command_line("benchmarks/planning/reality.py")
     content = {"command": command, "study": given.study.name, "overrides": overrides, "rounds": rounds}
-    (given.out / name).write_text(json.dumps(content, indent=1) + "\n")
+    ratios.write_raw(given.out / "raw" / name, content)
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}; {given.device}"
+    rows = rows_of(content, machine=machine, versions=versions(), raw=f"raw/{name}")
+    ratios.write_list(given.out / name, rows)
+
+
+def versions() -> dict[str, str]:
+    import torch
+    import transformers
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def rows_of(content: dict[str, Any], *, machine: str, versions: dict[str, str] | None, raw: str) -> list[ratios.Row]:
+    """One row a figure, over all rounds: what was estimated (ours), what it took (peer), estimate over reality."""
+    figures: dict[str, list[dict[str, Any]]] = {}
+    for one in content["rounds"]:
+        for figure in one["rows"]:
+            if "estimate" in figure:
+                figures.setdefault(figure["work"], []).append(figure)
+    rows = [_over_rounds(work, found) for work, found in figures.items()]
+    return ratios.described(rows, machine=machine, versions=versions, command=content["command"], raw=raw)
+
+
+def _over_rounds(work: str, rounds: Sequence[dict[str, Any]]) -> ratios.Row:
+    """A round has its own calibration and its own reality, so the ratio is taken within rounds."""
+    found = [figure["estimate"] / figure["reality"] for figure in rounds]
+    several = len(found) > 1
+    return {
+        "work": work, "ours": statistics.median(figure["estimate"] for figure in rounds),
+        "peer": statistics.median(figure["reality"] for figure in rounds), "peer_name": PEER, "unit": rounds[0]["unit"],
+        "ratio": statistics.median(found), "ratio_low": min(found) if several else None,
+        "ratio_high": max(found) if several else None, "repeats": len(found),
+        "interval": ROUNDS if several else None, "aim": 1, "within": rounds[0].get("aim"),
+        "samples": {side: [figure[key] for figure in rounds] for side, key in (("ours", "estimate"), ("peer", "reality"))},
+    }  # fmt: skip
 
 
 def one_round(study: Path, directory: Path, overrides: list[str], where: list[str], *, device: str) -> dict[str, Any]:
-    """Calibrate, plan, run; what was estimated beside what it took."""
+    """Calibrate, plan, run; what was estimated and what it took."""
     options = [str(study), *where, "--json", *(part for text in overrides for part in ("--set", text))]
     loads = [os.getloadavg()[0]]
     calibrating = _clock()

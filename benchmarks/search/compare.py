@@ -5,6 +5,7 @@
 Our side is the command `lorascope run STUDY --only 'search:*'` on a store that holds the tokens: workers' start and imports,
 the gates before the trials, proposals, trials, summaries. The peer gets the very trials that ours proposed, through
 `optuna.Study.enqueue_trial`, so that both do the same work; its imports and tokens are left out. README.md says the rest.
+The comparison goes to OUT/<model>-<machine>-<pruning>-<date>.json, every trial and search to OUT/raw.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import json
 import multiprocessing
 import os
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -25,12 +25,16 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ratios
 
 from lorascope.api import graph, run
 from lorascope.engine.store.directory import Store
 from lorascope.study.loading.document import read_document
 from lorascope.study.loading.load import load_study
 
+PEER = "transformers.Trainer + PEFT + Optuna, one trial after another"
 LORA = {"kind": "lora", "rank": 8, "sites": ["query", "value"]}
 
 
@@ -194,38 +198,59 @@ def search_figures(label: str, summary: Mapping[str, Any]) -> dict[str, Any]:
 def report(
     given: argparse.Namespace, ours: dict[str, Any], peer: list[dict[str, Any]], trials: list[Any], searches: list[Any]
 ) -> None:
+    """Writes the comparison and what it rests on, and prints a line."""
     from lorascope.engine import provenance
 
-    about = provenance.describe(device=given.device)
-    row = {
-        "work": f"{len(trials)} trials: {given.model}, {', '.join(given.tasks)}, {', '.join(given.methods)}, {given.space}",
-        "ours": ours["seconds"],
+    about = {key: value for key, value in provenance.describe(device=given.device).items() if key != "host"}
+    what = f"{len(trials)} trials: {given.model}, {', '.join(given.tasks)}, {', '.join(given.methods)}, {given.space}"
+    raw = {
+        "work": what,
+        "pruning": given.pruning,
         "workers": given.workers,
-        "unit": "s",
-        "repeats": 1,
-        "machine": {key: value for key, value in about.items() if key != "host"},
-        "versions": about["versions"],
-        "command": shlex.join(["python", *sys.argv]),
+        "machine": about,
+        "command": ratios.command_line("benchmarks/search/compare.py"),
+        "searches": searches,
+        "ours": ours,
+        "peer": peer,
+        "peer_whole_seconds": extrapolated(peer, trials) if peer else None,
+        "num_trials": len(trials),
     }
-    saved = 1 - sum(s["tokens"] for s in searches) / sum(s["unpruned_tokens"] for s in searches)
-    line = f"ours {ours['seconds']:.0f} s, {saved:.0%} of the tokens saved by pruning"
-    if peer:
-        measured, whole = sum(trial["seconds"] for trial in peer), extrapolated(peer, trials)
-        row |= {
-            "peer": whole,
-            "peer_name": "transformers.Trainer + PEFT + Optuna, one trial after another",
-            "ratio": whole / ours["seconds"],
-            "ratio_low": None,
-            "ratio_high": None,
-            "peer_measured": {"trials": len(peer), "seconds": measured, "extrapolated": len(peer) < len(trials)},
-        }
-        part = f", extrapolated from {len(peer)} of {len(trials)} trials ({measured:.0f} s)"
-        line += f"; peer {whole:.0f} s{part if len(peer) < len(trials) else ''}; ratio {row['ratio']:.2f}"
-    name = re.sub(r"[^a-z0-9.]+", "-", f"{given.model}-{given.device.partition(':')[0]}-{given.pruning}".lower())
-    given.out.mkdir(parents=True, exist_ok=True)
-    target = given.out / f"{name}-{datetime.date.today()}.json"
-    target.write_text(json.dumps({"rows": [row], "searches": searches, "ours": ours, "peer": peer}, indent=1))
-    print(f"{line}\n{target}", flush=True)
+    stem = re.sub(r"[^a-z0-9.]+", "-", f"{given.model}-{ratios.short_machine(about)}-{given.pruning}".lower())
+    name = f"{stem}-{datetime.date.today()}.json"
+    ratios.write_raw(given.out / "raw" / name, raw)
+    rows = rows_of(raw, file=f"raw/{name}")
+    ratios.write_list(given.out / name, rows)
+    for row in rows:
+        sides = (ratios.spelled(row[side], row["unit"]) for side in ("ours", "peer"))
+        note = f"; {row['note']}" if "note" in row else ""
+        print(f"{row['work']}: {' v '.join(sides)}, ratio {ratios.spelled_ratio(row)}{note}", flush=True)
+    print(given.out / name, flush=True)
+
+
+def rows_of(raw: dict[str, Any], *, file: str) -> list[ratios.Row]:
+    """The time of the search against the peer's, and what pruning spared of its tokens."""
+    seconds = raw["ours"]["seconds"]
+    work = f"{raw['work']}; pruning: {raw['pruning']}, workers: {raw['workers']}"
+    rows = [ratios.measured_alone(work, seconds, unit="s")]
+    if raw["peer"]:
+        rows = [ratios.compared(work, [seconds], [raw["peer_whole_seconds"]], peer_name=PEER)]
+        if len(raw["peer"]) < raw["num_trials"]:
+            told = sum(trial["seconds"] for trial in raw["peer"])
+            rows[0]["note"] = (
+                f"the peer's time is extrapolated from {len(raw['peer'])} of {raw['num_trials']} trials ({told:.0f} s)"
+            )
+    if raw["pruning"] != "none":
+        tokens, whole = (sum(search[key] for search in raw["searches"]) for key in ("tokens", "unpruned_tokens"))
+        peer_name = "the same trials trained whole, counted"
+        rows.append(ratios.compared(f"{work}: training tokens", [tokens], [whole], peer_name=peer_name, unit="tokens"))
+    about = raw["machine"]
+    return ratios.described(
+        rows,
+        machine=about and ratios.machine_of(about),
+        versions=about and ratios.versions_of(about),
+        command=raw["command"],
+        raw=file,
+    )
 
 
 def extrapolated(peer: list[dict[str, Any]], trials: list[dict[str, Any]]) -> float:

@@ -2,19 +2,27 @@
 
     python benchmarks/search/fresh_seeds.py WHOLE/measurements.parquet PRUNED/measurements.parquet --out FILE.json
 
-For every task and method the difference of mean scores (pruned less whole) with Welch's 95% interval over seeds, on the
-test set, and on the validation set that both searches chose by.
+For every task and method the difference of mean scores (pruned less whole) and the ratio of their geometric means, each with
+Welch's 95% interval over seeds, on the test set, and on the validation set that both searches chose by.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
+import sys
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
+import scipy
 from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ratios
+
+INTERVAL = "95% Welch interval over seeds, of the ratio of geometric means"
 
 
 def main() -> None:
@@ -27,8 +35,12 @@ def main() -> None:
     whole, pruned = (scores(path, given.metric) for path in (given.whole, given.pruned))
     if whole.keys() != pruned.keys():
         raise SystemExit(f"not the same arms: {sorted(whole.keys() ^ pruned.keys())}")
-    rows = [row(*arm, whole[arm], pruned[arm]) for arm in whole]
-    given.out.write_text(json.dumps({"metric": given.metric, "rows": rows}, indent=1) + "\n")
+    rows = [row(*arm, whole[arm], pruned[arm], metric=given.metric) for arm in whole]
+    versions = {"numpy": np.__version__, "pandas": pd.__version__, "scipy": scipy.__version__}
+    command = ratios.command_line("benchmarks/search/fresh_seeds.py")
+    # the scores are read from tables, which do not say on what machine they were made
+    rows = ratios.described(rows, machine=None, versions=versions, command=command)
+    ratios.write_list(given.out, rows)
     for found in rows:
         low, high = found["interval_95"]
         print(
@@ -47,19 +59,32 @@ def scores(path: Path, metric: str) -> dict[tuple[str, str, str], dict[str, floa
     }
 
 
-def row(split: str, task: str, method: str, whole: dict[str, float], pruned: dict[str, float]) -> dict[str, Any]:
+def row(
+    split: str, task: str, method: str, whole: dict[str, float], pruned: dict[str, float], *, metric: str
+) -> ratios.Row:
     if whole.keys() != pruned.keys():
         raise SystemExit(f"{split} {task} {method}: not the same seeds")
-    found = stats.ttest_ind(list(pruned.values()), list(whole.values()), equal_var=False)
-    interval = found.confidence_interval(0.95)
+    ours, peer = np.array(list(pruned.values())), np.array(list(whole.values()))
+    interval = stats.ttest_ind(ours, peer, equal_var=False).confidence_interval(0.95)
+    logs = stats.ttest_ind(np.log(ours), np.log(peer), equal_var=False).confidence_interval(0.95)
     return {
+        "work": f"{metric}, {split}: {task}, {method}, {len(ours)} fresh seeds",
+        "ours": float(ours.mean()),
+        "peer": float(peer.mean()),
+        "peer_name": "the optimum of the whole search",
+        "unit": "fraction",
+        "ratio": math.exp(np.log(ours).mean() - np.log(peer).mean()),
+        "ratio_low": math.exp(logs.low),
+        "ratio_high": math.exp(logs.high),
+        "repeats": len(ours),
+        "interval": INTERVAL,
+        "samples": {"ours": ours.tolist(), "peer": peer.tolist()},
         "split": split,
         "task": task,
         "method": method,
-        "difference": pd.Series(pruned).mean() - pd.Series(whole).mean(),
+        "seeds": list(whole),
+        "difference": float(ours.mean() - peer.mean()),
         "interval_95": [interval.low, interval.high],
-        "whole": whole,
-        "pruned": pruned,
     }
 
 

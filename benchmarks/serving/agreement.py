@@ -34,6 +34,10 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ratios
+
 from lorascope.models.catalog import describe_model
 from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.serving.engines import PROGRAMS, EngineProcess
@@ -43,6 +47,7 @@ from lorascope.stats.serving.repeats import interval_of
 from lorascope.study.spec import ModelSpec
 
 TOLERANCE_FRACTION = 0.05
+INTERVAL = "95% t interval over repeats, of the geometric mean of the ratios within repeats"
 UNITS = {
     "output tokens/s": "1/s", "mean TTFT": "ms", "median TTFT": "ms", "mean ITL": "ms", "median ITL": "ms",
 }  # fmt: skip
@@ -176,7 +181,7 @@ def compare(
     return found
 
 
-def row(load: Load, name: str, samples: Mapping[str, list[float]], **shared: Any) -> dict[str, Any]:
+def row(load: Load, name: str, samples: Mapping[str, list[float]]) -> ratios.Row:
     logs = np.log(np.array(samples["ours"]) / np.array(samples["peer"]))
     interval = interval_of(logs)
     ratio = math.exp(float(logs.mean()))
@@ -184,11 +189,12 @@ def row(load: Load, name: str, samples: Mapping[str, list[float]], **shared: Any
         "work": f"{name}; {load.name}", "ours": float(np.median(samples["ours"])),
         "peer": float(np.median(samples["peer"])), "peer_name": "vllm bench serve", "unit": UNITS[name], "ratio": ratio,
         "ratio_low": interval and interval.low, "ratio_high": interval and interval.high, "repeats": len(logs),
+        "interval": interval and INTERVAL, "aim": 1, "within": TOLERANCE_FRACTION,
         "agrees": abs(ratio - 1) <= TOLERANCE_FRACTION,
         "shown": interval is not None
         and interval.low >= 1 - TOLERANCE_FRACTION
         and interval.high <= 1 + TOLERANCE_FRACTION,
-        "samples": dict(samples), **shared,
+        "samples": dict(samples),
     }  # fmt: skip
 
 
@@ -246,10 +252,9 @@ def main() -> None:
         )  # fmt: skip
         rows = []
         with EngineProcess("vllm-server", config, python=given.python, directory=Path(folder) / "log") as engine:
-            shared = {
+            shared: dict[str, Any] = {
                 "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {engine.ready.device_name}",
-                "versions": dict(engine.ready.versions), "load_average": os.getloadavg(),
-                "command": command_of(given),
+                "versions": engine.ready.versions, "load_average": os.getloadavg(), "command": command_of(given),
             }  # fmt: skip
             for rate in (math.inf, given.rate):
                 load = Load(rate, given.concurrency, given.requests, given.prompt_tokens, given.output_tokens)
@@ -257,7 +262,7 @@ def main() -> None:
                     engine, load, python=given.python, model=model, repeats=given.repeats, vocabulary=vocabulary,
                     text=given.peer_sends == "text", in_turns=given.in_turns,
                 )  # fmt: skip
-                rows += [row(load, name, samples, **shared) for name, samples in found.items()]
+                rows += ratios.described([row(load, name, samples) for name, samples in found.items()], **shared)
         for one in rows:
             bounds = f" ({one['ratio_low']:.3f} to {one['ratio_high']:.3f})" if one["ratio_low"] else ""
             verdict = "within 5%" if one["agrees"] else "NOT within 5%"
@@ -266,7 +271,7 @@ def main() -> None:
             )
         default = f"agreement-{platform.machine()}-{os.cpu_count()}cpu-{datetime.date.today()}.json"
         output = given.output or Path(__file__).parent / "results" / default
-        output.write_text(json.dumps(rows, indent=1))
+        ratios.write_list(output, rows)
         print(f"written to {output}")
     sys.exit(0 if all(one["agrees"] for one in rows) else 1)
 

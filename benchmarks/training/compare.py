@@ -3,8 +3,9 @@
     python benchmarks/training/compare.py --bench gang-smollm2 --data DIR --out benchmarks/training/results
     python benchmarks/training/compare.py --figure docs/performance.md --out benchmarks/training/results
 
-Every side runs in a process of its own, so that no side's memory, kernels or flags reach the other. Raw figures go to
-OUT/<bench>.json after each of them. README.md beside this says what is compared and how to read it.
+Every side runs in a process of its own, so that no side's memory, kernels or flags reach the other. After each of them the
+raw figures go to OUT/raw/<bench>-<machine>-<date>.json, and the comparisons to OUT/ under the same name. README.md next to
+this says what is compared and how to read it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import datetime
-import json
 import multiprocessing
-import shlex
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from comparisons import write_lists
 from workload import TINYLLAMA_SHAPE, Setting, open_workload, prepare, study_document
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ratios
 
 ORDER_OF_SIDES = ("ours", "ours-alone", "peer-a", "peer-a-bf16-base", "peer-a-compile", "peer-b")
 
@@ -189,7 +193,7 @@ def run_bench(name: str, bench: Bench, given: argparse.Namespace, store: Path) -
     about, _ = in_a_process(describe_machine, given.device, bench.precisions, given.threads)
     results = {
         "bench": name,
-        "command": shlex.join(["python", "benchmarks/training/compare.py", *sys.argv[1:]]),
+        "command": ratios.command_line("benchmarks/training/compare.py"),
         "date": datetime.date.today().isoformat(),
         "machine": about,
         "sizes": {
@@ -199,15 +203,16 @@ def run_bench(name: str, bench: Bench, given: argparse.Namespace, store: Path) -
         },
         "measurements": [],
     }  # fmt: skip
-    given.out.mkdir(parents=True, exist_ok=True)
-    path, failures = given.out / f"{name}.json", 0
+    stem = f"{name}-{ratios.short_machine(about)}-{results['date']}{given.name}"
+    path, failures = given.out / "raw" / f"{stem}.json", 0
     for cell in _cells(bench, given):
         try:
             measured = _measure(bench, cell, document, given, store, about)
         except Exception as error:
             measured, failures = {"error": f"{type(error).__name__}: {error}"[:2000]}, failures + 1
         results["measurements"].append({**cell, **measured})
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        ratios.write_raw(path, results)
+        write_lists(given.out, only=path.name)
         print(_line({**cell, **measured}), flush=True)
     print(f"raw figures: {path}")
     return failures
@@ -278,8 +283,11 @@ def _line(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training speed: lorascope against transformers.Trainer.")
     parser.add_argument("--bench", choices=BENCHES)
-    parser.add_argument("--figure", type=Path, metavar="DOCUMENT", help="write its table and figure from OUT/*.json")
-    parser.add_argument("--out", type=Path, required=True, help="directory of the raw results")
+    parser.add_argument(
+        "--figure", type=Path, metavar="DOCUMENT", help="write its table and figure from OUT/raw/*.json"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory of the results")
+    parser.add_argument("--name", default="", help="added to the name of the result's file")
     parser.add_argument("--data", type=Path, help="directory with {task}_{split}.parquet")
     parser.add_argument("--work", type=Path, help="keeps the prepared data between runs (default: temporary)")
     parser.add_argument("--device", help="cuda:0, cpu (default: the first GPU, else the CPU)")

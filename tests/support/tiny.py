@@ -29,6 +29,8 @@ from lorascope.models.catalog import describe_model
 from lorascope.models.loading import BaseModel, load_base
 from lorascope.study.spec import ModelSpec
 from lorascope.tasks.classification import Classification
+from lorascope.tasks.inputs import EXAMPLE
+from lorascope.training.reading import Reading
 
 WORDS = ["good", "bad", "fine", "poor", "the", "a", "film", "book", "is", "was", "very", "not"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -78,6 +80,11 @@ def tiny_task(**changes: Any) -> Classification:
     return Classification("tiny", **description)
 
 
+def tiny_reading(task: Classification | None = None, *, precision: str = "fp32") -> Reading:
+    """How the tiny task is read on the CPU."""
+    return Reading(task or tiny_task(), 0, "cpu", precision)
+
+
 def tiny_examples(count: int, *, seed: int = 0) -> pd.DataFrame:
     """Sentences of 3 to 7 words with the label their adjective gives."""
     generator = np.random.default_rng(seed)
@@ -94,7 +101,8 @@ def tiny_examples(count: int, *, seed: int = 0) -> pd.DataFrame:
 
 def tiny_columns(directory: Path, examples: pd.DataFrame, tokenizer: Any, *, max_length: int = 32) -> ColumnStore:
     """The examples, tokenised and written as the `tokens` step does."""
-    columns = tiny_task().tokenise(examples.to_dict("records"), tokenizer, max_length=max_length)
+    columns = tiny_task().encode(examples.to_dict("records"), tokenizer, max_length=max_length)
+    columns.pop(EXAMPLE)
     ColumnStore.write(directory, columns, examples["example_id"].tolist())
     return ColumnStore.open(directory)
 
@@ -106,7 +114,7 @@ def tiny_base(checkpoint: Path, *, num_labels: int = 2) -> BaseModel:
         ModelSpec.model_validate({"name": "tiny", "source": {"path": str(checkpoint)}})
     )
     return load_base(
-        identity, head=task.head, head_config=task.head_config(), pad_token_id=0, device="cpu",
+        identity, head=task.head, pad_token_id=0, device="cpu",
         locations=locations, cache_dir=checkpoint, warm={},
     )  # fmt: skip
 

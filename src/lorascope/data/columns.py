@@ -1,7 +1,7 @@
-"""Tokenised examples on disk: one memory-mapped array a column, so that any process opens 100,000 examples at once.
+"""Encoded examples on disk: one memory-mapped array a column, so that any process opens 100,000 examples at once.
 
-A column of equal-shaped values is one `.npy`; a ragged one is its values end to end beside their offsets. Nothing is
-padded and nothing is copied until `gather`.
+A column of equal-shaped values is one `.npy`; a ragged one (sequences) is its values end to end with their offsets.
+Nothing is padded and nothing is copied until `gather`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-
-LENGTH_COLUMN = "input_ids"
 
 Columns = dict[str, list[np.ndarray]]
 """Column -> one array an example."""
@@ -34,15 +32,19 @@ class Examples(Protocol):
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> dict[str, list[np.ndarray]]: ...
 
+    def values(self, name: str, rows: np.ndarray) -> np.ndarray: ...
+
 
 class ColumnStore:
-    """Opened columns. ids: str [examples]. lengths: int64 [examples], tokens of each example."""
+    """Opened columns. ids: str [rows], the example each row belongs to. lengths: int64 [rows], the size of each row: the
+    length of its first ragged column (tokens), or 1 where no column is ragged (images)."""
 
     def __init__(self, ids: np.ndarray, values: Mapping[str, np.ndarray], offsets: Mapping[str, np.ndarray]) -> None:
         self.ids = ids
         self._values = values
         self._offsets = offsets
-        self.lengths = np.diff(offsets[LENGTH_COLUMN])
+        first = next((name for name in values if name in offsets), None)
+        self.lengths = np.ones(len(ids), dtype=np.int64) if first is None else np.diff(offsets[first])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,7 +60,7 @@ class ColumnStore:
         layout = {}
         for name, rows in columns.items():
             assert len(rows) == len(ids), f"column {name} has {len(rows)} rows for {len(ids)} examples"
-            ragged = rows[0].ndim > 0
+            ragged = rows[0].ndim == 1
             np.save(directory / f"{name}.npy", np.concatenate(rows) if ragged else np.stack(rows))
             if ragged:
                 offsets = np.zeros(len(rows) + 1, dtype=np.int64)
@@ -84,7 +86,7 @@ class ColumnStore:
         return self._values[name]
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> dict[str, list[np.ndarray]]:
-        """The examples at `rows`, in that order, as `Task.collate` takes them. Views, not copies."""
+        """The examples at `rows`, in that order, as `padded_batch` takes them. Views, not copies."""
         gathered = {}
         for name, values in self._values.items():
             offsets = self._offsets.get(name)
@@ -93,6 +95,10 @@ class ColumnStore:
             else:
                 gathered[name] = [values[offsets[row] : offsets[row + 1]] for row in rows]
         return gathered
+
+    def values(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """A column of one number a row, at `rows`: [len(rows)]."""
+        return self._values[name][np.asarray(rows, dtype=np.int64)]
 
     def subset(self, rows: np.ndarray) -> ColumnSubset:
         """These rows alone, under the same interface."""
@@ -111,5 +117,9 @@ class ColumnSubset:
         return len(self._rows)
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> dict[str, list[np.ndarray]]:
-        """The examples at `rows` of the subset, as `Task.collate` takes them."""
+        """The examples at `rows` of the subset, as `padded_batch` takes them."""
         return self._store.gather(self._rows[np.asarray(rows)])
+
+    def values(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """A column of one number a row, at `rows` of the subset: [len(rows)]."""
+        return self._store.values(name, self._rows[np.asarray(rows)])

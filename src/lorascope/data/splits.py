@@ -50,21 +50,24 @@ def make_splits(raw: RawExamples, data: DataSpec, *, task: str) -> Splits:
     caps = dict(zip(SPLITS, (data.train_examples, data.validation_examples, data.test_examples), strict=True))
     for name, cap in caps.items():
         if cap is not None and cap < len(frames[name]):
-            frames[name] = frames[name].loc[
-                stratified_sample(frames[name]["label"].to_numpy(), cap, seed=data.split_seed)
-            ]
+            frames[name] = frames[name].loc[stratified_sample(_strata(frames[name], raw), cap, seed=data.split_seed)]
     _check_classes(frames, raw, task=task)
     splits.frames = {name: frames[name].reset_index(drop=True) for name in SPLITS}
     return splits
 
 
-def stratified_sample(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
-    """Positions of `size` examples without repetition, classes in proportion, ascending."""
+def stratified_sample(strata: np.ndarray, size: int, *, seed: int) -> np.ndarray:
+    """Positions of `size` examples without repetition, strata in proportion, ascending."""
     from sklearn.utils import resample
 
-    positions = np.arange(len(labels))
-    chosen = resample(positions, replace=False, n_samples=size, stratify=labels, random_state=seed)
+    positions = np.arange(len(strata))
+    chosen = resample(positions, replace=False, n_samples=size, stratify=strata, random_state=seed)
     return np.sort(np.asarray(chosen))
+
+
+def _strata(frame: pd.DataFrame, raw: RawExamples) -> np.ndarray:
+    """The stratum of each example; examples without classes are of one."""
+    return np.zeros(len(frame)) if raw.strata is None else frame[raw.strata.column].to_numpy()
 
 
 def _carve(
@@ -72,30 +75,43 @@ def _carve(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(what stays in train, the carved split)"""
     size = round(len(train) * data.validation_fraction)
-    counts = np.bincount(train["label"], minlength=len(raw.label_names))
-    rare = raw.label_names[int(counts.argmin())]
-    if counts.min() < 2 or not len(raw.label_names) <= size <= len(train) - len(raw.label_names):
+    refuse_to_carve = _reason_against_carving(train, size, raw=raw)
+    if refuse_to_carve is not None:
         raise DataError(
-            f"task `{task}`: a {name} set of {size} cannot be carved out of {len(train)} training examples "
-            f"(the rarest class, `{rare}`, has {counts.min()})",
+            f"task `{task}`: a {name} set of {size} cannot be carved out of {len(train)} training examples"
+            f"{refuse_to_carve}",
             hint=f"Name a {name} file, add examples, or change data.validation_fraction "
             f"({data.validation_fraction:g}).",
         )
-    carved = stratified_sample(train["label"].to_numpy(), size, seed=data.split_seed)
+    carved = stratified_sample(_strata(train, raw), size, seed=data.split_seed)
     stays = np.setdiff1d(np.arange(len(train)), carved)
     return train.iloc[stays].reset_index(drop=True), train.iloc[carved].reset_index(drop=True)
 
 
-def text_keys(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """One string an example: its texts without the white space around them. Equal keys are duplicates."""
-    stripped = ([text.strip() for text in frame[column]] for column in columns)
-    return ["\x1f".join(texts) for texts in zip(*stripped, strict=True)]
+def _reason_against_carving(train: pd.DataFrame, size: int, *, raw: RawExamples) -> str | None:
+    """Why `size` examples cannot be taken out of train, as the end of a sentence; None if they can."""
+    if raw.strata is None:
+        return None if 1 <= size < len(train) else ""
+    names = raw.strata.names
+    counts = np.bincount(train[raw.strata.column], minlength=len(names))
+    if counts.min() >= 2 and len(names) <= size <= len(train) - len(names):
+        return None
+    return f" (the rarest class, `{names[int(counts.argmin())]}`, has {counts.min()})"
+
+
+def content_keys(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """One string an example: its texts without the white space around them, other values as they are. Equal keys are
+    duplicates."""
+    parts = (
+        [value.strip() if isinstance(value, str) else repr(value) for value in frame[column]] for column in columns
+    )
+    return ["\x1f".join(row) for row in zip(*parts, strict=True)]
 
 
 def _shared_rows(first: pd.DataFrame, second: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     """bool [examples of first]: whose texts also stand in `second`."""
-    known = set(text_keys(second, columns))
-    return np.array([key in known for key in text_keys(first, columns)], dtype=bool)
+    known = set(content_keys(second, columns))
+    return np.array([key in known for key in content_keys(first, columns)], dtype=bool)
 
 
 def _separate(splits: Splits, raw: RawExamples) -> None:
@@ -108,13 +124,19 @@ def _separate(splits: Splits, raw: RawExamples) -> None:
         if first not in frames or second not in frames:
             continue
         pair = f"{first}~{second}"
-        shared = _shared_rows(frames[first], frames[second], raw.text_columns)
+        shared = _shared_rows(frames[first], frames[second], raw.content)
         splits.duplicates[pair] = splits.duplicates.get(pair, 0) + int(shared.sum()) - _left(splits, pair)
         splits.dropped.setdefault(pair, 0)
         kept = frames[first].loc[~shared]
-        if raw.disjoint and shared.any() and set(kept["label"]) == set(frames[first]["label"]):
+        if raw.disjoint and shared.any() and _keeps_every_class(kept, frames[first], raw):
             frames[first] = kept.reset_index(drop=True)
             splits.dropped[pair] += int(shared.sum())
+
+
+def _keeps_every_class(kept: pd.DataFrame, whole: pd.DataFrame, raw: RawExamples) -> bool:
+    if raw.strata is None:
+        return not kept.empty
+    return set(kept[raw.strata.column]) == set(whole[raw.strata.column])
 
 
 def _left(splits: Splits, pair: str) -> int:
@@ -126,10 +148,10 @@ def _refuse_overlap(frames: Mapping[str, pd.DataFrame], raw: RawExamples, *, tas
     for first, second in PAIRS:
         if first not in frames or second not in frames:
             continue
-        shared = np.flatnonzero(_shared_rows(frames[first], frames[second], raw.text_columns)).tolist()
+        shared = np.flatnonzero(_shared_rows(frames[first], frames[second], raw.content)).tolist()
         if shared:
-            key = text_keys(frames[first], raw.text_columns)[shared[0]]
-            twin = text_keys(frames[second], raw.text_columns).index(key)
+            key = content_keys(frames[first], raw.content)[shared[0]]
+            twin = content_keys(frames[second], raw.content).index(key)
             raise DataError(
                 f"task `{task}`: {len(shared)} of the {first} examples also stand in the {second} file "
                 f"({name_rows(shared)} of {first}; the first is row {twin + 1} of {second})",
@@ -152,14 +174,16 @@ def _check_classes(frames: Mapping[str, pd.DataFrame], raw: RawExamples, *, task
     for name, frame in frames.items():
         if frame.empty:
             raise DataError(f"task `{task}`: the {name} split is empty", hint="Every split needs examples.")
-        present = sorted(set(frame["label"]))
+        if raw.strata is None:
+            continue
+        names, present = raw.strata.names, sorted(set(frame[raw.strata.column]))
         if len(present) == 1:
             raise DataError(
-                f"task `{task}`: every {name} example has the same class, `{raw.label_names[present[0]]}`",
+                f"task `{task}`: every {name} example has the same class, `{names[present[0]]}`",
                 hint="A classifier needs examples of at least two classes in every split.",
             )
-        if name == "train" and len(present) < len(raw.label_names):
-            absent = [label for index, label in enumerate(raw.label_names) if index not in present]
+        if name == "train" and len(present) < len(names):
+            absent = [label for index, label in enumerate(names) if index not in present]
             raise DataError(
                 f"task `{task}`: no training example has the class {', '.join(f'`{label}`' for label in absent)}",
                 hint="Add such examples to train, raise data.train_examples, or take the class out of `labels`.",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lorascope.data.columns import Examples
     from lorascope.models.loading import BaseModel
     from lorascope.study.measure import DriftSpec
+    from lorascope.training.reading import Reading
 
 PRECISION = "fp32"
 """Of all models alike, whatever they were trained in: bf16's rounding would be a drift of its own (extraction.py)."""
@@ -63,7 +64,7 @@ class ProbeOfBase:
     split: str
     probe: Probe
     pooling: Pooling
-    task: Any
+    reading: Reading
     points: Points
     base: View
     left_out: list[str]
@@ -130,8 +131,7 @@ class Arm:
             for probe in probes:
                 with self.watch.timing("extraction"):
                     features = extract_runs(
-                        model, probe.probe.columns, runs=len(group), task=probe.task, sites=self.spec.sites,
-                        pad_token_id=self.base.pad_token_id, pooling=probe.pooling, precision=PRECISION,
+                        model, probe.probe.columns, reading=probe.reading, sites=self.spec.sites, pooling=probe.pooling,
                         names=[f"seed {run.seed}" for run in group],
                     )  # fmt: skip
                 for run, own in zip(group, features, strict=True):
@@ -185,8 +185,8 @@ class Arm:
 
     def _note_attention(self, group: list[Run], model: nn.Module, columns: Examples, probe: ProbeOfBase) -> None:
         found = compare_attention(
-            self.base.model, model, columns, task=probe.task, pad_token_id=self.base.pad_token_id, runs=len(group),
-            precision=PRECISION, name=", ".join(f"seed {run.seed}" for run in group),
+            self.base.model, model, columns, reading=probe.reading, runs=len(group),
+            name=", ".join(f"seed {run.seed}" for run in group),
         )  # fmt: skip
         for run, patterns in zip(group, found, strict=True):
             self.heads[run.id] = patterns

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lorascope.data.batches import MASK
 from lorascope.drift.extraction import evaluating, run_backbone
 from lorascope.errors import StudyError
 from lorascope.models.blocks import attention_modules, find_blocks, plain_model
-from lorascope.training.predict import autocast, model_inputs, to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from lorascope.data.columns import Examples
-    from lorascope.tasks.task import Task
+    from lorascope.training.reading import Reading
 
 PATTERN_EXAMPLES = 64
 _READER = "_pattern_reader"
@@ -58,10 +58,8 @@ def compare_attention(
     model: nn.Module,
     columns: Examples,
     *,
-    task: Task,
-    pad_token_id: int,
+    reading: Reading,
     runs: int = 1,
-    precision: str = "fp32",
     name: str = "the model",
 ) -> list[AttentionPatterns]:
     """The patterns of `model` beside the base's on the same examples, one a run.
@@ -73,11 +71,11 @@ def compare_attention(
     layers, heads = _shape(base, model)
     device = next(model.parameters()).device
     sums = torch.zeros(4, runs, layers, heads, device=device)
-    with torch.no_grad(), evaluating(base), evaluating(model), autocast(str(device), precision):
+    with torch.no_grad(), evaluating(base), evaluating(model), reading.autocast():
         for rows in _batches(columns, heads=heads * runs, device=device.type):
             length = int(columns.lengths[rows].max())
-            batch = to_device(task.collate(columns.gather(rows), pad_token_id=pad_token_id, length=length), str(device))
-            inputs, comparison = model_inputs(task, batch), _Comparison(batch["attention_mask"].bool(), runs, sums)
+            batch = reading.batch(columns, rows, length=length)
+            inputs, comparison = reading.model_inputs(batch), _Comparison(batch.get(MASK), runs, sums)
             _read(base, inputs, comparison.keep)
             _read(model, {k: v.repeat(runs, *[1] * (v.ndim - 1)) for k, v in inputs.items()}, comparison.compare)
     means = (sums / len(columns)).cpu().numpy()
@@ -128,11 +126,11 @@ class _Scores:
 
 
 class _Comparison:
-    """Two models on one batch. is_real: which query positions are no padding, [examples, tokens]. sums: [4, runs, layers,
-    heads], where the batch's examples are added, in the order of AttentionPatterns."""
+    """Two models on one batch. mask: 1 at the query positions that are no padding, [examples, tokens]; None: all. sums:
+    [4, runs, layers, heads], where the batch's examples are added, in the order of AttentionPatterns."""
 
-    def __init__(self, is_real: Bool[Tensor, "examples tokens"], runs: int, sums: Tensor) -> None:
-        self._weights = is_real.float() / is_real.sum(1, keepdim=True)
+    def __init__(self, mask: Int[Tensor, "examples tokens"] | None, runs: int, sums: Tensor) -> None:
+        self._weights = None if mask is None else mask.bool().float() / mask.bool().sum(1, keepdim=True)
         self._runs, self._sums = runs, sums
         self._base: dict[int, _Scores] = {}
 
@@ -154,6 +152,8 @@ class _Comparison:
         r = (difference / both.clamp_min(torch.finfo(both.dtype).tiny)).clamp(-1 + 1e-7, 1 - 1e-7)
         divergence = both / 4 * ((1 + r) * torch.log1p(r) + (1 - r) * torch.log1p(-r))
         rows = (_entropy(p), _entropy(q).expand(total_variation.shape), total_variation, divergence.sum(-1))
+        if self._weights is None:
+            return torch.stack([row.mean(-1).sum(1) for row in rows])
         return torch.stack([torch.einsum("rehq,eq->rh", row, self._weights) for row in rows])
 
 

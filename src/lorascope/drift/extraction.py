@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lorascope.data.batches import evaluation_batches, padded_length
+from lorascope.data.batches import MASK, evaluation_batches
 from lorascope.drift.probe import Pooling, TokenSample
 from lorascope.errors import StudyError
 from lorascope.models.blocks import (
@@ -36,13 +36,12 @@ from lorascope.models.blocks import (
     find_blocks,
     plain_model,
 )
-from lorascope.training.predict import autocast, model_inputs, to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from lorascope.data.columns import Examples
-    from lorascope.tasks.task import Task
+    from lorascope.training.reading import Reading
 
 Features = dict[str, Float[Tensor, "layers examples hidden"]]
 
@@ -55,11 +54,9 @@ def extract(
     model: nn.Module,
     columns: Examples,
     *,
-    task: Task,
-    pad_token_id: int,
+    reading: Reading,
     sites: Sequence[str] = tuple(FEATURE_SITES),
     pooling: Pooling = "mean",
-    precision: str = "fp32",
     name: str = "the model",
     max_tokens: int | None = None,
 ) -> Features:
@@ -69,13 +66,12 @@ def extract(
     and generators are left as they were. sites: of `FEATURE_SITES`; the residual stream has one layer more than the
     others. pooling: see `Pooling`; with a TokenSample the rows are tokens. A first token that all examples share has the
     same embedding in all: layer 0 of an encoder's decision token is constant, and no similarity of it is defined.
-    precision: fp32, or bf16 for autocast. max_tokens: padded tokens a batch, None: as suits the device. Raises StudyError
-    for a site that is not there and for features that are not finite.
+    reading: how examples are read on the model's device. max_tokens: padded tokens a batch, None: as suits the device.
+    Raises StudyError for a site that is not there and for features that are not finite.
     """
     features = extract_runs(
-        model, columns, runs=1, task=task, pad_token_id=pad_token_id, sites=sites, pooling=pooling,
-        precision=precision, names=[name], max_tokens=max_tokens,
-    )  # fmt: skip
+        model, columns, reading=reading, sites=sites, pooling=pooling, names=[name], max_tokens=max_tokens
+    )
     return features[0]
 
 
@@ -84,17 +80,15 @@ def extract_runs(
     model: nn.Module,
     columns: Examples,
     *,
-    runs: int,
-    task: Task,
-    pad_token_id: int,
+    reading: Reading,
     sites: Sequence[str],
     pooling: Pooling,
-    precision: str,
     names: Sequence[str],
     max_tokens: int | None = None,
 ) -> list[Features]:
-    """`extract` for a model whose batches are those of `runs` runs end to end (`stack_adapters`): what it would give for each
-    run alone, to rounding. names: what messages call the runs."""
+    """`extract` for a model whose batches are those of several runs end to end (`stack_adapters`): what it would give for each
+    run alone, to rounding. names: what messages call the runs, one a run."""
+    runs = len(names)
     check_feature_sites(sites, model)
     plain, blocks = plain_model(model), find_blocks(model)
     device = next(plain.parameters()).device
@@ -112,11 +106,11 @@ def extract_runs(
     with evaluating(model), ExitStack() as hooks:
         for module, is_input, target in _points(blocks, features):
             hooks.enter_context(_hooked(module, pool.into(target), is_input=is_input))
-        for rows, batch in batches_of(task, columns, pad_token_id=pad_token_id, device=device, max_tokens=limit):
-            if not pool.prepare(rows, batch["attention_mask"]):
+        for rows, batch in batches_of(reading, columns, max_tokens=limit):
+            if not pool.prepare(rows, batch.get(MASK), device=device):
                 continue
-            inputs = {k: v.repeat(runs, *[1] * (v.ndim - 1)) for k, v in model_inputs(task, batch).items()}
-            with autocast(str(device), precision):
+            inputs = {k: v.repeat(runs, *[1] * (v.ndim - 1)) for k, v in reading.model_inputs(batch).items()}
+            with reading.autocast():
                 run_backbone(plain, inputs)
     for site in features:
         features[site] = features[site].index_select(2, pool.back_in_order(device))
@@ -147,14 +141,14 @@ def _points(blocks: Blocks, features: Mapping[str, Tensor]) -> Iterator[tuple[nn
 
 
 def batches_of(
-    task: Task, columns: Examples, *, pad_token_id: int, device: torch.device, max_tokens: int
+    reading: Reading, columns: Examples, *, max_tokens: int
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
     """(rows, batch on the device) over all examples, longest first, at most about `max_tokens` padded tokens a batch."""
     lengths = np.asarray(columns.lengths)
+    unpadded = torch.device(reading.device).type == "cpu"
     for rows in evaluation_batches(lengths, max_tokens=max_tokens):
-        length = padded_length(int(lengths[rows].max()), multiple=1 if device.type == "cpu" else 8)
-        batch = task.collate(columns.gather(rows), pad_token_id=pad_token_id, length=length)
-        yield rows, to_device(batch, str(device))
+        longest = int(lengths[rows].max())
+        yield rows, reading.batch(columns, rows, length=longest if unpadded else reading.padded(longest))
 
 
 def run_backbone(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> None:
@@ -205,15 +199,16 @@ class _Pool:
     reads_last: bool
     _written: list[np.ndarray] = field(default_factory=list)
 
-    def prepare(self, rows: np.ndarray, mask: Tensor) -> bool:
-        """Notes a batch: which examples it holds and which of its tokens are real. False: none of its tokens is asked for."""
-        device = mask.device
+    def prepare(self, rows: np.ndarray, mask: Tensor | None, *, device: torch.device) -> bool:
+        """Notes a batch: which examples it holds and which of its positions are real (None: all). False: none of its
+        positions is asked for."""
         if self.pooling == "mean":
-            weights = mask.float() / mask.sum(1, keepdim=True)
-            self._weights = weights.repeat(self.runs, 1).unsqueeze(1)
+            weights = None if mask is None else mask.float() / mask.sum(1, keepdim=True)
+            self._weights = None if weights is None else weights.repeat(self.runs, 1).unsqueeze(1)
         elif self.pooling == "decision-token":
             examples = torch.arange(len(rows), device=device)
-            self._take = (examples, mask.sum(1) - 1 if self.reads_last else torch.zeros_like(examples))
+            last = torch.full_like(examples, -1) if mask is None else mask.sum(1) - 1
+            self._take = (examples, last if self.reads_last else torch.zeros_like(examples))
         else:
             place = {int(row): index for index, row in enumerate(rows)}
             rows = np.flatnonzero(np.isin(self.pooling.examples, rows))
@@ -239,6 +234,8 @@ class _Pool:
 
     def _pooled(self, hidden: Tensor) -> Float[Tensor, "runs rows hidden"]:
         if self.pooling == "mean":
+            if self._weights is None:
+                return hidden.float().mean(dim=1).view(self.runs, -1, hidden.shape[-1])
             return torch.bmm(self._weights, hidden.float()).view(self.runs, -1, hidden.shape[-1])
         examples, tokens = self._take
         return hidden.unflatten(0, (self.runs, -1))[:, examples, tokens].float()

@@ -23,7 +23,7 @@ from torch.func import functional_call
 from lorascope.drift.text import Objective, TextWindows
 from lorascope.errors import StudyError
 from lorascope.models.loading import reading_checkpoint
-from lorascope.training.predict import autocast
+from lorascope.training.reading import autocast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lorascope.models.loading import BaseModel
-    from lorascope.tasks.task import Task
+    from lorascope.training.reading import Reading
 
 _SITE, _SEED, _PRECISION = "residual", 0, "fp32"
 
 
 class Observer:
-    """Looks at runs of one base and task. settings: a study's `examples` and `pooling`. warm: the worker's memory, which
-    keeps what the base shows."""
+    """Looks at runs of one base. settings: a study's `examples` and `pooling`. reading: of the task they learn. warm: the
+    worker's memory, which keeps what the base shows."""
 
     def __init__(
-        self, settings: Mapping[str, Any], *, base: BaseModel, task: Task, validation: Path, warm: dict[str, Any]
+        self, settings: Mapping[str, Any], *, base: BaseModel, reading: Reading, validation: Path, warm: dict[str, Any]
     ) -> None:
-        self._base, self._task = base, task
+        self._reading = reading.to(_PRECISION)
         self._probe = choose_probe(ColumnStore.open(validation), settings["examples"], seed=_SEED)
         self._pooling: Pooling = rows_of(settings["pooling"], self._probe.columns)
         key = f"{validation.parent.name}:{self._probe.ids_sha256}:{settings['pooling']}:{warm.get('base_key')}"
@@ -51,6 +51,5 @@ class Observer:
 
     def _features(self, model: nn.Module, name: str) -> Any:
         return extract(
-            model, self._probe.columns, task=self._task, pad_token_id=self._base.pad_token_id, sites=(_SITE,),
-            pooling=self._pooling, precision=_PRECISION, name=name,
-        )  # fmt: skip
+            model, self._probe.columns, reading=self._reading, sites=(_SITE,), pooling=self._pooling, name=name
+        )

@@ -46,7 +46,8 @@ from lorascope.study.measure import DriftSpec
 from lorascope.study.spec import Seeds
 from lorascope.tasks.description import task_from_result
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
-from lorascope.training.preparation import base_for, make_deterministic, method_from_params, tokenizer_for
+from lorascope.training.preparation import base_for, make_deterministic, method_from_params, processor_for, reading_for
+from lorascope.training.reading import Reading
 
 _PROBE_SEED, _RANDOM_MODEL_SEED, _MASK_SEED = 0, 0, 0
 
@@ -147,23 +148,21 @@ def _probe(context: StepContext, base: BaseModel, spec: DriftSpec, *, split: str
         for stale in [k for k in warm if k.startswith("drift:probe:") and not prefix]:
             del warm[stale]
         task = task_from_result(context.deps[f"{prefix}data"].result)
+        reading = reading_for(context, task, base, precision=PRECISION)
         probe = choose_probe(ColumnStore.open(tokens.file("test")), spec.examples, seed=_PROBE_SEED)
         pooling = rows_of(spec.pooling, probe.columns)
-        features = _features(base.model, probe.columns, base, task, spec, pooling=pooling, name="the base")
+        features = _features(base.model, probe.columns, reading, spec, pooling=pooling, name="the base")
         points = Points.of(features)
         warm[key] = ProbeOfBase(
-            split, probe, pooling, task, points, View.of(features, points, is_base=True), points.left_out(features)
+            split, probe, pooling, reading, points, View.of(features, points, is_base=True), points.left_out(features)
         )
     return warm[key]
 
 
 def _features(
-    model: nn.Module, columns: Examples, base: BaseModel, task: Any, spec: DriftSpec, *, pooling: Pooling, name: str
+    model: nn.Module, columns: Examples, reading: Reading, spec: DriftSpec, *, pooling: Pooling, name: str
 ) -> Features:
-    return extract(
-        model, columns, task=task, pad_token_id=base.pad_token_id, sites=spec.sites, pooling=pooling,
-        precision=PRECISION, name=name,
-    )  # fmt: skip
+    return extract(model, columns, reading=reading, sites=spec.sites, pooling=pooling, name=name)
 
 
 def _fixed_references(
@@ -175,13 +174,12 @@ def _fixed_references(
         validation = ColumnStore.open(context.deps["tokens"].file("validation"))
         others = choose_probe(validation, len(probe.probe), seed=_PROBE_SEED)
         pooling = rows_of(spec.pooling, others.columns)
-        elsewhere = _features(base.model, others.columns, base, probe.task, spec, pooling=pooling, name="the base")
+        elsewhere = _features(base.model, others.columns, probe.reading, spec, pooling=pooling, name="the base")
         count = min(x.shape[1] for features in (elsewhere, probe.base.features) for x in features.values())
         untrained = _features(
             _untrained(base),
             probe.probe.columns,
-            base,
-            probe.task,
+            probe.reading,
             spec,
             pooling=probe.pooling,
             name="an untrained model",
@@ -233,7 +231,8 @@ def _text(context: StepContext, base: BaseModel) -> TextOfBase:
     if warm.get("drift:text", (None,))[0] != key:
         directory = checkpoint_directory(params["model"], locations=locations, cache_dir=context.cache_dir)
         head = load_language_head(directory, device=context.device)
-        tokenizer, path = tokenizer_for(context), Path(locations["text"])
+        task = task_from_result(context.deps["data"].result)
+        tokenizer, path = processor_for(context, task), Path(locations["text"])
         length = min(WINDOW_TOKENS, getattr(base.model.config, "max_position_embeddings", WINDOW_TOKENS))
         if head.objective == "causal":
             windows = causal_windows(path, tokenizer, length=length)

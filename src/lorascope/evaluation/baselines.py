@@ -1,6 +1,7 @@
 """The `baseline` step: what any fine-tuned model must beat, on the same test examples.
 
-Majority class, stratified random (5 seeds), and a linear probe: logistic regression on the frozen base's features.
+For classes: the majority, stratified random (5 seeds), and a linear probe, logistic regression on the frozen base's
+features. For a task that uses the checkpoint's own head: the untrained base.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from transformers import PreTrainedModel
 
 from lorascope.data.columns import ColumnStore, Examples
 from lorascope.engine.context import StepContext
 from lorascope.errors import GateFailure
 from lorascope.evaluation.evaluate import ids_sha256
 from lorascope.tasks.description import task_from_result
-from lorascope.training.predict import autocast, batches_in_order, model_inputs
-from lorascope.training.preparation import base_for, make_deterministic
+from lorascope.training.preparation import base_for, make_deterministic, reading_for
+from lorascope.training.reading import Reading, real_positions
 
 RANDOM_SEEDS = (42, 1337, 2024, 3407, 5489)
 
@@ -30,40 +32,36 @@ def measure_baselines(context: StepContext) -> dict[str, Any]:
     make_deterministic(context.device)
     data, tokens = context.deps["data"], context.deps["tokens"]
     task = task_from_result(data.result)
+    scoring = task.scoring
     frames = {split: pd.read_parquet(data.file(f"{split}.parquet")) for split in ("train", "validation", "test")}
-    labels = frames["train"]["label"].to_numpy()
-    arms = {("majority", ""): task.majority_predictions(labels, frames["test"])}
-    for seed in RANDOM_SEEDS:
-        generator = np.random.default_rng(seed)
-        arms["random", str(seed)] = task.random_predictions(labels, frames["test"], generator=generator)
+    arms = scoring.baselines(frames, seeds=RANDOM_SEEDS)
     base = base_for(context, task)
-    features = {
-        split: frozen_features(
-            base.model, task, ColumnStore.open(tokens.file(split)), pad_token_id=base.pad_token_id,
-            device=context.device, precision=context.step.params["precision"],
-        )
-        for split in frames
-    }  # fmt: skip
-    if (probe := task.linear_probe(features, frames)) is not None:
-        arms["linear probe", ""] = probe
-    hashes = {ids_sha256(frame) for frame in arms.values()}
+    reading = reading_for(context, task, base, precision=context.step.params["precision"])
+    columns = {split: ColumnStore.open(tokens.file(split)) for split in frames}
+    if task.head.is_new:
+        features = {split: frozen_features(base.model, columns[split], reading) for split in frames}
+        if (probe := scoring.linear_probe(features, frames)) is not None:
+            arms["linear probe", ""] = probe
+    else:  # the base has a head: what it does untrained is the least that training must beat
+        arms["untrained base", ""] = reading.predict(base.model, columns["test"])
+    hashes = {ids_sha256(frame) for frame in (frames["test"], *arms.values())}
     if len(hashes) != 1:
         raise GateFailure("the baselines were scored on different test examples", hint="this is a defect of the task")
     rows = [frame.assign(baseline=name, seed=seed) for (name, seed), frame in arms.items()]
-    pd.concat(rows).to_parquet(context.out / "predictions.parquet", index=False)
-    scores = [{"name": name, "seed": seed, "metrics": task.metrics(frame)} for (name, seed), frame in arms.items()]
+    table = pd.concat(rows) if rows else pd.DataFrame({"example_id": [], "baseline": [], "seed": []})
+    table.to_parquet(context.out / "predictions.parquet", index=False)
+    scores = [{"name": name, "seed": seed, "metrics": scoring.metrics(frame)} for (name, seed), frame in arms.items()]
     return {"scores": scores, "num_examples": len(frames["test"]), "example_ids_sha256": hashes.pop()}
 
 
 @torch.no_grad()
-def frozen_features(
-    model: Any, task: Any, columns: Examples, *, pad_token_id: int, device: str, precision: str
-) -> np.ndarray:
-    """The base's last hidden state, mean over real tokens: float32 [examples, hidden], in the columns' order."""
+def frozen_features(model: PreTrainedModel, columns: Examples, reading: Reading) -> np.ndarray:
+    """The base's last hidden state, mean over real positions: float32 [rows, hidden], in the columns' order."""
+    backbone: Any = model.base_model
     found = np.empty((len(columns), model.config.hidden_size), dtype=np.float32)
-    for rows, batch in batches_in_order(task, columns, pad_token_id=pad_token_id, device=device):
-        with autocast(device, precision):
-            hidden = model.base_model(**model_inputs(task, batch)).last_hidden_state.float()
-        mask = batch["attention_mask"].unsqueeze(-1).float()
+    for rows, batch in reading.batches(columns):
+        with reading.autocast():
+            hidden = backbone(**reading.model_inputs(batch)).last_hidden_state.float()
+        mask = real_positions(batch, hidden).unsqueeze(-1).float()
         found[rows] = ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
     return found

@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
+from torch import nn
 
-from lorascope.data.columns import ColumnStore
+from lorascope.data.columns import ColumnStore, Examples
 from lorascope.engine.context import StepContext
 from lorascope.errors import GateFailure
 from lorascope.evaluation.sanity import Gate
+from lorascope.methods.base import Method
 from lorascope.tasks.description import task_from_result
-from lorascope.training.predict import logits_of, predict, scores
-from lorascope.training.preparation import base_for, make_deterministic, method_from_params
+from lorascope.tasks.scoring import Agreement
+from lorascope.training.preparation import base_for, make_deterministic, method_from_params, reading_for
+from lorascope.training.reading import Reading
 from lorascope.training.result import REFERENCE_EXAMPLES
 
-# Largest difference of a class probability that rounding explains.
+# Largest difference of a probability, or whatever else a task compares outputs by, that rounding explains.
 _RELOAD_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 _MERGE_TOLERANCE = 1e-3
 
@@ -41,18 +43,18 @@ def evaluate_run(context: StepContext) -> dict[str, Any]:
     base, method = base_for(context, task), method_from_params(params["method"])
     train = context.deps["train"]
     model = method.reload(train.file("export"), base=base).to(context.device)
-    reading = {"pad_token_id": base.pad_token_id, "device": context.device}
-    precision = train.result.get("reference_precision", params["precision"])  # runs of before took their own
+    reading = reading_for(context, task, base, precision=params["precision"])
+    precision = train.result.get("reference_precision", params["precision"])  # older runs took their own
     reference = np.load(train.file("reference_logits.npy"))
-    gates = [reload_gate(model, task, validation, reference, precision=precision, **reading)]
-    predictions = predict(model, task, test, precision=params["precision"], **reading)
+    gates = [reload_gate(model, validation, reference, reading.to(precision))]
+    predictions = reading.predict(model, test)
     predictions.to_parquet(context.out / "predictions.parquet", index=False)
-    gates += merge_gate(method, model, task, validation, reading)
+    gates += merge_gate(method, model, validation, reading.to("fp32"))
     for gate in gates:
         if not gate.passed:
             raise GateFailure(f"gate `{gate.gate}` failed: {gate.detail}", hint=_MEANING[gate.gate])
     return {
-        "test": scores(task, predictions),
+        "test": reading.scores(predictions),
         "num_examples": len(predictions),
         "example_ids_sha256": ids_sha256(predictions),
         "gates": [asdict(gate) for gate in gates],
@@ -64,37 +66,30 @@ def ids_sha256(predictions: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(predictions["example_id"]).encode()).hexdigest()
 
 
-def reload_gate(model: Any, task: Any, columns: Any, reference: np.ndarray, *, precision: str, **reading: Any) -> Gate:
-    """The model read back gives the probabilities that the model in memory gave when it was saved."""
+def reload_gate(model: nn.Module, columns: Examples, reference: np.ndarray, reading: Reading) -> Gate:
+    """The model read back gives what the model in memory gave when it was saved. reference: its signatures."""
     rows = np.arange(len(reference))
-    found = logits_of(model, task, columns, rows=rows, precision=precision, **reading)
-    difference = float(np.abs(_probabilities(found) - _probabilities(reference)).max())
-    tolerance = _RELOAD_TOLERANCE[precision]
-    return Gate(
-        "save, reload, score", difference <= tolerance, difference, tolerance,
-        f"largest difference of a probability on {len(rows)} validation examples ({precision}): {difference:.2g}",
-    )  # fmt: skip
+    found = reading.task.scoring.agreement(reading.signatures(model, columns, rows=rows), reference)
+    tolerance = _RELOAD_TOLERANCE[reading.precision]
+    return _agreement_gate("save, reload, score", found, tolerance, rows=rows, precision=reading.precision)
 
 
-def merge_gate(method: Any, model: Any, task: Any, columns: Any, reading: dict) -> list[Gate]:
-    """The adapter folded into the base's weights gives the adapter's probabilities (fp32); [] without an adapter."""
+def merge_gate(method: Method, model: nn.Module, columns: Examples, reading: Reading) -> list[Gate]:
+    """The adapter folded into the base's weights gives what the adapter gives; [] without an adapter."""
     rows = np.arange(min(REFERENCE_EXAMPLES, len(columns)))
-    apart = logits_of(model, task, columns, rows=rows, precision="fp32", **reading)
+    apart = reading.signatures(model, columns, rows=rows)
     merged = method.merge(model)
     if merged is None:
         return []
-    together = logits_of(merged, task, columns, rows=rows, precision="fp32", **reading)
-    difference = float(np.abs(_probabilities(apart) - _probabilities(together)).max())
-    return [
-        Gate(
-            "merged equals adapter", difference <= _MERGE_TOLERANCE, difference, _MERGE_TOLERANCE,
-            f"largest difference of a probability on {len(rows)} validation examples (fp32): {difference:.2g}",
-        )
-    ]  # fmt: skip
+    found = reading.task.scoring.agreement(apart, reading.signatures(merged, columns, rows=rows))
+    return [_agreement_gate("merged equals adapter", found, _MERGE_TOLERANCE, rows=rows, precision=reading.precision)]
 
 
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(logits).double().softmax(-1).numpy()
+def _agreement_gate(name: str, found: Agreement, tolerance: float, *, rows: np.ndarray, precision: str) -> Gate:
+    return Gate(
+        name, found.difference <= tolerance, found.difference, tolerance,
+        f"largest difference of {found.of} on {len(rows)} validation examples ({precision}): {found.difference:.2g}",
+    )  # fmt: skip
 
 
 _MEANING = {

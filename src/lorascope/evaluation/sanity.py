@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lorascope.data.batches import padded_length
 from lorascope.data.columns import ColumnStore
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import StepProgress
@@ -26,8 +25,14 @@ from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.tasks.description import task_from_result
 from lorascope.training.gang import Gang
 from lorascope.training.member import Member
-from lorascope.training.predict import logits_of, predict
-from lorascope.training.preparation import base_for, make_deterministic, method_from_params, prepared_model
+from lorascope.training.preparation import (
+    base_for,
+    make_deterministic,
+    method_from_params,
+    prepared_model,
+    reading_for,
+)
+from lorascope.training.reading import Reading
 from lorascope.training.run import out_of_memory
 
 if TYPE_CHECKING:
@@ -35,7 +40,6 @@ if TYPE_CHECKING:
 
     from lorascope.methods.base import Method
     from lorascope.models.loading import BaseModel
-    from lorascope.tasks.task import Task
 
 OVERFIT_EXAMPLES = 10
 OVERFIT_EPOCHS = 50
@@ -63,11 +67,14 @@ class Bench:
 
     base: BaseModel
     method: Method
-    task: Task
+    reading: Reading
     columns: ColumnStore
     train: TrainSpec
     learning_rate: float
-    device: str
+
+    @property
+    def device(self) -> str:
+        return self.reading.device
 
     def model(self) -> PreTrainedModel:
         """The method's model as training starts from it."""
@@ -75,11 +82,12 @@ class Bench:
 
     def gang(self, *, rows: np.ndarray, learning_rate: float | None = None, **train: Any) -> Gang:
         """A run over `rows` alone, with some training settings replaced; it never evaluates by itself."""
+        settings = self.train.model_copy(update={"epochs": OVERFIT_EPOCHS, **train})
         member = Member(
             method=self.method,
-            task=self.task,
+            reading=self.reading,
             columns=self.columns.subset(rows),
-            train=self.train.model_copy(update={"epochs": OVERFIT_EPOCHS, **train}),
+            train=settings,
             learning_rate=learning_rate or self.learning_rate,
             seeds=_SEEDS,
             validate=lambda model: {},
@@ -87,8 +95,6 @@ class Bench:
         return Gang(
             [member],
             prepare=lambda members: prepared_model(self.base, [self.method], [_SEEDS]),
-            pad_token_id=self.base.pad_token_id,
-            device=self.device,
         )
 
 
@@ -97,15 +103,16 @@ def check_sanity(context: StepContext) -> dict[str, Any]:
     params = context.step.params
     make_deterministic(context.device)
     task = task_from_result(context.deps["data"].result)
+    train = TrainSpec.model_validate(params["train"])
     try:
+        base = base_for(context, task)
         bench = Bench(
-            base=base_for(context, task),
+            base=base,
             method=method_from_params(params["method"]),
-            task=task,
+            reading=reading_for(context, task, base, precision=train.precision),
             columns=ColumnStore.open(context.deps["tokens"].file("train")),
-            train=TrainSpec.model_validate(params["train"]),
+            train=train,
             learning_rate=params["learning_rate"],
-            device=context.device,
         )
         gates = []
         for gate in run_gates(bench):
@@ -136,10 +143,8 @@ def _unlike_rows(bench: Bench, count: int) -> np.ndarray:
     for _ in range(1000):
         rows = np.sort(generator.choice(len(bench.columns), size=count, replace=False))
         length = int(np.asarray(bench.columns.lengths)[rows].max())
-        batch = bench.task.collate(
-            bench.columns.gather(rows), pad_token_id=bench.base.pad_token_id, length=padded_length(length)
-        )
-        if any(len(np.unique(batch[name], axis=0)) > 1 for name in bench.task.targets):
+        batch = bench.reading.collate(bench.columns.gather(rows), length=bench.reading.padded(length))
+        if any(len(np.unique(batch[name], axis=0)) > 1 for name in bench.reading.task.target_keys):
             break
     return rows
 
@@ -150,10 +155,10 @@ def _unlike_rows(bench: Bench, count: int) -> np.ndarray:
 def equals_base_at_initialisation(bench: Bench) -> Gate:
     """Before the first update the prepared model computes what the base with the same head computes."""
     rows = _rows(bench, 16)
-    reading = {"rows": rows, "pad_token_id": bench.base.pad_token_id, "device": bench.device, "precision": "fp32"}
+    reading = bench.reading.to("fp32")
     plain = bench.base.copy(torch.Generator().manual_seed(0), share_frozen=True).eval()
-    expected = logits_of(plain, bench.task, bench.columns, **reading)
-    found = logits_of(bench.model(), bench.task, bench.columns, **reading)
+    expected = reading.signatures(plain, bench.columns, rows=rows)
+    found = reading.signatures(bench.model(), bench.columns, rows=rows)
     difference = float(np.abs(expected - found).max())
     tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
     return Gate(
@@ -252,12 +257,9 @@ def overfits_ten(bench: Bench) -> Gate:
 
 
 def _fit(bench: Bench, model: nn.Module, rows: np.ndarray) -> tuple[float, float]:
-    frame = predict(
-        model, bench.task, bench.columns.subset(rows), pad_token_id=bench.base.pad_token_id, device=bench.device,
-        precision=bench.train.precision,
-    )  # fmt: skip
-    found = bench.task.example_scores(frame)
-    return float(found["loss"].mean()), float(found["correct"].mean())
+    scoring = bench.reading.task.scoring
+    frame = bench.reading.predict(model, bench.columns.subset(rows))
+    return scoring.mean_loss(frame), float(scoring.right(frame).mean())
 
 
 _GATES = (

@@ -74,14 +74,14 @@ class LoRA(Method):
         sites = _sites(self.spec, base.model, base.head)
         state = _adapter_state(self.view(model, run), base.head, sites)
         config = LoraConfig(
-            task_type="SEQ_CLS",
+            task_type=base.peft_task,
             base_model_name_or_path=base.reference,
             revision=base.revision,
             r=self.spec.rank,
             lora_alpha=self.spec.alpha,  # type: ignore[arg-type] - peft divides it by r, so a float is as good
             lora_dropout=self.spec.dropout,
             target_modules=_shortest_targets(sites, base),
-            modules_to_save=list(base.head),
+            modules_to_save=list(base.head) or None,
             inference_mode=True,
         )
         directory.mkdir(parents=True, exist_ok=True)

@@ -16,26 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 from lorascope.errors import EnvironmentProblem
 from lorascope.models.checkpoint import checkpoint_directory
+from lorascope.models.heads import Head
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
-_AUTO_CLASS = {"sequence-classification": "AutoModelForSequenceClassification"}
-
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A pristine model on its device. head: names of the modules that are new for the task ("score", "classifier").
+    """A pristine model on its device. head: names of the modules that are new for the task ("score", "classifier"); none
+    where the head is the checkpoint's own. peft_task: what PEFT calls the task. pad_token_id: None for a model of images.
     reference, revision: what an exported adapter names as its base (hub id and commit, else the checkpoint's name).
     """
 
     model: PreTrainedModel
     head: tuple[str, ...]
-    pad_token_id: int
+    pad_token_id: int | None
     reference: str
     revision: str | None
+    peft_task: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -91,26 +92,26 @@ def run_heads(
 def load_base(
     model: Mapping[str, Any],
     *,
-    head: str,
-    head_config: Mapping[str, Any],
-    pad_token_id: int,
+    head: Head,
+    pad_token_id: int | None,
     device: str,
     locations: Mapping[str, str],
     cache_dir: Path,
     warm: dict[str, Any],
 ) -> BaseModel:
-    """The base model in fp32 with an untrained head, from the worker's memory if the last step used the same one, be it
+    """The base model in fp32 with the task's head, from the worker's memory if the last step used the same one, be it
     for a task with other names for as many classes.
 
-    head: a task's `head` ("sequence-classification"). Raises EnvironmentProblem if the checkpoint does not load.
+    Raises EnvironmentProblem if the checkpoint does not load, or lacks the head that should be its own.
     """
-    shape = {name: value for name, value in head_config.items() if name not in ("id2label", "label2id")}
-    key = repr((sorted(model.items()), head, sorted(shape.items(), key=str), pad_token_id, device))
+    key = repr((sorted(model.items()), head.shape, pad_token_id, device))
     if warm.get("base_key") != key:
         warm.pop("base", None)
-        warm["base"] = _load(model, head, dict(head_config), pad_token_id, device, locations, cache_dir)
+        warm["base"] = _load(
+            model, head, pad_token_id=pad_token_id, device=device, locations=locations, cache_dir=cache_dir
+        )
         warm["base_key"] = key
-    return _relabelled(warm["base"], head_config)
+    return _relabelled(warm["base"], head.config)
 
 
 def _relabelled(base: BaseModel, head_config: Mapping[str, Any]) -> BaseModel:
@@ -123,22 +124,45 @@ def _relabelled(base: BaseModel, head_config: Mapping[str, Any]) -> BaseModel:
     return replace(base, model=model)
 
 
-def _load(model, head, head_config, pad_token_id, device, locations, cache_dir) -> BaseModel:
+def _load(
+    model: Mapping[str, Any],
+    head: Head,
+    *,
+    pad_token_id: int | None,
+    device: str,
+    locations: Mapping[str, str],
+    cache_dir: Path,
+) -> BaseModel:
     import torch
     import transformers
 
     directory = checkpoint_directory(model, locations=locations, cache_dir=cache_dir)
-    auto_class = getattr(transformers, _AUTO_CLASS[head])
+    auto_class = getattr(transformers, head.auto_class)
     with reading_checkpoint(directory):
         loaded, info = auto_class.from_pretrained(
-            directory, **head_config, dtype=torch.float32, output_loading_info=True
+            directory, **head.config, dtype=torch.float32, output_loading_info=True
         )
-    loaded.config.pad_token_id = pad_token_id
+    if pad_token_id is not None:
+        loaded.config.pad_token_id = pad_token_id
     loaded.config.use_cache = False
     loaded.requires_grad_(False)
-    head_names = head_modules(loaded, info["missing_keys"])
+    if not head.is_new:
+        _require_whole(loaded, info["missing_keys"], directory)
+    head_names = head_modules(loaded, info["missing_keys"]) if head.is_new else ()
     reference = model.get("hub", directory.name)
-    return BaseModel(loaded.to(device).eval(), head_names, pad_token_id, reference, model.get("revision"))
+    return BaseModel(
+        loaded.to(device).eval(), head_names, pad_token_id, reference, model.get("revision"), head.peft_task
+    )
+
+
+def _require_whole(model: PreTrainedModel, missing: set[str], directory: Path) -> None:
+    """Raises EnvironmentProblem for a checkpoint that lacks weights of a model whose head is the checkpoint's own."""
+    if lacking := sorted(missing):
+        raise EnvironmentProblem(
+            f"the checkpoint in {directory} is not a whole {type(model).__name__}: it lacks {', '.join(lacking[:3])}"
+            f"{f' and {len(lacking) - 3} more' if len(lacking) > 3 else ''}",
+            hint="this task uses the checkpoint's own head: take a checkpoint that was saved with it",
+        )
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from lorascope.engine.store.artifact import Artifact
-from lorascope.evaluation.function import prediction_change
 from lorascope.results.finished import Finished
 from lorascope.stats.drift.runs import DriftDraws
 from lorascope.study.spec import Study
@@ -24,6 +23,8 @@ COSTS = {
     "tokens_per_second": "1/s",
     "mfu": "fraction",
 }
+CHANGES = {"flips": "flip", "kl": "kl", "js": "js"}
+"""How a measure of change is called in the table -> its column in `Scoring.change`."""
 _COLUMNS = ("run", "model", "task", "method", "seed", "split", "example_id", "site", "layer", "metric", "value", "unit")
 
 
@@ -49,7 +50,7 @@ def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
             name, seed = cast("tuple[str, str]", key)
             run = {**label, "run": artifact.id, "method": f"baseline:{name}", "seed": seed}
             yield _per_example(task, predictions, run)
-            yield _summary(run, "test", task.metrics(predictions))
+            yield _summary(run, "test", task.scoring.metrics(predictions))
     for label, artifact in finished.of("drift"):
         yield from _drift_rows(label, artifact)
 
@@ -80,15 +81,16 @@ def function_rows(finished: Finished, study: Study) -> Iterator[pd.DataFrame]:
     }
     read = {key: pd.read_parquet(artifact.file("predictions.parquet")) for key, artifact in runs.items()}
     for (model, task, method, seed), artifact in runs.items():
-        own = read[model, task, method, seed]
+        own, scoring = read[model, task, method, seed], finished.task(task).scoring
         others = [rows for key, rows in read.items() if key[:3] == (model, task, method) and key[3] != seed]
         paired = read.get((model, task, reference, seed)) if method != reference else None
         compared = {"between_seeds": others, f"from_{reference}": [] if paired is None else [paired]}
         values = {
             f"{name}_{against}": float(np.mean([change[column].mean() for change in changes]))
             for against, predictions in compared.items()
-            if (changes := [prediction_change(rows, own) for rows in predictions])
-            for name, column in (("flips", "flip"), ("kl", "kl"), ("js", "js"))
+            if (changes := [scoring.change(rows, own) for rows in predictions])
+            for name, column in CHANGES.items()
+            if column in changes[0]
         }
         label = {"run": artifact.step.deps["train"], "model": model, "task": task, "method": method, "seed": seed}
         units = ["fraction" if name.startswith("flips") else "nat" for name in values]
@@ -109,11 +111,7 @@ def _drift_rows(label: Mapping[str, str | None], artifact: Artifact) -> Iterator
 
 
 def _per_example(task: Task, predictions: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
-    columns = {
-        **task.example_scores(predictions),
-        "label": predictions["label"].to_numpy(dtype=np.float64),
-        "prediction": predictions["prediction"].to_numpy(dtype=np.float64),
-    }
+    columns = task.scoring.example_scores(predictions)
     ids = predictions["example_id"].to_numpy()
     return _rows(
         run,

@@ -10,7 +10,7 @@ from typing import Any
 from lorascope.serving.trained import ADAPTER_CONFIG, TrainedRun
 
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank takes
-_AUTO = {"classification": "AutoModelForSequenceClassification", "generation": "AutoModelForCausalLM"}
+_GENERATES = "AutoModelForCausalLM"
 
 
 def loading_lines(run: TrainedRun, directory: Path, *, form: str, workload: str) -> dict[str, str]:
@@ -18,19 +18,26 @@ def loading_lines(run: TrainedRun, directory: Path, *, form: str, workload: str)
     place = str(directory.resolve())
     if form == "adapter":
         return _adapter_lines(run, place, workload)
-    auto = _AUTO[workload]
+    auto = _auto_class(run, workload)
     return {
         "transformers": f"from transformers import {auto}\nmodel = {auto}.from_pretrained({place!r})",
         "vllm": shlex.join(["vllm", "serve", place, *_runner(workload)]),
     }
 
 
+def _auto_class(run: TrainedRun, workload: str) -> str:
+    """The transformers class that loads the export: the task's own, or the one that generates text."""
+    return _GENERATES if workload == "generation" else run.task.head.auto_class
+
+
 def _adapter_lines(run: TrainedRun, place: str, workload: str) -> dict[str, str]:
-    auto, on_hub = _AUTO[workload], run.base.revision is not None
+    auto, on_hub = _auto_class(run, workload), run.base.revision is not None
     base = run.base.reference if on_hub else str(run.checkpoint.resolve())
     options = {"revision": run.base.revision} if on_hub else {}
     if workload == "classification":
-        options |= {"num_labels": run.base.model.config.num_labels, "pad_token_id": run.base.pad_token_id}
+        head = {name: value for name, value in run.task.head.config.items() if name == "num_labels"}
+        padding = {} if run.base.pad_token_id is None else {"pad_token_id": run.base.pad_token_id}
+        options |= head | padding
     arguments = ", ".join([repr(base), *(f"{name}={value!r}" for name, value in options.items())])
     peft = (
         f"from peft import PeftModel\nfrom transformers import {auto}\n"

@@ -15,7 +15,7 @@ import numpy as np
 
 from lorascope.serving.export import Dtype, Workload, cast
 from lorascope.serving.trained import TrainedRun
-from lorascope.training.predict import logits_of
+from lorascope.training.reading import Reading
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,8 +72,8 @@ def merge_precision(
             if workload == "generation":
                 found[dtype] = _next_token_logits(model, examples, rows, device=device)
             else:
-                reading = {"pad_token_id": run.base.pad_token_id, "device": device, "precision": "fp32"}
-                found[dtype] = logits_of(model, run.task, examples, rows=rows, **reading)
+                reading = Reading(run.task, run.base.pad_token_id, device, "fp32")
+                found[dtype] = reading.signatures(model, examples, rows=rows)
         return found
 
     with torch.no_grad():

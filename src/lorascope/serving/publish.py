@@ -139,7 +139,7 @@ def _describe(published: Published, run: TrainedRun, train: Artifact, directory:
         "method": train.step.params["method"],
         "seeds": train.step.params["seeds"],
         "task": run.task.name,
-        "classes": list(run.task.label_names),
+        "classes": run.class_names,
         "validation": train.result.get("validation"),
         "merge_precision": None if published.precision is None else [asdict(row) for row in published.precision.rows],
         "versions": provenance.describe(device="cpu")["versions"],
@@ -164,7 +164,7 @@ def _readme(published: Published, run: TrainedRun, train: Artifact) -> str:
         f"# {published.run}",
         f"Written by lorascope: {what}, for {published.workload}, in {published.dtype}.",
         f"- base: {_base_text(run)}\n- method: {method['kind']}" + (f" ({settings})" if settings else "")
-        + f"\n- task: {run.task.name} ({', '.join(run.task.label_names)})",
+        + f"\n- task: {run.task.name}" + (f" ({', '.join(run.class_names)})" if run.class_names else ""),
         *([_precision_text(published.precision)] if published.precision else []),
         "## Load it",
         *blocks,

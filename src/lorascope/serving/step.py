@@ -26,10 +26,11 @@ from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION, engi
 from lorascope.serving.load import FEWEST_BATCHES, generator_of, synthetic_prompts
 from lorascope.serving.precision import MergePrecision
 from lorascope.serving.protocol import FINAL, Comparison, groups_started_together, run_processes
+from lorascope.serving.trained import SERVED_HEAD
 from lorascope.serving.tuning import Search, search_levers
 from lorascope.study.measure import ServingSpec, Workload
 from lorascope.tasks.description import task_from_result
-from lorascope.training.preparation import tokenizer_for
+from lorascope.training.preparation import processor_for
 
 _KEYS = ("arm", "repeat", "workload", "loop", "level", "choice", "sampling", "setting")
 _PROMPTS_AT_MOST = 2000
@@ -168,10 +169,15 @@ def _uses_gpu_share(context: StepContext, spec: ServingSpec) -> bool:
 
 def _check_heads(context: StepContext) -> None:
     """Raises StudyError if one head cannot serve all tasks whose adapters are served."""
-    sizes = {
-        name: task_from_result(context.deps[f"data:{name}"].result).head_config()["num_labels"]
-        for name in context.step.params["tasks"]
-    }
+    tasks = [task_from_result(context.deps[f"data:{name}"].result) for name in context.step.params["tasks"]]
+    for task in tasks:
+        if task.head.auto_class != SERVED_HEAD:
+            raise StudyError(
+                f"the task `{task.name}` is served by no engine yet: its output is not one class a prompt",
+                where="measure.serving",
+                hint="leave `measure.serving` out, or keep classification tasks of texts alone in this study",
+            )
+    sizes = {task.name: task.head.config["num_labels"] for task in tasks}
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in sizes.items())
         raise StudyError(
@@ -186,7 +192,8 @@ def _prompts(context: StepContext, spec: ServingSpec) -> list[list[int]]:
     """Token ids: synthetic, or the tasks' test examples in turn, in an order of their own."""
     if spec.prompt_tokens is not None:
         count = min(max(spec.requests, FEWEST_BATCHES * max(spec.batch_sizes)), _PROMPTS_AT_MOST)
-        vocabulary = len(tokenizer_for(context))
+        task = task_from_result(context.deps[f"data:{context.step.params['tasks'][0]}"].result)
+        vocabulary = len(processor_for(context, task))
         return synthetic_prompts(spec.prompt_tokens, vocabulary=vocabulary, count=count)
     drawn = []
     for name in context.step.params["tasks"]:

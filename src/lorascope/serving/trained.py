@@ -17,9 +17,9 @@ from lorascope.errors import StudyError
 from lorascope.methods.base import Method
 from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.models.loading import BaseModel, load_base, reading_checkpoint
-from lorascope.models.tokenizer import load_tokenizer
 from lorascope.tasks.description import task_from_result
-from lorascope.training.run import method_from_params
+from lorascope.tasks.task import Task
+from lorascope.training.preparation import method_from_params
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+SERVED_HEAD = "AutoModelForSequenceClassification"
+"""The head of the workload "classification", the only one that engines serve as it was trained."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +43,16 @@ class TrainedRun:
     identity: Mapping[str, Any]
     tokenizer: Any
     method: Method
-    task: Any
+    task: Task
 
     @property
     def has_adapter(self) -> bool:
         return (self.export / ADAPTER_CONFIG).is_file()
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the task's classes, by index; none for a task without classes."""
+        return list(self.task.head.config.get("id2label", {}).values())
 
     def trained(self) -> nn.Module:
         """The run's classifier, an adapter around one included, in tensors of its own."""
@@ -137,15 +144,14 @@ def open_run(
     Raises EnvironmentProblem if the base is gone from this machine.
     """
     step = train.step
-    task: Any = task_from_result(data.result)
+    task = task_from_result(data.result)
     identity = step.params["model"]
     places = {"locations": step.locations if locations is None else locations, "cache_dir": cache_dir}
-    tokenizer = load_tokenizer(identity, **places)
+    tokenizer = task.inputs.load_processor(identity, **places)
     base = load_base(
         identity,
         head=task.head,
-        head_config=task.head_config(),
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=task.inputs.pad_token_id(tokenizer),
         device=device,
         warm={} if warm is None else warm,
         **places,

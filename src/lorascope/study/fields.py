@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from lorascope.study import hypothesis, measure, search, spec, track
 from lorascope.study.base import Spec
+from lorascope.study.tasks.classification import FileTask
+from lorascope.study.tasks.named import NamedTask
 
 Fields = Mapping[str, str]
 
@@ -26,18 +28,6 @@ _PACKAGE: Fields = {
     "package": "Name of an installed distribution that carries a checkpoint.",
     "module": "The importable module inside it.",
     "file": "A GGUF file or a checkpoint directory, relative to the module.",
-}
-_NAMED_TASK: Fields = {"name": "A registered task (`lorascope ls tasks`)."}
-_FILE_TASK: Fields = {
-    "name": "How the study and its report call the task; not the name of a registered one.",
-    "kind": "`classification`.",
-    "train": "csv, jsonl or parquet file, relative to the study file.",
-    "validation": "As `train`. Default: carved out of `train`, stratified.",
-    "test": "As `train`. Default: carved out of `train`, stratified.",
-    "text": "The column that holds the text, or a list of the two columns of a pair.",
-    "label": "The column that holds the class, as a whole number or as text.",
-    "labels": "The classes in order. Default: those found in `train`, sorted.",
-    "metrics": "What is reported; the first is the primary one, on which hypotheses rest. Default: accuracy.",
 }
 _DATA: Fields = {
     "train_examples": "At most so many training examples for each task; the balance of classes is kept. Default: all of them.",
@@ -269,8 +259,8 @@ FIELDS: Mapping[type[Spec], Fields] = {
     spec.HubSource: _HUB,
     spec.PathSource: _PATH,
     spec.PackageSource: _PACKAGE,
-    spec.NamedTask: _NAMED_TASK,
-    spec.FileTask: _FILE_TASK,
+    NamedTask: NamedTask.sentences,
+    FileTask: FileTask.sentences,
     spec.DataSpec: _DATA,
     spec.TrainSpec: _TRAIN,
     spec.EarlyStopping: _EARLY_STOPPING,

@@ -7,7 +7,6 @@ shape. Importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -17,6 +16,7 @@ from lorascope.study.base import Name, Spec, branch_by_key
 from lorascope.study.hypothesis import Hypothesis
 from lorascope.study.measure import MeasureSpec
 from lorascope.study.search import SearchSpec
+from lorascope.study.tasks import TaskSpec
 from lorascope.study.track import TrackerSpec
 from lorascope.study.units import Fraction
 
@@ -69,56 +69,6 @@ class ModelSpec(Spec):
 
 
 # ----------------------------------------------------------------------------------------------------------- tasks
-
-
-class NamedTask(Spec):
-    """A task lorascope knows: mrpc, sst2, rte, docstrings."""
-
-    name: Name
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-
-class FileTask(Spec):
-    """A classification task of your own, from csv, jsonl or parquet files.
-
-    text: the column, or the two columns of a pair. label: the column of integers or strings. Files not given are carved
-    out of train, stratified. metrics: the first is the primary one.
-    """
-
-    name: Name
-    kind: Literal["classification"]
-    train: str
-    validation: str | None = None
-    test: str | None = None
-    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
-    label: str
-    labels: tuple[str | int, ...] | None = None
-    metrics: tuple[Literal["accuracy", "f1", "mcc"], ...] = ("accuracy",)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_column(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("text"), str):
-            return {**value, "text": [value["text"]]}
-        return value
-
-
-def _branch_of_task(value: Any) -> str:
-    """A name alone is a registered task; anything that looks like a field of a file task is one."""
-    if isinstance(value, Spec):
-        return f"<{type(value).__name__}>"
-    fields = set(FileTask.model_fields) - {"name"}
-    is_file = isinstance(value, Mapping) and any(nearest(key, fields) for key in value)
-    return "<FileTask>" if is_file else "<NamedTask>"
-
-
-TaskSpec = Annotated[
-    Annotated[FileTask, Tag("<FileTask>")] | Annotated[NamedTask, Tag("<NamedTask>")], Discriminator(_branch_of_task)
-]
 
 
 class DataSpec(Spec):

@@ -3,181 +3,207 @@
     class TestMyTask(TaskConformance):
         @pytest.fixture
         def case(self) -> TaskCase:
-            return TaskCase(result=..., examples=[...])
+            return TaskCase(result=..., examples=[...], outputs=...)
 
-The one idea: an example's loss and prediction belong to the example. They may not depend on its batch, its padding or
-its neighbours, or paired statistics would compare batches instead of methods.
+A classification task derives from `ClassConformance`, which knows its outputs. The one idea: an example's loss and
+prediction belong to the example. They may not depend on its batch, its padding or its neighbours, or paired statistics
+would compare batches instead of methods.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lorascope.data.batches import padded_batch
 from lorascope.data.columns import Batch, Columns
 from lorascope.tasks.description import task_from_result
+from lorascope.tasks.inputs import EXAMPLE, SIZE_BEFORE
 from lorascope.tasks.task import Task
 
 MAX_LENGTH = 48
 
 
+def class_outputs(case: TaskCase, batch: Batch, generator: Any) -> Any:
+    """Logits of random models of classes: float32 [rows, classes]."""
+    import torch
+
+    shape = (len(next(iter(batch.values()))), case.task.head.config["num_labels"])
+    return torch.randn(shape, generator=generator)
+
+
 @dataclass(frozen=True)
 class TaskCase:
-    """result: of the task's `data` artifact. examples: at least 8 of its rows, of at least two classes."""
+    """result: of the task's `data` artifact. examples: at least 8 of its rows, not all alike. outputs: what an untrained
+    model could say to a batch, drawn from a generator. processor: what encodes them; None: a tokenizer of bytes."""
 
     result: Mapping[str, Any]
     examples: Sequence[Mapping[str, Any]]
+    outputs: Callable[[TaskCase, Batch, Any], Any] = class_outputs
+    processor: Any = None
 
     @cached_property
     def task(self) -> Task:
         return task_from_result(json.loads(json.dumps(self.result)))
 
     @cached_property
-    def tokenizer(self) -> Any:
-        return byte_tokenizer()
+    def reader(self) -> Any:
+        return byte_tokenizer() if self.processor is None else self.processor
 
-    def columns(self, *, max_length: int = MAX_LENGTH) -> Columns:
-        return self.task.tokenise(self.examples, self.tokenizer, max_length=max_length)
+    def columns(self, examples: Sequence[Mapping[str, Any]] | None = None, *, max_length: int = MAX_LENGTH) -> Columns:
+        return self.task.encode(self.examples if examples is None else examples, self.reader, max_length=max_length)
 
-    def batch(self, *, length: int = MAX_LENGTH, rows: Sequence[int] | None = None) -> Batch:
+    @cached_property
+    def longest(self) -> int:
+        """The size of the longest row."""
+        return max((len(row) for rows in self.columns().values() for row in rows if row.ndim == 1), default=1)
+
+    def batch(self, *, length: int | None = None, rows: Sequence[int] | None = None) -> Batch:
         columns = self.columns()
         if rows is not None:
             columns = {name: [values[row] for row in rows] for name, values in columns.items()}
-        return self.task.collate(columns, pad_token_id=self.tokenizer.pad_token_id, length=length)
+        pad = self.task.inputs.pad_token_id(self.reader)
+        return padded_batch(columns, self.task.uses, pad_token_id=pad, length=length or self.longest)
 
-    def logits(self, *, seed: int = 0) -> Any:
-        """float32 [examples, labels], random."""
+    def drawn(self, batch: Batch, *, seed: int = 0) -> Any:
+        """Outputs for a batch of all rows, drawn from a seed."""
         import torch
 
-        shape = (len(self.examples), self.task.head_config()["num_labels"])
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return self.outputs(self, batch, torch.Generator().manual_seed(seed))
+
+    def rows(self, *, seed: int = 0) -> Any:
+        """Prediction rows, one a row of the columns, with example_id."""
+        import pandas as pd
+
+        batch = self.batch()
+        frame = pd.DataFrame(self.task.scoring.predictions(self.drawn(batch, seed=seed), batch))
+        ids = [self.examples[int(index)]["example_id"] for index in self.columns()[EXAMPLE]]
+        frame.insert(0, "example_id", ids)
+        return frame
 
     def predictions(self, *, seed: int = 0) -> Any:
+        """Prediction rows, one an example."""
+        return self.task.scoring.by_example(self.rows(seed=seed))
+
+    def frames(self) -> dict[str, Any]:
+        """The examples as every split."""
         import pandas as pd
 
-        return pd.DataFrame(self.task.predictions(self.logits(seed=seed), self.batch()))
-
-    def example_table(self) -> Any:
-        import pandas as pd
-
-        return pd.DataFrame(self.examples)
+        return dict.fromkeys(("train", "validation", "test"), pd.DataFrame(self.examples))
 
 
 class TaskConformance:
     """Derive, and give a pytest fixture `case` that returns a `TaskCase`."""
 
-    def test_head_config_is_json_and_names_every_class(self, case: TaskCase) -> None:
-        config = case.task.head_config()
-        json.dumps(config)
-        assert len(config["id2label"]) == len(config["label2id"]) == config["num_labels"]
+    def test_head_and_columns_are_literals(self, case: TaskCase) -> None:
+        json.dumps(dict(case.task.head.config))
+        keys = [use.key for use in case.task.uses]
+        assert len(set(keys)) == len(keys)
+        assert case.task.target_keys
 
-    def test_tokenised_columns_have_one_row_an_example_within_max_length(self, case: TaskCase) -> None:
+    def test_encoded_columns_agree_in_rows_and_name_their_example(self, case: TaskCase) -> None:
         columns = case.columns()
-        assert {"input_ids", "label", "num_tokens_before_truncation"} <= set(columns)
-        assert {len(rows) for rows in columns.values()} == {len(case.examples)}
-        for ids, before in zip(columns["input_ids"], columns["num_tokens_before_truncation"], strict=True):
-            assert ids.dtype == np.int32
-            assert len(ids) == min(int(before), MAX_LENGTH)
+        assert len({len(rows) for rows in columns.values()}) == 1
+        examples = [int(index) for index in columns[EXAMPLE]]
+        assert examples == sorted(examples)
+        assert set(examples) == set(range(len(case.examples)))
 
-    def test_tokens_of_an_example_do_not_depend_on_the_others(self, case: TaskCase) -> None:
+    def test_text_is_cut_to_max_length(self, case: TaskCase) -> None:
+        columns = case.columns()
+        if SIZE_BEFORE not in columns:
+            return
+        ragged = next(rows for rows in columns.values() if rows[0].ndim == 1)
+        assert all(len(row) <= MAX_LENGTH for row in ragged)
+
+    def test_rows_of_an_example_do_not_depend_on_the_others(self, case: TaskCase) -> None:
         together = case.columns()
-        for row, example in enumerate(case.examples):
-            alone = case.task.tokenise([example], case.tokenizer, max_length=MAX_LENGTH)
+        owners = np.array([int(index) for index in together[EXAMPLE]])
+        for place, example in enumerate(case.examples):
+            alone = case.columns([example])
             for name, rows in together.items():
-                np.testing.assert_array_equal(rows[row], alone[name][0])
+                if name == EXAMPLE:
+                    continue
+                own = [rows[row] for row in np.flatnonzero(owners == place)]
+                assert len(own) == len(alone[name])
+                for found, expected in zip(own, alone[name], strict=True):
+                    np.testing.assert_array_equal(found, expected)
 
-    def test_batches_are_right_padded_and_masked(self, case: TaskCase) -> None:
-        columns, batch = case.columns(), case.batch(length=MAX_LENGTH + 8)
-        assert batch["labels"].tolist() == [int(example["label"]) for example in case.examples]
-        for row, ids in enumerate(columns["input_ids"]):
-            assert batch["input_ids"][row, : len(ids)].tolist() == ids.tolist()
-            assert set(batch["input_ids"][row, len(ids) :].tolist()) == {case.tokenizer.pad_token_id}
-            assert batch["attention_mask"][row].tolist() == [1] * len(ids) + [0] * (MAX_LENGTH + 8 - len(ids))
-        for name, values in batch.items():
-            assert values.dtype == np.int64, name
-
-    def test_loss_of_an_example_does_not_depend_on_the_others(self, case: TaskCase) -> None:
+    def test_loss_of_a_row_does_not_depend_on_the_others(self, case: TaskCase) -> None:
         import torch
 
-        logits = case.logits()
-        together = case.task.loss_per_example(logits, case.batch())
+        batch = case.batch()
+        outputs = case.drawn(batch)
+        together = case.task.scoring.loss_per_example(outputs, batch)
         assert together.dtype == torch.float32
-        assert together.shape == (len(case.examples),)
-        for row in range(len(case.examples)):
-            alone = case.task.loss_per_example(logits[row : row + 1], case.batch(rows=[row]))
+        assert together.shape == (len(outputs),)
+        for row in range(len(outputs)):
+            alone = case.task.scoring.loss_per_example(outputs[row : row + 1], case.batch(rows=[row]))
             torch.testing.assert_close(alone[0], together[row])
 
-    def test_gradient_of_an_examples_loss_reaches_its_own_logits_only(self, case: TaskCase) -> None:
-        logits = case.logits().requires_grad_()
-        case.task.loss_per_example(logits, case.batch())[0].backward()
-        assert logits.grad is not None
-        assert logits.grad[0].abs().sum() > 0
-        assert logits.grad[1:].abs().sum() == 0
+    def test_gradient_of_a_rows_loss_reaches_its_own_outputs_only(self, case: TaskCase) -> None:
+        batch = case.batch()
+        outputs = case.drawn(batch).requires_grad_()
+        case.task.scoring.loss_per_example(outputs, batch)[0].backward()
+        assert outputs.grad is not None
+        assert outputs.grad[0].abs().sum() > 0
+        assert outputs.grad[1:].abs().sum() == 0
 
-    def test_loss_of_low_precision_logits_is_float32(self, case: TaskCase) -> None:
+    def test_loss_of_low_precision_outputs_is_float32(self, case: TaskCase) -> None:
         import torch
 
-        logits = case.logits().bfloat16()
-        loss = case.task.loss_per_example(logits, case.batch())
-        torch.testing.assert_close(loss, case.task.loss_per_example(logits.float(), case.batch()))
+        batch = case.batch()
+        outputs, scoring = case.drawn(batch).bfloat16(), case.task.scoring
+        torch.testing.assert_close(
+            scoring.loss_per_example(outputs, batch), scoring.loss_per_example(outputs.float(), batch)
+        )
 
-    def test_predictions_have_one_row_an_example_and_agree_with_the_loss(self, case: TaskCase) -> None:
+    def test_predictions_have_one_row_an_example_in_order(self, case: TaskCase) -> None:
         predictions = case.predictions()
-        assert len(predictions) == len(case.examples)
-        loss = case.task.loss_per_example(case.logits(), case.batch()).numpy()
-        np.testing.assert_allclose(predictions["loss"], loss, rtol=1e-5)
+        assert predictions["example_id"].tolist() == [example["example_id"] for example in case.examples]
 
-    def test_probabilities_sum_to_one_and_lead_to_the_prediction(self, case: TaskCase) -> None:
-        predictions = case.predictions()
-        names = [f"probability_{index}" for index in range(case.task.head_config()["num_labels"])]
-        probabilities = predictions[names].to_numpy()
-        np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-        assert probabilities.argmax(axis=1).tolist() == predictions["prediction"].tolist()
+    def test_predicted_losses_are_those_of_training(self, case: TaskCase) -> None:
+        batch = case.batch()
+        loss = case.task.scoring.loss_per_example(case.drawn(batch), batch).numpy()
+        np.testing.assert_allclose(case.rows()["loss"], loss, rtol=1e-5)
 
-    def test_metrics_are_those_announced_and_ignore_the_order_of_examples(self, case: TaskCase) -> None:
+    def test_metrics_are_those_announced_in_any_order_of_examples(self, case: TaskCase) -> None:
         predictions = case.predictions()
-        metrics = case.task.metrics(predictions)
+        metrics = case.task.scoring.metrics(predictions)
         assert tuple(metrics) == case.task.metric_names
-        assert case.task.metrics(predictions.iloc[::-1]) == metrics
-
-    def test_perfect_predictions_score_one_and_wrong_ones_less(self, case: TaskCase) -> None:
-        predictions = case.predictions()
-        perfect = predictions.assign(prediction=predictions["label"])
-        assert all(value == 1 for value in case.task.metrics(perfect).values())
-        wrong = predictions.assign(prediction=(predictions["label"] + 1) % case.task.head_config()["num_labels"])
-        assert all(value <= 0 for value in case.task.metrics(wrong).values())
+        again = case.task.scoring.metrics(predictions.iloc[::-1])
+        np.testing.assert_allclose([*again.values()], [*metrics.values()], rtol=1e-12)
 
     def test_example_scores_have_one_float_an_example(self, case: TaskCase) -> None:
         predictions = case.predictions()
-        scores = case.task.example_scores(predictions)
-        assert {"correct", "loss"} <= set(scores)
-        for values in scores.values():
+        scores = case.task.scoring.example_scores(predictions)
+        assert scores
+        for values in (*scores.values(), case.task.scoring.right(predictions)):
             assert values.dtype == np.float64
             assert values.shape == (len(predictions),)
 
-    def test_majority_predicts_the_commonest_training_class(self, case: TaskCase) -> None:
-        labels = np.array([1, 1, 0, 1])
-        rows = case.task.majority_predictions(labels, case.example_table())
-        assert set(rows["prediction"]) == {1}
-        assert set(case.predictions().columns) | {"example_id"} == set(rows.columns)
-        assert rows["example_id"].tolist() == [example["example_id"] for example in case.examples]
+    def test_a_model_agrees_with_itself_and_not_with_another(self, case: TaskCase) -> None:
+        batch, scoring = case.batch(), case.task.scoring
+        first, second = (scoring.signature(case.drawn(batch, seed=seed), batch) for seed in (0, 1))
+        assert first.dtype == np.float32
+        assert scoring.agreement(first, first).difference == 0
+        assert scoring.agreement(first, second).difference > 1e-3
 
-    def test_random_baseline_follows_the_training_frequencies_and_its_generator(self, case: TaskCase) -> None:
-        import pandas as pd
+    def test_change_is_zero_between_equal_predictions(self, case: TaskCase) -> None:
+        predictions = case.predictions()
+        change = case.task.scoring.change(predictions, predictions)
+        assert change["example_id"].tolist() == predictions["example_id"].tolist()
+        assert (change.drop(columns="example_id").to_numpy() == 0).all()
 
-        table = pd.concat([case.example_table()] * 300, ignore_index=True)
-        labels = np.array([0, 0, 0, 1])
-        first, again = (
-            case.task.random_predictions(labels, table, generator=np.random.default_rng(3)) for _ in range(2)
-        )
-        pd.testing.assert_frame_equal(first, again)
-        # 5 standard errors of a binomial share of 1/4
-        assert abs(np.mean(first["prediction"].to_numpy() == 1) - 0.25) < 5 * (0.25 * 0.75 / len(table)) ** 0.5
+    def test_baselines_are_scored_as_predictions_are(self, case: TaskCase) -> None:
+        for rows in case.task.scoring.baselines(case.frames(), seeds=(1, 2)).values():
+            assert rows["example_id"].tolist() == [example["example_id"] for example in case.examples]
+            assert tuple(case.task.scoring.metrics(rows)) == case.task.metric_names
 
     def test_published_figures_are_fractions_with_citation_and_setting(self, case: TaskCase) -> None:
         for figure in case.task.published():
@@ -186,6 +212,60 @@ class TaskConformance:
             assert 0 < figure["value"] < 1
             assert figure["citation"]
             assert figure["setting"]
+
+    def test_what_encodes_examples_can_be_saved(self, case: TaskCase, tmp_path: Path) -> None:
+        case.reader.save_pretrained(tmp_path)
+        assert list(tmp_path.iterdir())
+
+
+class ClassConformance(TaskConformance):
+    """The same for classification of texts, with what follows from its classes."""
+
+    def test_every_class_has_a_name(self, case: TaskCase) -> None:
+        config = case.task.head.config
+        assert len(config["id2label"]) == len(config["label2id"]) == config["num_labels"]
+
+    def test_batches_are_right_padded_and_masked(self, case: TaskCase) -> None:
+        columns, batch = case.columns(), case.batch(length=MAX_LENGTH + 8)
+        assert batch["labels"].tolist() == [int(example["label"]) for example in case.examples]
+        for row, ids in enumerate(columns["input_ids"]):
+            assert batch["input_ids"][row, : len(ids)].tolist() == ids.tolist()
+            assert set(batch["input_ids"][row, len(ids) :].tolist()) == {case.reader.pad_token_id}
+            assert batch["attention_mask"][row].tolist() == [1] * len(ids) + [0] * (MAX_LENGTH + 8 - len(ids))
+        for name, values in batch.items():
+            assert values.dtype == np.int64, name
+
+    def test_probabilities_sum_to_one_and_lead_to_the_prediction(self, case: TaskCase) -> None:
+        predictions = case.predictions()
+        names = [f"probability_{index}" for index in range(case.task.head.config["num_labels"])]
+        probabilities = predictions[names].to_numpy()
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+        assert probabilities.argmax(axis=1).tolist() == predictions["prediction"].tolist()
+
+    def test_perfect_predictions_score_one_and_wrong_ones_less(self, case: TaskCase) -> None:
+        predictions = case.predictions()
+        perfect = predictions.assign(prediction=predictions["label"])
+        assert all(value == 1 for value in case.task.scoring.metrics(perfect).values())
+        wrong = predictions.assign(prediction=(predictions["label"] + 1) % case.task.head.config["num_labels"])
+        assert all(value <= 0 for value in case.task.scoring.metrics(wrong).values())
+
+    def test_majority_predicts_the_commonest_training_class(self, case: TaskCase) -> None:
+        import pandas as pd
+
+        frames = {**case.frames(), "train": pd.DataFrame({"label": [1, 1, 0, 1]})}
+        rows = case.task.scoring.baselines(frames, seeds=())["majority", ""]
+        assert set(rows["prediction"]) == {1}
+        assert set(case.predictions().columns) == set(rows.columns)
+
+    def test_random_baseline_follows_the_training_frequencies(self, case: TaskCase) -> None:
+        import pandas as pd
+
+        table = pd.concat([pd.DataFrame(case.examples)] * 300, ignore_index=True)
+        frames = {"train": pd.DataFrame({"label": [0, 0, 0, 1]}), "test": table}
+        first, again = (case.task.scoring.baselines(frames, seeds=(3,))["random", "3"] for _ in range(2))
+        pd.testing.assert_frame_equal(first, again)
+        # 5 standard errors of a binomial share of 1/4
+        assert abs(np.mean(first["prediction"].to_numpy() == 1) - 0.25) < 5 * (0.25 * 0.75 / len(table)) ** 0.5
 
 
 def byte_tokenizer() -> Any:

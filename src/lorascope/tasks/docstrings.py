@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from lorascope.data.raw import RawExamples
 from lorascope.data.sources import SourceDescription
 from lorascope.errors import DataError, EnvironmentProblem
-from lorascope.tasks.classification import Classification
+from lorascope.tasks.classification import Classification, class_examples
 
 # Distribution -> the package it installs. Pure Python sources with a docstring on nearly every public function.
 PACKAGES = {
@@ -58,7 +58,9 @@ class Docstrings(Classification):
             for split, pairs in build_pairs(PACKAGES.values(), sizes=SIZES).items()
         }
         origin = "docstrings of " + ", ".join(f"{name} {version}" for name, version in found.items())
-        return RawExamples(splits, cls.classes, cls.columns, ("accuracy",), origin)
+        return class_examples(
+            splits, label_names=cls.classes, text_columns=cls.columns, metrics=("accuracy",), source=origin
+        )
 
 
 def installed_versions() -> dict[str, str]:

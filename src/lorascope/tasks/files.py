@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 from lorascope.data.raw import RawExamples
 from lorascope.data.sources import SourceDescription, describe_files
 from lorascope.errors import DataError
-from lorascope.study.spec import FileTask
-from lorascope.tasks.classification import Classification
+from lorascope.study.tasks.base import TaskSettings
+from lorascope.study.tasks.classification import FileTask
+from lorascope.tasks.classification import Classification, class_examples
 
 ROLES = ("train", "validation", "test")
 
@@ -21,7 +22,7 @@ ROLES = ("train", "validation", "test")
 class ClassificationFiles(Classification):
     """The task of a `FileTask`."""
 
-    needs_files: ClassVar[bool] = True
+    settings: ClassVar[type[TaskSettings] | None] = FileTask
 
     @classmethod
     def describe(cls, spec: FileTask, *, data_dir: Path | None, protocol: str) -> SourceDescription:
@@ -44,7 +45,14 @@ class ClassificationFiles(Classification):
             examples.insert(0, "example_id", content_ids(examples, text=spec.text))
             splits[role] = examples
         names = ", ".join(path.name for path in paths.values())
-        return RawExamples(splits, labels, spec.text, spec.metrics, f"files: {names}", duplicates_are_errors=True)
+        return class_examples(
+            splits,
+            label_names=labels,
+            text_columns=spec.text,
+            metrics=spec.metrics,
+            source=f"files: {names}",
+            duplicates_are_errors=True,
+        )
 
 
 def _declared_labels(spec: Any) -> tuple[str, ...] | None:

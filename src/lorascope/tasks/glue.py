@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lorascope.data.raw import RawExamples
 from lorascope.data.sources import SourceDescription, describe_files
 from lorascope.errors import DataError, EnvironmentProblem
-from lorascope.tasks.classification import Classification
+from lorascope.tasks.classification import Classification, class_examples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,14 @@ class GLUE(Classification):
         splits = {"train": train, "test": held_out}
         if protocol == "paper":
             splits["validation"] = held_out
-        return RawExamples(splits, cls.classes, cls.columns, cls.reported, origin, disjoint=protocol == "strict")
+        return class_examples(
+            splits,
+            label_names=cls.classes,
+            text_columns=cls.columns,
+            metrics=cls.reported,
+            source=origin,
+            disjoint=protocol == "strict",
+        )
 
     @classmethod
     def _examples(cls, path: Path, table: pd.DataFrame, *, split: str) -> pd.DataFrame:

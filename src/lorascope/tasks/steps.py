@@ -15,16 +15,15 @@ import numpy as np
 import pandas as pd
 
 from lorascope.data.columns import Columns, ColumnStore
-from lorascope.data.raw import RawExamples
-from lorascope.data.sources import SourceDescription, task_key, task_spec, verify_files
+from lorascope.data.sources import SourceDescription, task_key, verify_files
 from lorascope.data.splits import SPLITS, Splits, make_splits
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
-from lorascope.errors import DataError
-from lorascope.registry import TASKS, TOKENIZER, resolve
+from lorascope.registry import TASKS, resolve
 from lorascope.study.spec import DataSpec
-from lorascope.tasks.classification import Classification
+from lorascope.study.tasks import task_spec
 from lorascope.tasks.description import task_from_result
+from lorascope.tasks.inputs import EXAMPLE, SIZE_BEFORE
 from lorascope.tasks.task import Task
 
 TOKENISE_CHUNK = 2000
@@ -41,7 +40,7 @@ def prepare_data(context: StepContext) -> dict[str, Any]:
     source = SourceDescription(params["source"], context.step.locations)
     verify_files(source)
     key = task_key(spec)
-    kind: type[Classification] = resolve(TASKS, key)
+    kind: type[Task] = resolve(TASKS, key)
     raw = kind.read(spec, source=source, protocol=params["protocol"])
     data = DataSpec.model_validate(params["data"])
     splits = make_splits(raw, data, task=spec.name)
@@ -49,34 +48,19 @@ def prepare_data(context: StepContext) -> dict[str, Any]:
         frame.to_parquet(context.out / f"{name}.parquet", index=False, compression="zstd")
     if raw.disjoint:
         _notice_overlap(splits, context)
-    return {"task": _describe_task(spec.name, key, raw), **_describe_splits(splits, raw), "source": raw.source}
-
-
-def _describe_task(name: str, key: str, raw: RawExamples) -> dict[str, Any]:
+    description = {"class": key, "name": spec.name, **raw.task}
+    scoring = kind.from_description(description).scoring
     return {
-        "class": key,
-        "name": name,
-        "num_labels": len(raw.label_names),
-        "label_names": list(raw.label_names),
-        "text_columns": list(raw.text_columns),
-        "metrics": list(raw.metrics),
-    }
-
-
-def _describe_splits(splits: Splits, raw: RawExamples) -> dict[str, Any]:
-    frames = splits.frames
-    return {
-        "num_examples": {name: len(frame) for name, frame in frames.items()},
-        "label_counts": {
-            name: {
-                label: int(np.sum(frame["label"].to_numpy() == index)) for index, label in enumerate(raw.label_names)
-            }
-            for name, frame in frames.items()
-        },
+        "task": description,
+        "num_examples": {name: len(frame) for name, frame in splits.frames.items()},
+        **scoring.describe(raw, splits.frames),
         "duplicates": splits.duplicates,
         "duplicates_dropped": splits.dropped,
-        "example_ids_sha256": {name: ids_checksum(frame["example_id"].tolist()) for name, frame in frames.items()},
-        "sha256": {name: content_checksum(frame) for name, frame in frames.items()},
+        "example_ids_sha256": {
+            name: ids_checksum(frame["example_id"].tolist()) for name, frame in splits.frames.items()
+        },
+        "sha256": {name: content_checksum(frame) for name, frame in splits.frames.items()},
+        "source": raw.source,
     }
 
 
@@ -89,8 +73,15 @@ def content_checksum(frame: pd.DataFrame) -> str:
     """sha256 of the examples themselves, whatever library or compression wrote the file."""
     digest = hashlib.sha256()
     for row in frame.itertuples(index=False):
-        digest.update(json.dumps(list(row), ensure_ascii=False).encode() + b"\n")
+        digest.update(json.dumps(list(row), ensure_ascii=False, default=_as_json).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _as_json(value: Any) -> Any:
+    """What JSON has no word for: bytes by their checksum, arrays and numbers of numpy as lists and numbers."""
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    return value.tolist()
 
 
 def _notice_overlap(splits: Splits, context: StepContext) -> None:
@@ -110,9 +101,8 @@ def prepare_tokens(context: StepContext) -> dict[str, Any]:
     params = context.step.params
     data = context.deps["data"]
     task = task_from_result(data.result)
-    load_tokenizer = resolve({"tokenizer": TOKENIZER}, "tokenizer")
-    tokenizer = load_tokenizer(params["model"], locations=context.step.locations, cache_dir=context.cache_dir)
-    assert tokenizer.pad_token_id is not None, "load_tokenizer gives every tokenizer a padding token"
+    locations, cache_dir = context.step.locations, context.cache_dir
+    processor = task.inputs.load_processor(params["model"], locations=locations, cache_dir=cache_dir)
     total = sum(data.result["num_examples"].values())
     result: dict[str, Any] = {
         "max_length": params["max_length"], "num_tokens": {}, "truncated_fraction": {}, "mean_length": {},
@@ -122,43 +112,32 @@ def prepare_tokens(context: StepContext) -> dict[str, Any]:
     for split in SPLITS:
         frame = pd.read_parquet(data.file(f"{split}.parquet"))
         columns: Columns = {}
+        ids: list[str] = []
         for start in range(0, len(frame), TOKENISE_CHUNK):
             chunk = frame.iloc[start : start + TOKENISE_CHUNK]
-            for name, rows in tokenise_frame(chunk, task, tokenizer, max_length=params["max_length"]).items():
+            encoded = task.encode(chunk.to_dict("records"), processor, max_length=params["max_length"])
+            ids += [chunk["example_id"].iloc[int(index)] for index in encoded.pop(EXAMPLE)]
+            for name, rows in encoded.items():
                 columns.setdefault(name, []).extend(rows)
             done += len(chunk)
             context.emit(StepProgress(step=context.step.id, done=done, total=total, unit="example"))
-        _refuse_final_padding(columns, frame, pad_token_id=tokenizer.pad_token_id, split=split)
-        ColumnStore.write(context.out / split, columns, frame["example_id"].tolist())
+        task.inputs.refuse(columns, ids, processor, split=split)
+        ColumnStore.write(context.out / split, columns, ids)
         for name, value in measure_lengths(columns, max_length=params["max_length"]).items():
             result[name][split] = value
     return result
 
 
-def tokenise_frame(frame: pd.DataFrame, task: Task, tokenizer: Any, *, max_length: int) -> Columns:
-    """The columns of `Task.tokenise` for the rows of a prepared split."""
-    return task.tokenise(frame.to_dict("records"), tokenizer, max_length=max_length)
-
-
 def measure_lengths(columns: Mapping[str, Sequence[np.ndarray]], *, max_length: int) -> dict[str, Any]:
-    """Tokens of one split: their number, mean and longest after truncation, and what truncation cut."""
-    lengths = np.array([len(row) for row in columns["input_ids"]])
-    before = np.array([int(length) for length in columns["num_tokens_before_truncation"]])
+    """Sizes of one split, in the unit of the task's inputs: their sum, mean and largest after truncation, and what
+    truncation cut."""
+    ragged = next((rows for rows in columns.values() if rows[0].ndim == 1), None)
+    lengths = np.ones(len(next(iter(columns.values()))), dtype=int) if ragged is None else np.array([*map(len, ragged)])
+    before = np.array([int(length) for length in columns[SIZE_BEFORE]]) if SIZE_BEFORE in columns else lengths
     return {
         "num_tokens": int(lengths.sum()),
-        "truncated_fraction": float((before > max_length).mean()),
+        "truncated_fraction": float((before > max_length).mean()) if SIZE_BEFORE in columns else 0.0,
         "mean_length": float(lengths.mean()),
         "max_length_seen": int(lengths.max()),
         "max_length_before_truncation": int(before.max()),
     }
-
-
-def _refuse_final_padding(columns: Columns, frame: pd.DataFrame, *, pad_token_id: int, split: str) -> None:
-    ends = [row for row, ids in enumerate(columns["input_ids"]) if len(ids) == 0 or int(ids[-1]) == pad_token_id]
-    if ends:
-        named = ", ".join(frame["example_id"].iloc[ends[:5]])
-        raise DataError(
-            f"{len(ends)} {split} examples end in the tokenizer's padding token ({pad_token_id}): {named}",
-            hint="The last real token could not be told from padding. Remove that token's text from the examples, or "
-            "give the model a padding token of its own.",
-        )

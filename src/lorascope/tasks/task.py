@@ -1,92 +1,87 @@
-"""A task: what an example is, how it becomes a batch, what is predicted and how it is scored.
+"""A task: where its examples come from, what they become, what is predicted and how that is scored.
 
-The one contract between data and everything above it. The training loop, gangs, evaluation, drift and serving know a
-task only through this class: columns of tokenised examples, batches, a loss per example, predictions per example, and
-metrics of those predictions. Nothing outside `data/` may ask which task it has.
+A source and three contracts: `Inputs` (what an example becomes), `Head` (which output of which model is the prediction)
+and `Scoring` (loss, predictions, metrics). The loop, gangs, evaluation, drift, serving and the report know a task only
+through them. Nothing outside `tasks/` may ask which task it has.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lorascope.data.columns import Batch, Columns
+from lorascope.data.batches import ColumnUse
+from lorascope.data.columns import Columns
+from lorascope.models.heads import Head
+from lorascope.study.tasks.base import TaskSettings
+from lorascope.tasks.inputs import EXAMPLE, Inputs
+from lorascope.tasks.scoring import Scoring
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import torch
+    from lorascope.data.raw import RawExamples
+    from lorascope.data.sources import SourceDescription
 
 
 class Task(ABC):
-    """One task with known classes. Built from the `data` artifact's result, so it is the same in every step.
+    """One task. Built from what the `data` step recorded, so it is the same in every step.
 
-    head: which transformers auto class carries the output ("sequence-classification").
-    metric_names: the metrics it reports, the primary one first; all in 0-1 units (mcc: -1 to 1), higher is better.
-    targets: the keys of a batch that are for the loss and not for the model.
+    name: as the study calls it. settings: of a kind that a study describes (`kind: classification`); None for a task that
+    a study names.
     """
 
-    head: ClassVar[str]
-    targets: ClassVar[tuple[str, ...]] = ("labels",)
-    metric_names: tuple[str, ...]
+    settings: ClassVar[type[TaskSettings] | None] = None
+
+    def __init__(self, name: str, *, inputs: Inputs, head: Head, scoring: Scoring) -> None:
+        self.name, self.inputs, self.head, self.scoring = name, inputs, head, scoring
+
+    # --------------------------------------------------------------------------------------------------------- source
+
+    @classmethod
+    def describe(cls, spec: Any, *, data_dir: Path | None, protocol: str) -> SourceDescription:
+        """The source's fingerprint and locations. Cheap: no examples are read."""
+        raise NotImplementedError(f"{cls.__name__} has no source of its own")
+
+    @classmethod
+    def read(cls, spec: Any, *, source: SourceDescription, protocol: str) -> RawExamples:
+        """The examples of a source that `describe` described."""
+        raise NotImplementedError(f"{cls.__name__} has no source of its own")
+
+    @classmethod
+    @abstractmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Task:
+        """The task of a source, from `RawExamples.task` and its "name"."""
+
+    def published(self) -> list[dict[str, Any]]:
+        """Figures from the literature: {"model", "method", "metric", "value", "citation", "setting"}; may be empty."""
+        return []
+
+    # ------------------------------------------------------------------------------------------------------ the contract
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics it reports, the primary one first."""
+        return self.scoring.metric_names
 
     @property
     def primary_metric(self) -> str:
         return self.metric_names[0]
 
-    @abstractmethod
-    def head_config(self) -> dict[str, Any]:
-        """Fields for the model's config: num_labels, id2label, label2id, problem_type ..."""
+    @property
+    def uses(self) -> tuple[ColumnUse, ...]:
+        """The columns of a batch: those for the model, then those for the loss."""
+        return (*self.inputs.uses, *self.scoring.targets)
 
-    @abstractmethod
-    def tokenise(self, examples: Sequence[Mapping[str, Any]], tokenizer: Any, *, max_length: int) -> Columns:
-        """Columns of one array an example: "input_ids" (int32), tokenizer extras ("token_type_ids"), "label" (int64
-        scalar arrays), and "num_tokens_before_truncation" (scalar). Special tokens included, no padding."""
+    @property
+    def target_keys(self) -> frozenset[str]:
+        """What of a batch is for the loss and not for the model."""
+        return frozenset(use.key for use in self.scoring.targets)
 
-    @abstractmethod
-    def collate(self, columns: Mapping[str, Sequence[np.ndarray]], *, pad_token_id: int, length: int) -> Batch:
-        """Right-padded numpy arrays: "input_ids" and "attention_mask" int64 [examples, length], extras, "labels"
-        int64 [examples]. length: padded length, at least the longest example."""
-
-    @abstractmethod
-    def loss_per_example(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """float32 [examples], unreduced. logits: what the model's head returns, [examples, ...]."""
-
-    @abstractmethod
-    def predictions(self, logits: torch.Tensor, batch: Batch) -> dict[str, np.ndarray]:
-        """One row an example: "label", "prediction", "loss" and "probability_<class index>"."""
-
-    @abstractmethod
-    def metrics(self, predictions: pd.DataFrame) -> dict[str, float]:
-        """Every metric of `metric_names`, from the rows of `predictions`."""
-
-    @abstractmethod
-    def example_scores(self, predictions: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Per-example columns that metrics are made of, float64 [examples]: {"correct": 0/1, "loss": ...}."""
-
-    @abstractmethod
-    def majority_predictions(self, train_labels: np.ndarray, test: pd.DataFrame) -> pd.DataFrame:
-        """The majority baseline's prediction rows for the test examples (columns as `predictions`, with example_id)."""
-
-    @abstractmethod
-    def random_predictions(
-        self, train_labels: np.ndarray, test: pd.DataFrame, *, generator: np.random.Generator
-    ) -> pd.DataFrame:
-        """The stratified-random baseline's rows: classes drawn with the training frequencies."""
-
-    def linear_probe(
-        self, features: Mapping[str, np.ndarray], frames: Mapping[str, pd.DataFrame]
-    ) -> pd.DataFrame | None:
-        """The linear probe's prediction rows for the test examples, or None for a task that has no such baseline.
-
-        features: split -> float32 [examples, hidden], the frozen base's; frames: split -> the prepared examples. Chosen
-        on validation, fitted on train.
-        """
-        del features, frames
-        return None
-
-    def published(self) -> list[dict[str, Any]]:
-        """Figures from the literature: {"model", "method", "metric", "value", "citation", "setting"}; may be empty."""
-        return []
+    def encode(self, examples: Sequence[Mapping[str, Any]], processor: Any, *, max_length: int) -> Columns:
+        """Columns of one array a row; rows of one example stand together. `EXAMPLE` is always there."""
+        columns = self.inputs.encode(examples, processor, max_length=max_length)
+        columns.setdefault(EXAMPLE, [np.asarray(index, dtype=np.int64) for index in range(len(examples))])
+        return {**columns, **self.scoring.encode(examples, columns, processor)}

@@ -12,13 +12,13 @@ LARGEST_COUNT = 8
 _UPDATES_A_BUCKET = 60
 
 
-def choose_buckets(lengths: Sequence[int], *, longest: int, count: int) -> list[int]:
+def choose_buckets(lengths: Sequence[int], *, longest: int, count: int, multiple: int = 8) -> list[int]:
     """At most `count` lengths, ascending, the last one `longest` rounded up, that pad `lengths` least in total.
 
     lengths: the longest example of each batch, one an update. Dynamic programming over the distinct rounded lengths.
     """
-    values, frequencies = np.unique([padded_length(length) for length in lengths], return_counts=True)
-    last = padded_length(longest)
+    values, frequencies = np.unique([padded_length(length, multiple) for length in lengths], return_counts=True)
+    last = padded_length(longest, multiple)
     if values[-1] < last:
         values, frequencies = np.append(values, last), np.append(frequencies, 0)
     # cost[c][j]: tokens computed for the j + 1 shortest values with c + 1 buckets, the last of which is values[j].

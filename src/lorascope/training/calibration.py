@@ -23,7 +23,6 @@ from lorascope.tasks.description import task_from_result
 from lorascope.training.gang import Gang
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise
 from lorascope.training.member import Member
-from lorascope.training.predict import predict, scores
 from lorascope.training.preparation import base_for, make_deterministic
 from lorascope.training.result import commit_result
 from lorascope.training.run import Run, gang_of, make_room, out_of_memory, set_up, size_together
@@ -174,12 +173,12 @@ def _time_validation(first: Run, gang: Gang, device: str) -> tuple[np.ndarray, f
     lengths = np.asarray(first.validation.lengths)
     by_length = np.argsort(lengths, kind="stable")
     chosen = by_length[np.linspace(0, len(lengths) - 1, min(VALIDATION_EXAMPLES, len(lengths))).round().astype(int)]
-    task, model = first.member.task, gang.views[0]
-    predict(model, task, first.validation.subset(chosen[:8]), **first.reading)
+    reading, model = first.reading, gang.views[0]
+    reading.predict(model, first.validation.subset(chosen[:8]))
     sample = np.sort(chosen)
     synchronise(device)
     start = time.perf_counter()
-    scores(task, predict(model, task, first.validation.subset(sample), **first.reading))
+    reading.scores(reading.predict(model, first.validation.subset(sample)))
     synchronise(device)
     seconds = time.perf_counter() - start
     return sample, seconds * float(lengths.sum() / lengths[chosen].sum()), seconds

@@ -21,7 +21,8 @@ _AHEAD = 3
 @dataclass(frozen=True)
 class MicroBatch:
     """One forward pass of a gang. tensors: the task's arrays, [runs * examples, ...], run by run, on the host (pinned for
-    CUDA), and "weights", float32 [runs * examples]: what each example's loss counts, 0 for one that only fills up.
+    CUDA), and "weights", float32 [runs * examples]: what each example's loss counts in its run's mean, 0 for one that only
+    fills up.
     padded_tokens: of each run."""
 
     tensors: dict[str, Tensor]
@@ -41,7 +42,6 @@ def gang_batch(
     members: Sequence[Member],
     rows: Sequence[np.ndarray],
     *,
-    pad_token_id: int,
     round_up: Callable[[int], int],
     is_fixed_size: bool,
     pin: bool,
@@ -50,9 +50,9 @@ def gang_batch(
     whether a run's short last batch is filled up to the batch size (a captured step has one shape)."""
     micro = members[0].micro_batch_size
     size = members[0].train.batch_size if is_fixed_size else max(len(chosen) for chosen in rows)
-    shape = {"pad_token_id": pad_token_id, "round_up": round_up, "pin": pin}
     micro_batches = [
-        _micro_batch(members, rows, slice(start, min(start + micro, size)), **shape) for start in range(0, size, micro)
+        _micro_batch(members, rows, slice(start, min(start + micro, size)), round_up=round_up, pin=pin)
+        for start in range(0, size, micro)
     ]
     real = [int(_lengths(member, chosen).sum()) for member, chosen in zip(members, rows, strict=True)]
     return Batch(micro_batches, real, sum(micro_batch.padded_tokens for micro_batch in micro_batches))
@@ -63,7 +63,6 @@ def _micro_batch(
     rows: Sequence[np.ndarray],
     part: slice,
     *,
-    pad_token_id: int,
     round_up: Callable[[int], int],
     pin: bool,
 ) -> MicroBatch:
@@ -75,9 +74,10 @@ def _micro_batch(
     length = round_up(longest)
     arrays: dict[str, list[np.ndarray]] = {}
     for member, chosen, own in zip(members, rows, filled, strict=True):
-        batch = member.task.collate(member.columns.gather(own), pad_token_id=pad_token_id, length=length)
+        batch = member.reading.collate(member.columns.gather(own), length=length)
         weights = np.zeros(examples, dtype=np.float32)
-        weights[: len(chosen[part])] = 1 / len(chosen)
+        counts = member.weights(chosen)
+        weights[: len(chosen[part])] = counts[part] / counts.sum()
         for name, array in {**batch, "weights": weights}.items():
             arrays.setdefault(name, []).append(array)
     tensors = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in arrays.items()}

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorascope.data.batches import padded_length
 from lorascope.methods.dropout import dropout_key
 from lorascope.methods.stacked import stacked_names
 from lorascope.training.buckets import bucket_count, choose_buckets, rounding_to
@@ -67,16 +66,14 @@ class Gang:
         members: Sequence[Member],
         *,
         prepare: Prepare,
-        pad_token_id: int,
-        device: str,
         is_captured: bool = True,
         compiles: Callable[[Sequence[Member]], bool] = lambda members: False,
         states: Mapping[Member, dict[str, Any]] | None = None,
     ) -> None:
         self.members = list(members)
-        self.pad_token_id, self.device = pad_token_id, device
+        self.device = members[0].reading.device
         self._prepare, self._compiles = prepare, compiles
-        self._is_captured = is_captured and device.startswith("cuda")
+        self._is_captured = is_captured and self.device.startswith("cuda")
         self.problem: str | None = None
         self.remark: str | None = None
         self._pending: list[Tensor] = []
@@ -270,20 +267,17 @@ class Gang:
                 self._load(member, states[member])
         is_captured = self._is_captured and self.problem is None
         parts: dict[str, Any] = {
-            "task": members[0].task,
+            "reading": members[0].reading.to(members[0].train.precision),
             "streams": streams,
             "flat": self.flat,
             "optimiser": self.optimiser,
-            "device": self.device,
-            "precision": members[0].train.precision,
         }
         if is_captured:
             self.stepper = CapturedStepper(self.model, is_compiled=self._compiles(members), **parts)
         else:
             self.stepper = Stepper(self.model, **parts)
         self._shape: dict[str, Any] = {
-            "pad_token_id": self.pad_token_id,
-            "round_up": self._rounding() if is_captured else padded_length,
+            "round_up": self._rounding() if is_captured else members[0].reading.padded,
             "is_fixed_size": is_captured,
             "pin": self.device.startswith("cuda"),
         }
@@ -298,7 +292,8 @@ class Gang:
             for u in range(min(remaining, an_epoch))
         ]
         limit = max(int(member.columns.lengths.max()) for member in self.members)
-        return rounding_to(choose_buckets(longest, longest=limit, count=bucket_count(remaining)))
+        multiple = self.members[0].task.inputs.multiple
+        return rounding_to(choose_buckets(longest, longest=limit, count=bucket_count(remaining), multiple=multiple))
 
     def _tear_down(self) -> None:
         self.problem = self.stepper.problem or self.problem

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lorascope.methods.base import Method
     from lorascope.study.spec import Seeds, TrainSpec
     from lorascope.tasks.task import Task
+    from lorascope.training.reading import Reading
 
 Validation = Callable[["nn.Module"], dict[str, float]]
 Observation = Callable[["nn.Module"], dict[str, float]]
@@ -67,7 +68,7 @@ class Member:
         self,
         *,
         method: Method,
-        task: Task,
+        reading: Reading,
         columns: Examples,
         train: TrainSpec,
         learning_rate: float,
@@ -81,7 +82,7 @@ class Member:
         keep: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.observe, self.keep = observe, keep
-        self.method, self.task, self.columns = method, task, columns
+        self.method, self.reading, self.columns = method, reading, columns
         self.train, self.learning_rate, self.seeds, self.validate = train, learning_rate, seeds, validate
         self.emit, self.step_id = emit or (lambda event: None), step_id
         self.progress, self.meters = Progress(), Meters()
@@ -95,6 +96,10 @@ class Member:
         self.observations = {round(self.total_updates * k / num_snapshots) for k in range(1, num_snapshots + 1)} - {0}
         self.problem: Exception | None = None
         self._epoch: tuple[int, list[np.ndarray]] | None = None
+
+    @property
+    def task(self) -> Task:
+        return self.reading.task
 
     @property
     def is_due(self) -> bool:
@@ -126,6 +131,11 @@ class Member:
             )
             self._epoch = epoch, batches
         return self._epoch[1][position]
+
+    def weights(self, rows: np.ndarray) -> np.ndarray:
+        """What each of these rows counts in a mean of losses, float64 [rows]."""
+        column = self.task.scoring.weight_column
+        return np.ones(len(rows)) if column is None else self.columns.values(column, rows).astype(np.float64)
 
     def rate(self, update: int) -> float:
         """The learning rate of update `update`."""

@@ -1,4 +1,4 @@
-"""What steps that touch a model prepare alike: its base and tokenizer from the worker's memory, the method of their
+"""What steps that touch a model prepare alike: its base and processor from the worker's memory, the method of their
 parameters, a model ready to train, and deterministic kernels."""
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from lorascope.engine.context import StepContext
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.dropout import DropoutStreams, replace_dropouts
 from lorascope.models.loading import BaseModel, load_base
-from lorascope.models.tokenizer import load_tokenizer
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import MethodSpec, Seeds
+from lorascope.tasks.task import Task
+from lorascope.training.reading import Reading
 
 
 def method_from_params(params: Mapping[str, Any]) -> Method:
@@ -27,15 +28,13 @@ def method_from_params(params: Mapping[str, Any]) -> Method:
     return resolve(METHODS, spec.kind)(spec)
 
 
-def base_for(context: StepContext, task: Any) -> BaseModel:
+def base_for(context: StepContext, task: Task) -> BaseModel:
     """The step's base model with the task's head, warm if the step before used it."""
     params, locations = context.step.params, context.step.locations
-    tokenizer = tokenizer_for(context)
     return load_base(
         params["model"],
         head=task.head,
-        head_config=task.head_config(),
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=task.inputs.pad_token_id(processor_for(context, task)),
         device=context.device,
         locations=locations,
         cache_dir=context.cache_dir,
@@ -43,14 +42,20 @@ def base_for(context: StepContext, task: Any) -> BaseModel:
     )
 
 
-def tokenizer_for(context: StepContext) -> Any:
-    """The step's tokenizer, kept warm."""
-    key = f"tokenizer:{sorted(context.step.params['model'].items())}"
+def processor_for(context: StepContext, task: Task) -> Any:
+    """What encodes the task's examples for the step's model (its tokenizer, for text), kept warm."""
+    model = context.step.params["model"]
+    key = f"processor:{task.inputs.unit}:{sorted(model.items())}"
     if key not in context.warm:
-        context.warm[key] = load_tokenizer(
-            context.step.params["model"], locations=context.step.locations, cache_dir=context.cache_dir
+        context.warm[key] = task.inputs.load_processor(
+            model, locations=context.step.locations, cache_dir=context.cache_dir
         )
     return context.warm[key]
+
+
+def reading_for(context: StepContext, task: Task, base: BaseModel, *, precision: str) -> Reading:
+    """How this step reads the task's examples."""
+    return Reading(task, base.pad_token_id, context.device, precision)
 
 
 def prepared_model(

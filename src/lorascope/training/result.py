@@ -1,8 +1,9 @@
 """What a finished run leaves: its files in the step's output, and the figures of its record.
 
-`export/` (adapter or checkpoint, with tokenizer), `curves.parquet`, `losses.npy` (every update), `snapshots.parquet` where
-the study takes any, `validation_predictions.parquet`, and `reference_logits.npy`: the logits of the model in memory on a few
-validation examples, which the `evaluate` step must find again in the exported one.
+`export/` (adapter or checkpoint, with what encodes its inputs), `curves.parquet`, `losses.npy` (every update),
+`snapshots.parquet` where the study takes any, `validation_predictions.parquet`, and `reference_logits.npy`: the signatures
+(`Scoring.signature`; for classes the logits) of the model in memory on a few validation examples, which the `evaluate` step
+must find again in the exported one.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from transformers import PreTrainedModel
 
 from lorascope.training.gang import Gang
 from lorascope.training.hardware import peak_flops
-from lorascope.training.predict import logits_of, predict, scores
-from lorascope.training.preparation import tokenizer_for
+from lorascope.training.preparation import processor_for
 
 if TYPE_CHECKING:
     from lorascope.data.columns import Examples
@@ -32,12 +32,12 @@ def commit_result(
 ) -> dict[str, Any]:
     """Writes the run's files; the record's figures. validation: what the run is scored on, if not its validation set."""
     context, member, base = run.context, run.member, run.base
-    method, task, progress = member.method, member.task, member.progress
-    predictions = predict(model, task, run.validation if validation is None else validation, **run.reading)
+    method, progress = member.method, member.progress
+    predictions = run.reading.predict(model, run.validation if validation is None else validation)
     _write_files(run, model, predictions)
     rows = np.arange(min(REFERENCE_EXAMPLES, len(run.validation)))
-    logits = logits_of(model, task, run.validation, rows=rows, **{**run.reading, "precision": REFERENCE_PRECISION})
-    np.save(context.out / "reference_logits.npy", logits)
+    signatures = run.reading.to(REFERENCE_PRECISION).signatures(model, run.validation, rows=rows)
+    np.save(context.out / "reference_logits.npy", signatures)
     flops = method.flops_per_parameter * linear_parameters(base.model)
     peak = peak_flops(context.device, precision=member.train.precision, warm=context.warm)
     measured = member.meters.summary(flops_per_token=flops, peak=peak)
@@ -45,7 +45,7 @@ def commit_result(
     is_probed = run.alone is not None and measured["gang"] > 1
     measured["peak_memory_bytes"] = run.alone.peak_bytes - _idle_bytes(run) if is_probed and run.alone else gang_peak
     return {
-        "validation": scores(task, predictions),
+        "validation": run.reading.scores(predictions),
         "best_update": progress.best_update,
         "best_epoch": progress.best_update / member.updates_per_epoch,
         "updates": progress.update,
@@ -81,7 +81,7 @@ def _write_files(run: Run, model: PreTrainedModel, predictions: Any) -> None:
 
     out, progress = run.context.out, run.member.progress
     run.member.method.export(model, out / "export", base=run.base)
-    tokenizer_for(run.context).save_pretrained(out / "export")
+    processor_for(run.context, run.member.task).save_pretrained(out / "export")
     pd.DataFrame(progress.curve).to_parquet(out / "curves.parquet", index=False)
     if progress.snapshots:
         pd.DataFrame(progress.snapshots).to_parquet(out / "snapshots.parquet", index=False)

@@ -32,8 +32,14 @@ from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
 from lorascope.training.gang_decision import GangDecision
 from lorascope.training.member import Member
-from lorascope.training.predict import predict, scores
-from lorascope.training.preparation import base_for, make_deterministic, method_from_params, prepared_model
+from lorascope.training.preparation import (
+    base_for,
+    make_deterministic,
+    method_from_params,
+    prepared_model,
+    reading_for,
+)
+from lorascope.training.reading import Reading
 from lorascope.training.result import commit_result
 from lorascope.training.sizing import Cost, gang_size, partition, pays_to_compile, split
 
@@ -152,9 +158,8 @@ class Run:
     alone: Cost | None = None
 
     @property
-    def reading(self) -> dict[str, Any]:
-        precision = self.member.train.precision
-        return {"pad_token_id": self.base.pad_token_id, "device": self.context.device, "precision": precision}
+    def reading(self) -> Reading:
+        return self.member.reading
 
 
 def set_up(index: int, context: StepContext, *, keep: Keep | None = None) -> Run:
@@ -165,15 +170,15 @@ def set_up(index: int, context: StepContext, *, keep: Keep | None = None) -> Run
     base = base_for(context, task)
     train = TrainSpec.model_validate(params["train"])
     snapshots = params.get("snapshots")
-    observe = _observer(context, base, task).observe if snapshots else None
-    reading = {"pad_token_id": base.pad_token_id, "device": context.device, "precision": train.precision}
+    reading = reading_for(context, task, base, precision=train.precision)
+    observe = _observer(context, base, reading).observe if snapshots else None
 
     def validate(model: nn.Module) -> dict[str, float]:
-        return scores(task, predict(model, task, validation, **reading))
+        return reading.scores(reading.predict(model, validation))
 
     member = Member(
         method=method_from_params(params["method"]),
-        task=task,
+        reading=reading,
         columns=columns,
         train=train,
         learning_rate=params["learning_rate"],
@@ -189,13 +194,13 @@ def set_up(index: int, context: StepContext, *, keep: Keep | None = None) -> Run
     return Run(index, context, member, base, validation, Checkpointer(context.work))
 
 
-def _observer(context: StepContext, base: BaseModel, task: Any) -> Any:
+def _observer(context: StepContext, base: BaseModel, reading: Reading) -> Any:
     """What looks at a run in the course of its training: drift's, which lies above this layer."""
     module, _, name = OBSERVER.partition(":")
     return getattr(importlib.import_module(module), name)(
         context.step.params["snapshots"],
         base=base,
-        task=task,
+        reading=reading,
         validation=context.deps["tokens"].file("validation"),
         warm=context.warm,
     )
@@ -235,7 +240,7 @@ def _train_together(runs: Sequence[Run], size: int, ending: Ending) -> Iterator[
 def gang_of(runs: Sequence[Run], members: Sequence[Member], **options: Any) -> Gang:
     """A gang of some of the runs."""
     first = runs[0]
-    base, device = first.base, first.context.device
+    base = first.base
 
     def prepare(members: Sequence[Member]) -> tuple[PreTrainedModel, DropoutStreams]:
         return prepared_model(base, [m.method for m in members], [m.seeds for m in members])
@@ -243,8 +248,6 @@ def gang_of(runs: Sequence[Run], members: Sequence[Member], **options: Any) -> G
     return Gang(
         members,
         prepare=prepare,
-        pad_token_id=base.pad_token_id,
-        device=device,
         **options,
     )
 

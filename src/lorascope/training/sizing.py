@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from lorascope.data.batches import padded_length
 from lorascope.engine.provenance import workers_on_device
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise
 
@@ -115,7 +114,7 @@ def pays_to_compile(members: Sequence[Member]) -> bool:
 
 def usual_length(member: Member) -> int:
     """The padded length of an ordinary batch, tokens."""
-    return padded_length(int(np.median(member.columns.lengths)))
+    return member.reading.padded(int(np.median(member.columns.lengths)))
 
 
 def _rows(member: Member, order: np.ndarray) -> np.ndarray:
@@ -123,5 +122,4 @@ def _rows(member: Member, order: np.ndarray) -> np.ndarray:
 
 
 def _head(member: Member) -> str:
-    config = member.task.head_config()
-    return repr((member.task.head, config.get("num_labels"), config.get("problem_type")))
+    return repr(member.task.head.shape)

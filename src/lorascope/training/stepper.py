@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lorascope.data.batches import MASK
 from lorascope.training.flat import FlatParameters
 from lorascope.training.hardware import reset_peak_memory, side_stream
 from lorascope.training.optimiser import GangOptimiser
-from lorascope.training.predict import autocast, model_inputs
+from lorascope.training.reading import Reading
 
 if TYPE_CHECKING:
     from lorascope.methods.dropout import DropoutStreams
-    from lorascope.tasks.task import Task
     from lorascope.training.feed import MicroBatch
 
 # Rows of stacked parameters lie apart in memory by design; what is lost by that is nothing, and is said every time.
@@ -56,21 +56,22 @@ class Stepper:
         self,
         model: nn.Module,
         *,
-        task: Task,
+        reading: Reading,
         streams: DropoutStreams,
         flat: FlatParameters,
         optimiser: GangOptimiser,
-        device: str,
-        precision: str,
     ) -> None:
-        self.model, self.task, self.streams = model, task, streams
+        self.model, self.reading, self.streams = model, reading, streams
         self.flat, self.optimiser = flat, optimiser
-        self.device, self.precision = device, precision
-        self.losses = torch.zeros(flat.runs, device=device)
+        self.losses = torch.zeros(flat.runs, device=self.device)
         self.preparation_seconds = 0.0
         self._needs_mask = not is_causal(model)
         if not self._needs_mask:
             build_no_masks(model)
+
+    @property
+    def device(self) -> str:
+        return self.reading.device
 
     def update(
         self, micro_batches: Sequence[MicroBatch], keys: Sequence[Sequence[int]], rates: Sequence[float]
@@ -97,12 +98,11 @@ class Stepper:
         self.optimiser.step()
 
     def _compute(self, batch: dict[str, Tensor]) -> None:
-        inputs = model_inputs(self.task, {name: t for name, t in batch.items() if name != "weights"})
+        inputs = self.reading.model_inputs({name: t for name, t in batch.items() if name != "weights"})
         if not self._needs_mask:
-            inputs.pop("attention_mask", None)
-        with autocast(self.device, self.precision):
-            logits = self.model(**inputs).logits
-        per_example = self.task.loss_per_example(logits.float(), batch) * batch["weights"]
+            inputs.pop(MASK, None)
+        outputs = self.reading.outputs(self.model, inputs)
+        per_example = self.reading.task.scoring.loss_per_example(outputs, batch) * batch["weights"]
         losses = per_example.view(self.flat.runs, -1).sum(dim=1)
         losses.sum().backward()
         self.losses += losses.detach()
@@ -134,7 +134,7 @@ class CapturedStepper(Stepper):
     def _forward_backward(self, host: dict[str, Tensor]) -> None:
         if self.problem is not None:
             return super()._forward_backward(host)
-        shape = tuple(host["input_ids"].shape)
+        shape = tuple(next(iter(host.values())).shape)
         is_new = shape not in self._static
         if is_new:
             self._static[shape] = {name: torch.empty_like(t, device=self.device) for name, t in host.items()}
@@ -217,23 +217,23 @@ class CapturedStepper(Stepper):
     def _find_fault_of_compiled(self, static: dict[str, Tensor], blocks: list[nn.Module]) -> str | None:
         """Compared where no weight is zero: behind LoRA's B, which begins there, every mistake would be hidden. Leaves
         weights and gradients as they were, whatever happens. blocks: receives those that were compiled."""
-        values, own = self.flat.values.clone(), self.precision
+        values, own = self.flat.values.clone(), self.reading
         try:
             noise = torch.empty_like(values).normal_(std=_FILL, generator=torch.Generator(self.device).manual_seed(0))
             self.flat.values.copy_(torch.where(values == 0, noise, values))
             del noise
             plain = self._gradients(static)
-            self.precision = _OTHER_PRECISION[own]
+            self.reading = own.to(_OTHER_PRECISION[own.precision])
             rounded = self._gradients(static)
-            self.precision = own
+            self.reading = own
             blocks += compile_blocks(self.model)
             compiled = self._gradients(static)
         finally:
-            self.precision = own
+            self.reading = own
             self.flat.values.copy_(values)
             self.flat.gradients.zero_()
             self.losses.zero_()
-        return find_fault(self.flat, compiled, plain=plain, rounded=rounded, precision=own)
+        return find_fault(self.flat, compiled, plain=plain, rounded=rounded, precision=own.precision)
 
     def _gradients(self, static: dict[str, Tensor]) -> Tensor:
         """The gradients of a pass that leaves no trace: [runs, parameters]."""

@@ -15,7 +15,7 @@ import torch
 from serving_fixture import FULL, LORA, CommittedRun, commit_run
 
 from lorascope.cli.app import main
-from lorascope.training.predict import logits_of
+from lorascope.training.reading import Reading
 
 
 @pytest.fixture
@@ -42,8 +42,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def class_logits(committed: CommittedRun, model: Any) -> np.ndarray:
     rows = np.arange(len(committed.columns))
-    reading = {"pad_token_id": 0, "device": "cpu", "precision": "fp32"}
-    return logits_of(model.eval(), committed.run.task, committed.columns, rows=rows, **reading)
+    return Reading(committed.run.task, 0, "cpu", "fp32").signatures(model.eval(), committed.columns, rows=rows)
 
 
 def test_adapter_is_written_with_its_precision_and_how_to_load_it(lora: CommittedRun, monkeypatch, capsys) -> None:

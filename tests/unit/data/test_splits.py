@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lorascope.data.raw import RawExamples
-from lorascope.data.splits import SPLITS, make_splits, stratified_sample, text_keys
+from lorascope.data.raw import RawExamples, Strata
+from lorascope.data.splits import SPLITS, content_keys, make_splits, stratified_sample
 from lorascope.errors import DataError
 from lorascope.study.spec import DataSpec
 
@@ -25,7 +25,8 @@ def examples(num_rows: int, *, prefix: str, share: int = 4) -> pd.DataFrame:
 
 
 def raw_examples(splits: dict[str, pd.DataFrame], **fields: Any) -> RawExamples:
-    return RawExamples(splits, ("no", "yes"), ("text",), ("accuracy",), "made here", **fields)
+    strata = Strata("label", ("no", "yes"))
+    return RawExamples(splits, {}, ("text",), "made here", strata, **fields)
 
 
 def test_carved_splits_are_disjoint_complete_and_stratified() -> None:
@@ -64,7 +65,7 @@ def test_training_rows_that_stand_in_test_are_dropped_and_counted() -> None:
     train.loc[[3, 8], "text"] = [" b 5", "b 6 "]
     splits = make_splits(raw_examples({"train": train, "test": test}), DataSpec(), task="t")
     assert splits.duplicates["train~test"] == splits.dropped["train~test"] == 2
-    keys = {name: set(text_keys(splits.frames[name], ["text"])) for name in SPLITS}
+    keys = {name: set(content_keys(splits.frames[name], ["text"])) for name in SPLITS}
     assert not keys["train"] & keys["test"]
     assert not keys["validation"] & keys["test"]
     assert len(splits.frames["test"]) == 40
@@ -74,7 +75,7 @@ def test_a_text_repeated_in_train_never_stands_in_train_and_validation() -> None
     train = examples(200, prefix="a")
     train["text"] = [f"text {row // 2}" for row in range(200)]
     splits = make_splits(raw_examples({"train": train, "test": examples(40, prefix="b")}), DataSpec(), task="t")
-    keys = {name: set(text_keys(splits.frames[name], ["text"])) for name in SPLITS}
+    keys = {name: set(content_keys(splits.frames[name], ["text"])) for name in SPLITS}
     assert not keys["train"] & keys["validation"]
     assert splits.dropped["train~validation"] == splits.duplicates["train~validation"] > 0
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
-from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
+from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_reading
 from torch import nn
 from transformers import AutoTokenizer, MistralConfig, MistralForSequenceClassification
 
@@ -25,7 +25,7 @@ from lorascope.models.loading import BaseModel
 from lorascope.study.spec import LoraSpec, Seeds
 from lorascope.training.preparation import prepared_model
 
-TASK: dict[str, Any] = {"task": tiny_task(), "pad_token_id": 0}
+TASK: dict[str, Any] = {"reading": tiny_reading()}
 FIELDS = ("entropy", "base_entropy", "total_variation", "jensen_shannon")
 
 
@@ -69,7 +69,7 @@ def eager_weights(model: Any, columns: ColumnStore) -> list[np.ndarray]:
     eager.set_attn_implementation("eager")
     found = []
     for row in range(len(columns)):
-        batch = tiny_task().collate(columns.gather([row]), pad_token_id=0, length=int(columns.lengths[row]))
+        batch = tiny_reading().collate(columns.gather([row]), length=int(columns.lengths[row]))
         inputs = {k: torch.from_numpy(v) for k, v in batch.items() if k in ("input_ids", "attention_mask")}
         with torch.no_grad():
             found.append(torch.cat(eager(**inputs, output_attentions=True).attentions).double().numpy())
@@ -126,7 +126,7 @@ def test_indifferent_heads_have_the_entropy_of_the_uniform_distribution(
         for name, parameter in model.named_parameters():
             if "query" in name or "q_proj" in name:
                 parameter.zero_()
-    (found,) = compare_attention(model, model, columns, **TASK, precision=precision)
+    (found,) = compare_attention(model, model, columns, reading=tiny_reading(precision=precision))
     seen = [np.arange(1, n + 1) if architecture == "llama" else np.full(n, n) for n in columns.lengths]
     np.testing.assert_allclose(found.entropy, np.mean([np.log(keys).mean() for keys in seen]), rtol=1e-5)
 

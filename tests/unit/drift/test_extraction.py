@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_task
+from tiny import ARCHITECTURES, tiny_base, tiny_columns, tiny_examples, tiny_reading
 from torch import nn
 from transformers import AutoTokenizer, Gemma2Config, Gemma2Model, GPT2Config, GPT2Model
 
@@ -29,7 +29,7 @@ from lorascope.training.preparation import prepared_model
 
 ROUNDING = {"rtol": 2e-5, "atol": 2e-5}
 SEEDS = Seeds.model_validate(3)
-TASK: dict[str, Any] = {"task": tiny_task(), "pad_token_id": 0}
+TASK: dict[str, Any] = {"reading": tiny_reading()}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def hidden_states(model: Any, columns: ColumnStore) -> list[list[torch.Tensor]]:
     """transformers' own hidden states, one example at a time, unpadded: [example][layer], each [tokens, hidden]."""
     found = []
     for row in range(len(columns)):
-        batch = tiny_task().collate(columns.gather([row]), pad_token_id=0, length=int(columns.lengths[row]))
+        batch = tiny_reading().collate(columns.gather([row]), length=int(columns.lengths[row]))
         inputs = {name: torch.from_numpy(array) for name, array in batch.items() if name != "labels"}
         with torch.no_grad():
             found.append([state[0] for state in model(**inputs, output_hidden_states=True).hidden_states])
@@ -269,7 +269,7 @@ def test_broken_features_name_the_run_the_site_and_the_first_layer(base: BaseMod
 
 
 def test_bf16_features_are_fp32_tensors_near_the_fp32_features(base: BaseModel, columns: ColumnStore) -> None:
-    exact, rounded = (extract(base.model, columns, **TASK, precision=p) for p in ("fp32", "bf16"))
+    exact, rounded = (extract(base.model, columns, reading=tiny_reading(precision=p)) for p in ("fp32", "bf16"))
     for site in exact:
         assert rounded[site].dtype == torch.float32
         difference = (rounded[site] - exact[site]).norm() / exact[site].norm()
@@ -299,8 +299,8 @@ def export_run(base: BaseModel, spec: LoraSpec, directory: Path, *, seed: int) -
 def extract_gang(base: BaseModel, exports: Mapping[str, Path], columns: ColumnStore, *, pooling: Any = "mean") -> Any:
     """Run's name -> its features, as an arm reads them: one forward pass a batch for all."""
     found = extract_runs(
-        stack_adapters(base, list(exports.values())), columns, **TASK, runs=len(exports), sites=tuple(FEATURE_SITES),
-        pooling=pooling, precision="fp32", names=list(exports), max_tokens=200,
+        stack_adapters(base, list(exports.values())), columns, **TASK, sites=tuple(FEATURE_SITES),
+        pooling=pooling, names=list(exports), max_tokens=200,
     )  # fmt: skip
     return dict(zip(exports, found, strict=True))
 

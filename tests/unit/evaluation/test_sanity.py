@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import as_artifact, step_context, tiny_base, tiny_columns, tiny_examples, tiny_task
+from tiny import as_artifact, step_context, tiny_base, tiny_columns, tiny_examples, tiny_reading
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -23,6 +23,7 @@ from lorascope.methods.stacked import StackedLoRALinear
 from lorascope.results.finished import Finished
 from lorascope.results.gates import arm_gates, check_same_examples
 from lorascope.study.spec import FullSpec, LoraSpec, TrainSpec
+from lorascope.training.reading import Reading
 
 FULL = FullSpec(name="full", kind="full")
 LORA = LoraSpec(name="lora", kind="lora", rank=4, alpha=8)
@@ -36,7 +37,7 @@ def bench(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> Any:
 
     def make(method: Any, **changes: Any) -> sanity.Bench:
         fields = {"train": TrainSpec(batch_size=8), "learning_rate": 3e-3, "base": tiny_base(checkpoint), **changes}
-        return sanity.Bench(method=method, task=tiny_task(), columns=columns, device="cpu", **fields)
+        return sanity.Bench(method=method, reading=tiny_reading(), columns=columns, **fields)
 
     return make
 
@@ -130,9 +131,7 @@ def test_runs_that_do_not_repeat_are_caught(bench: Any) -> None:
 def test_padding_that_leaks_into_the_gradient_is_caught(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the attention mask, a micro-batch padded to another length has another gradient."""
     bench = bench(FullFineTuning(FULL))
-    monkeypatch.setattr(
-        "lorascope.training.stepper.model_inputs", lambda task, batch: {"input_ids": batch["input_ids"]}
-    )
+    monkeypatch.setattr(Reading, "model_inputs", lambda reading, batch: {"input_ids": batch["input_ids"]})
     assert not sanity.accumulation_changes_nothing(bench).passed
 
 
@@ -147,7 +146,7 @@ def test_a_model_that_cannot_learn_ten_examples_is_caught(bench: Any, monkeypatc
         labels = (batch["labels"] + next(counter)) % 2
         return nn.functional.cross_entropy(logits, labels, reduction="none")
 
-    monkeypatch.setattr(bench.task, "loss_per_example", scrambled)
+    monkeypatch.setattr(bench.reading.task.scoring, "loss_per_example", scrambled)
     gate = sanity.overfits_ten(bench)
     assert not gate.passed
     assert "learning rates tried: 0.003, 0.009, 0.03, 0.09" in gate.detail
@@ -160,7 +159,7 @@ def test_a_failed_gate_stops_the_step_with_its_meaning(
     monkeypatch.setattr(sanity, "base_for", lambda context, task: made.base)
     monkeypatch.setattr(sanity, "method_from_params", lambda params: made.method)
     monkeypatch.setattr(sanity.ColumnStore, "open", lambda path: made.columns)
-    monkeypatch.setattr(sanity, "task_from_result", lambda result: made.task)
+    monkeypatch.setattr(sanity, "task_from_result", lambda result: made.reading.task)
     params = {"method": {}, "train": made.train.model_dump(mode="json"), "learning_rate": 1e-3}
     other = as_artifact(step_context(tmp_path, Step("data", 1, {}), {}), {})
     (other.path / "train").mkdir()
@@ -173,17 +172,13 @@ def test_a_failed_gate_stops_the_step_with_its_meaning(
 # --------------------------------------------------------------------------------------------- export, reload, merge
 
 
-def reading() -> dict[str, Any]:
-    return {"pad_token_id": 0, "device": "cpu"}
-
-
 def test_an_export_without_its_head_fails_the_reload_gate(bench: Any) -> None:
     made = bench(FullFineTuning(FULL))
     model = made.model()
-    reference = sanity.logits_of(model, made.task, made.columns, rows=np.arange(8), precision="fp32", **reading())
-    same = reload_gate(model, made.task, made.columns, reference, precision="fp32", **reading())
+    reference = made.reading.signatures(model, made.columns, rows=np.arange(8))
+    same = reload_gate(model, made.columns, reference, made.reading)
     nn.init.normal_(model.classifier.weight)
-    other = reload_gate(model, made.task, made.columns, reference, precision="fp32", **reading())
+    other = reload_gate(model, made.columns, reference, made.reading)
     assert same.passed
     assert not other.passed
 
@@ -197,7 +192,7 @@ def test_a_merge_that_changes_the_model_fails_the_merge_gate(bench: Any) -> None
             return reloaded
 
     plain = made.base.copy(torch.Generator().manual_seed(0), share_frozen=False)
-    (gate,) = merge_gate(MergesWrongly(LORA), plain, made.task, made.columns, reading())
+    (gate,) = merge_gate(MergesWrongly(LORA), plain, made.columns, made.reading)
     assert not gate.passed
 
 
@@ -266,8 +261,8 @@ def test_the_ten_examples_to_overfit_are_never_all_of_one_class(
     examples["label"] = [1] * 57 + [0] * 3
     columns = tiny_columns(tmp_path / "c", examples, AutoTokenizer.from_pretrained(tiny_checkpoints["bert"]))
     made = sanity.Bench(
-        base=tiny_base(tiny_checkpoints["bert"]), method=FullFineTuning(FULL), task=tiny_task(), columns=columns,
-        train=TrainSpec(), learning_rate=1e-3, device="cpu",
+        base=tiny_base(tiny_checkpoints["bert"]), method=FullFineTuning(FULL), reading=tiny_reading(),
+        columns=columns, train=TrainSpec(), learning_rate=1e-3,
     )  # fmt: skip
     labels = {int(columns.column("label")[row]) for row in sanity._unlike_rows(made, 10)}
     assert labels == {0, 1}
@@ -275,7 +270,7 @@ def test_the_ten_examples_to_overfit_are_never_all_of_one_class(
 
 def test_predictions_follow_the_order_of_the_columns(bench: Any) -> None:
     made = bench(FullFineTuning(FULL))
-    frame = sanity.predict(made.model(), made.task, made.columns, precision="fp32", **reading())
+    frame = made.reading.predict(made.model(), made.columns)
     assert list(frame["example_id"]) == list(made.columns.ids)
     expected = pd.Series([int(label) for label in made.columns.column("label")])
     assert (frame["label"].reset_index(drop=True) == expected).all()

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.serving.export import write_adapter, write_base, write_full, write_merged
 from lorascope.serving.precision import MERGED, ROUNDED, merge_precision
-from lorascope.training.predict import logits_of
+from lorascope.training.reading import Reading
 
 SAME = 1e-5  # fp32 sums in another order
 
@@ -40,8 +40,7 @@ def decoder(request: pytest.FixtureRequest) -> str:
 def logits(committed: CommittedRun, model: Any) -> np.ndarray:
     """Class logits of the validation examples."""
     rows = np.arange(len(committed.columns))
-    reading = {"pad_token_id": 0, "device": "cpu", "precision": "fp32"}
-    return logits_of(model, committed.run.task, committed.columns, rows=rows, **reading)
+    return Reading(committed.run.task, 0, "cpu", "fp32").signatures(model, committed.columns, rows=rows)
 
 
 def differ(first: Any, second: Any) -> float:

@@ -20,6 +20,7 @@ from lorascope.errors import DataError
 from lorascope.tasks import steps
 from lorascope.tasks.classification import Classification
 from lorascope.tasks.conformance import byte_tokenizer
+from lorascope.tasks.inputs import TextInputs
 from lorascope.tasks.steps import ids_checksum, prepare_tokens
 
 
@@ -44,7 +45,7 @@ def bare_tokenizer() -> Any:
 def test_a_long_pair_is_cut_longest_text_first_and_its_full_length_kept() -> None:
     tokenizer = byte_tokenizer()
     examples = [{"a": "x" * 30, "b": "y" * 5, "label": 0}, {"a": "x", "b": "y", "label": 1}]
-    columns = make_task(pair=True).tokenise(examples, tokenizer, max_length=20)
+    columns = make_task(pair=True).encode(examples, tokenizer, max_length=20)
     assert [len(ids) for ids in columns["input_ids"]] == [20, 5]
     assert [int(length) for length in columns["num_tokens_before_truncation"]] == [38, 5]
     text = tokenizer.decode(columns["input_ids"][0])
@@ -54,9 +55,9 @@ def test_a_long_pair_is_cut_longest_text_first_and_its_full_length_kept() -> Non
 
 def test_a_pair_is_kept_apart_where_the_tokenizer_puts_nothing_between() -> None:
     tokenizer = bare_tokenizer()
-    columns = make_task(pair=True).tokenise([{"a": "one", "b": "two", "label": 0}], tokenizer, max_length=20)
+    columns = make_task(pair=True).encode([{"a": "one", "b": "two", "label": 0}], tokenizer, max_length=20)
     assert tokenizer.decode(columns["input_ids"][0]) == "one\ntwo"
-    with_separator = make_task(pair=True).tokenise(
+    with_separator = make_task(pair=True).encode(
         [{"a": "one", "b": "two", "label": 0}], byte_tokenizer(), max_length=20
     )
     assert "\n" not in byte_tokenizer().decode(with_separator["input_ids"][0])
@@ -64,25 +65,26 @@ def test_a_pair_is_kept_apart_where_the_tokenizer_puts_nothing_between() -> None
 
 def test_metrics_of_three_classes_by_hand() -> None:
     rows = pd.DataFrame({"label": [0, 0, 1, 1, 2, 2], "prediction": [0, 0, 1, 2, 2, 1]})
-    metrics = make_task(num_labels=3).metrics(rows)
+    metrics = make_task(num_labels=3).scoring.metrics(rows)
     # f1 of the classes: 1, 1/2, 1/2. mcc (Gorodkin 2004): (c s - sum p t) / (s^2 - sum p^2), balanced margins.
     assert metrics == pytest.approx({"accuracy": 4 / 6, "f1": 2 / 3, "mcc": (4 * 6 - 12) / (36 - 12)})
 
 
 def test_f1_of_two_classes_is_that_of_class_one() -> None:
     rows = pd.DataFrame({"label": [0, 0, 0, 1, 1], "prediction": [0, 0, 1, 1, 0]})
-    assert make_task().metrics(rows)["f1"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))
+    assert make_task().scoring.metrics(rows)["f1"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))
 
 
 def test_a_class_that_is_never_predicted_scores_zero_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     rows = pd.DataFrame({"label": [0, 1], "prediction": [0, 0]})
-    assert make_task().metrics(rows) == {"accuracy": 0.5, "f1": 0.0, "mcc": 0.0}
+    assert make_task().scoring.metrics(rows) == {"accuracy": 0.5, "f1": 0.0, "mcc": 0.0}
     assert not recwarn.list
 
 
 def test_majority_loss_is_the_negative_log_of_the_training_frequency() -> None:
     test = pd.DataFrame({"example_id": ["p", "q"], "label": [0, 1]})
-    rows = make_task().majority_predictions(np.array([0, 1, 1, 1]), test)
+    frames = {"train": pd.DataFrame({"label": [0, 1, 1, 1]}), "test": test}
+    rows = make_task().scoring.baselines(frames, seeds=())["majority", ""]
     assert rows["prediction"].tolist() == [1, 1]
     np.testing.assert_allclose(rows["loss"], [-np.log(0.25), -np.log(0.75)])
 
@@ -112,11 +114,11 @@ def tokens(
 ) -> tuple[dict[str, Any], dict[str, ColumnStore], list[Event]]:
     asked: list[Any] = []
 
-    def load_tokenizer(model: Any, *, locations: Any, cache_dir: Path) -> Any:
+    def load_processor(inputs: Any, model: Any, *, locations: Any, cache_dir: Path) -> Any:
         asked.append((model, locations, cache_dir))
         return tokenizer
 
-    monkeypatch.setattr(steps, "resolve", lambda table, name: load_tokenizer)
+    monkeypatch.setattr(TextInputs, "load_processor", load_processor)
     out = tmp_path / "tokens"
     out.mkdir()
     step = Step(
@@ -183,7 +185,7 @@ def test_real_encoder_tokenizer_encodes_a_pair_as_bert_does() -> None:
     assert spec is not None
     assert spec.submodule_search_locations
     tokenizer = AutoTokenizer.from_pretrained(Path(spec.submodule_search_locations[0]) / "model")
-    columns = make_task(pair=True).tokenise(
+    columns = make_task(pair=True).encode(
         [{"a": "read csv", "b": "Read a file.", "label": 1}], tokenizer, max_length=64
     )
     text = tokenizer.decode(columns["input_ids"][0])

@@ -114,7 +114,7 @@ def member(lengths: np.ndarray, *, batch_size: int = 4) -> Member:
     from lorascope.study.spec import Seeds, TrainSpec
 
     return Member(
-        method=None, task=None, columns=_Columns(lengths), train=TrainSpec(epochs=3, batch_size=batch_size),  # type: ignore[arg-type]
+        method=None, reading=None, columns=_Columns(lengths), train=TrainSpec(epochs=3, batch_size=batch_size),  # type: ignore[arg-type]
         learning_rate=1e-3, seeds=Seeds.model_validate(1), validate=lambda model: {},
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from tiny import (
     tiny_base,
     tiny_columns,
     tiny_examples,
+    tiny_reading,
     tiny_task,
 )
 from torch import Tensor
@@ -37,6 +38,7 @@ from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.models.catalog import describe_model
 from lorascope.study.spec import EarlyStopping, FullSpec, LoraSpec, ModelSpec, Seeds, TrainSpec
+from lorascope.tasks.class_scoring import ClassScoring
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
 from lorascope.training.member import Member
@@ -78,7 +80,7 @@ def scripted(*scores: float) -> Callable[[Any], dict[str, float]]:
 
 def make_member(columns: ColumnStore, method: Method, seed: int, **changes: Any) -> Member:
     settings: dict[str, Any] = {
-        "method": method, "task": tiny_task(), "columns": columns, "train": STEADY, "learning_rate": 1e-2,
+        "method": method, "reading": tiny_reading(), "columns": columns, "train": STEADY, "learning_rate": 1e-2,
         "seeds": Seeds.model_validate(seed), "validate": scripted(0.1, 0.2, 0.3), **changes,
     }  # fmt: skip
     return Member(**settings)
@@ -90,7 +92,7 @@ def make_gang(checkpoint: Path, members: Sequence[Member], **options: Any) -> Ga
     def prepare(members: Sequence[Member]) -> Any:
         return prepared_model(base, [m.method for m in members], [m.seeds for m in members])
 
-    return Gang(members, prepare=prepare, pad_token_id=0, device="cpu", **options)
+    return Gang(members, prepare=prepare, **options)
 
 
 def weights_of(departure: Departure) -> dict[str, Tensor]:
@@ -181,14 +183,15 @@ def test_micro_batches_change_nothing(tiny_checkpoints: dict[str, Path], columns
 def test_a_member_with_nan_fails_alone(
     tiny_checkpoints: dict[str, Path], columns: Callable[[int], ColumnStore]
 ) -> None:
-    class Poisoned(type(tiny_task())):  # type: ignore[misc]
-        def loss_per_example(self, logits: Tensor, batch: Any) -> Tensor:
-            losses = super().loss_per_example(logits, batch)
+    class Poisoned(ClassScoring):
+        def loss_per_example(self, outputs: Tensor, batch: Any) -> Tensor:
+            losses = super().loss_per_example(outputs, batch)
             half = len(losses) // 2
             return torch.cat([losses[:half], losses[half:] * float("nan")])
 
-    poisoned = Poisoned("tiny", label_names=["bad", "good"], text_columns=["text"], metrics=["accuracy"])
-    members = [make_member(columns(40), lora(rank=2), seed, task=poisoned) for seed in (1, 2)]
+    task = tiny_task()
+    task.scoring = Poisoned(["bad", "good"], metrics=["accuracy"])
+    members = [make_member(columns(40), lora(rank=2), seed, reading=tiny_reading(task)) for seed in (1, 2)]
     departures = list(make_gang(tiny_checkpoints["bert"], members).run())
     assert [d.member.seeds.order for d in departures] == [2, 1]
     assert isinstance(departures[0].problem, GateFailure)
@@ -618,7 +621,7 @@ def test_a_run_that_is_looked_at_ends_as_it_would_have(
     observer = Observer(
         {"examples": 20, "pooling": {"bert": "token", "llama": "mean"}[architecture]},
         base=base,
-        task=tiny_task(),
+        reading=tiny_reading(),
         validation=tmp_path / "validation",
         warm={},
     )

@@ -160,7 +160,8 @@ def _allowed_keys(loc: Sequence[str | int]) -> list[str]:
 
 def _kind_of(model: type[Spec]) -> str | None:
     kind = model.model_fields.get("kind")
-    return typing.get_args(kind.annotation)[0] if kind else None
+    allowed = typing.get_args(kind.annotation) if kind else ()
+    return allowed[0] if allowed else None
 
 
 def _models_in(annotations: Iterable[Any]) -> Iterable[type[Spec]]:
