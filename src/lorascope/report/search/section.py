@@ -54,7 +54,7 @@ def answer(facts: Facts) -> Iterator[str]:
         for edge in search.edges.values():
             extended = "although the range was extended once, " if search.raw["extended"] else ""
             yield (
-                f"**At an end of its range**: {extended}the optimal {setting(edge['name'])} of "
+                f"**At an end of its range**: {extended}the best {setting(edge['name'])} for "
                 f"{wording.name(search.method)} on {facts.place(search.model, search.task)} is "
                 f"{value_text(edge['name'], edge['value'])}; a range to {value_text(edge['name'], edge['further'])} would show "
                 "whether there is a better one."

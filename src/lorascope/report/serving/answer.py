@@ -180,7 +180,7 @@ def _machines(facts: Facts, place: Place, where: str) -> Iterator[str]:
             told.append(f"tasks {mix}: adapters never need more machines{found}")
         else:
             told.append(
-                f"tasks {mix}: merging never needs more beyond {wording.significant(row.last.value, 3)} requests/s"
+                f"tasks {mix}: merging never needs more machines beyond {wording.significant(row.last.value, 3)} requests/s"
                 f"{over_repeats(row.last)} and never fewer below {wording.significant(row.first.value, 3)}"
                 f"{over_repeats(row.first)}"
             )

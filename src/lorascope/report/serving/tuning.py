@@ -78,17 +78,17 @@ def _gain(facts: Facts, place: Place, trials: Sequence[Mapping[str, Any]]) -> st
         claim = "too few repeats for an interval; by the default's p95 latency over the tuned one's"
     elif any(losses):
         claim = (
-            "the study's repeats contradict it: at some batch sizes the tuned setting is slower; the default's p95 latency "
+            "the study contradicts it: at some batch sizes the tuned setting is slower; the default's p95 latency "
             "over the tuned one's is"
         )
     elif all(gains):
-        claim = "the study's repeats confirm it at every batch size: the default's p95 latency over the tuned one's is"
+        claim = "the study confirms it at every batch size: the default's p95 latency over the tuned one's is"
     elif any(gains):
         claim = (
-            "the study's repeats confirm it at some batch sizes only: the default's p95 latency over the tuned one's is"
+            "the study confirms it at some batch sizes only: the default's p95 latency over the tuned one's is"
         )
     else:
-        claim = "the study's repeats show no gain, every interval includes zero: default over tuned p95 latency is"
+        claim = "the study shows no gain, every interval includes zero: default over tuned p95 latency is"
     parts = wording.listing(_one_gain(t) for t in rows)
     return f" In {repeats_text(t.num_repeats for t in rows)}, {claim} {parts}."
 

@@ -91,7 +91,7 @@ def _power(facts: Facts) -> Iterator[str]:
             places.append(f"{facts.place(row.model, row.task)} ({seen})")
     for (margin_text, pair), places in blind.items():
         yield (
-            f"{pair}: the margin of {margin_text} is smaller than the difference that would have shown with 80% power "
+            f"{pair}: the margin of {margin_text} is smaller than the difference that would be detected with 80% power "
             f"on {wording.listing(places)}, so the question was hard to decide there."
         )
     for metric in dict.fromkeys(row.metric for row in known):
