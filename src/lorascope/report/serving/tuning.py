@@ -84,9 +84,7 @@ def _gain(facts: Facts, place: Place, trials: Sequence[Mapping[str, Any]]) -> st
     elif all(gains):
         claim = "the study confirms it at every batch size: the default's p95 latency over the tuned one's is"
     elif any(gains):
-        claim = (
-            "the study confirms it at some batch sizes only: the default's p95 latency over the tuned one's is"
-        )
+        claim = "the study confirms it at some batch sizes only: the default's p95 latency over the tuned one's is"
     else:
         claim = "the study shows no gain, every interval includes zero: default over tuned p95 latency is"
     parts = wording.listing(_one_gain(t) for t in rows)
