@@ -111,7 +111,7 @@ def open_setting(setting: Setting) -> dict[str, Any]:
     artifact, data = store.artifact(tokens.id), store.artifact(tokens.deps["data"])
     task, where = task_from_result(data.result), {"locations": tokens.locations, "cache_dir": store.cache_dir}
     base = load_base(
-        tokens.params["model"], head=task.head, head_config=task.head_config(), device=setting.device, warm={},
+        tokens.params["model"], head=task.head, device=setting.device, warm={},
         pad_token_id=load_tokenizer(tokens.params["model"], **where).pad_token_id, **where,
     )  # fmt: skip
     probe = choose_probe(ColumnStore.open(artifact.path / "test"), setting.examples, seed=0)
@@ -160,10 +160,12 @@ def write_adapters(base: Any, setting: Setting) -> tuple[Any, dict[str, Path]]:
 def naive(setting: Setting, *, keeps_tokens: bool) -> dict[str, Any]:
     """keeps_tokens: save whole hidden states; otherwise their mean over all positions."""
     import torch
-    from lorascope.training.predict import autocast, model_inputs, to_device
+
+    from lorascope.training.reading import Reading
 
     parts = open_setting(setting)
-    task, columns, base = parts["task"], parts["columns"], parts["base"]
+    columns, base = parts["columns"], parts["base"]
+    reading = Reading(parts["task"], base.pad_token_id, setting.device, setting.precision)
     meter = Meter(setting.device)
     ckas: list[np.ndarray] = []
     with tempfile.TemporaryDirectory(dir=setting.store) as folder, torch.no_grad():
@@ -173,9 +175,8 @@ def naive(setting: Setting, *, keeps_tokens: bool) -> dict[str, Any]:
             with meter.part("features"):
                 found: list[list[np.ndarray]] = []
                 for row in range(len(columns)):
-                    batch = task.collate(columns.gather([row]), pad_token_id=base.pad_token_id, length=PADDED_LENGTH)
-                    inputs = model_inputs(task, to_device(batch, setting.device))
-                    with autocast(setting.device, setting.precision):
+                    inputs = reading.model_inputs(reading.batch(columns, np.array([row]), length=PADDED_LENGTH))
+                    with reading.autocast():
                         states = model(**inputs, output_hidden_states=True).hidden_states
                     found.append([(s[0] if keeps_tokens else s[0].mean(0)).float().cpu().numpy() for s in states])
             with meter.part("saving"):
@@ -215,17 +216,17 @@ def ours(setting: Setting, *, sites: tuple[str, ...], together: bool) -> dict[st
 
     parts = open_setting(setting)
     base, exports = parts["base"], parts["exports"]
-    reading: dict[str, Any] = {"task": parts["task"], "sites": sites, "precision": setting.precision}
+    reading = Reading(parts["task"], base.pad_token_id, setting.device, setting.precision)
     meter = Meter(setting.device)
     with meter.part("models"):
         models = {} if together else {name: reloaded(parts, name, setting) for name in exports}
     with meter.part("features"):
-        alone: dict[str, Any] = {**reading, "pad_token_id": base.pad_token_id}
+        alone: dict[str, Any] = {"reading": reading, "sites": sites}
         reference = extract(base.model, parts["columns"], **alone)
         if together:
             stacked = stack_adapters(base, list(exports.values()))
             names = list(exports)
-            found = extract_runs(stacked, parts["columns"], **alone, pooling="mean", runs=len(names), names=names)
+            found = extract_runs(stacked, parts["columns"], **alone, pooling="mean", names=names)
             features = dict(zip(names, found, strict=True))
         else:
             features = {name: extract(model, parts["columns"], **alone) for name, model in models.items()}

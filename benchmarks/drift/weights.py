@@ -34,13 +34,15 @@ Spectrum = tuple[list[float], int, int]
 def matrices_of(model: str, layers: int) -> list[Matrix]:
     """The linear weights of the first blocks."""
     from lorascope.models.catalog import describe_model
+    from lorascope.models.heads import Head
     from lorascope.models.loading import load_base
     from lorascope.study.spec import ModelSpec
 
     identity, locations = describe_model(ModelSpec(name=model))
+    head = Head("AutoModelForSequenceClassification", {"num_labels": 2})
     with tempfile.TemporaryDirectory() as folder:
         base = load_base(
-            identity, head="sequence-classification", head_config={"num_labels": 2}, pad_token_id=0, device="cpu",
+            identity, head=head, pad_token_id=0, device="cpu",
             locations=locations, cache_dir=Path(folder), warm={},
         )  # fmt: skip
         return [m for m in base_matrices(base) if m.layer is not None and m.layer < layers]

@@ -108,7 +108,7 @@ def _train(given: dict[str, Any], workload: Any, method: str, params: dict[str, 
 
 def _model(workload: Any, method: str, params: dict[str, Any]) -> Any:
     model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-        workload.checkpoint, **workload.task.head_config(), output_loading_info=True
+        workload.checkpoint, **workload.task.head.config, output_loading_info=True
     )
     model.config.pad_token_id, model.config.use_cache = workload.tokenizer.pad_token_id, False
     if method == "full":

@@ -32,6 +32,7 @@ from lorascope.training.gang import Gang
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
 from lorascope.training.member import Member
 from lorascope.training.preparation import make_deterministic, method_from_params, prepared_model
+from lorascope.training.reading import Reading
 from lorascope.training.result import linear_parameters
 from lorascope.training.sizing import pays_to_compile
 
@@ -39,17 +40,16 @@ from lorascope.training.sizing import pays_to_compile
 def base_model(workload: Workload) -> BaseModel:
     """The base with the task's head, as a `train` step gets it."""
     setting, pad = workload.setting, workload.tokenizer.pad_token_id
-    head_config = workload.task.head_config()
+    head = workload.task.head
     if setting.model == TINYLLAMA_SHAPE:
         vocabulary = len(workload.tokenizer)
         model = random_tinyllama(
-            head_config=head_config, pad_token_id=pad, vocabulary=vocabulary, device=setting.device
+            head_config=dict(head.config), pad_token_id=pad, vocabulary=vocabulary, device=setting.device
         )
-        return BaseModel(model.requires_grad_(False).eval(), ("score",), pad, TINYLLAMA_SHAPE, None)
+        return BaseModel(model.requires_grad_(False).eval(), ("score",), pad, TINYLLAMA_SHAPE, None, head.peft_task)
     return load_base(
         workload.identity,
-        head=workload.task.head,
-        head_config=head_config,
+        head=head,
         pad_token_id=pad,
         device=setting.device,
         locations=workload.locations,
@@ -87,10 +87,11 @@ def train(workload: Workload, *, runs: int) -> dict[str, Any]:
     begun = time.perf_counter()
     make_deterministic(device)
     base, spec = base_model(workload), train_spec(workload, steps=steps)
+    reading = Reading(workload.task, base.pad_token_id, device, setting.precision)
     members = [
         Member(
             method=method_of(workload),
-            task=workload.task,
+            reading=reading,
             columns=workload.train,
             train=spec,
             learning_rate=LEARNING_RATE[setting.method],
@@ -102,8 +103,6 @@ def train(workload: Workload, *, runs: int) -> dict[str, Any]:
     gang = Gang(
         members,
         prepare=lambda members: prepared_model(base, [m.method for m in members], [m.seeds for m in members]),
-        pad_token_id=base.pad_token_id,
-        device=device,
         compiles=pays_to_compile if setting.compiled is None else (lambda members: setting.compiled),
     )
     reset_peak_memory(device)

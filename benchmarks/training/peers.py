@@ -133,7 +133,7 @@ def load_model(workload: Workload, recipe: Recipe) -> tuple[Any, int]:
     the checkpoint that lorascope loads."""
     setting = workload.setting
     lora = setting.method == "lora"
-    head_config, pad = workload.task.head_config(), workload.tokenizer.pad_token_id
+    head_config, pad = dict(workload.task.head.config), workload.tokenizer.pad_token_id
     dtype = torch.bfloat16 if recipe.base_in_bf16 else torch.float32
     if setting.model == TINYLLAMA_SHAPE:
         model = random_tinyllama(

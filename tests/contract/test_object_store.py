@@ -320,7 +320,7 @@ def read_input(context) -> dict[str, Any]:
 
 def test_a_record_that_is_none_is_named(store):
     store.bucket.write("records/count-x.json", b"{")
-    with pytest.raises(CorruptArtifact, match=r"records/count-x\.json is no record"):
+    with pytest.raises(CorruptArtifact, match=r"records/count-x\.json is not a record"):
         store.has("count-x")
     assert "its record cannot be read" in store.verify("count-x")[0]
 

@@ -15,7 +15,8 @@ from lorascope.data.sources import describe_source
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step, canonical_json
 from lorascope.registry import TASKS, resolve
-from lorascope.study.spec import DataSpec, FileTask, NamedTask
+from lorascope.study.spec import DataSpec
+from lorascope.study.tasks import FileTask, NamedTask
 from lorascope.tasks.conformance import ClassConformance, TaskCase
 from lorascope.tasks.glue import GLUE
 from lorascope.tasks.steps import prepare_data
@@ -53,7 +54,7 @@ def write_files(directory: Path) -> FileTask:
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TaskCase:
     directory = tmp_path_factory.mktemp(request.param)
     kind = resolve(TASKS, request.param)
-    spec: NamedTask | FileTask = write_files(directory) if kind.needs_files else NamedTask(name=request.param)
+    spec: NamedTask | FileTask = write_files(directory) if kind.settings is not None else NamedTask(name=request.param)
     if issubclass(kind, GLUE):
         write_glue(directory, kind)
     source = describe_source(spec, data_dir=directory, protocol="strict")
@@ -83,7 +84,7 @@ class TestEveryTask(ClassConformance):
 
 def test_describing_a_source_loads_neither_torch_nor_pandas() -> None:
     code = (
-        "import sys; from lorascope.data.sources import describe_source; from lorascope.study.spec import NamedTask\n"
+        "import sys; from lorascope.data.sources import describe_source; from lorascope.study.tasks import NamedTask\n"
         "for name in ('mrpc', 'sst2', 'rte', 'docstrings'):\n"
         "    describe_source(NamedTask(name=name), data_dir=None, protocol='strict')\n"
         "print(sorted({'torch', 'transformers', 'pandas', 'sklearn', 'datasets'} & set(sys.modules)))"

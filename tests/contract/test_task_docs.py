@@ -12,7 +12,8 @@ import pytest
 from lorascope.data.sources import describe_source
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
-from lorascope.study.spec import DataSpec, NamedTask
+from lorascope.study.spec import DataSpec
+from lorascope.study.tasks import NamedTask
 from lorascope.tasks.conformance import ClassConformance, TaskCase
 from lorascope.tasks.steps import prepare_data
 

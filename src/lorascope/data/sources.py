@@ -15,7 +15,7 @@ from typing import Any
 
 from lorascope.errors import DataError, EnvironmentProblem, StudyError
 from lorascope.registry import TASKS, nearest, resolve
-from lorascope.study.spec import FileTask, NamedTask
+from lorascope.study.tasks import AnyTask, NamedTask
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class SourceDescription:
     locations: Mapping[str, str] = field(default_factory=dict)
 
 
-def task_key(spec: FileTask | NamedTask) -> str:
+def task_key(spec: AnyTask) -> str:
     """The key of `registry.TASKS` that implements `spec`. Raises StudyError for a name that is not registered."""
-    if isinstance(spec, FileTask):
+    if not isinstance(spec, NamedTask):
         return spec.kind
-    named = [key for key in TASKS if not resolve(TASKS, key).needs_files]
+    named = [key for key in TASKS if resolve(TASKS, key).settings is None]
     if spec.name in named:
         return spec.name
     close = nearest(spec.name, named)
@@ -42,12 +42,7 @@ def task_key(spec: FileTask | NamedTask) -> str:
     )
 
 
-def task_spec(data: Mapping[str, Any]) -> FileTask | NamedTask:
-    """The spec that a step's params hold as a dump."""
-    return FileTask.model_validate(data) if "kind" in data else NamedTask.model_validate(data)
-
-
-def describe_source(spec: FileTask | NamedTask, *, data_dir: Path | None, protocol: str) -> SourceDescription:
+def describe_source(spec: AnyTask, *, data_dir: Path | None, protocol: str) -> SourceDescription:
     """What identifies the examples of `spec`, and where they lie. Reads files only to take their checksums.
 
     Raises StudyError (unknown task), DataError (a named file is absent), EnvironmentProblem (no such data directory,

@@ -1,9 +1,10 @@
-"""The `drift` step: one arm's runs, all seeds, beside the base they came from.
+"""The `drift` step: one arm's runs, all seeds, compared with their base.
 
 Post hoc: it reads what the runs exported. The base's view of the probe is kept warm for the next arm; nothing else is
-stored. On CUDA the weights are measured beside the rest (drift/beside.py). What it commits, drift/record.py knows: distances,
-weights, attention and forgetting by run, references, bootstrap draws of drift under the same example weights for every arm,
-spectra and heads (detail) and, if the study asks for them, pairs of layers and the representations.
+stored. On CUDA the weights are measured at the same time as the rest (drift/beside.py). The step commits the files of
+drift/record.py: distances, weights, attention and forgetting by run; references; bootstrap draws of drift under the same
+example weights for every arm; spectra and heads (detail); and, if the study asks for them, pairs of layers and the
+representations.
 """
 
 from __future__ import annotations

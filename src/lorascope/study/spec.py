@@ -7,7 +7,6 @@ shape. Importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -17,6 +16,7 @@ from lorascope.study.base import Name, Spec, branch_by_key
 from lorascope.study.hypothesis import Hypothesis
 from lorascope.study.measure import MeasureSpec
 from lorascope.study.search import SearchSpec
+from lorascope.study.tasks import TaskSpec
 from lorascope.study.track import TrackerSpec
 from lorascope.study.units import Fraction
 
@@ -71,56 +71,6 @@ class ModelSpec(Spec):
 # ----------------------------------------------------------------------------------------------------------- tasks
 
 
-class NamedTask(Spec):
-    """A task lorascope knows: mrpc, sst2, rte, docstrings."""
-
-    name: Name
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-
-class FileTask(Spec):
-    """A classification task of your own, from csv, jsonl or parquet files.
-
-    text: the column, or the two columns of a pair. label: the column of integers or strings. Files not given are carved
-    out of train, stratified. metrics: the first is the primary one.
-    """
-
-    name: Name
-    kind: Literal["classification"]
-    train: str
-    validation: str | None = None
-    test: str | None = None
-    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
-    label: str
-    labels: tuple[str | int, ...] | None = None
-    metrics: tuple[Literal["accuracy", "f1", "mcc"], ...] = ("accuracy",)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_column(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("text"), str):
-            return {**value, "text": [value["text"]]}
-        return value
-
-
-def _branch_of_task(value: Any) -> str:
-    """A name alone is a registered task; anything that looks like a field of a file task is one."""
-    if isinstance(value, Spec):
-        return f"<{type(value).__name__}>"
-    fields = set(FileTask.model_fields) - {"name"}
-    is_file = isinstance(value, Mapping) and any(nearest(key, fields) for key in value)
-    return "<FileTask>" if is_file else "<NamedTask>"
-
-
-TaskSpec = Annotated[
-    Annotated[FileTask, Tag("<FileTask>")] | Annotated[NamedTask, Tag("<NamedTask>")], Discriminator(_branch_of_task)
-]
-
-
 class DataSpec(Spec):
     """Caps and carving, the same for every task. A cap keeps a stratified sample; None keeps every row.
 
@@ -160,8 +110,8 @@ class TrainSpec(Spec):
 
     batch_size: examples an update. micro_batch_size: examples a forward pass (None: the whole batch); the rest is
     gradient accumulation. max_length: tokens. warmup: fraction of all updates. evaluations_per_epoch: how often the
-    validation score is taken. gang: the most runs trained together in one process; it changes no result and is no part
-    of a run's identity.
+    validation score is taken. gang: the most runs trained together in one process; it changes no result and is not
+    part of a run's identity.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 3
@@ -209,7 +159,7 @@ class MethodBase(Spec):
     learning_rate belongs to the method because the optimum does: LoRA's is about ten times that of full fine-tuning.
     hyperparameters: what an earlier search found, a directory of `TASK_METHOD.yaml` or one such file for all tasks.
     gangs: whether runs of this kind can be trained together in one process. has_adapter: whether what is trained stays
-    apart from the base, so that it can be served beside it or merged into it.
+    apart from the base, so that it can be served next to it or merged into it.
     """
 
     gangs: ClassVar[bool] = False

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from lorascope.data.raw import RawExamples
 from lorascope.data.sources import SourceDescription, describe_files
 from lorascope.errors import DataError
-from lorascope.study.spec import FileTask
+from lorascope.study.tasks.base import TaskSettings
+from lorascope.study.tasks.classification import FileTask
 from lorascope.tasks.classification import Classification, class_examples
 
 ROLES = ("train", "validation", "test")
@@ -21,7 +22,7 @@ ROLES = ("train", "validation", "test")
 class ClassificationFiles(Classification):
     """The task of a `FileTask`."""
 
-    needs_files: ClassVar[bool] = True
+    settings: ClassVar[type[TaskSettings] | None] = FileTask
 
     @classmethod
     def describe(cls, spec: FileTask, *, data_dir: Path | None, protocol: str) -> SourceDescription:

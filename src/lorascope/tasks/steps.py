@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from lorascope.data.columns import Columns, ColumnStore
-from lorascope.data.sources import SourceDescription, task_key, task_spec, verify_files
+from lorascope.data.sources import SourceDescription, task_key, verify_files
 from lorascope.data.splits import SPLITS, Splits, make_splits
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
 from lorascope.registry import TASKS, resolve
 from lorascope.study.spec import DataSpec
+from lorascope.study.tasks import task_spec
 from lorascope.tasks.description import task_from_result
 from lorascope.tasks.inputs import EXAMPLE, SIZE_BEFORE
 from lorascope.tasks.task import Task

@@ -17,6 +17,7 @@ import numpy as np
 from lorascope.data.batches import ColumnUse
 from lorascope.data.columns import Columns
 from lorascope.models.heads import Head
+from lorascope.study.tasks.base import TaskSettings
 from lorascope.tasks.inputs import EXAMPLE, Inputs
 from lorascope.tasks.scoring import Scoring
 
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 class Task(ABC):
     """One task. Built from what the `data` step recorded, so it is the same in every step.
 
-    name: as the study calls it. needs_files: made from files that the study names, so it has no name of its own.
+    name: as the study calls it. settings: of a kind that a study describes (`kind: classification`); None for a task that
+    a study names.
     """
 
-    needs_files: ClassVar[bool] = False
+    settings: ClassVar[type[TaskSettings] | None] = None
 
     def __init__(self, name: str, *, inputs: Inputs, head: Head, scoring: Scoring) -> None:
         self.name, self.inputs, self.head, self.scoring = name, inputs, head, scoring

@@ -10,7 +10,7 @@ import pytest
 
 from lorascope.data.sources import SourceDescription, describe_source
 from lorascope.errors import DataError, EnvironmentProblem
-from lorascope.study.spec import NamedTask
+from lorascope.study.tasks import NamedTask
 from lorascope.tasks import docstrings
 from lorascope.tasks.docstring_pairs import Documented, Pair, build_pairs, first_sentence, name_in_words, pair_up
 from lorascope.tasks.docstrings import PACKAGES, SIZES, Docstrings

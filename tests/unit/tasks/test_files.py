@@ -13,7 +13,8 @@ from lorascope.data.sources import describe_source
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
 from lorascope.errors import DataError, StudyError
-from lorascope.study.spec import DataSpec, FileTask, NamedTask
+from lorascope.study.spec import DataSpec
+from lorascope.study.tasks import FileTask, NamedTask
 from lorascope.tasks.steps import prepare_data
 
 

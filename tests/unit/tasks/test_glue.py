@@ -14,7 +14,8 @@ from lorascope.data.sources import describe_source
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
 from lorascope.errors import DataError, EnvironmentProblem
-from lorascope.study.spec import DataSpec, NamedTask
+from lorascope.study.spec import DataSpec
+from lorascope.study.tasks import NamedTask
 from lorascope.tasks import glue
 from lorascope.tasks.steps import prepare_data
 

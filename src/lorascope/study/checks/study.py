@@ -17,9 +17,10 @@ from lorascope.study.hyperparameters import given_hyperparameters
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.document import Mistake
 from lorascope.study.loading.overrides import item_name
-from lorascope.study.spec import FileTask, MethodBase, NamedTask, PathSource, Study
+from lorascope.study.spec import MethodBase, PathSource, Study
+from lorascope.study.tasks import FileTask, NamedTask
+from lorascope.study.tasks.base import TaskSettings
 
-FILES_OF_A_TASK = ("train", "validation", "test")
 _OWN_TASK = "for your own data give {name, kind: classification, train: FILE, text: COLUMN, label: COLUMN}"
 _OWN_MODEL = "for any other give {name, source: {hub: OWNER/NAME, revision: COMMIT}} or {name, source: {path: DIR}}"
 _FILE_METRICS = typing.get_args(typing.get_args(FileTask.model_fields["metrics"].annotation)[0])
@@ -49,7 +50,7 @@ def check_study(study: Study) -> Iterator[Mistake]:
     yield from _doubles("track", [tracker.kind for tracker in study.track], "each tracker shows the whole study once")
     yield from _same_methods(study)
     for index, task in enumerate(study.tasks):
-        if isinstance(task, FileTask) and task.name in TASKS:
+        if isinstance(task, TaskSettings) and task.name in TASKS:
             text = f"tasks[{index}]: `{task.name}` is the name of a task that lorascope knows"
             yield Mistake(("tasks", index, "name"), text, "give your own data another `name`")
     for index, method in enumerate(study.methods):
@@ -86,7 +87,7 @@ def _same_methods(study: Study) -> Iterator[Mistake]:
 def check_files(study: Study) -> Iterator[Mistake]:
     """Files and directories that the study names and that are not on this machine."""
     for index, task in enumerate(study.tasks):
-        for role in FILES_OF_A_TASK if isinstance(task, FileTask) else ():
+        for role in task.files if isinstance(task, TaskSettings) else ():
             path = getattr(task, role)
             if path is not None and not Path(path).is_file():
                 yield _absent(("tasks", index, role), Path(path), wanted="file")
@@ -159,7 +160,7 @@ def _hypotheses(study: Study) -> Iterator[Mistake]:
         if verb != "lower" and hypothesis.on not in ("primary", *_FILE_METRICS):
             match = nearest(hypothesis.on, _FILE_METRICS)
             meant = f": did you mean `{match}`?" if match else ""
-            text = f"hypotheses.{name}: `{hypothesis.on}` is no quality metric{meant}"
+            text = f"hypotheses.{name}: `{hypothesis.on}` is not a quality metric{meant}"
             yield Mistake(("hypotheses", name, "on"), text, f"allowed: primary, {', '.join(_FILE_METRICS)}")
         if verb == "lower" and hypothesis.on == "drift":
             yield from _measured_drift(study, name)

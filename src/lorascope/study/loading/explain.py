@@ -37,7 +37,7 @@ _LIMITS = {
 
 
 def explain_errors(errors: Sequence[Any], data: Any) -> list[Mistake]:
-    """One mistake for each thing a person has to mend; errors that only follow from another are left out."""
+    """One mistake for each thing that a person has to correct; errors that only follow from another are left out."""
     mistakes: list[Mistake] = []
     meant = {_misspelt(error) for error in errors if error["type"] == "extra_forbidden"}
     paths = [_path(error["loc"]) for error in errors]
@@ -160,7 +160,8 @@ def _allowed_keys(loc: Sequence[str | int]) -> list[str]:
 
 def _kind_of(model: type[Spec]) -> str | None:
     kind = model.model_fields.get("kind")
-    return typing.get_args(kind.annotation)[0] if kind else None
+    allowed = typing.get_args(kind.annotation) if kind else ()
+    return allowed[0] if allowed else None
 
 
 def _models_in(annotations: Iterable[Any]) -> Iterable[type[Spec]]:

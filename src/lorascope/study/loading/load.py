@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lorascope.study.checks.study import FILES_OF_A_TASK, check_files, check_names, check_study
+from lorascope.study.checks.study import check_files, check_names, check_study
 from lorascope.study.loading.document import read_document
 from lorascope.study.loading.explain import explain_errors
 from lorascope.study.loading.overrides import apply_override
 from lorascope.study.spec import Study
+from lorascope.study.tasks import file_fields
 
 
 def load_study(path: str | Path, *, overrides: Sequence[str] = (), files: bool = False) -> Study:
@@ -50,7 +51,7 @@ def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def task(item: Any) -> Any:
         if not isinstance(item, dict):
             return item
-        return {key: absolute(value) if key in FILES_OF_A_TASK else value for key, value in item.items()}
+        return {key: absolute(value) if key in file_fields(item) else value for key, value in item.items()}
 
     def model(item: Any) -> Any:
         source = item.get("source") if isinstance(item, dict) else None

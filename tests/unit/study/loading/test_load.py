@@ -11,7 +11,8 @@ from lorascope.study.base import Spec
 from lorascope.study.fields import FIELDS
 from lorascope.study.loading.load import load_study
 from lorascope.study.loading.schema import study_schema
-from lorascope.study.spec import FileTask, LoraSpec, NamedTask, PathSource, Study
+from lorascope.study.spec import LoraSpec, PathSource, Study
+from lorascope.study.tasks import FileTask, NamedTask
 
 REPOSITORY = Path(__file__).parents[4]
 STUDIES = sorted((REPOSITORY / "studies").glob("*.yaml"))
@@ -164,7 +165,7 @@ def test_the_studies_we_stand_behind_are_there() -> None:
 
 
 def test_every_field_of_a_study_is_described() -> None:
-    parts = {part for part in _parts(Spec) if part.model_fields and part.__name__ != "MethodBase"}
+    parts = {part for part in _parts(Spec) if part.model_fields and part.__name__ not in ("MethodBase", "TaskSettings")}
     assert parts == set(FIELDS)
     for part, fields in FIELDS.items():
         assert set(fields) == set(part.model_fields), part.__name__
