@@ -24,7 +24,7 @@ STEP_KINDS: Mapping[str, str] = {
     "proposals": "lorascope.search.propose:propose_round",
     "trial": "lorascope.search.trial:train_trial",
     "search": "lorascope.search.summary:summarise_search",
-    "analysis": "lorascope.results.analysis:analyse",
+    "analysis": "lorascope.analysis.step:analyse",
 }
 
 # Kinds of which several steps can be computed together: (Sequence[StepContext]) -> Generator of (index, result).

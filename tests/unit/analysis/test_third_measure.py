@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from small_study import STUDY, write_small_study
 
-from lorascope import api, registry
+import lorascope
+from lorascope import registry
 from lorascope.errors import StudyError
 
 LEAN = (
@@ -32,10 +33,10 @@ def path(tmp_path: Path) -> Path:
 def test_a_third_measure_goes_from_its_step_to_the_report(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.STEP_KINDS, "zeros", "toy_measure:count_zeros")
     monkeypatch.setitem(registry.MEASURES, "zeros", "toy_measure:ZEROS")
-    study, folder = api.load(path), path.parent
-    outcome = api.run(study, store=folder / "store", results=folder / "results", executor="inline")
+    study, folder = lorascope.load(path), path.parent
+    outcome = lorascope.run(study, store=folder / "store", results=folder / "results", executor="inline")
     assert not outcome.failed
-    found = api.results(study, store=folder / "store")
+    found = lorascope.results(study, store=folder / "store")
     rows = found.measurements[found.measurements["metric"] == "zero_weights"]
     assert rows[["model", "task", "method", "seed"]].to_numpy().tolist() == [["tiny", "sentiment", "lora", "*"]]
     assert rows["value"].item() >= 0 and rows["run"].item().startswith("train-")
@@ -48,4 +49,4 @@ def test_a_third_measure_goes_from_its_step_to_the_report(path: Path, monkeypatc
 
 def test_a_measure_that_nobody_brings_is_refused_by_name(path: Path) -> None:
     with pytest.raises(StudyError, match="`zeros` is not a further measure; there are: none"):
-        api.load(path)
+        lorascope.load(path)
