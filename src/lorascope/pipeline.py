@@ -64,6 +64,14 @@ class Results:
         return pd.read_parquet(self.artifact.file("measurements.parquet"))
 
     @cached_property
+    def serving(self) -> pd.DataFrame:
+        """What serving measured, in columns of its own: model, arm, repeat, workload, loop, level, choice, sampling, setting,
+        metric, value, unit. No row where nothing was served."""
+        from lorascope.stats.serving.table import read_served
+
+        return read_served(self.artifact.path)
+
+    @cached_property
     def analysis(self) -> Analysis:
         """Scores, comparisons, hypotheses with their verdicts."""
         import json
@@ -112,7 +120,7 @@ def run_study(
 ) -> Outcome:
     """Computes what the store lacks of the plan, analyses it and writes the report to `folder`; ends the workers.
 
-    trackers: what events go to, beside folder/events.jsonl and `emit`.
+    trackers: what events go to, in addition to folder/events.jsonl and `emit`.
     """
     started = time.monotonic()
     study = planner.graph.study

@@ -27,7 +27,7 @@ STEP_KINDS = NameTable(
         "proposals": "lorascope.search.propose:propose_round",
         "trial": "lorascope.search.trial:train_trial",
         "search": "lorascope.search.summary:summarise_search",
-        "analysis": "lorascope.results.analysis:analyse",
+        "analysis": "lorascope.analysis.step:analyse",
     },
     is_open=True,
 )
@@ -135,7 +135,7 @@ TRACKERS = NameTable(
 
 TABLES = {
     table.kind: table
-    for table in (MODELS, TASKS, METHODS, METHOD_SETTINGS, ARCHITECTURES, EXECUTORS, TRACKERS, STEP_KINDS)
+    for table in (MODELS, TASKS, METHODS, METHOD_SETTINGS, ARCHITECTURES, MEASURES, EXECUTORS, TRACKERS, STEP_KINDS)
 }
 
 

@@ -1,9 +1,10 @@
-"""The `drift` step: one arm's runs, all seeds, beside the base they came from.
+"""The `drift` step: one arm's runs, all seeds, compared with their base.
 
 Post hoc: it reads what the runs exported. The base's view of the probe is kept warm for the next arm; nothing else is
-stored. On CUDA the weights are measured beside the rest (drift/beside.py). What it commits, drift/record.py knows: distances,
-weights, attention and forgetting by run, references, bootstrap draws of drift under the same example weights for every arm,
-spectra and heads (detail) and, if the study asks for them, pairs of layers and the representations.
+stored. On CUDA the weights are measured at the same time as the rest (drift/beside.py). The step commits the files of
+drift/record.py: distances, weights, attention and forgetting by run; references; bootstrap draws of drift under the same
+example weights for every arm; spectra and heads (detail); and, if the study asks for them, pairs of layers and the
+representations.
 """
 
 from __future__ import annotations
@@ -107,24 +108,7 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
         draws = arm.draw(probes[0])
         arm.note_weights(weights())
     _write(context.out, arm, draws, [*references, *_between_seeds(arm, probes[0])], probes[0])
-    hidden = next(iter(probes[0].base.features.values())).shape[-1]
-    return DriftRecord(
-        num_examples=len(probes[0].probe),
-        probes={p.split: ProbeRecord(len(p.probe), p.probe.ids_sha256) for p in probes},
-        layers={site: [layer for s, layer in probes[0].points if s == site] for site in probes[0].base.features},
-        left_out={p.split: p.left_out for p in probes if p.left_out},
-        pooling=spec.pooling,
-        num_rows=probes[0].num_rows,
-        precision=PRECISION,
-        neighbours=neighbours(spec, probes[0]),
-        draws=spec.draws,
-        hidden=hidden,
-        expected_biased_cka=expected_biased_cka(probes[0].num_rows, hidden),
-        drift={run.seed: arm.drift[run.id] for run in runs if run.id in arm.drift},
-        not_measured=arm.not_measured,
-        seconds={part: round(seconds, 3) for part, seconds in watch.seconds.items()},
-        peak_memory_bytes=peak_memory_bytes(context.device),
-    ).to_json()
+    return _record(arm, probes).to_json()
 
 
 def _progress(context: StepContext, total: int) -> Any:
@@ -256,6 +240,28 @@ def _text(context: StepContext, base: BaseModel) -> TextOfBase:
 
 
 # -------------------------------------------------------------------------------------------------------------- files
+
+
+def _record(arm: Arm, probes: list[ProbeOfBase]) -> DriftRecord:
+    """The step's result. probes: the in-task one first."""
+    probe, hidden = probes[0], next(iter(probes[0].base.features.values())).shape[-1]
+    return DriftRecord(
+        num_examples=len(probe.probe),
+        probes={p.split: ProbeRecord(len(p.probe), p.probe.ids_sha256) for p in probes},
+        layers={site: [layer for s, layer in probe.points if s == site] for site in probe.base.features},
+        left_out={p.split: p.left_out for p in probes if p.left_out},
+        pooling=arm.spec.pooling,
+        num_rows=probe.num_rows,
+        precision=PRECISION,
+        neighbours=neighbours(arm.spec, probe),
+        draws=arm.spec.draws,
+        hidden=hidden,
+        expected_biased_cka=expected_biased_cka(probe.num_rows, hidden),
+        drift={run.seed: arm.drift[run.id] for run in arm.runs if run.id in arm.drift},
+        not_measured=arm.not_measured,
+        seconds={part: round(seconds, 3) for part, seconds in arm.watch.seconds.items()},
+        peak_memory_bytes=peak_memory_bytes(arm.device),
+    )
 
 
 def _write(out: Path, arm: Arm, draws: Draws, references: list[tuple[str, Row]], probe: ProbeOfBase) -> None:

@@ -41,10 +41,13 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
             method["hyperparameters"] = "file"  # where it lies is no part of what is computed
     study["tasks"] = [without_paths(task) for task in study["tasks"]]
     study["models"] = [{"name": model["name"]} for model in study["models"]]
-    measured = study["measure"]
+    further = study["measure"].pop("further")
     for measure in known_measures():
-        if measured.get(measure.kind) is not None:
-            measured[measure.kind] = measure.without_places(measured[measure.kind])
+        for settings in (study["measure"], further):
+            if settings.get(measure.kind) is not None:
+                settings[measure.kind] = measure.without_places(settings[measure.kind])
+    if further:
+        study["measure"]["further"] = further
     missing = sum(step.kind == "evaluate" and step.id not in finished for step in graph.steps)
     missing += sum(kind == "evaluate" for kind, _ in graph.waiting)
     proposed_by = _proposed_by(graph, roles)

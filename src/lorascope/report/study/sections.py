@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from lorascope.report.drift.section import drift_blocks
@@ -26,6 +27,7 @@ def build_document(facts: Facts) -> Document:
         ("differences", "Differences", _differences),
         ("drift", "Drift from the base", drift_blocks),
         ("serving", "Serving", serving_blocks),
+        *_further_measures(facts),
         ("cost", "Cost", _cost),
         ("gates", "Gates", _gates),
         ("data", "Data", _data),
@@ -43,6 +45,13 @@ def build_document(facts: Facts) -> Document:
         conclusion=conclusion(facts),
         sections=tuple(Section(anchor, title, blocks) for anchor, title, blocks in built if blocks),
     )
+
+
+def _further_measures(facts: Facts) -> Iterator[tuple[str, str, Callable[[Facts], list[Block | None]]]]:
+    """What measures without a section of their own state, a section each."""
+    for kind, stated in facts.stated.measures.items():
+        blocks: list[Block | None] = [Bullets(stated.sentences)]
+        yield f"measure-{kind}", stated.title, lambda facts, blocks=blocks: blocks
 
 
 def _n(facts: Facts) -> str:

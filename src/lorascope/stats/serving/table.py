@@ -8,6 +8,7 @@ step, `task` is `*`, since adapters of several tasks may be served side by side.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorascope.stats.measurements import COLUMNS
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 LOAD = ("workload", "loop", "level", "choice", "sampling", "setting")
 _ARM, _REPEAT = "serving:", "repeat:"
+_OLD_TABLE = "serving.parquet"
 
 
 def served_rows(figures: pd.DataFrame, *, run: str) -> pd.DataFrame:
@@ -64,6 +66,17 @@ def served_figures(measurements: pd.DataFrame) -> pd.DataFrame:
     }
     frame = pd.DataFrame(columns, index=rows.index).reset_index(drop=True)
     return frame.astype({"level": "float64", "value": "float64"})
+
+
+def read_served(directory: Path) -> pd.DataFrame:
+    """`served_figures` of an analysis on disk: from measurements.parquet, or, in results of older versions, from a table of
+    their own, serving.parquet. No row where nothing was served."""
+    import pandas as pd
+
+    own = directory / _OLD_TABLE
+    if own.exists():
+        return pd.read_parquet(own)
+    return served_figures(pd.read_parquet(directory / "measurements.parquet"))
 
 
 def _tuples(loads: Any) -> list[tuple]:

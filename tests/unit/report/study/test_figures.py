@@ -9,6 +9,7 @@ from report_fixture import write_analysis
 
 from lorascope.report.page import canvas
 from lorascope.report.page.facts import Facts, read_facts
+from lorascope.report.page.templating import markdown_page
 from lorascope.report.study import forest, results
 from lorascope.report.study.sections import build_document
 from lorascope.stats.facts.declared import HypothesisDeclared
@@ -56,3 +57,16 @@ def test_bars_within_the_range_are_drawn_whole_without_a_remark(facts):
     assert results.drawn_ends(score) == (score.interval.low, score.interval.high)
     captions = {figure.name: figure.caption for figure in build_document(facts).illustrations}
     assert "ends" not in captions["results"]
+
+
+def test_a_task_of_images_without_classes_has_no_balance_and_no_tokens(facts):
+    data = {
+        name: dataclasses.replace(found, balance=None, unit="image", truncated_fraction={"m": {"test": 0.5}})
+        for name, found in facts.data.items()
+    }
+    images = dataclasses.replace(facts, stated=dataclasses.replace(facts.stated, data=data))
+    tables = {table.name: table for table in build_document(images).tables}
+    assert "balance" not in tables
+    assert "images/s" in [column.heading for column in tables["cost"].columns]
+    assert "images" in tables["settings"].note
+    assert "token" not in markdown_page("report.md.j2", document=build_document(images)).lower()

@@ -12,13 +12,13 @@ from functools import reduce
 
 import pandas as pd
 
+from lorascope.analysis.facts import study_facts
+from lorascope.analysis.finished import Finished, primary_metric
+from lorascope.analysis.gates import arm_gates, broken_arms, check_same_examples, step_gates
+from lorascope.analysis.rows import curves, function_rows, measured_rows
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
 from lorascope.measures.measure import MeasuredEvidence, known_measures
-from lorascope.results.facts import study_facts
-from lorascope.results.finished import Finished, primary_metric
-from lorascope.results.gates import arm_gates, broken_arms, check_same_examples, step_gates
-from lorascope.results.rows import curves, function_rows, measured_rows
 from lorascope.stats.analyse import analyse_study
 from lorascope.study.spec import Study
 

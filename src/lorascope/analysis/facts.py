@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from lorascope.analysis.finished import Finished
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
-from lorascope.results.finished import Finished
 from lorascope.stats.facts.study import StudyFacts
 from lorascope.study.spec import Study
 from lorascope.tasks.description import task_from_result

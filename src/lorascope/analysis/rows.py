@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from lorascope.results.finished import Finished
+from lorascope.analysis.finished import Finished
 from lorascope.stats.measurements import measurement_rows
 from lorascope.study.spec import Study
 from lorascope.tasks.task import Task

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lorascope.analysis.finished import Finished
 from lorascope.engine.step import JSON
 from lorascope.errors import GateFailure
 from lorascope.measures.measure import known_measures
-from lorascope.results.finished import Finished
 
 
 def check_same_examples(finished: Finished) -> None:
