@@ -33,7 +33,7 @@ def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: Dat
 
 
 def without_paths(task: dict[str, Any]) -> dict[str, Any]:
-    """A file task's spec with each path replaced by its role: where a file lies is no part of what is computed."""
+    """A file task's spec with each path replaced by its role: where a file lies does not affect what is computed."""
     return {key: (key if key in ("train", "validation", "test") and value else value) for key, value in task.items()}
 
 
