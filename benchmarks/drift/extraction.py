@@ -112,11 +112,7 @@ def open_setting(setting: Setting) -> dict[str, Any]:
     artifact, data = store.artifact(tokens.id), store.artifact(tokens.deps["data"])
     task, where = task_from_result(data.result), {"locations": tokens.locations, "cache_dir": store.cache_dir}
     base = load_base(
-<<<<<<< HEAD
-        tokens.params["model"], head=task.head, head_config=task.head_config(), device=setting.device, warm=Warm(),
-=======
-        tokens.params["model"], head=task.head, device=setting.device, warm={},
->>>>>>> main
+        tokens.params["model"], head=task.head, device=setting.device, warm=Warm(),
         pad_token_id=load_tokenizer(tokens.params["model"], **where).pad_token_id, **where,
     )  # fmt: skip
     probe = choose_probe(ColumnStore.open(artifact.path / "test"), setting.examples, seed=0)
@@ -165,12 +161,8 @@ def write_adapters(base: Any, setting: Setting) -> tuple[Any, dict[str, Path]]:
 def naive(setting: Setting, *, keeps_tokens: bool) -> dict[str, Any]:
     """keeps_tokens: save whole hidden states; otherwise their mean over all positions."""
     import torch
-<<<<<<< HEAD
-    from lorascope.training.predict import autocast, model_inputs, to_device
-=======
 
     from lorascope.training.reading import Reading
->>>>>>> main
 
     parts = open_setting(setting)
     columns, base = parts["columns"], parts["base"]

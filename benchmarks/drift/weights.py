@@ -43,13 +43,8 @@ def matrices_of(model: str, layers: int) -> list[Matrix]:
     head = Head("AutoModelForSequenceClassification", {"num_labels": 2})
     with tempfile.TemporaryDirectory() as folder:
         base = load_base(
-<<<<<<< HEAD
-            identity, head="sequence-classification", head_config={"num_labels": 2}, pad_token_id=0, device="cpu",
-            locations=locations, cache_dir=Path(folder), warm=Warm(),
-=======
             identity, head=head, pad_token_id=0, device="cpu",
-            locations=locations, cache_dir=Path(folder), warm={},
->>>>>>> main
+            locations=locations, cache_dir=Path(folder), warm=Warm(),
         )  # fmt: skip
         return [m for m in base_matrices(base) if m.layer is not None and m.layer < layers]
 

@@ -194,11 +194,7 @@ def base_of(step: Step, data: Mapping[str, Artifact], device: str, cache_dir: Pa
     task = task_from_result(data[step.deps["data"]].result)
     where = {"locations": step.locations, "cache_dir": cache_dir}
     return load_base(
-<<<<<<< HEAD
-        step.params["model"], head=task.head, head_config=task.head_config(), device=device, warm=Warm(),
-=======
-        step.params["model"], head=task.head, device=device, warm={},
->>>>>>> main
+        step.params["model"], head=task.head, device=device, warm=Warm(),
         pad_token_id=load_tokenizer(step.params["model"], **where).pad_token_id, **where,
     )  # fmt: skip
 

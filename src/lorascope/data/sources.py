@@ -30,11 +30,7 @@ def task_key(spec: AnyTask) -> str:
     """The key of `registry.TASKS` that implements `spec`. Raises StudyError for a name that is not registered."""
     if not isinstance(spec, NamedTask):
         return spec.kind
-<<<<<<< HEAD
-    named = [key for key, task in TASKS.loaded().items() if not task.needs_files]
-=======
     named = [key for key, task in TASKS.loaded().items() if task.settings is None]
->>>>>>> main
     if spec.name in named:
         return spec.name
     close = nearest(spec.name, named)
