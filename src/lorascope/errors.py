@@ -10,7 +10,7 @@ from typing import Any
 
 
 class LorascopeError(Exception):
-    """A mistake or a misfortune that a person can mend. Never shown with a traceback.
+    """A mistake, or a failure that a person can correct. Never shown with a traceback.
 
     message: one sentence that names what was found. hint: the remedy, one or more sentences.
     where: "file:line" or the dotted place in a study ("methods[1].rank"), if there is one.
@@ -72,5 +72,5 @@ class NotStackable(LorascopeError):
 
 
 class OutOfMemory(EnvironmentProblem):
-    """The device's memory did not suffice. Beside other workers of the device that says little, and the step is tried again
+    """The device had too little memory. With other workers on the device this says little, and the step is tried again
     when it has the device to itself."""

@@ -112,7 +112,7 @@ def run_study(
 ) -> Outcome:
     """Computes what the store lacks of the plan, analyses it and writes the report to `folder`; ends the workers.
 
-    trackers: what events go to, beside folder/events.jsonl and `emit`.
+    trackers: what events go to, in addition to folder/events.jsonl and `emit`.
     """
     started = time.monotonic()
     study = planner.graph.study

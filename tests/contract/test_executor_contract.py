@@ -660,7 +660,7 @@ def test_a_step_that_others_left_no_memory_is_tried_again_alone(store, local, tm
     outcome, events = run([holds, needs, *later], store, local("cpu", "cpu"))
     assert not outcome.failed
     assert [e.text for e in events if isinstance(e, Notice)] == [
-        f"{needs.id} ran out of memory beside others; it is tried again when it has cpu to itself"
+        f"{needs.id} ran out of memory next to others; it is tried again when it has cpu to itself"
     ]
     alone, others = store.artifact(needs.id).result, [store.artifact(step.id).result for step in later]
     assert all(other["ended"] <= alone["started"] or alone["ended"] <= other["started"] for other in others)
@@ -760,7 +760,7 @@ def test_any_step_runs_by_hand_from_its_id(store):
     assert shown.stderr == "error: study.yaml:7: column 'labl' is missing\n  hint: did you mean 'label'?\n"
     shown = by_hand(store, "train-unknown")
     assert shown.returncode == 2
-    assert "knows no step 'train-unknown'" in shown.stderr
+    assert "does not know a step 'train-unknown'" in shown.stderr
     shown = by_hand(store, late.id)
     assert shown.returncode == 3
     assert f"needs {bad.id}, not done yet" in shown.stderr

@@ -318,7 +318,7 @@ def test_a_file_that_changed_in_the_bucket_is_not_trusted(store, tmp_path):
 
 def test_a_record_that_is_none_is_named(store):
     store.bucket.write("records/count-x.json", b"{")
-    with pytest.raises(CorruptArtifact, match=r"records/count-x\.json is no record"):
+    with pytest.raises(CorruptArtifact, match=r"records/count-x\.json is not a record"):
         store.has("count-x")
     assert "its record cannot be read" in store.verify("count-x")[0]
 

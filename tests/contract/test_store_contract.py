@@ -352,7 +352,7 @@ def test_a_store_of_somebody_else_is_named(tmp_path):
 
 def test_a_file_in_the_place_of_the_store_is_named(tmp_path):
     (tmp_path / "store").write_text("not a directory")
-    with pytest.raises(StoreProblem, match="the store is no directory") as caught:
+    with pytest.raises(StoreProblem, match="the store is not a directory") as caught:
         run(make("count", value=1), Store(tmp_path / "store"))
     assert "--store" in (caught.value.hint or "")
 
@@ -475,7 +475,7 @@ def test_a_result_that_is_no_json_fails_its_member_alone(store, monkeypatch):
 
 def test_a_store_that_is_a_file_is_refused_at_once(tmp_path):
     (tmp_path / "store").write_text("not a directory")
-    with pytest.raises(StoreProblem, match="the store is no directory"):
+    with pytest.raises(StoreProblem, match="the store is not a directory"):
         Store(tmp_path / "store")
 
 

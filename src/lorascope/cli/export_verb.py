@@ -35,7 +35,7 @@ def export(
     workload: Annotated[
         Workload, typer.Option("--workload", help="With the task's head, or with the base's language-model head.")
     ] = "classification",
-    dtype: Annotated[Dtype, typer.Option("--dtype", help="Of every weight.")] = "float32",
+    dtype: Annotated[Dtype, typer.Option("--dtype", help="Precision of every weight.")] = "float32",
     store: StoreAt = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:

@@ -103,7 +103,7 @@ class StudyProgress:
 
     @property
     def total(self) -> int:
-        """The steps announced, and those that came to light later (the analysis depends on what gets finished)."""
+        """The steps announced, and those that became known later (the analysis depends on what gets finished)."""
         return max(self._announced, self.settled + len(self.running))
 
     @property

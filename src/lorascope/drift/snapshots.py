@@ -1,4 +1,4 @@
-"""Drift while a run is being trained: the residual stream of the unfinished model beside its base's, now and then.
+"""Drift while a run is being trained: the residual stream of the unfinished model and its base, now and then.
 
 The examples come from the validation split, because training must never open the test set. The model is left as it was, so
 a run that is looked at ends with the weights it would have had.

@@ -1,7 +1,7 @@
-"""The `drift` step: one arm's runs, all seeds, beside the base they came from.
+"""The `drift` step: one arm's runs, all seeds, compared with their base.
 
 Post hoc: it reads what the runs exported. The base's view of the probe is kept warm for the next arm; nothing else is
-stored. On CUDA the weights are measured beside the rest (drift/beside.py). It commits drift.parquet (distances,
+stored. On CUDA the weights are measured at the same time as the rest (drift/beside.py). It commits drift.parquet (distances,
 weights, attention, forgetting by run), references.parquet, draws.npz (bootstrap draws of drift under the same example weights
 for every arm), spectra.parquet and heads.npz (detail) and, if the study asks for them, layer_pairs.npz and
 representations/.

@@ -15,7 +15,7 @@ from lorascope.plugins import imported
 @dataclass(frozen=True)
 class Failure:
     """error: "module:Class" of what was raised. message, hint, where: as in LorascopeError. exit_code: of the command
-    line. traceback: None for an error a person can mend. log: the worker's log file, if it has one. time_s: Unix time.
+    line. traceback: None for an error that a person can correct. log: the worker's log file, if it has one. time_s: Unix time.
     """
 
     step_id: str

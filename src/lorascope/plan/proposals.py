@@ -1,7 +1,7 @@
 """What samplers have proposed, kept in the store: a search stays the same search under another version of its sampler.
 
 A `proposals` step is made of the question that was asked: ranges, the trials told, the sampler and its seed. Its artifact
-has the answer and the version that gave it. It is no part of a plan: a plan is made from it. Where a store holds an answer,
+has the answer and the version that gave it. It is not part of a plan: a plan is made from it. Where a store holds an answer,
 nobody is asked.
 """
 

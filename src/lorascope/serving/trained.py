@@ -104,7 +104,7 @@ class TrainedRun:
         model, info = loaded
         if lacking := sorted(set(info["missing_keys"])):
             raise StudyError(
-                f"the base checkpoint of {self.id} is no complete language model (it lacks {lacking[0]})",
+                f"the base checkpoint of {self.id} is not a complete language model (it lacks {lacking[0]})",
                 hint="serve the classification workload, or study a checkpoint that was saved with its head",
             )
         model.config.pad_token_id = self.base.pad_token_id

@@ -271,7 +271,7 @@ def _require_known(study: Study, name: str, test: Test, metrics: Mapping[str, st
         if metric not in allowed:
             close = nearest(metric, allowed)
             raise StudyError(
-                f"hypothesis {name} is about {metric!r}, which is no quality measured on each test example",
+                f"hypothesis {name} is about {metric!r}, which is not a quality measured on each test example",
                 hint=f"Allowed: primary, {', '.join(allowed)}." + (f" Did you mean {close!r}?" if close else ""),
                 where=f"hypotheses.{name}.on",
             )

@@ -114,7 +114,7 @@ class _Parser:
             known = f"Declared hypotheses: {', '.join(self.names) or 'none'}."
             close = nearest(token, self.names)
             raise self._error(
-                f"it names {token!r}, which is no hypothesis of this study",
+                f"it names {token!r}, which is not a hypothesis of this study",
                 hint=known + (f" Did you mean {close!r}?" if close else ""),
             )
         self.position += 1

@@ -110,8 +110,8 @@ class TrainSpec(Spec):
 
     batch_size: examples an update. micro_batch_size: examples a forward pass (None: the whole batch); the rest is
     gradient accumulation. max_length: tokens. warmup: fraction of all updates. evaluations_per_epoch: how often the
-    validation score is taken. gang: the most runs trained together in one process; it changes no result and is no part
-    of a run's identity.
+    validation score is taken. gang: the most runs trained together in one process; it changes no result and is not
+    part of a run's identity.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 3
@@ -159,7 +159,7 @@ class MethodBase(Spec):
     learning_rate belongs to the method because the optimum does: LoRA's is about ten times that of full fine-tuning.
     hyperparameters: what an earlier search found, a directory of `TASK_METHOD.yaml` or one such file for all tasks.
     gangs: whether runs of this kind can be trained together in one process. has_adapter: whether what is trained stays
-    apart from the base, so that it can be served beside it or merged into it.
+    apart from the base, so that it can be served next to it or merged into it.
     """
 
     gangs: ClassVar[bool] = False

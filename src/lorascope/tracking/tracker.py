@@ -17,7 +17,7 @@ RunStatus = Literal["finished", "failed", "interrupted"]
 
 @dataclass(frozen=True)
 class TrackingPlace:
-    """Where a tracker works: the study's name, and the folder beside its report that is the tracker's own. tell: says
+    """Where a tracker works: the study's name, and the folder next to its report that is the tracker's own. tell: says
     something to the person who runs the study."""
 
     study: str

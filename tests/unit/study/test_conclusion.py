@@ -60,7 +60,7 @@ def test_an_unknown_hypothesis_names_the_nearest():
     with pytest.raises(StudyError) as error:
         parse_conclusion("H1a and H1c", NAMES)
     assert str(error.value) == (
-        "conclusion: the conclusion 'H1a and H1c' cannot be read: it names 'H1c', which is no hypothesis of this study\n"
+        "conclusion: the conclusion 'H1a and H1c' cannot be read: it names 'H1c', which is not a hypothesis of this study\n"
         "  hint: Declared hypotheses: H1a, H1b, H2. Did you mean 'H1b'?"
     )
 

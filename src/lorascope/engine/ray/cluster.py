@@ -130,7 +130,7 @@ def _check_reachable(address: str | None) -> None:
         return
     if "://" in address:
         raise StudyError(
-            f"--address {address} is no address of a cluster's head, which is written host:port",
+            f"--address {address} is not the address of a cluster's head, which is written host:port",
             hint="Run the command on a machine of the cluster (`ray job submit -- lorascope run ...` does that from afar).",
         )
     host, _, port = address.rpartition(":")

@@ -87,7 +87,7 @@ class Store:
     ) -> Artifact:
         """Make the files in `staging` (from `stage`) the artifact of `step`. If it exists already, that one stays.
 
-        Raises AssertionError for a result or provenance that is no finite JSON, StoreProblem if it cannot be written.
+        Raises AssertionError for a result or provenance that is not finite JSON, StoreProblem if it cannot be written.
         """
         _assert_canonical(step.id, result=result, provenance=provenance)
         with self.guard():
@@ -234,7 +234,7 @@ class Store:
             )
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             return StoreProblem(
-                f"the store is no directory ({os.strerror(error.errno)}: {error.filename or where})",
+                f"the store is not a directory ({os.strerror(error.errno)}: {error.filename or where})",
                 hint=f"Name a directory with {self._named_with}; it is made if it does not exist.",
                 where=where,
             )

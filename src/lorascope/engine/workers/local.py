@@ -1,4 +1,4 @@
-"""Runs steps on this machine: one warm worker process a device, replaced when it dies."""
+"""Runs steps on this machine: one warm worker process for each device, replaced when it ends."""
 
 from __future__ import annotations
 

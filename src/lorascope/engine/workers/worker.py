@@ -143,7 +143,7 @@ def _known_step(store: Store, step_id: str) -> Step:
         step = store.load_step(step_id)
     except KeyError:
         raise StudyError(
-            f"the store knows no step {step_id!r}",
+            f"the store does not know a step {step_id!r}",
             hint="A study saves its steps when it runs; the ids are those that `lorascope plan` and `status` show.",
             where=store.place,
         ) from None

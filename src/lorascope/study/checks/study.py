@@ -160,7 +160,7 @@ def _hypotheses(study: Study) -> Iterator[Mistake]:
         if verb != "lower" and hypothesis.on not in ("primary", *_FILE_METRICS):
             match = nearest(hypothesis.on, _FILE_METRICS)
             meant = f": did you mean `{match}`?" if match else ""
-            text = f"hypotheses.{name}: `{hypothesis.on}` is no quality metric{meant}"
+            text = f"hypotheses.{name}: `{hypothesis.on}` is not a quality metric{meant}"
             yield Mistake(("hypotheses", name, "on"), text, f"allowed: primary, {', '.join(_FILE_METRICS)}")
         if verb == "lower" and hypothesis.on == "drift":
             yield from _measured_drift(study, name)

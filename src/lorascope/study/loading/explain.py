@@ -37,7 +37,7 @@ _LIMITS = {
 
 
 def explain_errors(errors: Sequence[Any], data: Any) -> list[Mistake]:
-    """One mistake for each thing a person has to mend; errors that only follow from another are left out."""
+    """One mistake for each thing that a person has to correct; errors that only follow from another are left out."""
     mistakes: list[Mistake] = []
     meant = {_misspelt(error) for error in errors if error["type"] == "extra_forbidden"}
     paths = [_path(error["loc"]) for error in errors]

@@ -81,7 +81,7 @@ def test_a_cluster_of_this_machine_that_died_is_not_waited_for(tmp_path):
         ("gpu1", "--address gpu1 is not host:port"),
         (
             "ray://gpu1:10001",
-            "--address ray://gpu1:10001 is no address of a cluster's head, which is written host:port",
+            "--address ray://gpu1:10001 is not the address of a cluster's head, which is written host:port",
         ),
     ],
 )
