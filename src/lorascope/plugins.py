@@ -18,6 +18,8 @@ from lorascope.errors import EnvironmentProblem
 
 GROUPS = "lorascope."
 """What the names of our groups of entry points begin with; the table's kind follows."""
+STAMPS = "plugins"
+"""The parameter of a step that says which plug-ins it rests on."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,32 @@ class NameTable(Mapping[str, Entry]):
         if self.problems.get(name) != problem:
             self.problems[name] = problem
             logging.getLogger("lorascope").warning("warning: %s", problem)
+
+
+def stamped(**used: tuple[NameTable, str]) -> dict[str, Any]:
+    """What the parameters of a step say of the plug-ins behind it, by what they are to it (task, method, ...); nothing where
+    all is built in, so that the ids of those steps are what they were."""
+    stamps = {part: stamp for part, (table, name) in used.items() if (stamp := table.stamp(name))}
+    return {STAMPS: stamps} if stamps else {}
+
+
+def check_stamps(params: Mapping[str, Any]) -> None:
+    """Raises EnvironmentProblem unless the plug-ins installed here are those that a step was planned with."""
+    for part, stamp in params.get(STAMPS, {}).items():
+        wanted = Plugin(stamp["distribution"], stamp["release"])
+        found = _installed_version(wanted.distribution)
+        if found != wanted.version:
+            raise EnvironmentProblem(
+                f"this step's {part} is of the plug-in {wanted}; here is {found or 'none of that name'}",
+                hint=f"`pip install {wanted.distribution}=={wanted.version}`, or plan the study again with what is here.",
+            )
+
+
+def _installed_version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def imported(place: str) -> Any:

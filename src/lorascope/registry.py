@@ -53,6 +53,19 @@ METHODS = NameTable(
     needs=("prepare", "export", "reload"),
 )
 
+# What a study may set of a method; each loads neither torch nor transformers.
+METHOD_SETTINGS = NameTable(
+    "method_settings",
+    {
+        "full": "lorascope.study.spec:FullSpec",
+        "lora": "lorascope.study.spec:LoraSpec",
+    },
+    is_open=True,
+    needs=("model_validate", "model_fields"),
+)
+
+ARCHITECTURES = NameTable("architectures", {}, is_open=True)
+
 TASKS = NameTable(
     "tasks",
     {
@@ -108,6 +121,12 @@ TRACKERS = NameTable(
         "tensorboard": "lorascope.tracking.tensorboard_tracker:TensorboardTracker",
     },
 )
+
+
+TABLES = {
+    table.kind: table
+    for table in (MODELS, TASKS, METHODS, METHOD_SETTINGS, ARCHITECTURES, EXECUTORS, TRACKERS, STEP_KINDS)
+}
 
 
 def resolve(table: NameTable, name: str) -> Any:

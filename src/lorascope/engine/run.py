@@ -31,6 +31,7 @@ from lorascope.engine.store.directory import Store, StoreProblem
 from lorascope.engine.store.lock import Owner
 from lorascope.engine.workplace import Workplace
 from lorascope.errors import LorascopeError, OutOfMemory, StudyError
+from lorascope.plugins import check_stamps
 
 # How CUDA's libraries say it where torch does not: a handle needs a workspace.
 _OUT_OF_MEMORY = (
@@ -193,6 +194,7 @@ class _Member:
             if store.has(step.id):  # committed between our look and our lock
                 self._end_with("found")
                 return None
+            check_stamps(step.params)
             store.clear_failure(step.id)
             workplace.emit(StepStarted(step=step.id, worker=workplace.worker, attempt=attempt))
             self._started = _now(), time.monotonic()

@@ -7,11 +7,12 @@ shape. Importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag, model_validator
 
-from lorascope.registry import nearest
+from lorascope.registry import METHOD_SETTINGS, nearest, resolve
 from lorascope.study.base import Name, Spec, branch_by_key
 from lorascope.study.hypothesis import Hypothesis
 from lorascope.study.measure import MeasureSpec
@@ -197,7 +198,29 @@ class LoraSpec(MethodBase):
 
 
 AnyMethodSpec = FullSpec | LoraSpec
-MethodSpec = Annotated[AnyMethodSpec, Field(discriminator="kind")]
+_BUILT_IN = {"full": FullSpec, "lora": LoraSpec}
+
+
+def _branch_of_method(value: Any) -> str | None:
+    """The kind; a plug-in's settings have a class that only the plug-in knows."""
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return "<MethodBase>" if kind not in _BUILT_IN and kind in METHOD_SETTINGS else kind
+
+
+def _with_own_settings(value: Any) -> Any:
+    """The settings of a plug-in's method in their own class."""
+    return resolve(METHOD_SETTINGS, value["kind"]).model_validate(value) if isinstance(value, Mapping) else value
+
+
+if TYPE_CHECKING:
+    MethodSpec = AnyMethodSpec
+else:
+    MethodSpec = Annotated[
+        Annotated[FullSpec, Tag("full")]
+        | Annotated[LoraSpec, Tag("lora")]
+        | Annotated[SerializeAsAny[MethodBase], BeforeValidator(_with_own_settings), Tag("<MethodBase>")],
+        Discriminator(_branch_of_method),
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------- seeds

@@ -364,7 +364,7 @@ def test_ls_steps_lists_the_store(store: tuple[str, Step, Step], monkeypatch, ca
     assert {row["step"] for row in json.loads(capsys.readouterr().out)} == {store[1].id, store[2].id}
 
 
-def test_a_place_for_results_that_cannot_be_made_is_refused_before_anything_runs(study: str, tmp_path: Path) -> None:
+def test_a_results_folder_that_cannot_be_made_is_refused_at_once(study: str, tmp_path: Path) -> None:
     from lorascope import api
     from lorascope.errors import EnvironmentProblem
 
