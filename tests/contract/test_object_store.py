@@ -170,7 +170,7 @@ def test_keys_below_a_directory_are_no_others(bucket):
         bucket.read("a/x")
 
 
-def test_of_processes_and_threads_that_create_one_key_at_the_server_one_succeeds(s3):
+def test_of_many_that_create_one_key_at_the_server_one_succeeds(s3):
     contenders = [start(CREATE, s3, f"process {n}") for n in range(3)]
     bucket, barrier = open_bucket(s3), threading.Barrier(5)
     won: list[int] = []
@@ -241,7 +241,7 @@ def test_the_first_commit_wins_and_of_the_second_nothing_stays(store, tmp_path):
     assert store.verify(step.id) == other.verify(step.id) == []
 
 
-def test_an_upload_without_a_record_is_no_artifact_and_the_next_run_completes(s3):
+def test_an_upload_without_a_record_is_completed_by_the_next_run(s3):
     step = make("fill", megabytes=1)
     script = LEAVE_BEFORE_THE_RECORD
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -360,7 +360,7 @@ def test_notes_are_seen_by_others_and_not_written_twice(store, tmp_path):
 # ------------------------------------------------------------------------------------------------------------- locks
 
 
-def test_a_held_lock_is_refused_names_its_holder_and_leaves_nothing_when_discarded(store):
+def test_a_held_lock_names_its_holder_and_leaves_nothing_when_discarded(store):
     first, second = store.lock("step"), store.lock("step")
     assert first.try_acquire()
     assert not second.try_acquire()
@@ -384,7 +384,7 @@ def write_foreign_generation(bucket: Bucket, number: int) -> BucketGenerations:
     return generations
 
 
-def test_a_foreign_lock_goes_stale_only_when_its_note_stands_still_on_our_clock(bucket):
+def test_a_foreign_lock_goes_stale_when_its_note_stands_still(bucket):
     now = 1000.0
     theirs = write_foreign_generation(bucket, 7)
     lock = StepLock(BucketGenerations(bucket, "locks/step"), stale_after_s=60, clock=lambda: now)
@@ -456,7 +456,7 @@ def test_of_many_contenders_for_a_stale_lock_one_wins(bucket):
     won[0].release(discard=True)
 
 
-def test_a_process_killed_on_this_machine_loses_its_lock_at_once_and_its_step_is_computed(s3):
+def test_a_process_killed_here_loses_its_lock_and_its_step_is_computed(s3):
     step = make("count", value=1)
     holder = start(TAKE_AND_SLEEP, s3, step.id)
     store = open_store(s3)
@@ -589,7 +589,7 @@ def test_a_service_that_refuses_is_told_with_the_permissions_it_takes(bucket, mo
     assert "s3:ListBucket" in refused.value.hint
 
 
-def test_trouble_of_a_moment_is_waited_for_and_lasting_trouble_stops_the_study(store, monkeypatch):
+def test_brief_trouble_is_waited_for_and_lasting_trouble_stops(store, monkeypatch):
     step, write, left = make("count", value=1), store.bucket._files.put_file, [1, 1]
 
     def fail_at_times(*arguments):

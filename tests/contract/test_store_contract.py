@@ -301,7 +301,7 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
-def test_a_really_full_disk_stops_with_the_remedy_and_the_study_goes_on_when_there_is_room(small_disk):
+def test_a_full_disk_stops_the_study_which_goes_on_when_there_is_room(small_disk):
     store, step = Store(small_disk / "store"), make("count", value=1)
     commit(store, make("count", value=0))
     ballast = small_disk / "ballast"
@@ -367,7 +367,7 @@ def take_over(store: Store, step: Step) -> None:
     assert lock.try_acquire()
 
 
-def test_a_step_committed_between_our_look_and_our_lock_is_not_computed_again(store, monkeypatch):
+def test_a_step_committed_before_our_lock_is_not_computed_again(store, monkeypatch):
     step, acquire = make("count", value=1), StepLock.try_acquire
 
     def acquire_late(lock):
@@ -382,7 +382,7 @@ def test_a_step_committed_between_our_look_and_our_lock_is_not_computed_again(st
     assert not (store.root / "locks" / step.id).exists()
 
 
-def test_a_step_whose_lock_was_taken_over_returns_what_the_other_process_committed(store, monkeypatch):
+def test_a_step_that_was_taken_over_returns_what_the_other_committed(store, monkeypatch):
     step = make("count", value=1)
 
     def overtaken(context):
@@ -396,7 +396,7 @@ def test_a_step_whose_lock_was_taken_over_returns_what_the_other_process_committ
     assert store.verify(step.id) == []
 
 
-def test_a_step_whose_lock_was_taken_over_stops_at_its_next_event_and_is_no_failure(store, monkeypatch):
+def test_a_step_that_was_taken_over_stops_at_its_next_event(store, monkeypatch):
     step = make("count", value=1)
     reached = []
 

@@ -191,7 +191,7 @@ def test_what_is_computed_together_is_not_counted_one_after_another() -> None:
     assert estimate.seconds == 20 + 40
 
 
-def test_what_a_worker_hands_back_is_not_under_way_and_not_counted_as_trained_at_once() -> None:
+def test_what_a_worker_hands_back_is_not_under_way() -> None:
     """Four runs of 40 s given to one worker, which trains one and leaves three for later."""
     clock = Clock()
     progress = StudyProgress(clock=clock)
@@ -249,7 +249,7 @@ def test_a_step_does_not_stand_in_for_those_of_other_kinds() -> None:
     )
 
 
-def test_steps_that_wait_count_by_finished_ones_of_their_kind_while_others_run() -> None:
+def test_steps_that_wait_count_by_finished_ones_of_their_kind() -> None:
     clock = Clock()
     progress = StudyProgress(clock=clock)
     progress.apply(StudyStarted(study="small", num_steps=5, num_cached=1, kinds={"train": 3, "evaluate": 1}))
@@ -263,7 +263,7 @@ def test_steps_that_wait_count_by_finished_ones_of_their_kind_while_others_run()
     assert str(progress.remaining()) == "about 1 min 00 s left (from 1 finished train step)"
 
 
-def test_engines_that_are_started_together_have_no_pace_before_two_groups_are_measured() -> None:
+def test_engines_started_together_have_no_pace_before_two_groups() -> None:
     """Groups of three: a minute to start, then 10 s each."""
     clock = Clock()
     progress = StudyProgress(clock=clock)

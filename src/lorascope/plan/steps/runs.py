@@ -34,9 +34,9 @@ def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: Dat
 
 
 def without_paths(task: dict[str, Any]) -> dict[str, Any]:
-    """A task's settings with each path replaced by its role: where a file lies is no part of what is computed."""
-    files = file_fields(task)
-    return {key: (key if key in files and value else value) for key, value in task.items()}
+    """A task's settings with each path replaced by its role: where a file lies does not affect what is computed."""
+    roles = file_fields(task)
+    return {key: (key if key in roles and value else value) for key, value in task.items()}
 
 
 def tokens_step(study: Study, model: PlannedModel, data: Step) -> Step:

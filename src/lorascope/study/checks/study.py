@@ -29,7 +29,8 @@ _FILE_METRICS = typing.get_args(typing.get_args(FileTask.model_fields["metrics"]
 def check_names(data: dict[str, Any]) -> Iterator[Mistake]:
     """Models and tasks given by name alone that nobody has registered. data: the study before validation."""
     tasks = [name for name, task in TASKS.loaded().items() if task.settings is None]
-    for key, known, own in (("models", list(MODELS), _OWN_MODEL), ("tasks", tasks, _OWN_TASK)):
+    for table, known, own in ((MODELS, list(MODELS), _OWN_MODEL), (TASKS, tasks, _OWN_TASK)):
+        key = table.kind
         items = data.get(key)
         for index, item in enumerate(items if isinstance(items, list) else ()):
             name_alone = isinstance(item, str) or (isinstance(item, dict) and set(item) == {"name"})
@@ -38,7 +39,8 @@ def check_names(data: dict[str, Any]) -> Iterator[Mistake]:
                 match = nearest(name, known)
                 meant = f": did you mean `{match}`?" if match else ""
                 hint = f"registered: {', '.join(known)}; {own}"
-                yield Mistake((key, index), f"{key}[{index}]: unknown {key[:-1]} `{name}`{meant}", hint)
+                problem = table.problems.get(name, f"unknown {table.noun} `{name}`{meant}")
+                yield Mistake((key, index), f"{key}[{index}]: {problem}", hint)
 
 
 def check_study(study: Study) -> Iterator[Mistake]:

@@ -127,6 +127,8 @@ def _unknown_key(error: Any, path: KeyPath) -> Mistake:
 
 def _unknown_kind(path: KeyPath, kind: str) -> Mistake:
     noun, allowed = _KINDS[str(path[0])]
+    if problem := allowed.problems.get(kind):
+        return Mistake((*path, "kind"), f"{dotted(path)}: {problem}", f"allowed: {', '.join(allowed)}")
     match = nearest(kind, allowed)
     meant = f": did you mean `{match}`?" if match else ""
     return Mistake((*path, "kind"), f"{dotted(path)}: unknown {noun} `{kind}`{meant}", f"allowed: {', '.join(allowed)}")
