@@ -16,6 +16,7 @@ from lorascope.cli.app import main
 from lorascope.engine.events import StepFinished, StepStarted, StudyStarted
 from lorascope.engine.step import Step
 from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.pipeline import Workers
 from lorascope.stats.analysis import HypothesisResult, Interval
 from lorascope.study.spec import Study
 
@@ -187,9 +188,7 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
         "store": "s",
         "results": Path("r"),
         "data_dir": None,
-        "executor": "ray",
-        "address": "gpu1:6379",
-        "devices": ["cpu"],
+        "executor": Workers("ray", devices=["cpu"], address="gpu1:6379"),
         "only": "train-*",
         "track": ["wandb", "trackio"],
     }
