@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from tiny import tiny_base
 
 from lorascope.errors import StudyError
-from lorascope.registry import METHOD_SPECS, METHODS
+from lorascope.plugins import NameTable
+from lorascope.registry import METHOD_SETTINGS
 from lorascope.study import methods as study_methods
 from lorascope.study.hyperparameters import searchable
 from lorascope.study.spec import Study
@@ -43,8 +44,9 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         module = types.ModuleType(name)
         module.__dict__[kind] = SHOWN[kind]
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(method_contract, "METHODS", {**METHODS, "bitfit": f"{MODULE}:BitFit"})
-    monkeypatch.setattr(study_methods, "METHOD_SPECS", {**METHOD_SPECS, "bitfit": f"{SETTINGS}:BitFitSpec"})
+    monkeypatch.setattr(method_contract, "METHODS", NameTable("methods", {"bitfit": f"{MODULE}:BitFit"}))
+    places = {kind: entry.place for kind, entry in METHOD_SETTINGS.items()} | {"bitfit": f"{SETTINGS}:BitFitSpec"}
+    monkeypatch.setattr(study_methods, "METHOD_SETTINGS", NameTable("method_settings", places))
     Study.model_rebuild(force=True)
     yield
     monkeypatch.undo()

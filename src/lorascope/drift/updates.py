@@ -21,6 +21,7 @@ from torch import Tensor
 from lorascope.errors import StudyError
 from lorascope.models.adapter_names import renamed_keys
 from lorascope.models.linear import is_transposed, linear_at, linear_weight
+from lorascope.models.loading import reading_checkpoint
 from lorascope.models.sites import resolve_sites, roles_of
 
 if TYPE_CHECKING:
@@ -97,9 +98,9 @@ def weight_updates(base: BaseModel, directory: Path, *, change: Change) -> Itera
 
     change: what the run's method makes of its base (`Method.change`): the directory holds PEFT's adapter for "low-rank", else
     a plain checkpoint. Tensors are read one at a time, on the
-    CPU. Raises StudyError for an export that is incomplete, belongs to another base, or is no plain LoRA.
+    CPU. Raises StudyError for an export that is incomplete, belongs to another base, or is not plain LoRA.
     """
-    export = open_export(directory, change=change)
+    export = open_export(directory, base, change=change)
     matrices = base_matrices(base)
     if isinstance(export, _Adapter):
         export.take_present_names(base.model)
@@ -132,9 +133,12 @@ class _Checkpoint:
     def _handles(self) -> dict[str, Any]:
         return {file: self._open(file) for file in set(self.files.values())}
 
+    def _read(self, name: str) -> Tensor:
+        return self._handles[self.files[name]].get_tensor(name)
+
     def tensor(self, name: str, shape: torch.Size | None = None) -> Tensor:
         """One tensor on the CPU. Raises StudyError if it is not there, or not of the base's shape."""
-        found = self._handles[self.files[name]].get_tensor(self._written_as(name)) if name in self.files else None
+        found = self._read(name) if name in self.files else None
         if found is None or (shape is not None and found.shape != shape):
             what = "has no" if found is None else f"has a {tuple(found.shape)}"
             raise StudyError(
@@ -149,10 +153,6 @@ class _Checkpoint:
             return self.parameter(f"{matrix.name}.weight", shape)
         found = self.parameter(f"{matrix.name}.weight", torch.Size(reversed(shape)))
         return None if found is None else found.t()
-
-    def _written_as(self, name: str) -> str:
-        """What the file calls a tensor."""
-        return name
 
     def parameter(self, name: str, shape: torch.Size) -> Tensor | None:
         """A parameter as the run left it, None where it is the base's."""
@@ -179,8 +179,8 @@ class _Adapter(_Checkpoint):
         self._renamed = {present: own for own, present in renamed_keys(model, self.files).items()}
         self.files |= {present: self.files.pop(own) for present, own in self._renamed.items()}
 
-    def _written_as(self, name: str) -> str:
-        return self._renamed.get(name, name)
+    def _read(self, name: str) -> Tensor:
+        return self._handles[self.files[name]].get_tensor(self._renamed.get(name, name))
 
     def require_sites(self, names: set[str], head: tuple[str, ...]) -> None:
         """Every tensor must be a factor of a known matrix or the head's, or the update would be incomplete."""
@@ -189,7 +189,7 @@ class _Adapter(_Checkpoint):
         for key in self.files:
             if key not in known and not key.startswith(heads):
                 raise StudyError(
-                    f"the adapter in {self.directory} changes {key}, which is no linear layer of its base",
+                    f"the adapter in {self.directory} changes {key}, which is not a linear layer of its base",
                     hint="the adapter belongs to another base model; compare a run with the base it started from",
                 )
 
@@ -208,8 +208,31 @@ class _Adapter(_Checkpoint):
         return None
 
 
-def open_export(directory: Path, *, change: Change) -> _Checkpoint:
-    """The exported run, to read tensors from. Raises StudyError if the directory holds none of this kind."""
+class _RenamedCheckpoint(_Checkpoint):
+    """A plain checkpoint that transformers writes under older names than the model's (ViT's `query` for `q_proj`) and renames
+    as it reads it: loaded whole, by transformers."""
+
+    def __init__(self, directory: Path, base: BaseModel) -> None:
+        self.directory = directory
+        with reading_checkpoint(directory):
+            loaded: Any = type(base.model).from_pretrained(
+                directory,
+                config=base.model.config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        model, info = loaded
+        absent = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+        self._tensors = {name: p.detach() for name, p in model.named_parameters() if name not in absent}
+        self.files = dict.fromkeys(self._tensors, "")
+
+    def _read(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+def open_export(directory: Path, base: BaseModel, *, change: Change) -> _Checkpoint:
+    """The exported run of a base, to read tensors from. Raises StudyError if the directory holds none of this kind."""
     if change == "low-rank":
         names, wanted = ("adapter_config.json",), "adapter_config.json"
     else:
@@ -219,4 +242,8 @@ def open_export(directory: Path, *, change: Change) -> _Checkpoint:
             f"{directory} holds no exported run of a {change} change (no {wanted})",
             hint="give the `export` directory of a finished train step, and its method",
         )
-    return _Adapter(directory) if change == "low-rank" else _Checkpoint(directory, *names)
+    if change == "low-rank":
+        return _Adapter(directory)
+    checkpoint = _Checkpoint(directory, *names)
+    is_whole = all(name in checkpoint.files for name, _ in base.model.named_parameters())
+    return checkpoint if is_whole else _RenamedCheckpoint(directory, base)

@@ -272,7 +272,7 @@ def relative_parameter_change(
     change: as in `weight_updates`. linear: what the run exported to `directory` made of the linear weights, which are not
     read again.
     """
-    export, head = open_export(directory, change=change), tuple(f"{name}." for name in base.head)
+    export, head = open_export(directory, base, change=change), tuple(f"{name}." for name in base.head)
     measured = {f"{drift.name}.weight" for drift in linear}
     moved = math.fsum(drift.update_norm**2 for drift in linear)
     total = math.fsum(drift.weight_norm**2 for drift in linear)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
-from lorascope.methods.base import NotStackable
+from lorascope.errors import NotStackable
 from lorascope.methods.dropout import StackedDropout
 from lorascope.models.linear import linear_shape
 

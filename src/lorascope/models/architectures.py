@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lorascope.registry import ARCHITECTURES as PLUGGED
+from lorascope.registry import resolve
+
 MEANINGS: Mapping[str, tuple[str, ...]] = {
     "attention": ("query", "key", "value", "query-key-value", "attention-output"),
     "mlp": ("mlp-gate", "mlp-up", "mlp-gate-up", "mlp-down"),
@@ -353,7 +356,9 @@ FUNCTIONAL_DROPOUT: Mapping[str, tuple[str, ...]] = {
 
 
 def known_architecture(model_type: str | None) -> Architecture | None:
-    """What is known of models of this type (`model_type` of their config.json); None for one outside the table."""
+    """What is known of models of this type (`model_type` of their config.json), from the table or a plug-in."""
+    if model_type in PLUGGED:
+        return resolve(PLUGGED, str(model_type))
     return ARCHITECTURES.get(model_type or "")
 
 

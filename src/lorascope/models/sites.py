@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 def resolve_sites(model: PreTrainedModel, sites: Sequence[str], *, head: Sequence[str]) -> list[str]:
-    """Full names of the linear modules that `sites` mean in `model`, in the model's order, the head excluded.
+    """Full names of the linear modules that `sites` mean in `model`, in the model's order. The head is excluded, and so are
+    the output embeddings of a language model: where they are tied, a change of them would be one of the embeddings too.
 
     Raises StudyError for a site that names nothing in this architecture.
     """
@@ -91,11 +92,12 @@ def _all_sites(roles: Sequence[str], names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*(MEANINGS if roles else ()), *roles, ALL_LINEAR, *names]))
 
 
-def _linear_names(model: nn.Module, head: Sequence[str]) -> list[str]:
+def _linear_names(model: PreTrainedModel, head: Sequence[str]) -> list[str]:
+    outputs = model.get_output_embeddings()
     return [
         name
         for name, module in model.named_modules()
-        if is_linear(module) and not any(name == h or name.startswith(f"{h}.") for h in head)
+        if is_linear(module) and module is not outputs and not any(name == h or name.startswith(f"{h}.") for h in head)
     ]
 
 

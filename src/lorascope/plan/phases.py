@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorascope.plan.graph import Graph
+from lorascope.registry import MEASURES
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Phase:
     kinds: tuple[str, ...]
     purpose: str
 
+
+_LOOKS = tuple(kind for kind in MEASURES if kind != "serving")
+"""Drift, and every further measure of runs."""
 
 PHASES: tuple[Phase, ...] = (
     Phase(
@@ -37,7 +41,7 @@ PHASES: tuple[Phase, ...] = (
         ("train", "evaluate"),
         "Every run of the study, its checkpoint chosen on validation; the test set is opened once for each.",
     ),
-    Phase("representations", ("drift",), "How far each run's features, weights and predictions are from its base's."),
+    Phase("representations", _LOOKS, "How far each run's features, weights and predictions are from its base's."),
     Phase(
         "serving", ("serving",), "What the runs cost in use, each arm timed only after it is seen to compute its run."
     ),
@@ -66,14 +70,15 @@ GATES: Mapping[str, tuple[str, ...]] = {
         "the weights of the frozen base are bit-identical afterwards",
     ),
     "evaluate": (
-        "save, reload, score: the exported checkpoint gives the probabilities that the model in memory gave",
-        "merged equals adapter: the adapter folded into the base gives the adapter's probabilities, where there is one",
+        "save, reload, score: the exported checkpoint computes what the model in memory computed",
+        "merged equals adapter: the adapter folded into the base computes what the adapter does, where there is one",
     ),
     "drift": ("all runs of an arm and the base are read on the same probe examples", "every feature is finite"),
     "serving": ("each arm answers what its run answers offline before it is timed",),
     "analysis": (
         "evaluation sets identical: all arms are scored on the same test examples",
-        "every arm beats the majority baseline and the linear probe; one that does not is marked broken",
+        "every arm beats the baselines of its task, such as the majority and the linear probe; one that does not is "
+        "marked broken",
     ),
 }
 

@@ -90,7 +90,7 @@ def given_hyperparameters(study: Study, method: MethodBase, *, model: str, task:
     if not isinstance(values, dict) or not values:
         raise StudyError(
             "the file holds no hyper-parameters",
-            hint="such as `hyperparameters: {learning_rate: 5e-4}`, beside `kind` and `model`",
+            hint="such as `hyperparameters: {learning_rate: 5e-4}`, next to `kind` and `model`",
             where=str(path),
         )
     for key, wanted in (("kind", method.kind), ("model", model)):

@@ -22,7 +22,7 @@ from lorascope.training.preparation import processor_for
 
 if TYPE_CHECKING:
     from lorascope.data.columns import Examples
-    from lorascope.training.run import Run
+    from lorascope.training.started import Run
 
 REFERENCE_EXAMPLES = 64
 REFERENCE_PRECISION = "fp32"  # whatever it is trained in: weights are fp32, and rounding hides what a checkpoint lacks
@@ -39,7 +39,8 @@ def commit_result(
     rows = np.arange(min(REFERENCE_EXAMPLES, len(run.validation)))
     signatures = run.reading.to(REFERENCE_PRECISION).signatures(model, run.validation, rows=rows)
     np.save(context.out / "reference_logits.npy", signatures)
-    flops = method.flops_per_parameter * linear_parameters(base.model)
+    is_of_tokens = member.task.inputs.unit == "token"
+    flops = method.flops_per_parameter * linear_parameters(base.model) if is_of_tokens else None
     peak = peak_flops(context.device, precision=member.train.precision, warm=context.warm)
     measured = member.meters.summary(flops_per_token=flops, peak=peak)
     gang_peak = gang_peak_bytes(run)

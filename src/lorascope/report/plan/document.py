@@ -1,6 +1,6 @@
 """The written plan of a study: what is asked, how it is decided, what runs in which order and when it counts as done.
 
-Generated from the study and its plan alone, before any result exists, so that it can be signed and kept beside them.
+Generated from the study and its plan alone, before any result exists, so that it can be signed and kept with the results.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lorascope.report.plan.gantt import draw_gantt
 from lorascope.report.render import write_whole
 from lorascope.stats.hypotheses import hypothesis_test
 from lorascope.study.hypothesis import Hypothesis, Overhead
+from lorascope.study.tasks import unit_of
 
 _DECIDED = {
     "non_inferior": "supported if the one-sided 95% bound of the difference lies above −{margin}, refuted if it lies below",
@@ -32,7 +33,7 @@ _DECIDED = {
 
 
 def write_plan(plan: StudyPlan, path: Path, *, command: str, version: str) -> list[Path]:
-    """Writes the plan as Markdown and its schedule as a figure beside it; the files written. command, version: what wrote
+    """Writes the plan as Markdown and its schedule as a figure next to it; the files written. command, version: what wrote
     it."""
     written = [path]
     figure_name = None
@@ -48,7 +49,7 @@ def write_plan(plan: StudyPlan, path: Path, *, command: str, version: str) -> li
 
 
 def plan_markdown(plan: StudyPlan, *, command: str, version: str, figure: str | None) -> str:
-    """The document's text. figure: the file of the schedule, beside it (None: there is none)."""
+    """The document's text. figure: the file of the schedule, next to it (None: there is none)."""
     study = plan.graph.study
     return markdown_page(
         "plan.md.j2",
@@ -103,8 +104,8 @@ def kinds_table(plan: StudyPlan) -> Table:
     headings = ("steps", "total", "cached", "to run", "worker time", "peak memory", "disk", "estimated from")
     return Table(
         "plan_kinds", "Steps by kind", tuple(Column(heading, heading in numeric) for heading in headings), tuple(rows),
-        note="Worker time is summed over steps; runs trained together are counted their shares. Peak memory is the largest "
-        "of one worker.",
+        note="Worker time is summed over steps; each of several runs trained together counts with its share. Peak memory "
+        "is the largest of one worker.",
     )  # fmt: skip
 
 
@@ -131,13 +132,15 @@ def _design(plan: StudyPlan) -> Table:
     train = study.train
     stopping = f"after {train.early_stopping.patience} evaluations without gain" if train.early_stopping else "none"
     caps = {split: getattr(study.data, f"{split}_examples") for split in ("train", "validation", "test")}
+    reads_tokens = any(unit_of(task) == "token" for task in study.tasks)
+    longest = f"{train.max_length} tokens at most, " if reads_tokens else ""
     rows = [
         ("models", wording.listing(model.name for model in study.models)),
         ("tasks", wording.listing(wording.name(task.name) for task in study.tasks)),
         ("seeds", ", ".join(seeds.label for seeds in study.seeds)),
         ("protocol", study.protocol),
         ("examples at most", ", ".join(f"{split} {cap:,}" for split, cap in caps.items() if cap) or "all"),
-        ("training", f"{train.epochs:g} epochs, batches of {train.batch_size}, {train.max_length} tokens at most, "
+        ("training", f"{train.epochs:g} epochs, batches of {train.batch_size}, {longest}"
          f"{train.precision}, {train.schedule} schedule, warm-up {wording.fraction(train.warmup, 0)}"),
         ("early stopping", stopping),
         ("measured besides", wording.listing(k for k in ("drift", "serving") if getattr(study.measure, k)) or "nothing"),
@@ -199,7 +202,7 @@ def _phase(plan: StudyPlan, place: int) -> Mapping[str, Any]:
     ]
     if phase.name == "analysis":
         waits = ["it waits for every other step, or for its failure"]
-    rows = tuple((part.name, gate) for part in kinds for gate in GATES[part.name])
+    rows = tuple((part.name, gate) for part in kinds for gate in GATES.get(part.name, ()))
     name = f"plan_criteria_{place + 1}"
     criteria = (
         Table(name, "Validation criteria", (Column("step"), Column("counts as done when")), rows) if rows else None
@@ -239,7 +242,8 @@ def _checklist(plan: StudyPlan) -> list[str]:
         "Hypotheses, margins and the conclusion's formula are declared here; a changed one makes another analysis.",
         "Selection and early stopping see the validation set only; the test set is opened once a run."
         if study.protocol == "strict"
-        else "Protocol `paper`: the development set selects and reports, so scores flatter: only to compare with tables.",
+        else "Protocol `paper`: the development set selects and reports, so scores are too high: use it only to compare "
+        "with published tables.",
         "Every record names versions, device, host (hashed), times and the commit of the code.",
         "`lorascope verify STUDY` finds every artifact as it was committed.",
         "A second `lorascope run STUDY` computes nothing: all steps are found in the store.",

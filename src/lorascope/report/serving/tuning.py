@@ -6,9 +6,8 @@ and a gain is claimed only where that interval lies above none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from lorascope.report.page import wording
 from lorascope.report.page.document import Block, Bullets, Column, Illustration, Table
@@ -24,6 +23,7 @@ from lorascope.report.serving.rows import (
     places_of,
     repeats_text,
 )
+from lorascope.stats.facts.served import LeverTrialFacts
 from lorascope.stats.serving.analysis import Tuning
 
 _OUTCOMES = {
@@ -31,7 +31,7 @@ _OUTCOMES = {
     "idle": "not tried: {}",
     "unknown": "not known to this version: {}",
     "failed": "its engine failed: {}",
-    "unproven": "not timed, it answers otherwise: {}",
+    "unproven": "not timed, its answers differ: {}",
 }
 
 
@@ -46,25 +46,25 @@ def _answer(facts: Facts) -> Iterator[str]:
         trials = _trials_of(facts, place)
         if trials:
             where = wording.sentence(place_name(facts, place)).rstrip(".")
-            yield f"{where}, tuning {arm_name(trials[0]['arm'])}: {_found(trials)}{_gain(facts, place, trials)}"
+            yield f"{where}, tuning {arm_name(trials[0].arm)}: {_found(trials)}{_gain(facts, place, trials)}"
 
 
-def _found(trials: Sequence[Mapping[str, Any]]) -> str:
-    tried = sum(trial["outcome"] == "measured" for trial in trials) - 1
+def _found(trials: Sequence[LeverTrialFacts]) -> str:
+    tried = sum(trial.outcome == "measured" for trial in trials) - 1
     if tried < 0:
-        return f"the default setting itself could not be tried ({trials[0]['reason']}), so nothing was searched."
+        return f"the default setting itself could not be tried ({trials[0].reason}), so nothing was searched."
     chosen = _chosen(trials)
-    searched = f"of {wording.plural(tried, 'setting')} beside the default, "
+    searched = f"of {wording.plural(tried, 'setting')} other than the default, "
     if chosen is None:
         return f"{searched}none was faster in the search. The default is the best that was found."
     return f"{searched}{_levers(chosen)} was the fastest in the search."
 
 
-def _chosen(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return next((trial for trial in trials if trial["chosen"]), None)
+def _chosen(trials: Sequence[LeverTrialFacts]) -> LeverTrialFacts | None:
+    return next((trial for trial in trials if trial.chosen), None)
 
 
-def _gain(facts: Facts, place: Place, trials: Sequence[Mapping[str, Any]]) -> str:
+def _gain(facts: Facts, place: Place, trials: Sequence[LeverTrialFacts]) -> str:
     """What the chosen setting gains in the study's own repeats, by batch size."""
     if _chosen(trials) is None:
         return ""
@@ -78,17 +78,15 @@ def _gain(facts: Facts, place: Place, trials: Sequence[Mapping[str, Any]]) -> st
         claim = "too few repeats for an interval; by the default's p95 latency over the tuned one's"
     elif any(losses):
         claim = (
-            "the study's repeats contradict it: at some batch sizes the tuned setting is slower; the default's p95 latency "
+            "the study contradicts it: at some batch sizes the tuned setting is slower; the default's p95 latency "
             "over the tuned one's is"
         )
     elif all(gains):
-        claim = "the study's repeats confirm it at every batch size: the default's p95 latency over the tuned one's is"
+        claim = "the study confirms it at every batch size: the default's p95 latency over the tuned one's is"
     elif any(gains):
-        claim = (
-            "the study's repeats confirm it at some batch sizes only: the default's p95 latency over the tuned one's is"
-        )
+        claim = "the study confirms it at some batch sizes only: the default's p95 latency over the tuned one's is"
     else:
-        claim = "the study's repeats show no gain, every interval holds none: default over tuned p95 latency is"
+        claim = "the study shows no gain, every interval includes zero: default over tuned p95 latency is"
     parts = wording.listing(_one_gain(t) for t in rows)
     return f" In {repeats_text(t.num_repeats for t in rows)}, {claim} {parts}."
 
@@ -116,17 +114,17 @@ def trials_table(facts: Facts) -> Table | None:
     for place in places_of(facts):
         trials = _trials_of(facts, place)
         for trial in trials:
-            if trial["chosen"]:
+            if trial.chosen:
                 marked.add(len(rows))
-            over_default = trial["cost_ms"] and trials[0]["cost_ms"] and trial["cost_ms"] / trials[0]["cost_ms"]
+            over_default = trial.cost_ms and trials[0].cost_ms and trial.cost_ms / trials[0].cost_ms
             rows.append(
                 (
                     place_name(facts, place),
                     _levers(trial),
-                    ", ".join(f"{size}: {wording.significant(ms, 3)}" for size, ms in trial["batch_ms"].items())
+                    ", ".join(f"{size}: {wording.significant(ms, 3)}" for size, ms in trial.batch_ms.items())
                     or wording.ABSENT,
-                    percent(over_default) if trial["levers"] else wording.ABSENT,
-                    "chosen" if trial["chosen"] else _OUTCOMES[trial["outcome"]].format(trial["reason"]),
+                    percent(over_default) if trial.levers else wording.ABSENT,
+                    "chosen" if trial.chosen else _OUTCOMES[trial.outcome].format(trial.reason),
                 )
             )
     if not rows:
@@ -138,15 +136,15 @@ def trials_table(facts: Facts) -> Table | None:
         columns=tuple(Column(heading, numeric=heading == headings[3]) for heading in headings),
         rows=tuple(rows),
         marked=frozenset(marked),
-        note="Each in one fresh engine process, after its answers were proven, on requests that no repeat is asked. One "
-        "process has its luck: what the chosen setting gains is measured in the study's repeats, not here.",
+        note="Each in one fresh engine process, after its answers were checked, on requests that no repeat is asked. One "
+        "process may be lucky: what the chosen setting gains is measured in the study's repeats, not here.",
     )
 
 
-def _trials_of(facts: Facts, place: Place) -> list[Mapping[str, Any]]:
+def _trials_of(facts: Facts, place: Place) -> list[LeverTrialFacts]:
     """In the order they were made: the default first."""
-    return [trial for trial in facts.serving_trials if (trial["model"], trial["workload"]) == place]
+    return [trial for trial in facts.served.trials if (trial.model, trial.workload) == place]
 
 
-def _levers(trial: Mapping[str, Any]) -> str:
-    return " + ".join(trial["levers"]) or "default"
+def _levers(trial: LeverTrialFacts) -> str:
+    return " + ".join(trial.levers) or "default"

@@ -1,4 +1,4 @@
-"""Tables of results and of statistics: scores beside baselines, differences, effect sizes, tests, published figures."""
+"""Tables of results and of statistics: scores and baselines, differences, effect sizes, tests, published figures."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def results_table(facts: Facts) -> Table:
         title="Test scores",
         columns=_text("task", "arm", "metric") + _number("mean", "95% t interval", "SD", "seeds", "test examples"),
         rows=tuple(rows),
-        note="Mean over seeds; the t interval and the standard deviation are over seed means, so they hold "
-        "the chance of "
-        "training but not of the test set. Baselines in the same units, on the same examples.",
+        note="Mean over seeds; the t interval and the standard deviation are over seed means, so they cover chance in "
+        "training but not in the choice of the test set. Baselines in the same units, on the same examples.",
     )
 
 
@@ -60,13 +59,13 @@ def _baseline_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[
     return [
         (
             facts.place(model, task),
-            f"baseline: {row['name']}",
+            f"baseline: {row.name}",
             style.label,
-            wording.score(metric, row["mean"]),
+            wording.score(metric, row.mean),
             wording.ABSENT,
-            wording.ABSENT if row["sd"] is None else wording.decimal(row["sd"] * style.scale, style.digits),
-            wording.count(len(row["values"])) if len(row["values"]) > 1 else wording.ABSENT,
-            wording.count(row["num_examples"]),
+            wording.ABSENT if row.sd is None else wording.decimal(row.sd * style.scale, style.digits),
+            wording.count(len(row.values)) if len(row.values) > 1 else wording.ABSENT,
+            wording.count(row.num_examples),
         )
         for row in facts.cell_baselines(model, task, metric=metric)
     ]
@@ -75,15 +74,15 @@ def _baseline_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[
 def published_table(facts: Facts) -> Table | None:
     rows = tuple(
         (
-            wording.name(row["task"]),
-            row["model"],
-            wording.name(row["method"]),
-            wording.metric_style(row["metric"]).label,
-            wording.score(row["metric"], row["value"]),
-            row["setting"],
-            row["citation"],
+            wording.name(row.task),
+            row.model,
+            wording.name(row.method),
+            wording.metric_style(row.metric).label,
+            wording.score(row.metric, row.value),
+            row.setting,
+            row.citation,
         )
-        for row in facts.raw.get("published") or []
+        for row in facts.stated.published
     )
     if not rows:
         return None
@@ -155,9 +154,8 @@ def effects_table(facts: Facts) -> Table:
         + _number("95% t interval on seed differences", "Hedges g (95%)", "odds ratio (95%)")
         + _text("permutation test over seeds"),
         rows=rows,
-        note="Hedges g is the difference in units of the spread between seeds: with few seeds it is large by "
-        "chance alone. "
-        "The odds ratio is of being right, method against reference.",
+        note="Hedges g is the difference in units of the spread between seeds: with few seeds it can be large by chance "
+        "alone. The odds ratio is of being right, method against reference.",
     )
 
 
@@ -189,9 +187,8 @@ def mcnemar_table(facts: Facts) -> Table | None:
         title="McNemar's exact test, seed by seed",
         columns=_text("task", "comparison") + _number(*(f"seed {seed}" for seed in seeds)),
         rows=tuple(rows),
-        note="a/b: examples that only the method, only the reference got right. One test a seed and never "
-        "pooled over seeds: "
-        "the same examples would be counted once for every seed.",
+        note="a/b: examples that only the method, only the reference got right. One test for each seed, never pooled "
+        "over seeds: the same examples would be counted once for every seed.",
     )
 
 

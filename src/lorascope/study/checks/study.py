@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorascope.errors import StudyError
-from lorascope.registry import CONCLUSION_PARSER, MODELS, TASKS, nearest
+from lorascope.registry import MODELS, TASKS, nearest
 from lorascope.study.checks.search import check_search
 from lorascope.study.checks.serving import check_overhead, check_serving
+from lorascope.study.conclusion import parse_conclusion
 from lorascope.study.hyperparameters import given_hyperparameters
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.document import Mistake
 from lorascope.study.loading.overrides import item_name
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.spec import PathSource, Study
-from lorascope.study.tasks import FileTask, NamedTask
+from lorascope.study.tasks import FileTask, NamedTask, unit_of
 from lorascope.study.tasks.base import TaskSettings
 
 _OWN_TASK = "for your own data give {name, kind: classification, train: FILE, text: COLUMN, label: COLUMN}"
@@ -29,8 +29,9 @@ _FILE_METRICS = typing.get_args(typing.get_args(FileTask.model_fields["metrics"]
 
 def check_names(data: dict[str, Any]) -> Iterator[Mistake]:
     """Models and tasks given by name alone that nobody has registered. data: the study before validation."""
-    tasks = [name for name in TASKS if name != "classification"]
-    for key, known, own in (("models", list(MODELS), _OWN_MODEL), ("tasks", tasks, _OWN_TASK)):
+    tasks = [name for name, task in TASKS.loaded().items() if task.settings is None]
+    for table, known, own in ((MODELS, list(MODELS), _OWN_MODEL), (TASKS, tasks, _OWN_TASK)):
+        key = table.kind
         items = data.get(key)
         for index, item in enumerate(items if isinstance(items, list) else ()):
             name_alone = isinstance(item, str) or (isinstance(item, dict) and set(item) == {"name"})
@@ -39,7 +40,8 @@ def check_names(data: dict[str, Any]) -> Iterator[Mistake]:
                 match = nearest(name, known)
                 meant = f": did you mean `{match}`?" if match else ""
                 hint = f"registered: {', '.join(known)}; {own}"
-                yield Mistake((key, index), f"{key}[{index}]: unknown {key[:-1]} `{name}`{meant}", hint)
+                problem = table.problems.get(name, f"unknown {table.noun} `{name}`{meant}")
+                yield Mistake((key, index), f"{key}[{index}]: {problem}", hint)
 
 
 def check_study(study: Study) -> Iterator[Mistake]:
@@ -161,7 +163,7 @@ def _hypotheses(study: Study) -> Iterator[Mistake]:
         if verb != "lower" and hypothesis.on not in ("primary", *_FILE_METRICS):
             match = nearest(hypothesis.on, _FILE_METRICS)
             meant = f": did you mean `{match}`?" if match else ""
-            text = f"hypotheses.{name}: `{hypothesis.on}` is no quality metric{meant}"
+            text = f"hypotheses.{name}: `{hypothesis.on}` is not a quality metric{meant}"
             yield Mistake(("hypotheses", name, "on"), text, f"allowed: primary, {', '.join(_FILE_METRICS)}")
         if verb == "lower" and hypothesis.on == "drift":
             yield from _measured_drift(study, name)
@@ -186,10 +188,8 @@ def _measured_drift(study: Study, name: str) -> Iterator[Mistake]:
 def _conclusion(study: Study) -> Iterator[Mistake]:
     if study.conclusion is None:
         return
-    module, _, attribute = CONCLUSION_PARSER.partition(":")
-    parse: Callable[[str, list[str]], Any] = getattr(importlib.import_module(module), attribute)
     try:
-        parse(study.conclusion, list(study.hypotheses))
+        parse_conclusion(study.conclusion, list(study.hypotheses))
     except StudyError as error:
         yield Mistake(("conclusion",), error.message, error.hint)
 
@@ -204,6 +204,10 @@ def _without_effect(study: Study) -> Iterator[Mistake]:
     if "early_stopping" in written and train.early_stopping and train.epochs * train.evaluations_per_epoch <= 1:
         text = "train.early_stopping has no effect: there is one evaluation, so nothing to stop early"
         yield Mistake(("train", "early_stopping"), text, "raise `evaluations_per_epoch` or `epochs`, or remove it")
+    units = {unit for task in study.tasks if (unit := unit_of(task)) is not None}
+    if "max_length" in written and units and "token" not in units:
+        text = "train.max_length has no effect: it cuts texts, and the study has none"
+        yield Mistake(("train", "max_length"), text, "remove it")
     fraction = study.data.validation_fraction
     carving = any(isinstance(task, FileTask) and task.validation is None for task in study.tasks)
     glue_only = all(isinstance(task, NamedTask) and task.name != "docstrings" for task in study.tasks)

@@ -1,4 +1,4 @@
-"""The methods a study may name, each in a file of its own; they are found by the table `registry.METHOD_SPECS`."""
+"""The methods a study may name, each in a file of its own; the table `registry.METHOD_SETTINGS` and plug-ins say where."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Annotated, Any, Union
 
 from pydantic import Field, GetCoreSchemaHandler
 
-from lorascope.registry import METHOD_SPECS, resolve
+from lorascope.registry import METHOD_SETTINGS
 from lorascope.study.methods.base import MethodBase
 
 
 def method_specs() -> dict[str, type[MethodBase]]:
-    """Kind -> the settings of methods of that kind, in the order of the table, those of plug-ins last."""
-    return {kind: resolve(METHOD_SPECS, kind) for kind in METHOD_SPECS}
+    """Kind -> the settings of methods of that kind, in the order of the table, those of plug-ins last. A plug-in that is broken
+    is named and left out."""
+    return METHOD_SETTINGS.loaded()
 
 
 class _OfItsKind:

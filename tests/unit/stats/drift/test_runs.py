@@ -404,7 +404,7 @@ def test_arms_probed_on_different_examples_are_an_error():
 
 
 def test_the_claim_is_a_sentence():
-    claim = hypothesis_test(Lower(lower="lora", than="full", on="drift", by=0.2), "drift").claim
+    claim = hypothesis_test(Lower(lower="lora", than="full", on="drift", by=0.2)).claim
     assert claim == "lora drifts at least 20% less from the base than full"
 
 
@@ -616,4 +616,4 @@ def test_a_hypothesis_on_drift_that_is_measured_loads(tmp_path: Path):
 
 def test_drift_is_no_quality(tmp_path: Path):
     text = HYPOTHESIS.replace("{lower: lora, than: full, on: drift, by: 20%}", "{superior: lora, to: full, on: drift}")
-    assert "hypotheses.H1b: `drift` is no quality metric" in error_of(text, tmp_path)
+    assert "hypotheses.H1b: `drift` is not a quality metric" in error_of(text, tmp_path)

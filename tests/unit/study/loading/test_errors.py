@@ -177,7 +177,7 @@ def test_hypothesis_that_compares_a_method_with_itself(tmp_path: Path) -> None:
 
 def test_hypothesis_on_a_metric_that_does_not_exist(tmp_path: Path) -> None:
     assert error_of(GOOD + "hypotheses:\n  H1: {superior: lora, to: full, on: acuracy}\n", tmp_path) == (
-        "study.yaml:10: hypotheses.H1: `acuracy` is no quality metric: did you mean `accuracy`?\n"
+        "study.yaml:10: hypotheses.H1: `acuracy` is not a quality metric: did you mean `accuracy`?\n"
         "  hint: allowed: primary, accuracy, f1, mcc"
     )
 
@@ -191,7 +191,7 @@ def test_equivalence_within_nothing(tmp_path: Path) -> None:
 def test_conclusion_about_a_hypothesis_that_the_study_lacks(tmp_path: Path) -> None:
     text = GOOD + "hypotheses:\n  H1: {superior: lora, to: full}\nconclusion: H1 and H2\n"
     assert error_of(text, tmp_path) == (
-        "study.yaml:11: the conclusion 'H1 and H2' cannot be read: it names 'H2', which is no hypothesis of this study\n"
+        "study.yaml:11: the conclusion 'H1 and H2' cannot be read: it names 'H2', which is not a hypothesis of this study\n"
         "  hint: Declared hypotheses: H1."
     )
 
