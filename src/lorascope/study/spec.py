@@ -204,6 +204,8 @@ _BUILT_IN = {"full": FullSpec, "lora": LoraSpec}
 def _branch_of_method(value: Any) -> str | None:
     """The kind; a plug-in's settings have a class that only the plug-in knows."""
     kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    if kind is not None and not isinstance(kind, str):
+        return str(kind)  # of no method
     return "<MethodBase>" if kind not in _BUILT_IN and kind in METHOD_SETTINGS else kind
 
 
