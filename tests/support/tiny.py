@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,10 @@ _SHAPE = {
 }
 
 
-def save_tiny_checkpoint(directory: Path, architecture: str) -> Path:
-    """A random checkpoint with its tokenizer, as `save_pretrained` leaves it."""
+def save_tiny_checkpoint(directory: Path, architecture: str, *, words: Sequence[str] = WORDS) -> Path:
+    """A random checkpoint with its tokenizer, as `save_pretrained` leaves it. words: the vocabulary."""
     torch.manual_seed(7)
-    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *words])}
     common = {
         **_SHAPE,
         "vocab_size": len(vocabulary),

@@ -50,7 +50,9 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     task, num_seeds = graph.labels[data_id].task or "", len(graph.study.seeds)
     if data_id not in results:
         return Detectable(task, None, num_seeds, None, None, {}, {})
-    examples, metric = results[data_id]["num_examples"]["test"], results[data_id]["task"]["metrics"][0]
+    data = results[data_id]
+    examples = data["num_examples"]["test"]
+    metric = data["primary_metric"] if "primary_metric" in data else data["task"]["metrics"][0]  # older records
     one_sided = _difference(num_seeds, examples, alpha=0.10)  # a margin is tested on one side at 5%
     # Equivalence needs both sides: where the arms are equal each fails half as often as both together may.
     both_sided = _difference(num_seeds, examples, alpha=0.10, power=1 - (1 - POWER) / 2)

@@ -43,7 +43,7 @@ _WRITERS: Mapping[Form, Callable[..., Path]] = {
 @dataclass(frozen=True)
 class Published:
     """A directory that was written. num_bytes: of its weights. precision: merged v adapter, None where there is nothing
-    to merge. load: tool -> what to write to load it."""
+    to merge and for a task without classes. load: tool -> what to write to load it."""
 
     directory: Path
     run: str
@@ -86,7 +86,8 @@ def publish_run(
     try:
         _WRITERS[form](opened, staging, workload=workload, dtype=dtype)
         precision = None
-        if opened.has_adapter and form != "base":
+        has_decisions = workload == "generation" or bool(opened.class_names)
+        if opened.has_adapter and form != "base" and has_decisions:
             examples = ColumnStore.open(opened_store.artifact(train.step.deps["tokens"]).file("validation"))
             precision = merge_precision(opened, examples, workload=workload, device=device)
         size = sum(file.stat().st_size for file in staging.glob("*.safetensors"))

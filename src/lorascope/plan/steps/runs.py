@@ -14,6 +14,7 @@ from lorascope.plan.labels import VERSIONS, PlannedModel
 from lorascope.plugins import stamped
 from lorascope.registry import METHOD_SETTINGS, TASKS
 from lorascope.study.spec import AnyMethodSpec, DataSpec, Study, TaskSpec, TrainSpec
+from lorascope.study.tasks import file_fields
 
 
 def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: DataSpec) -> Step:
@@ -33,8 +34,9 @@ def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: Dat
 
 
 def without_paths(task: dict[str, Any]) -> dict[str, Any]:
-    """A file task's spec with each path replaced by its role: where a file lies does not affect what is computed."""
-    return {key: (key if key in ("train", "validation", "test") and value else value) for key, value in task.items()}
+    """A task's settings with each path replaced by its role: where a file lies does not affect what is computed."""
+    roles = file_fields(task)
+    return {key: (key if key in roles and value else value) for key, value in task.items()}
 
 
 def tokens_step(study: Study, model: PlannedModel, data: Step) -> Step:

@@ -231,18 +231,20 @@ def function_table(facts: Facts) -> Table | None:
     writers = (wording.drift, wording.two_digits, wording.two_digits)
     last = (wording.three_digits, wording.three_digits, wording.signed_drift)
     columns = {metric: (run_rows(facts, metric), *how) for metric, how in decisions.items()}
+    has_probabilities = any(len(columns[metric][0]) for metric in decisions if metric.startswith("js_"))
     columns |= {
         metric: (frame, heading, write)
         for (metric, frame), heading, write in zip(
             [*attention.items(), *text.items()], (*headings, *losses), (*writers, *last), strict=True
         )
     }
+    divergence = " and the Jensen-Shannon divergence of class probabilities" if has_probabilities else ""
     return _arm_table(
         facts,
         columns,
         name="drift_function",
         title="Functional change",
-        note="Means over seeds. Decisions and the Jensen-Shannon divergence of class probabilities: on the test examples, "
+        note=f"Means over seeds. Decisions{divergence}: on the test examples, "
         "against the run of the same seed, or the arm's other seeds. Attention: also over layers and heads. Total "
         "variation: 0 where every head looks where it did, 1 where it looks entirely elsewhere. Forgetting: rise in "
         "loss on general text.",
