@@ -14,6 +14,8 @@ from tiny import as_artifact, step_context, tiny_base, tiny_columns, tiny_exampl
 from torch import nn
 from transformers import AutoTokenizer
 
+from lorascope.analysis.finished import Finished
+from lorascope.analysis.gates import arm_gates, check_same_examples
 from lorascope.data.columns import ColumnStore
 from lorascope.engine.step import Step
 from lorascope.errors import GateFailure
@@ -23,8 +25,6 @@ from lorascope.evaluation.evaluate import merge_gate, reload_gate
 from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.methods.stacked import StackedLoRALinear
-from lorascope.results.finished import Finished
-from lorascope.results.gates import arm_gates, check_same_examples
 from lorascope.study.spec import FullSpec, LoraSpec, TrainSpec
 from lorascope.training.reading import Reading
 
