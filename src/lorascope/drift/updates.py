@@ -193,13 +193,14 @@ class _RenamedCheckpoint(_Checkpoint):
     def __init__(self, directory: Path, base: BaseModel) -> None:
         self.directory = directory
         with reading_checkpoint(directory):
-            model, info = type(base.model).from_pretrained(
+            loaded: Any = type(base.model).from_pretrained(
                 directory,
                 config=base.model.config,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
+        model, info = loaded
         absent = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
         self._tensors = {name: p.detach() for name, p in model.named_parameters() if name not in absent}
         self.files = dict.fromkeys(self._tensors, "")
