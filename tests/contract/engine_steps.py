@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorascope.engine.context import HandedBack, StepContext
-from lorascope.engine.events import Metric, Notice
+from lorascope.engine.events import CurvePoint, Notice
 from lorascope.engine.step import Resources, Step
 from lorascope.engine.warm import Kept
 from lorascope.errors import DataError
@@ -91,7 +91,7 @@ def count(context: StepContext) -> dict[str, Any]:
     if "until" in params:
         wait_until(Path(params["until"]).exists)
     (context.out / "value.txt").write_text(str(params["value"]))
-    context.emit(Metric(step=context.step.id, name="value", value=params["value"], at=1))
+    context.emit(CurvePoint(step=context.step.id, name="value", value=params["value"], at=1))
     return {"value": params["value"] + sum(dep.result["value"] for dep in context.deps.values())}
 
 
@@ -262,7 +262,7 @@ def member_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[st
                     wait_until(Path(params[index]["until"]).exists)
                 done[index] = part + 1
                 (context.work / "parts").write_text(str(done[index]))
-                context.emit(Metric(step=context.step.id, name="part", value=part, at=part))
+                context.emit(CurvePoint(step=context.step.id, name="part", value=part, at=part))
             if part == 0 and params[index].get("ends") == "kills":
                 _die(context)
     for index in reversed(range(len(contexts))):

@@ -20,8 +20,8 @@ from engine_steps import make, make_alone, make_member, wait_until
 
 from lorascope import registry
 from lorascope.engine.events import (
+    CurvePoint,
     Event,
-    Metric,
     Notice,
     StepBlocked,
     StepFailed,
@@ -125,7 +125,7 @@ def test_a_chain_is_computed_in_order_and_a_second_time_is_all_cached(store, exe
     assert not outcome.cached
     assert store.artifact(third.id).result == {"value": 112}
     kinds = [type(event) for event in events if event.step == second.id]
-    assert kinds == [StepStarted, Metric, StepFinished]
+    assert kinds == [StepStarted, CurvePoint, StepFinished]
     again, events = run([third, second, first], store, executor)
     assert not again.done
     assert set(again.cached) == {first.id, second.id, third.id}
@@ -426,7 +426,7 @@ def test_a_gang_is_computed_together_and_each_member_is_a_step_of_its_own(store,
     assert outcome.done == [*reversed(ids), after.id], "each is committed when it is yielded"
     assert together(store, steps) == [ids] * 3
     for step in steps:
-        assert [type(event) for event in events if event.step == step.id] == [StepStarted, Metric, StepFinished]
+        assert [type(event) for event in events if event.step == step.id] == [StepStarted, CurvePoint, StepFinished]
         assert store.artifact(step.id).provenance["gang"] == 3
         assert store.artifact(step.id).file("value.txt").read_text() == step.id
         assert store.verify(step.id) == []
@@ -485,7 +485,7 @@ def test_what_a_worker_hands_back_is_given_again(store, executor):
     for step in steps:
         told = [type(event) for event in events if event.step == step.id]
         returned = [StepStarted, StepHandedBack] * told.count(StepHandedBack)
-        assert told == [*returned, StepStarted, Metric, StepFinished]
+        assert told == [*returned, StepStarted, CurvePoint, StepFinished]
         assert bool(returned) == (step.id not in first)
     assert [path for name in ("locks", "staging", "work") for path in (store.root / name).iterdir()] == []
 

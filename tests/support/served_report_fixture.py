@@ -50,7 +50,7 @@ def write_served_analysis(
         declared = Overhead.model_validate(H3)
         study = Study.model_validate(facts["study"])
         parts, average = overhead_evidence(study, declared, serving)
-        test = hypothesis_test(declared, "")
+        test = hypothesis_test(declared)
         result, p = judge("H3", test, metric=declared.on, parts=parts, average=average, over=declared.at, alpha=0.05)
         hypotheses = [*hypotheses, replace(result, p_value=p, p_holm=p, p_bonferroni=p)]
         facts["study"]["hypotheses"]["H3"] = declared.model_dump(mode="json")

@@ -121,7 +121,7 @@ class StepProgress(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric(Event):
+class CurvePoint(Event):
     """One measured point of a curve: name ("train/loss"), value, at update `at`."""
 
     kind: ClassVar[str] = "metric"
@@ -171,8 +171,8 @@ class StepBlocked(Event):
 EVENTS: Mapping[str, type[Event]] = {
     event.kind: event
     for event in (
-        StudyStarted, StudyGrew, StudyFinished, ReportWritten, StepPlanned, StepStarted, StepHandedBack, StepProgress, Metric,
-        Notice, StepFinished, StepFailed, StepBlocked,
+        StudyStarted, StudyGrew, StudyFinished, ReportWritten, StepPlanned, StepStarted, StepHandedBack, StepProgress,
+        CurvePoint, Notice, StepFinished, StepFailed, StepBlocked,
     )
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from lorascope.engine.events import Event, Metric, StepProgress, StepStarted
+from lorascope.engine.events import CurvePoint, Event, StepProgress, StepStarted
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
 from lorascope.engine.store.directory import Store
@@ -114,7 +114,7 @@ class StatusReader:
             news = self._news.setdefault(event.step, _News())
             news.progress = event
             news.meter.hear(event, at_s=event.time_s)
-        elif isinstance(event, Metric) and event.name == _LOSS:
+        elif isinstance(event, CurvePoint) and event.name == _LOSS:
             self._news.setdefault(event.step, _News()).loss = event.value
 
     def _owners(self) -> Mapping[str, tuple[Owner, float]]:

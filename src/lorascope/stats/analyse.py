@@ -7,21 +7,29 @@ examples are an error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lorascope.errors import DataError, StudyError
+from lorascope.metrics.quality import QUALITY, common_direction, quality
 from lorascope.registry import nearest
 from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score, Verdict
 from lorascope.stats.drift.analysis import analyse_drift
 from lorascope.stats.drift.runs import DriftArm, DriftDraws, Key, read_drift_arms
-from lorascope.stats.evidence import Arms, Pairs, cost_evidence, drift_evidence, quality_evidence, unless_broken
-from lorascope.stats.hypotheses import Test, adjust, apply_family, hypothesis_test, judge
+from lorascope.stats.evidence import (
+    Arms,
+    Pairs,
+    cost_evidence,
+    drift_evidence,
+    estimate_quality,
+    no_common_direction,
+    quality_evidence,
+    unless_broken,
+)
+from lorascope.stats.hypotheses import Evidence, Test, adjust, apply_family, hypothesis_test, judge
 from lorascope.stats.measurements import validate_measurements
 from lorascope.stats.quality.anova import method_by_task_anova
 from lorascope.stats.quality.arms import Arm, read_arms
-from lorascope.stats.quality.metrics import CONFUSION_METRICS
-from lorascope.stats.quality.multibootstrap import estimate_difference
 from lorascope.stats.quality.paired import (
     discordance_odds_ratio,
     hedges_g,
@@ -35,14 +43,13 @@ from lorascope.stats.quality.power import detectable_after
 from lorascope.stats.serving.analysis import ServingAnalysis
 from lorascope.stats.serving.evidence import overhead_evidence
 from lorascope.study.conclusion import parse_conclusion
-from lorascope.study.hypothesis import Lower, Overhead
+from lorascope.study.hypothesis import Equivalent, Lower, NonInferior, Overhead, Superior, compared
 from lorascope.study.spec import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ALPHA = 0.05
-_LOWER_IS_BETTER = ("loss",)
 _SUMMARY_TOLERANCE = 1e-6
 
 
@@ -62,7 +69,7 @@ def analyse_study(
     task, method) -> the gate it failed; no hypothesis about quality or drift rests on such an arm. drift: (model,
     task, method) -> the arm's drift under resamples of the probe examples, of every arm with drift in the table.
     serving: of `analyse_serving`, if the study serves.
-    generator_seed: of the bootstrap over examples (F1 and MCC only; accuracy needs no draws).
+    generator_seed: of the bootstrap over examples (accuracy and other means need no draws).
     Raises DataError if arms were scored on different examples or summaries contradict the per-example rows, StudyError
     for a hypothesis on an unknown metric or method.
     """
@@ -82,7 +89,8 @@ def analyse_study(
         if pairs.seeds((model, task, method), (model, task, reference))
     ])  # fmt: skip
     drift_arms = read_drift_arms(study, table, drift or {})
-    hypotheses = _judge_hypotheses(study, pairs, table, primary, broken_arms or {}, drift_arms, serving)
+    measured = _Measured(study, pairs, table, primary, broken_arms or {}, drift_arms, serving)
+    hypotheses = _judge_hypotheses(measured)
     return Analysis(
         alpha=ALPHA,
         family=_families(len(hypotheses), len(comparisons)),
@@ -101,7 +109,7 @@ def analyse_study(
 
 
 def _score(arm: Arm, metric: str) -> Score:
-    values = arm.seed_scores(metric)
+    values = arm.seed_scores(quality(metric, where=f"tasks.{arm.task}"))
     return Score(
         model=arm.model,
         task=arm.task,
@@ -150,8 +158,7 @@ def _pairs_to_compare(study: Study) -> list[tuple[str, str, str, str]]:
     for hypothesis in study.hypotheses.values():
         if isinstance(hypothesis, Overhead):
             continue
-        test = hypothesis_test(hypothesis, "")
-        pair = (test.method, test.reference)
+        pair = compared(hypothesis)
         if not isinstance(hypothesis, Lower) and pair not in wanted and pair[::-1] not in wanted:
             wanted.append(pair)
     return [
@@ -166,7 +173,7 @@ def _pairs_to_compare(study: Study) -> list[tuple[str, str, str, str]]:
 def _compare(pairs: Pairs, method: Arm, reference: Arm, metric: str) -> Comparison:
     seeds = pairs.seeds((method.model, method.task, method.method), (method.model, method.task, reference.method))
     differences = pairs.differences(method, reference, metric=metric, seeds=seeds)
-    estimate = estimate_difference(differences)
+    estimate = estimate_quality(differences, metric)
     how = "multi-bootstrap" if len(seeds) > 1 else "paired by example, this seed only"
     tables = []
     odds = None
@@ -212,48 +219,56 @@ def _correct_comparisons(comparisons: list[Comparison]) -> list[Comparison]:
 # ------------------------------------------------------------------------------------------------------- hypotheses
 
 
-def _judge_hypotheses(
-    study: Study,
-    pairs: Pairs,
-    table: pd.DataFrame,
-    primary: Mapping[str, str],
-    broken: Mapping[Key, str],
-    drift_arms: Mapping[Key, DriftArm],
-    serving: ServingAnalysis | None,
-) -> list[HypothesisResult]:
+@dataclass(frozen=True)
+class _Measured:
+    """What hypotheses are judged by. primary: task -> its primary metric. broken: arm -> the gate it failed."""
+
+    study: Study
+    pairs: Pairs
+    table: pd.DataFrame
+    primary: Mapping[str, str]
+    broken: Mapping[Key, str]
+    drift_arms: Mapping[Key, DriftArm]
+    serving: ServingAnalysis | None
+
+
+def _judge_hypotheses(measured: _Measured) -> list[HypothesisResult]:
     results, p_values = [], []
-    for name, hypothesis in study.hypotheses.items():
+    for name, hypothesis in measured.study.hypotheses.items():
         if isinstance(hypothesis, Overhead):
-            test = hypothesis_test(hypothesis, "")
-            parts, average = overhead_evidence(study, hypothesis, serving)
-            result, p_value = judge(
-                name, test, metric=hypothesis.on, parts=parts, average=average, over=hypothesis.at, alpha=ALPHA
-            )
-            results.append(result)
-            p_values.append(p_value)
-            continue
-        metrics = {
-            task.name: primary[task.name] if hypothesis.on == "primary" else hypothesis.on for task in study.tasks
-        }
-        spoken = " / ".join(dict.fromkeys(metrics.values())).replace("_", " ")
-        test = hypothesis_test(hypothesis, spoken)
-        _require_known(study, name, test, metrics, pairs)
-        if hypothesis.on == "drift":
-            parts, average = drift_evidence(study, test, arms=drift_arms)
+            test, over = hypothesis_test(hypothesis), hypothesis.at
+            parts, average = overhead_evidence(measured.study, hypothesis, measured.serving)
         else:
-            gather = cost_evidence if isinstance(hypothesis, Lower) else quality_evidence
-            parts, average = gather(study, test, metrics, pairs=pairs, table=table)
-        if hypothesis.on == "drift" or not isinstance(hypothesis, Lower):
-            parts, average = unless_broken(parts, average, test, broken)
+            test, over, parts, average = _trained(measured, name, hypothesis)
         result, p_value = judge(
-            name, test, metric=hypothesis.on, parts=parts, average=average, over=hypothesis.over, alpha=ALPHA
-        )
+            name, test, metric=hypothesis.on, parts=parts, average=average, over=over, alpha=ALPHA
+        )  # fmt: skip
         results.append(result)
         p_values.append(p_value)
     return apply_family(results, p_values, ALPHA)
 
 
-def _require_known(study: Study, name: str, test: Test, metrics: Mapping[str, str], pairs: Pairs) -> None:
+def _trained(
+    measured: _Measured, name: str, hypothesis: NonInferior | Equivalent | Superior | Lower
+) -> tuple[Test, str, list[Evidence], Evidence]:
+    """The test and the evidence of a claim about trained runs: their quality, cost or drift."""
+    study, on = measured.study, hypothesis.on
+    metrics = {task.name: measured.primary[task.name] if on == "primary" else on for task in study.tasks}
+    test = hypothesis_test(hypothesis, tuple(dict.fromkeys(metrics.values())))
+    _require_methods(study, name, test)
+    if isinstance(hypothesis, Lower):
+        if on != "drift":
+            return test, hypothesis.over, *cost_evidence(study, test, metrics, table=measured.table)
+        found = drift_evidence(study, test, arms=measured.drift_arms)
+    else:
+        _require_metrics(name, metrics, measured.pairs)
+        one_way = common_direction(metrics.values()) is not None
+        gather = quality_evidence if one_way else no_common_direction
+        found = gather(study, test, metrics, pairs=measured.pairs)
+    return test, hypothesis.over, *unless_broken(*found, test, measured.broken)
+
+
+def _require_methods(study: Study, name: str, test: Test) -> None:
     methods = [method.name for method in study.methods]
     for arm in (test.method, test.reference):
         if arm not in methods:
@@ -263,15 +278,19 @@ def _require_known(study: Study, name: str, test: Test, metrics: Mapping[str, st
                 hint=f"Methods: {', '.join(methods)}." + (f" Did you mean {close!r}?" if close else ""),
                 where=f"hypotheses.{name}",
             )
-    if test.kind == "lower":
-        return
-    measured = {row for arm in pairs.arms.values() for row in arm.rows} - {"label", "prediction", *_LOWER_IS_BETTER}
-    allowed = sorted((measured - {"correct"}) | {"accuracy", *CONFUSION_METRICS})
+
+
+def _require_metrics(name: str, metrics: Mapping[str, str], pairs: Pairs) -> None:
+    """Every metric of a claim about quality is made of columns that are measured on each test example."""
+    measured = {column for arm in pairs.arms.values() for column in arm.rows}
+    allowed = [
+        row.name for row in QUALITY.values() if not measured or (row.estimator and measured >= {*row.estimator.columns})
+    ]
     for metric in metrics.values():
         if metric not in allowed:
             close = nearest(metric, allowed)
             raise StudyError(
-                f"hypothesis {name} is about {metric!r}, which is not a quality measured on each test example",
+                f"hypothesis {name} is about {metric!r}, which is not a metric measured on each test example",
                 hint=f"Allowed: primary, {', '.join(allowed)}." + (f" Did you mean {close!r}?" if close else ""),
                 where=f"hypotheses.{name}.on",
             )

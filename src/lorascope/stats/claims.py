@@ -5,23 +5,17 @@ Intervals stand beside a reason as data (`Part.estimate`), so a reason says only
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from lorascope.metrics import cost, serving
+from lorascope.metrics.metric import Direction
+from lorascope.metrics.quality import QUALITY
 from lorascope.stats.analysis import Interval, Verdict
 
-POINTS = ("accuracy", "f1")
-"""Metrics whose differences are counted in hundredths, called points."""
 
-_SAVINGS = {
-    "training_seconds": "less training time",
-    "peak_memory_bytes": "less peak memory",
-    "trainable_parameters": "fewer trainable parameters",
-    "energy_joules": "less energy",
-    "export_bytes": "less space for its export",
-}
-
-
-def saving(cost: str, by: float) -> str:
+def saving(on: str, by: float) -> str:
     """ "at least 90% fewer trainable parameters"."""
-    return f"at least {100 * by:g}% {_SAVINGS[cost]}"
+    return f"at least {100 * by:g}% {cost.CLAIMED[on].saving}"
 
 
 def lower_claim(method: str, reference: str, on: str, by: float) -> str:
@@ -31,36 +25,43 @@ def lower_claim(method: str, reference: str, on: str, by: float) -> str:
     return f"{method} needs {saving(on, by)} than {reference}"
 
 
-_OVERHEADS = {
-    "latency_p50": "median latency",
-    "latency_p95": "p95 latency",
-    "latency_p99": "p99 latency",
-    "ttft_p50": "median time to first token",
-    "ttft_p95": "p95 time to first token",
-    "tokens_per_second": "time per token",
-    "requests_per_second": "time per request",
-}
-
-
 def overhead_claim(arm: str, over: str, on: str, at_most: float) -> str:
     """ "adapters-4 costs at most 30% more p95 latency than merged"; throughput is spoken of as the time it takes."""
-    return f"{arm} costs at most {100 * at_most:g}% more {_OVERHEADS[on]} than {over}"
+    return f"{arm} costs at most {100 * at_most:g}% more {serving.CLAIMED[on].cost} than {over}"
 
 
-def amount(metric: str, value: float) -> str:
-    """ "3 points of accuracy", "0.03 of mcc". metric: one name, or several joined by " / "."""
-    return f"{_number(metric, abs(value))} of {metric}"
+def margin_claim(method: str, reference: str, metrics: Sequence[str], margin: float, direction: Direction) -> str:
+    """ "lora loses at most 3 points of accuracy to full"; "the perplexity of lora is at most 0.5 above that of full"."""
+    if direction == "higher":
+        return f"{method} loses at most {amount(metrics, margin)} to {reference}"
+    above = edge(metrics, margin).removeprefix("+")
+    return f"the {spoken(metrics)} of {method} is at most {above} above that of {reference}"
 
 
-def edge(metric: str, value: float) -> str:
+def superior_claim(method: str, reference: str, metrics: Sequence[str], direction: Direction) -> str:
+    """ "lora has a higher accuracy than full"; "lora has a lower perplexity than full"."""
+    return f"{method} has a {direction} {spoken(metrics)} than {reference}"
+
+
+def spoken(metrics: Sequence[str]) -> str:
+    """ "accuracy", "accuracy / f1", "exact match"."""
+    return " / ".join(metrics).replace("_", " ")
+
+
+def amount(metrics: Sequence[str], value: float) -> str:
+    """ "3 points of accuracy", "0.03 of mcc"."""
+    return f"{_number(metrics, abs(value))} of {spoken(metrics)}"
+
+
+def edge(metrics: Sequence[str], value: float) -> str:
     """Where a threshold lies, with a true minus sign: "−3 points", "0"."""
     if value == 0:
         return "0"
-    return ("−" if value < 0 else "+") + _number(metric, abs(value))
+    return ("−" if value < 0 else "+") + _number(metrics, abs(value))
 
 
-def _number(metric: str, value: float) -> str:
-    if not all(name in POINTS for name in metric.split(" / ")):
+def _number(metrics: Sequence[str], value: float) -> str:
+    if not all(name in QUALITY and QUALITY[name].in_points for name in metrics):
         return f"{value:g}"
     points = round(100 * value, 6)
     return f"{points:g} {'point' if points == 1 else 'points'}"

@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorascope.errors import DataError
+from lorascope.metrics.quality import quality
 from lorascope.stats.drift.runs import NO_SHARED_SEED, DriftArm, Key, average_over_models, estimate_log_ratio
 from lorascope.stats.hypotheses import ONE_SEED, Evidence, Test
-from lorascope.stats.quality.arms import Arm, example_metric
-from lorascope.stats.quality.metrics import CONFUSION_METRICS
+from lorascope.stats.quality.arms import Arm
 from lorascope.stats.quality.multibootstrap import (
     Estimate,
     SeedDifferences,
     average_differences,
     average_estimates,
-    confusion_differences,
     estimate_difference,
-    mean_differences,
+    metric_differences,
 )
 from lorascope.study.spec import Study
 
@@ -49,17 +48,26 @@ class Pairs:
         return tuple(s for s in self.arms[keys[0]].seeds if all(s in self.arms[key].seeds for key in keys[1:]))
 
     def differences(self, method: Arm, reference: Arm, *, metric: str, seeds: tuple[str, ...]) -> SeedDifferences:
-        if metric not in CONFUSION_METRICS:
-            name = example_metric(metric)
-            return mean_differences(method.at(seeds, name), reference.at(seeds, name))
-        return confusion_differences(
-            reference.at(seeds, "label")[0].astype(int),
-            method.at(seeds, "prediction").astype(int),
-            reference=reference.at(seeds, "prediction").astype(int),
-            metric=metric,
-            num_classes=max(method.num_classes, reference.num_classes, 2),
+        """method - reference of each seed, in the metric's own unit."""
+        row = quality(metric)
+        first, second = (arm.columns(row, seeds) for arm in (method, reference))
+        assert row.estimator is not None
+        return metric_differences(
+            row.estimator,
+            first,
+            second,
+            num_classes=max(arm.num_classes(row) for arm in (method, reference)),
             generator=np.random.default_rng(self.generator_seed),
         )
+
+    def estimate(self, method: Arm, reference: Arm, *, metric: str, seeds: tuple[str, ...]) -> Estimate:
+        """The mean of `differences` over seeds and examples."""
+        return estimate_quality(self.differences(method, reference, metric=metric, seeds=seeds), metric)
+
+
+def estimate_quality(differences: SeedDifferences, metric: str) -> Estimate:
+    """A metric without a bound does not count examples, so that no example is the least it can differ by."""
+    return estimate_difference(differences, continuous=quality(metric).width is None)
 
 
 def unless_broken(
@@ -82,8 +90,22 @@ def unless_broken(
     return judged, average
 
 
+def no_common_direction(
+    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: Pairs
+) -> tuple[list[Evidence], Evidence]:
+    """No evidence: of one metric more is better, of another less, so that one threshold cannot hold for both."""
+    del pairs
+    ways = "; ".join(f"{task}: {name}, {quality(name).direction} is better" for task, name in metrics.items())
+    why = f"the tasks' metrics are not of one direction ({ways}), so one claim cannot span them"
+    remedy = "a claim `on` a metric that every task has, or a study for each kind of task"
+    return (
+        [Evidence(model.name, task.name, None, False, why, remedy) for task in study.tasks for model in study.models],
+        Evidence("*", "*", None, False, why, remedy),
+    )
+
+
 def quality_evidence(
-    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: Pairs, table: pd.DataFrame
+    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: Pairs
 ) -> tuple[list[Evidence], Evidence]:
     """Evidence for each (model, task), and for their average.
 
@@ -101,7 +123,7 @@ def quality_evidence(
         if shared:
             arms = [(pairs.arms[keys[i]], pairs.arms[keys[i + 1]]) for i in range(0, len(keys), 2)]
             differences = [pairs.differences(a, b, metric=metrics[task.name], seeds=shared) for a, b in arms]
-            by_task.append(estimate_difference(average_differences(differences)))
+            by_task.append(estimate_quality(average_differences(differences), metrics[task.name]))
     return list(parts.values()), _average_evidence(list(parts.values()), by_task, len(study.tasks))
 
 
@@ -111,9 +133,9 @@ def _part_evidence(pairs: Pairs, first: tuple[str, str, str], second: tuple[str,
         absent = [key[2] for key in (first, second) if key not in pairs.arms]
         why = f"{' and '.join(absent)} not measured yet" if absent else "the two arms share no seed"
         return Evidence(first[0], first[1], None, False, why)
-    differences = pairs.differences(pairs.arms[first], pairs.arms[second], metric=metric, seeds=seeds)
+    estimate = pairs.estimate(pairs.arms[first], pairs.arms[second], metric=metric, seeds=seeds)
     usable = len(seeds) > 1
-    return Evidence(first[0], first[1], estimate_difference(differences), usable, "" if usable else ONE_SEED)
+    return Evidence(first[0], first[1], estimate, usable, "" if usable else ONE_SEED)
 
 
 def _average_evidence(parts: Sequence[Evidence], estimates: Sequence[Estimate], expected: int) -> Evidence:
@@ -127,7 +149,7 @@ def _average_evidence(parts: Sequence[Evidence], estimates: Sequence[Estimate], 
 
 
 def cost_evidence(
-    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: Pairs, table: pd.DataFrame
+    study: Study, test: Test, metrics: Mapping[str, str], *, table: pd.DataFrame
 ) -> tuple[list[Evidence], Evidence]:
     """Logs of cost ratios, paired by seed: their mean is the log ratio of geometric seed means."""
     costs = table[table["split"].isna() & table["example_id"].isna() & table["site"].isna() & table["layer"].isna()]

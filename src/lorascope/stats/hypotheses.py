@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from lorascope.metrics.metric import Direction
+from lorascope.metrics.quality import common_direction
 from lorascope.stats.analysis import HypothesisResult, Interval, Part, Verdict
-from lorascope.stats.claims import amount, edge, lower_claim, overhead_claim, relation
+from lorascope.stats.claims import amount, edge, lower_claim, margin_claim, overhead_claim, relation, superior_claim
 from lorascope.stats.quality.multibootstrap import Estimate
 from lorascope.stats.quality.power import what_would_decide, what_would_decide_by_repeats
 from lorascope.stats.serving.repeats import ratio_over_repeats
@@ -49,34 +51,66 @@ class Test:
     joint: str = " on "
 
 
-def hypothesis_test(hypothesis: Hypothesis, metric: str) -> Test:
-    """The test a hypothesis of the study stands for. metric: its name in plain words ("accuracy")."""
+def hypothesis_test(hypothesis: Hypothesis, metrics: Sequence[str] = ()) -> Test:
+    """The test a hypothesis of the study stands for. metrics: of a claim about quality, those it is about. Where they are
+    not of one direction only the claim means anything: nothing may be judged by it."""
+    if isinstance(hypothesis, Lower):
+        return _lower_test(hypothesis)
+    if isinstance(hypothesis, Overhead):
+        return _overhead_test(hypothesis)
+    direction = common_direction(metrics) or "higher"
     if isinstance(hypothesis, NonInferior):
-        margin, arm, to = hypothesis.margin, hypothesis.non_inferior, hypothesis.to
-        return Test(
-            "non_inferior", arm, to, f"{arm} loses at most {amount(metric, margin)} to {to}", -margin, 0.05,
-            lambda e: e.p_above(-margin), lambda e: e.p_below(-margin),
-            lambda e: e.interval(0.90), lambda e: abs(e.mean + margin),
-            -margin, None, f"above {edge(metric, -margin)}",
-        )  # fmt: skip
-    if isinstance(hypothesis, Equivalent):
-        margin, arm, to = hypothesis.margin, hypothesis.equivalent, hypothesis.to
-        return Test(
-            "equivalent", arm, to, f"{arm} and {to} differ by less than {amount(metric, margin)}", margin, 0.05,
-            lambda e: max(e.p_above(-margin), e.p_below(margin)),
-            lambda e: min(1.0, 2 * min(e.p_below(-margin), e.p_above(margin))),
-            lambda e: e.interval(0.90), lambda e: abs(margin - abs(e.mean)),
-            -margin, margin, f"between {edge(metric, -margin)} and {edge(metric, margin)}",
-        )  # fmt: skip
+        return _non_inferiority_test(hypothesis, metrics, direction)
     if isinstance(hypothesis, Superior):
-        arm, to = hypothesis.superior, hypothesis.to
+        return _superiority_test(hypothesis, metrics, direction)
+    return _equivalence_test(hypothesis, metrics)
+
+
+def _non_inferiority_test(hypothesis: NonInferior, metrics: Sequence[str], direction: Direction) -> Test:
+    """Differences are method - reference in the metric's unit: a loss is below 0 where higher is better, else above."""
+    arm, to = hypothesis.non_inferior, hypothesis.to
+    claim = margin_claim(arm, to, metrics, hypothesis.margin, direction)
+    if direction == "higher":
+        edge_at = -hypothesis.margin
         return Test(
-            "superior", arm, to, f"{arm} has a higher {metric} than {to}", 0.0, 0.025,
-            lambda e: min(1.0, 2 * e.p_above(0.0)), lambda e: min(1.0, 2 * e.p_below(0.0)),
-            lambda e: e.interval(0.95), lambda e: abs(e.mean),
-            0.0, None, "above 0",
+            "non_inferior", arm, to, claim, edge_at, 0.05,
+            lambda e: e.p_above(edge_at), lambda e: e.p_below(edge_at),
+            lambda e: e.interval(0.90), lambda e: abs(e.mean - edge_at),
+            edge_at, None, f"above {edge(metrics, edge_at)}",
         )  # fmt: skip
-    return _lower_test(hypothesis) if isinstance(hypothesis, Lower) else _overhead_test(hypothesis)
+    limit = hypothesis.margin
+    return Test(
+        "non_inferior", arm, to, claim, limit, 0.05,
+        lambda e: e.p_below(limit), lambda e: e.p_above(limit),
+        lambda e: e.interval(0.90), lambda e: abs(e.mean - limit),
+        None, limit, f"below {edge(metrics, limit)}",
+    )  # fmt: skip
+
+
+def _equivalence_test(hypothesis: Equivalent, metrics: Sequence[str]) -> Test:
+    """Two one-sided tests, which know no direction."""
+    margin, arm, to = hypothesis.margin, hypothesis.equivalent, hypothesis.to
+    return Test(
+        "equivalent", arm, to, f"{arm} and {to} differ by less than {amount(metrics, margin)}", margin, 0.05,
+        lambda e: max(e.p_above(-margin), e.p_below(margin)),
+        lambda e: min(1.0, 2 * min(e.p_below(-margin), e.p_above(margin))),
+        lambda e: e.interval(0.90), lambda e: abs(margin - abs(e.mean)),
+        -margin, margin, f"between {edge(metrics, -margin)} and {edge(metrics, margin)}",
+    )  # fmt: skip
+
+
+def _superiority_test(hypothesis: Superior, metrics: Sequence[str], direction: Direction) -> Test:
+    arm, to = hypothesis.superior, hypothesis.to
+    claim, is_higher = superior_claim(arm, to, metrics, direction), direction == "higher"
+    better, worse = Estimate.p_above, Estimate.p_below
+    if not is_higher:
+        better, worse = worse, better
+    return Test(
+        "superior", arm, to, claim, 0.0, 0.025,
+        lambda e: min(1.0, 2 * better(e, 0.0)), lambda e: min(1.0, 2 * worse(e, 0.0)),
+        lambda e: e.interval(0.95), lambda e: abs(e.mean),
+        0.0 if is_higher else None, None if is_higher else 0.0, "above 0" if is_higher else "below 0",
+    )  # fmt: skip
 
 
 def _lower_test(hypothesis: Lower) -> Test:

@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo
 
+from lorascope.metrics import cost, serving
+from lorascope.metrics.quality import QUALITY
 from lorascope.study.base import Spec, branch_by_key
 from lorascope.study.units import Fraction, parse_fraction
+
+if TYPE_CHECKING:
+    CostName = str
+    ServedName = str
+else:  # what the tables of metrics hold
+    CostName = Literal[(*cost.CLAIMED, "drift")]
+    ServedName = Literal[tuple(serving.CLAIMED)]
+
+
+def _parse_margin(value: object, info: ValidationInfo) -> object:
+    """As a fraction; a metric without bounds has margins of any size, but no percent of them."""
+    on = info.data.get("on")
+    row = QUALITY.get(on) if isinstance(on, str) else None
+    if row is not None and row.width is None:
+        if isinstance(value, str) and "%" in value:
+            raise ValueError(f"{on} has no whole to take {value} of: give the margin in its own unit, such as 0.5")
+        return value
+    widest = 1.0 if row is None or row.width is None else row.width
+    number = parse_fraction(value)
+    if isinstance(number, int | float) and number > widest:
+        raise ValueError(f"must be at most {widest:g}; found {number:g} (a fraction: {number / 100:g} or {number:g}%)")
+    return number
+
+
+Margin = Annotated[float, Field(ge=0), BeforeValidator(_parse_margin)]
 
 
 class NonInferior(Spec):
     """`non_inferior` loses at most `margin` to `to` on a quality metric (one-sided, alpha 0.05).
 
-    margin is in the metric's own 0-1 units: "3%" means three points of accuracy. over: the claim must hold on every
-    (model, task), or on their average.
+    margin is in the metric's own unit: "3%" means three points of accuracy, 0.5 half a unit of perplexity. over: the claim
+    must hold on every (model, task), or on their average.
     """
 
     non_inferior: str
     to: str
     on: str = "primary"
-    margin: Fraction
+    margin: Margin
     over: Literal["every", "average"] = "every"
 
 
@@ -30,12 +57,12 @@ class Equivalent(Spec):
     equivalent: str
     to: str
     on: str = "primary"
-    margin: Fraction
+    margin: Margin
     over: Literal["every", "average"] = "every"
 
 
 class Superior(Spec):
-    """`superior` scores more than `to` on a quality metric (two-sided 95% interval above 0)."""
+    """`superior` is better than `to` on a quality metric (two-sided 95% interval of the difference on the better side of 0)."""
 
     superior: str
     to: str
@@ -49,9 +76,7 @@ class Lower(Spec):
 
     lower: str
     than: str
-    on: Literal[
-        "training_seconds", "peak_memory_bytes", "trainable_parameters", "energy_joules", "export_bytes", "drift"
-    ]
+    on: CostName
     by: Fraction
     over: Literal["every", "average"] = "every"
 
@@ -64,9 +89,7 @@ class Overhead(Spec):
 
     overhead: str
     over: str
-    on: Literal[
-        "latency_p50", "latency_p95", "latency_p99", "ttft_p50", "ttft_p95", "tokens_per_second", "requests_per_second"
-    ] = "latency_p95"
+    on: ServedName = "latency_p95"
     at_most: Annotated[float, Field(ge=0), BeforeValidator(parse_fraction)]
     at: Literal["every", "average"] = "every"
 
@@ -88,3 +111,9 @@ Hypothesis = Annotated[
         ),
     ),
 ]
+
+
+def compared(hypothesis: Hypothesis) -> tuple[str, str]:
+    """The two arms it names: the one that the claim is about, and the one it is held against."""
+    first, second = tuple(type(hypothesis).model_fields)[:2]
+    return getattr(hypothesis, first), getattr(hypothesis, second)

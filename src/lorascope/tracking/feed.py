@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lorascope.engine.events import Emit, Event, Metric, Notice, StepProgress, StepStarted
+from lorascope.engine.events import CurvePoint, Emit, Event, Notice, StepProgress, StepStarted
 from lorascope.engine.store.opening import StorePlace
 from lorascope.registry import TRACKERS
 from lorascope.study.track import AnyTrackerSpec
@@ -82,7 +82,7 @@ class TrackerFeed:
             self._process = self._start()
         elif self._process is not None and self._process.has_ended:
             return
-        if self._waiting.qsize() >= self._patience.most_waiting and isinstance(event, Metric | StepProgress):
+        if self._waiting.qsize() >= self._patience.most_waiting and isinstance(event, CurvePoint | StepProgress):
             self._num_left_out += 1
         else:
             self._waiting.put(_as_line(event.to_json()))

@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from lorascope.engine.events import (
+    CurvePoint,
     Event,
-    Metric,
     ReportWritten,
     StepBlocked,
     StepFailed,
@@ -68,7 +68,7 @@ class Recorder:
                     self._parts.setdefault(event.part_of, set()).add(step)
             case StepStarted(step=str(step)):
                 self._run_of(step)
-            case Metric(step=str(step)) if run := self._run_of(step):
+            case CurvePoint(step=str(step)) if run := self._run_of(step):
                 run.add({event.name: event.value}, at=event.at)
             case StepProgress(step=str(step), unit="update") if event.rates and (run := self._run_of(step)):
                 run.add(

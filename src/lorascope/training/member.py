@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lorascope.data.batches import epoch_batches
-from lorascope.engine.events import Emit, Metric, Notice, StepProgress
+from lorascope.engine.events import CurvePoint, Emit, Notice, StepProgress
 from lorascope.errors import Diverged, StudyError
 from lorascope.training.meters import Meters
 from lorascope.training.schedule import learning_rate_factor
@@ -208,7 +208,7 @@ class Member:
                 done=self.progress.update,
                 total=self.last_update,
                 unit="update",
-                rates={"tokens/s": self.meters.tokens_per_second()},
+                rates={f"{self.task.inputs.unit}s/s": self.meters.tokens_per_second()},
                 is_even=not is_taken_up,
             )
         )
@@ -226,7 +226,7 @@ class Member:
         self.progress.curve.append(
             {"update": update, "epoch": update / self.updates_per_epoch, "name": name, "value": float(value)}
         )
-        self.emit(Metric(step=self.step_id, name=name, value=float(value), at=update))
+        self.emit(CurvePoint(step=self.step_id, name=name, value=float(value), at=update))
 
 
 def evaluation_points(total_updates: int, updates_per_epoch: int, per_epoch: int) -> frozenset[int]:

@@ -9,7 +9,7 @@ import pytest
 
 from lorascope.engine.events import (
     EVENTS,
-    Metric,
+    CurvePoint,
     Notice,
     StepFailed,
     StepProgress,
@@ -26,7 +26,7 @@ from lorascope.tracking.jsonl import JsonlSink
         StudyStarted(study="s", num_steps=3, num_cached=1, kinds={"train": 2}),
         StepProgress(step="train-x", done=3, total=None, unit="update", rates={"tokens/s": 12.5}),
         StepFailed(step="train-x", error="ValueError", text="wrong", traceback="..."),
-        Metric(step="train-x", name="train/loss", value=0.5, at=7),
+        CurvePoint(step="train-x", name="train/loss", value=0.5, at=7),
     ],
 )
 def test_an_event_survives_the_way_through_json(event):
@@ -40,7 +40,7 @@ def test_every_event_has_its_own_name():
 def test_every_sink_gets_every_event_in_order():
     first, second = [], []
     emit = fan_out(first.append, second.append)
-    events = [Metric(name="m", value=float(n), at=n) for n in range(5)]
+    events = [CurvePoint(name="m", value=float(n), at=n) for n in range(5)]
     for event in events:
         emit(event)
     assert first == second == events
@@ -53,7 +53,7 @@ def test_a_failing_sink_is_dropped_and_the_others_are_told_once():
         raise ConnectionError("the tracker is away")
 
     emit = fan_out(broken, heard.append)
-    events = [Metric(name="m", value=0.0, at=n) for n in range(3)]
+    events = [CurvePoint(name="m", value=0.0, at=n) for n in range(3)]
     for event in events:
         emit(event)
     notices = [event for event in heard if isinstance(event, Notice)]
@@ -73,9 +73,9 @@ def test_two_failing_sinks_leave_the_third_at_work():
         raise OSError("full")
 
     emit = fan_out(broken, broken_too, heard.append)
-    emit(Metric(name="m", value=0.0, at=0))
+    emit(CurvePoint(name="m", value=0.0, at=0))
     assert sum(isinstance(event, Notice) for event in heard) == 2
-    assert sum(isinstance(event, Metric) for event in heard) == 1
+    assert sum(isinstance(event, CurvePoint) for event in heard) == 1
 
 
 def test_the_last_sink_to_fail_is_reported_in_the_log(caplog):
@@ -85,13 +85,13 @@ def test_the_last_sink_to_fail_is_reported_in_the_log(caplog):
     emit = fan_out(broken)
     with caplog.at_level(logging.WARNING, logger="lorascope"):
         for n in range(3):
-            emit(Metric(name="m", value=0.0, at=n))
+            emit(CurvePoint(name="m", value=0.0, at=n))
     assert [record.getMessage() for record in caplog.records] == ["events no longer reach broken: OSError: full"]
 
 
 def test_the_jsonl_sink_appends_one_line_an_event_and_flushes_each(tmp_path):
     path = tmp_path / "logs" / "events.jsonl"
-    events = [Metric(name="train/loss", value=1.0, at=1), Notice(level="info", text="zwei\nZeilen")]
+    events = [CurvePoint(name="train/loss", value=1.0, at=1), Notice(level="info", text="zwei\nZeilen")]
     for event in events:
         with JsonlSink(path) as sink:
             sink(event)

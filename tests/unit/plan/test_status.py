@@ -14,7 +14,7 @@ import pytest
 from plan_fixture import finish, finish_preparation, small_graph, trained
 
 from lorascope.cli.status_verb import left_in_words
-from lorascope.engine.events import Event, Metric, StepProgress, StepStarted
+from lorascope.engine.events import CurvePoint, Event, StepProgress, StepStarted
 from lorascope.engine.failure import Failure
 from lorascope.engine.store.directory import Store
 from lorascope.errors import GateFailure
@@ -102,8 +102,8 @@ def test_a_gang_of_another_process_is_shown_with_its_members_progress_and_loss(g
             StepProgress(step=first, done=120, total=120, unit="update"),  # of an attempt before this one
             StepStarted(step=first, worker="cpu-0"),
             StepProgress(step=first, done=30, total=120, unit="update"),
-            Metric(step=first, name="train/loss", value=0.5, at=29),
-            Metric(step=first, name="validation/loss", value=0.9, at=29),
+            CurvePoint(step=first, name="train/loss", value=0.5, at=29),
+            CurvePoint(step=first, name="validation/loss", value=0.9, at=29),
         )
         found = reader(graph, store).read()
     (gang,) = found.running

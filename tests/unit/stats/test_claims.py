@@ -15,29 +15,30 @@ def interval(low: float, high: float) -> Interval:
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "text"),
+    ("metrics", "value", "text"),
     [
-        ("accuracy", 0.03, "3 points of accuracy"),
-        ("f1", 0.01, "1 point of f1"),
-        ("accuracy", 0.025, "2.5 points of accuracy"),
-        ("mcc", 0.03, "0.03 of mcc"),
-        ("accuracy / f1", 0.07, "7 points of accuracy / f1"),
-        ("accuracy / mcc", 0.07, "0.07 of accuracy / mcc"),
+        (("accuracy",), 0.03, "3 points of accuracy"),
+        (("f1",), 0.01, "1 point of f1"),
+        (("accuracy",), 0.025, "2.5 points of accuracy"),
+        (("mcc",), 0.03, "0.03 of mcc"),
+        (("exact_match",), 0.03, "3 points of exact match"),
+        (("accuracy", "f1"), 0.07, "7 points of accuracy / f1"),
+        (("accuracy", "mcc"), 0.07, "0.07 of accuracy / mcc"),
     ],
 )
-def test_amounts_of_accuracy_are_points_and_of_a_correlation_are_not(metric, value, text):
-    assert amount(metric, value) == text
+def test_amounts_of_accuracy_are_points_and_of_a_correlation_are_not(metrics, value, text):
+    assert amount(metrics, value) == text
 
 
 def test_edges_have_a_true_minus_sign():
-    assert [edge("accuracy", value) for value in (-0.03, 0.03, 0.0)] == ["−3 points", "+3 points", "0"]
+    assert [edge(("accuracy",), value) for value in (-0.03, 0.03, 0.0)] == ["−3 points", "+3 points", "0"]
 
 
 def test_claims_are_sentences_in_points_and_percent():
     margin = NonInferior(non_inferior="lora", to="full", margin=0.03)
-    assert hypothesis_test(margin, "accuracy").claim == "lora loses at most 3 points of accuracy to full"
+    assert hypothesis_test(margin, ("accuracy",)).claim == "lora loses at most 3 points of accuracy to full"
     fewer = Lower(lower="lora", than="full", on="trainable_parameters", by=0.9)
-    assert hypothesis_test(fewer, "").claim == "lora needs at least 90% fewer trainable parameters than full"
+    assert hypothesis_test(fewer).claim == "lora needs at least 90% fewer trainable parameters than full"
     assert saving("peak_memory_bytes", 0.125) == "at least 12.5% less peak memory"
 
 

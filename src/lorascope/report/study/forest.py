@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorascope.report.page import canvas, wording
 from lorascope.report.page.facts import Facts
@@ -191,13 +191,13 @@ def _interval(axes: Axes, facts: Facts, comparison: Comparison, *, y: float) -> 
 def _margins(facts: Facts, metric: str) -> dict[float, list[str]]:
     """Where the declared margins lie (below zero; both sides for equivalence) and which hypotheses declare them."""
     margins: dict[float, list[str]] = {}
-    declared: dict[str, Any] = facts.study.get("hypotheses") or {}
     for result in facts.analysis.hypotheses:
-        hypothesis = declared.get(result.name, {})
-        margin = hypothesis.get("margin")
-        if margin is None or metric not in {facts.hypothesis_metric(result, task=task) for task in facts.tasks}:
+        hypothesis = facts.study.hypotheses.get(result.name)
+        margin = hypothesis.margin if hypothesis else None
+        metrics = {facts.hypothesis_metric(result, task=task) for task in facts.tasks}
+        if hypothesis is None or margin is None or metric not in metrics:
             continue
-        for x in (-margin, margin) if "equivalent" in hypothesis else (-margin,):
+        for x in (-margin, margin) if hypothesis.equivalent is not None else (-margin,):
             margins.setdefault(x, []).append(result.name)
     return margins
 

@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lorascope.errors import DataError
-from lorascope.stats.quality.metrics import CONFUSION_METRICS, FROM_COUNTS, confusion_cells
+from lorascope.metrics.metric import FromCounts, Metric
+from lorascope.stats.quality.scores import whole_scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lorascope.study.spec import Study
 
-_EXAMPLE_METRIC = {"accuracy": "correct"}
-
 
 @dataclass(frozen=True)
 class Arm:
-    """One (model, task, method). seeds: in the study's order. rows: per-example metric -> float64 [seeds, examples]."""
+    """One (model, task, method). seeds: in the study's order. rows: per-example column -> float64 [seeds, examples]."""
 
     model: str
     task: str
@@ -35,7 +34,7 @@ class Arm:
     rows: Mapping[str, np.ndarray]
 
     def at(self, seeds: tuple[str, ...], metric: str) -> np.ndarray:
-        """[seeds, examples] of a per-example metric for chosen seeds. Raises DataError if it was not measured."""
+        """[seeds, examples] of a per-example column for chosen seeds. Raises DataError if it was not measured."""
         if metric not in self.rows:
             raise DataError(
                 f"{self.method} on {self.task} with {self.model} has no per-example rows of {metric!r}",
@@ -43,25 +42,27 @@ class Arm:
             )
         return self.rows[metric][[self.seeds.index(seed) for seed in seeds]]
 
-    @property
-    def num_classes(self) -> int:
-        return int(max(self.at(self.seeds, name).max() for name in ("label", "prediction"))) + 1
+    def columns(self, metric: Metric, seeds: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """The per-example columns that a metric is made of, [seeds, examples] each. Raises DataError as `at` does."""
+        estimator = metric.estimator
+        if estimator is None:
+            raise DataError(
+                f"{metric.name} is one number a run, and not made of examples",
+                hint="a task's metrics are of `metrics.quality`, whose rows have an estimator",
+            )
+        return {name: self.at(seeds, name) for name in estimator.columns}
 
-    def seed_scores(self, metric: str) -> np.ndarray:
+    def num_classes(self, metric: Metric) -> int:
+        """Of a metric made of confusion counts: the classes that are labels or predictions, at least two; else 2."""
+        if not isinstance(metric.estimator, FromCounts):
+            return 2
+        return max(int(max(self.at(self.seeds, name).max() for name in ("label", "prediction"))) + 1, 2)
+
+    def seed_scores(self, metric: Metric) -> np.ndarray:
         """[seeds]: the metric of each seed on the whole test set."""
-        if metric not in CONFUSION_METRICS:
-            return self.at(self.seeds, example_metric(metric)).mean(1)
-        labels, predictions = (self.at(self.seeds, name).astype(int) for name in ("label", "prediction"))
-        k = max(self.num_classes, 2)
-        counts = [
-            confusion_cells(y, p, num_classes=k).sum(0).reshape(k, k) for y, p in zip(labels, predictions, strict=True)
-        ]
-        return FROM_COUNTS[metric](np.array(counts))
-
-
-def example_metric(metric: str) -> str:
-    """The per-example rows a mean metric is made of: "correct" for accuracy, otherwise those of its own name."""
-    return _EXAMPLE_METRIC.get(metric, metric)
+        rows = self.columns(metric, self.seeds)
+        assert metric.estimator is not None
+        return whole_scores(metric.estimator, rows, num_classes=self.num_classes(metric))
 
 
 def read_arms(study: Study, measurements: pd.DataFrame) -> dict[tuple[str, str, str], Arm]:

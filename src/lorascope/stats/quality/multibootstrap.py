@@ -26,8 +26,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lorascope.metrics.metric import Estimator, Mean
 from lorascope.stats.analysis import Interval
-from lorascope.stats.quality.metrics import FROM_COUNTS, confusion_cells
+from lorascope.stats.quality.scores import Rows, scorer
 
 NUM_RESAMPLES = 2000
 _CELLS_AT_ONCE = 20_000_000  # float64 weights held at a time: 160 MB
@@ -112,32 +113,30 @@ def mean_differences(method: np.ndarray, reference: np.ndarray) -> SeedDifferenc
     return SeedDifferences(values, deviations, num_examples)
 
 
-def confusion_differences(
-    labels: np.ndarray,
-    method: np.ndarray,
+def metric_differences(
+    estimator: Estimator,
+    method: Rows,
+    reference: Rows,
     *,
-    reference: np.ndarray,
-    metric: str,
     num_classes: int,
     generator: np.random.Generator,
     num_resamples: int = NUM_RESAMPLES,
 ) -> SeedDifferences:
-    """Seed differences of F1 or MCC, with the example covariance from `num_resamples` bootstrap resamples.
+    """Seed differences of a metric. method, reference: the estimator's columns, same seeds and examples in the same order.
 
-    labels: [examples] int. method, reference: predictions [seeds, examples] int. Every seed and both arms are scored
-    under the same weights, which is what makes the comparison paired.
+    A mean needs no draws (`mean_differences`). Anything else takes its example covariance from `num_resamples` bootstrap
+    resamples. Every seed and both arms are scored under the same weights, which is what makes the comparison paired.
     """
-    num_seeds, num_examples = method.shape
-    predictions = np.concatenate([method, reference])
-    cells = np.concatenate([confusion_cells(labels, row, num_classes=num_classes) for row in predictions], axis=1)
+    if isinstance(estimator, Mean):
+        return mean_differences(method[estimator.column], reference[estimator.column])
+    num_examples = method[estimator.columns[0]].shape[1]
+    first, second = (scorer(estimator, rows, num_classes=num_classes) for rows in (method, reference))
 
-    def score(weights: np.ndarray) -> np.ndarray:
-        counts = (weights @ cells).reshape(len(weights), 2, num_seeds, num_classes, num_classes)
-        scores = FROM_COUNTS[metric](counts)
-        return scores[:, 0] - scores[:, 1]
+    def difference(weights: np.ndarray) -> np.ndarray:
+        return first(weights) - second(weights)
 
-    values = score(np.ones((1, num_examples)))[0]
-    resampled = np.concatenate([score(w) for w in _weights(num_examples, num_resamples, generator)])
+    values = difference(np.ones((1, num_examples)))[0]
+    resampled = np.concatenate([difference(w) for w in _weights(num_examples, num_resamples, generator)])
     deviations = (resampled - resampled.mean(0)).T / math.sqrt(num_resamples - 1)
     return SeedDifferences(values, deviations, num_examples)
 
@@ -164,8 +163,8 @@ def estimate_difference(differences: SeedDifferences, *, continuous: bool = Fals
     """The mean difference with its variance components. With one seed, only examples are sampled (df = examples - 1).
 
     The shared variance is at least that of one example changing sides, 1 / examples^2: a test set cannot show a smaller
-    difference, even where both arms predict alike. continuous: of a measure that does not count examples (drift), whose
-    variance has no such floor.
+    difference, even where both arms predict alike. continuous: of a number that does not count examples (drift, a loss),
+    whose variance has no such floor.
     """
     n, num_examples = differences.num_seeds, differences.num_examples
     covariance = differences.deviations @ differences.deviations.T

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lorascope.metrics.serving import SERVED
 from lorascope.stats.serving.advice import recommend
 from lorascope.stats.serving.analysis import (
     LeftOut,
@@ -51,7 +52,7 @@ COLUMNS = (
     "unit",
 )
 REFERENCES = ("merged", "base")
-THROUGHPUTS = ("tokens_per_second", "requests_per_second")
+THROUGHPUTS = tuple(row.name for row in SERVED.values() if row.higher_is_better)
 _TIMES = ("latency_ms", "ttft_ms", "itl_ms")
 _NONE = "none"
 _DEFAULT = "default"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lorascope.metrics.serving import CLAIMED
 from lorascope.stats.hypotheses import Evidence
 from lorascope.stats.quality.multibootstrap import average_estimates
 from lorascope.stats.serving.analyse import cost_logs
@@ -50,8 +51,7 @@ def overhead_evidence(
 
 def metric_of(on: str) -> str:
     """ "latency_p95" -> "latency_ms_p95"; throughput is called the same."""
-    name, _, quantile = on.rpartition("_")
-    return on if on.endswith("_second") else f"{name}_ms_{quantile}"
+    return CLAIMED[on].name
 
 
 Loads = dict[tuple[str, float], dict[str, float] | None]

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from lorascope.metrics.serving import SERVED
 from lorascope.stats.interval import Interval
 from lorascope.stats.serving.analysis import FitPoint, ServingCell, ServingRegression
 from lorascope.stats.serving.cells import num_adapters, pick, places, standard_cells
@@ -42,7 +43,7 @@ def _fit(cells: Sequence[ServingCell], place: tuple[str, str, str]) -> Iterator[
         count = num_adapters(cell.arm)
         if count is not None and cell.level and cell.level in merged:
             # the sign of throughput is turned so that above 0 is always dearer
-            pair = (merged[cell.level], cell) if cell.metric == "tokens_per_second" else (cell, merged[cell.level])
+            pair = (merged[cell.level], cell) if SERVED[cell.metric].higher_is_better else (cell, merged[cell.level])
             logs[count, cell.level] = paired_logs(pair[0].repeats, pair[1].repeats)
     if not logs:
         return

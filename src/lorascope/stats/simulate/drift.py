@@ -70,7 +70,7 @@ def drift_trial(
     assert estimate is not None, reason
     log_ratio, mean = estimate.interval(0.95), estimate_mean(full).interval(0.95)
     true_mean = LEVEL * math.exp(spread.arm_seed**2 / 2)
-    test = hypothesis_test(Lower(lower="lora", than="full", on="drift", by=1 - TRUE_RATIO), "drift")
+    test = hypothesis_test(Lower(lower="lora", than="full", on="drift", by=1 - TRUE_RATIO))
     return {
         "ratio of drifts (t over seeds and examples)|coverage": log_ratio.low <= math.log(TRUE_RATIO) <= log_ratio.high,
         "mean drift of an arm (t over seeds and examples)|coverage": mean.low <= true_mean <= mean.high,

@@ -24,13 +24,14 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from lorascope.metrics.quality import quality
 from lorascope.stats.analysis import Interval, Score
 from lorascope.stats.quality.anova import method_by_task_anova
 from lorascope.stats.quality.multibootstrap import (
     average_estimates,
-    confusion_differences,
     estimate_difference,
     mean_differences,
+    metric_differences,
 )
 from lorascope.stats.quality.paired import discordance_odds_ratio, hedges_g, mcnemar, sign_flip_p, t_interval
 from lorascope.stats.simulate.drift import SPREADS, drift_trial
@@ -123,9 +124,11 @@ def confusion_trial(scenario: Scenario, n: int, examples: int, generator: np.ran
     predictions = np.where(right == 1, labels, 1 - labels).astype(int)
     results: dict[str, bool | None] = {}
     for metric in ("f1", "mcc"):
-        differences = confusion_differences(
-            labels, predictions[0], reference=predictions[1], metric=metric, num_classes=2,
-            generator=generator, num_resamples=200,
+        arms = [{"label": np.broadcast_to(labels, arm.shape), "prediction": arm} for arm in predictions]
+        estimator = quality(metric).estimator
+        assert estimator is not None
+        differences = metric_differences(
+            estimator, arms[0], arms[1], num_classes=2, generator=generator, num_resamples=200
         )  # fmt: skip
         estimate = estimate_difference(differences)
         results[f"superiority, {metric} (multi-bootstrap)|error"] = estimate.p_two_sided() <= 0.05

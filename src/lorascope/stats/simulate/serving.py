@@ -100,7 +100,7 @@ def serving_trial(machine: SimulatedMachine, num_repeats: int, generator: np.ran
     """One comparison in which four adapters cost at batch 1 just what the hypothesis allows: both verdicts are errors."""
     drawn = draw_latencies(machine, num_repeats=num_repeats, generator=generator)
     logs, truth = drawn["adapters-4"][:, 0] - drawn["merged"][:, 0], math.log(1 + TRUE_OVERHEAD)
-    test = hypothesis_test(Overhead(overhead="adapters-4", over="merged", at_most=TRUE_OVERHEAD), "")
+    test = hypothesis_test(Overhead(overhead="adapters-4", over="merged", at_most=TRUE_OVERHEAD))
     estimate = estimate_of_logs(logs)
     interval, bootstrap = interval_of(logs), bootstrap_interval(logs)
     average = estimate_of_logs((drawn["adapters-4"] - drawn["merged"]).mean(1))

@@ -404,7 +404,7 @@ def test_arms_probed_on_different_examples_are_an_error():
 
 
 def test_the_claim_is_a_sentence():
-    claim = hypothesis_test(Lower(lower="lora", than="full", on="drift", by=0.2), "drift").claim
+    claim = hypothesis_test(Lower(lower="lora", than="full", on="drift", by=0.2)).claim
     assert claim == "lora drifts at least 20% less from the base than full"
 
 

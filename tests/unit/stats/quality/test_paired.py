@@ -9,13 +9,14 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from lorascope.stats.quality.metrics import confusion_cells, f1, mcc
+from lorascope.metrics.counts import f1, mcc
+from lorascope.metrics.metric import FromCounts
 from lorascope.stats.quality.multibootstrap import (
     average_differences,
     average_estimates,
-    confusion_differences,
     estimate_difference,
     mean_differences,
+    metric_differences,
 )
 from lorascope.stats.quality.paired import (
     discordance_odds_ratio,
@@ -28,6 +29,7 @@ from lorascope.stats.quality.paired import (
     t_interval,
 )
 from lorascope.stats.quality.power import detectable_difference, what_would_decide
+from lorascope.stats.quality.scores import confusion_cells
 
 
 @pytest.fixture
@@ -75,9 +77,8 @@ def test_resampled_covariance_approaches_the_exact_one(generator):
     """MCC's cousin with a closed form: F1 on all-positive labels is a function of accuracy, 2a / (1 + a)."""
     labels = np.ones(400, int)
     first, second = (generator.random((2, 3, 400)) < 0.8).astype(int)
-    resampled = confusion_differences(
-        labels, first, reference=second, metric="f1", num_classes=2, generator=generator, num_resamples=4000
-    )
+    arms = [{"label": np.tile(labels, (3, 1)), "prediction": arm} for arm in (first, second)]
+    resampled = metric_differences(FromCounts(f1), *arms, num_classes=2, generator=generator, num_resamples=4000)
     slope = 2 / (1 + 0.8) ** 2
     exact = mean_differences(first, second)
     ours = np.trace(resampled.deviations @ resampled.deviations.T)

@@ -41,7 +41,7 @@ def verdict_of(serving: ServingAnalysis | None, *, models: tuple[str, ...] = ("m
     parts, average = overhead_evidence(study, declared, serving)
     return judge(
         "H2",
-        hypothesis_test(declared, ""),
+        hypothesis_test(declared),
         metric=declared.on,
         parts=parts,
         average=average,

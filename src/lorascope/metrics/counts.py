@@ -1,23 +1,11 @@
-"""Scores as functions of weighted confusion counts, so that one matrix product scores every bootstrap resample.
-
-A resample gives each example a weight (how often it was drawn); the confusion counts are then a linear map of the
-weights, and accuracy, F1 and MCC are functions of the counts alone.
-"""
+"""F1 and Matthews correlation as functions of confusion counts, so that one matrix product scores every resample."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-CONFUSION_METRICS = ("f1", "mcc")
-
-
-def confusion_cells(labels: np.ndarray, predictions: np.ndarray, *, num_classes: int) -> np.ndarray:
-    """[examples, classes * classes] float64: 1 in the cell (label, prediction) of each example."""
-    cells = np.zeros((len(labels), num_classes * num_classes))
-    cells[np.arange(len(labels)), labels * num_classes + predictions] = 1.0
-    return cells
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
@@ -25,6 +13,8 @@ def f1(counts: np.ndarray) -> np.ndarray:
 
     counts: [..., classes (label), classes (prediction)]. Returns [...].
     """
+    import numpy as np
+
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     total = counts.sum(-1) + counts.sum(-2)
     per_class = np.divide(2 * hits, total, out=np.zeros_like(hits, dtype=float), where=total > 0)
@@ -36,12 +26,11 @@ def mcc(counts: np.ndarray) -> np.ndarray:
 
     counts: [..., classes (label), classes (prediction)]. Returns [...], -1 to 1.
     """
+    import numpy as np
+
     total = counts.sum((-1, -2))
     hits = np.diagonal(counts, axis1=-2, axis2=-1).sum(-1)
     actual, predicted = counts.sum(-1), counts.sum(-2)
     covariance = hits * total - (actual * predicted).sum(-1)
     spread = np.sqrt((total**2 - (actual**2).sum(-1)) * (total**2 - (predicted**2).sum(-1)))
     return np.divide(covariance, spread, out=np.zeros_like(covariance, dtype=float), where=spread > 0)
-
-
-FROM_COUNTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {"f1": f1, "mcc": mcc}
