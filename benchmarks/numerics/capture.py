@@ -17,6 +17,7 @@ import gzip
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -50,14 +51,21 @@ def capture(name: str, out: Path, *, replay: Path | None) -> dict[str, Any]:
         for path, record in records(work / "store"):
             if record["step"]["kind"] == "analysis":
                 shutil.rmtree(path)
-    started = time.monotonic()
+    started, used = time.monotonic(), processor_seconds()
     told = lorascope(
         "run", f"{name}.yaml", "--data", "data", "--executor", "inline", "--device", "cpu", "--json", cwd=work
     )
-    seconds = time.monotonic() - started
+    seconds = {"seconds": time.monotonic() - started, "processor_seconds": processor_seconds() - used}
     keep(name, work, out / name)
     outcome = json.loads(told)
-    return {"seconds": round(seconds, 1), "computed": len(outcome["computed"]), "cached": len(outcome["cached"])}
+    counts = {key: len(outcome[key]) for key in ("computed", "cached")}
+    return {**counts, **{key: round(value, 1) for key, value in seconds.items()}}
+
+
+def processor_seconds() -> float:
+    """What the commands have used so far, with the engines that they started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def lorascope(*arguments: str, cwd: Path) -> str:
@@ -156,7 +164,8 @@ def main() -> None:
     print(f"lorascope at {about['commit'][:7]}{' with changes' if about['is_modified'] else ''}", flush=True)
     for name in given.only or STUDIES:
         about["studies"][name] = told = capture(name, out, replay=given.replay and given.replay.resolve())
-        print(f"{name}: {told['computed']} steps computed, {told['cached']} found, {told['seconds']} s", flush=True)
+        steps = f"{told['computed']} steps computed, {told['cached']} found"
+        print(f"{name}: {steps}; {told['seconds']} s, processor {told['processor_seconds']} s", flush=True)
         (out / "machine.json").write_text(json.dumps(about, indent=1) + "\n")
 
 

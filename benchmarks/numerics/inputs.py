@@ -24,7 +24,8 @@ from transformers import (
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GOOD, BAD = ("good", "fine"), ("bad", "poor")
-PLAIN = ("the", "a", "film", "book", "is", "was", "very", "never")
+PLAIN = ("the", "a", "film", "book", "is", "was", "very", "not")
+NEITHER = "never"  # in a sentence, it stands for a third class
 NOISE = 0.08  # share of labels drawn anew
 SHAPE = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 64}
 
@@ -33,9 +34,9 @@ def write_inputs(directory: Path) -> None:
     """The folders `bert` and `llama`, the tables of the tasks, `text.txt`, and GLUE's file names under `data`."""
     save_checkpoint(directory / "bert", "bert")
     save_checkpoint(directory / "llama", "llama")
-    sentiment(420, seed=1).to_csv(directory / "sentiment.csv", index=False)
-    for split, (count, seed) in {"train": (360, 2), "validation": (60, 3), "test": (90, 4)}.items():
-        agreement(count, seed=seed).to_json(directory / f"agreement_{split}.jsonl", orient="records", lines=True)
+    sentiment(700, seed=1).to_csv(directory / "sentiment.csv", index=False)
+    for split, (count, seed) in {"train": (420, 2), "validation": (60, 3), "test": (90, 4)}.items():
+        moods(count, seed=seed).to_json(directory / f"moods_{split}.jsonl", orient="records", lines=True)
     (directory / "data").mkdir()
     for split, (count, seed) in {"train": (240, 5), "validation": (80, 6)}.items():
         entailment(count, seed=seed).to_parquet(directory / "data" / f"rte_{split}.parquet", index=False)
@@ -44,7 +45,7 @@ def write_inputs(directory: Path) -> None:
 
 def save_checkpoint(directory: Path, architecture: str) -> None:
     """A random model of three blocks with its language-model head and its tokenizer, as `save_pretrained` leaves them."""
-    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *PLAIN, *GOOD, *BAD])}
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *PLAIN, *GOOD, *BAD, NEITHER])}
     common = {**SHAPE, "num_hidden_layers": 3, "vocab_size": len(vocabulary), "pad_token_id": 0}
     model: PreTrainedModel
     if architecture == "bert":
@@ -87,21 +88,22 @@ def sentiment(count: int, *, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows).drop_duplicates("text")
 
 
-def agreement(count: int, *, seed: int) -> pd.DataFrame:
-    """Two sentences of one mood each: 0 for two bad ones, 1 for two good ones, 2 for one of each. But for the noise."""
+def moods(count: int, *, seed: int) -> pd.DataFrame:
+    """Two sentences; 0 or 1 by the adjective of the second, 2 where the first says never. But for the noise."""
     generator = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
-        first, second = (bool(value) for value in generator.integers(2, size=2))
-        kind = 2 if first != second else int(first)
-        pair = [_sentence(generator, is_good=is_good, most=4) for is_good in (first, second)]
-        rows.append({"one": pair[0], "two": pair[1], "kind": _noisy(generator, [0, 1, 2], kind)})
+        is_good, is_neither = bool(generator.integers(2)), generator.random() < 0.4
+        first, second = (_sentence(generator, is_good=mood, most=4) for mood in (bool(generator.integers(2)), is_good))
+        kind = 2 if is_neither else int(is_good)
+        one = f"{NEITHER} {first}" if is_neither else first
+        rows.append({"one": one, "two": second, "kind": _noisy(generator, [0, 1, 2], kind)})
     return pd.DataFrame(rows).drop_duplicates(["one", "two"])
 
 
 def entailment(count: int, *, seed: int) -> pd.DataFrame:
-    """RTE's columns: whether two sentences agree."""
-    found = agreement(count, seed=seed)
+    """RTE's columns: whether the first sentence says never."""
+    found = moods(count, seed=seed)
     return pd.DataFrame(
         {"sentence1": found["one"], "sentence2": found["two"], "label": (found["kind"] == 2).astype(int)}
     ).assign(idx=range(len(found)))

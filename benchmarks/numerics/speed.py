@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shlex
 import shutil
 import statistics
@@ -24,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from capture import HERE, environment, machine, records
+from capture import HERE, environment, machine, processor_seconds, records
 from inputs import write_inputs
 
 STUDIES = ("speed-tiny", "speed-quickstart")
@@ -55,13 +54,12 @@ def run(study: str, tree: Path, folder: Path, *, store: Path, only: str) -> floa
     """Runs the steps that match and returns the processor time of the command, in seconds."""
     command = [sys.executable, "-m", "lorascope", "run", f"{study}.yaml", "--store", str(store), "--only", only]
     command += ["--executor", "inline", "--device", "cpu", "--results", str(store / "results"), "--json"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = processor_seconds()
     paths = {**environment(), "PYTHONPATH": str(tree / "src")}
     done = subprocess.run(command, cwd=folder, env=paths, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{shlex.join(command)}: status {done.returncode}\n{done.stderr[-3000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return processor_seconds() - before
 
 
 def from_records(store: Path) -> Sample:
