@@ -40,6 +40,8 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 def capture(name: str, out: Path, *, replay: Path | None) -> dict[str, Any]:
     """Runs one study and keeps what it computed in out/name. What is said of the run: seconds, and the steps computed."""
     work = out / "work" / name
+    for left in (work, out / name):  # of a capture that was interrupted
+        shutil.rmtree(left, ignore_errors=True)
     if replay is None:
         work.mkdir(parents=True)
         write_inputs(work)
@@ -154,15 +156,23 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
+    parser.add_argument("--out", type=Path, required=True, help="a folder; studies that were captured there are kept")
     parser.add_argument("--only", choices=STUDIES, action="append", help="this study (repeatable); default: all")
     parser.add_argument("--replay", type=Path, help="a capture: analyse its steps again instead of computing them")
     given = parser.parse_args()
     out = given.out.resolve()
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     about = {**machine(), "is_replay": given.replay is not None, "studies": {}}
+    if (out / "machine.json").exists():
+        begun = json.loads((out / "machine.json").read_text())
+        if {**begun, "studies": {}} != about:
+            raise SystemExit(f"{out} holds another capture; name another folder")
+        about = begun
     print(f"lorascope at {about['commit'][:7]}{' with changes' if about['is_modified'] else ''}", flush=True)
     for name in given.only or STUDIES:
+        if name in about["studies"]:
+            print(f"{name}: captured before", flush=True)
+            continue
         about["studies"][name] = told = capture(name, out, replay=given.replay and given.replay.resolve())
         steps = f"{told['computed']} steps computed, {told['cached']} found"
         print(f"{name}: {steps}; {told['seconds']} s, processor {told['processor_seconds']} s", flush=True)
