@@ -76,9 +76,10 @@ def run(
 ) -> None:
     """Run what is missing of a study and write its report. Interrupt it at any time; the same command goes on."""
     from lorascope import api
+    from lorascope.pipeline import Workers
 
     study = load(study_file, overrides, models=True)
-    workers = api.Workers(executor, devices=device, address=address)
+    workers = Workers(executor, devices=device, address=address)
     with _saying_how_to_go_on(), rendering(Console(stderr=True)) as emit:
         outcome = api.run(
             study,
