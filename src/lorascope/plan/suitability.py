@@ -22,6 +22,7 @@ from lorascope.models.architectures import (
     names_something,
     roles_meant,
 )
+from lorascope.models.catalog import missing_package
 from lorascope.models.configuration import model_config
 from lorascope.models.sites import unknown_site
 from lorascope.study.loading.document import Mistake, dotted
@@ -57,16 +58,17 @@ def require_suitable(study: Study) -> None:
 
 
 def not_checked(study: Study) -> list[str]:
-    """What of the study's models could not be checked here, in sentences."""
+    """What of the study's models could not be checked here, in sentences; nothing of a model whose package is missing, which
+    `missing_package` says."""
     remarks = []
     for model in study.models:
         config = model_config(model)
-        if config is None:
+        if config is None and missing_package(model) is None:
             remarks.append(
                 f"not checked until the model is here: whether {model.name} has the study's sites, ranks and parts "
                 "(there is no config.json of it on this machine)"
             )
-        elif known_architecture(config.get("model_type")) is None:
+        elif config is not None and known_architecture(config.get("model_type")) is None:
             remarks.append(
                 f"{model.name} is a {config.get('model_type')} model, whose layers lorascope knows by their names only: its "
                 "sites and parts are checked when it is loaded"
