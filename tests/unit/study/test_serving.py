@@ -13,9 +13,12 @@ from lorascope.errors import EnvironmentProblem
 from lorascope.plan.graph import build_graph
 from lorascope.plan.steps.results import analysis_step
 from lorascope.serving.interpreter import engine_kind
+from lorascope.study.checks.serving import check_serving
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.load import load_study
 from lorascope.study.measure import ServingSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import Study
 
 GOOD = """\
 name: small
@@ -257,3 +260,14 @@ def test_an_interpreter_that_is_not_there_names_the_command_that_makes_one(
     monkeypatch.setenv("LORASCOPE_SERVE_PYTHON", str(fake_engine(tmp_path / "engine", "3.0")))
     (step,) = build_graph(load_study(path), data_dir=None).of_kind("serving")
     assert step.params["engine"] == {"name": "vllm", "version": "3.0"}
+
+
+def test_adapters_that_an_engine_cannot_serve_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LoraSpec, "served_by", ("transformers",))
+    fields = {"name": "s", "question": "?", "models": ["m"], "tasks": ["mrpc"], "methods": ["lora"]}
+    for engine, expected in (("transformers", 0), ("vllm", 1)):
+        serving = {"arms": ["base", 1], "engine": engine}
+        study = Study.model_validate({**fields, "measure": {"serving": serving}})
+        assert study.measure.serving is not None
+        texts = [mistake.text for mistake in check_serving(study, study.measure.serving)]
+        assert len([text for text in texts if f"{engine} cannot serve adapters of kind `lora`" in text]) == expected

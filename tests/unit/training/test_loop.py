@@ -16,7 +16,9 @@ from transformers import AutoTokenizer
 from lorascope.engine.step import Step
 from lorascope.errors import GateFailure
 from lorascope.methods.full import FullFineTuning
-from lorascope.study.spec import EarlyStopping, FullSpec, Seeds, TrainSpec
+from lorascope.study.methods.full import FullSpec
+from lorascope.study.spec import Seeds, TrainSpec
+from lorascope.study.train import EarlyStopping
 from lorascope.training.checkpoint import Checkpointer, save_together
 from lorascope.training.member import evaluation_points
 from lorascope.training.meters import GangClock, Meters
