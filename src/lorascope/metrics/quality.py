@@ -64,5 +64,5 @@ def unit_of(name: str) -> str:
 
 def common_direction(names: Iterable[str]) -> Direction | None:
     """Which is better, where all these metrics agree; None where they do not. A name without a row counts as higher."""
-    found = {QUALITY[name].direction if name in QUALITY else "higher" for name in names}
+    found: set[Direction] = {QUALITY[name].direction if name in QUALITY else "higher" for name in names}
     return found.pop() if len(found) == 1 else None

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lorascope.metrics.quality import QUALITY
 from lorascope.plan.graph import Graph
 from lorascope.plan.labels import SEARCH
 from lorascope.stats.quality.power import POWER, detectable_difference
 from lorascope.study.hypothesis import Equivalent, NonInferior
+from lorascope.tasks.description import task_from_result
 
 SEED_SD = 0.01
 DISCORDANT_FRACTION = 0.10
@@ -28,9 +30,9 @@ BASIS = (
 @dataclass(frozen=True)
 class Detectable:
     """Of one task. num_examples: of its test set, None while it is not prepared; then nothing else is known either.
-    difference: smallest true difference in accuracy, 0-1. with_more_seeds: the same with other numbers of seeds. margins:
-    hypothesis -> (its margin, the smallest margin these seeds and examples could confirm if the arms are equal). metric: the
-    task's primary one."""
+    difference: smallest true difference in accuracy, 0-1; None too for a metric that does not count examples.
+    with_more_seeds: the same with other numbers of seeds. margins: hypothesis -> (its margin, the smallest margin these seeds
+    and examples could confirm if the arms are equal). metric: the task's primary one."""
 
     task: str
     metric: str | None
@@ -50,7 +52,9 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     task, num_seeds = graph.labels[data_id].task or "", len(graph.study.seeds)
     if data_id not in results:
         return Detectable(task, None, num_seeds, None, None, {}, {})
-    examples, metric = results[data_id]["num_examples"]["test"], results[data_id]["task"]["metrics"][0]
+    examples, metric = results[data_id]["num_examples"]["test"], _primary_metric(results[data_id])
+    if metric in QUALITY and QUALITY[metric].width is None:
+        return Detectable(task, metric, num_seeds, examples, None, {}, {})
     one_sided = _difference(num_seeds, examples, alpha=0.10)  # a margin is tested on one side at 5%
     # Equivalence needs both sides: where the arms are equal each fails half as often as both together may.
     both_sided = _difference(num_seeds, examples, alpha=0.10, power=1 - (1 - POWER) / 2)
@@ -61,6 +65,11 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     }
     more = {seeds: _difference(seeds, examples) for seeds in (3, 5, 10, 20) if seeds != num_seeds}
     return Detectable(task, metric, num_seeds, examples, _difference(num_seeds, examples), more, margins)
+
+
+def _primary_metric(result: Mapping[str, Any]) -> str:
+    """Of a task, from what the `data` step recorded of it."""
+    return next(iter(result["task"].get("metrics", ())), None) or task_from_result(result).primary_metric
 
 
 def _difference(num_seeds: int, num_examples: int, *, alpha: float = 0.05, power: float = POWER) -> float:

@@ -19,11 +19,11 @@ def data_facts(finished: Finished) -> JSON:
         tokens = finished.of("tokens", task=label["task"])
         result = artifact.result
         facts[label["task"]] = {
-            **{key: result[key] for key in ("num_examples", "label_counts", "sha256", "source")},
+            **{key: result[key] for key in ("num_examples", "label_counts", "sha256", "source") if key in result},
             "duplicates": {pair: n - result["duplicates_dropped"][pair] for pair, n in result["duplicates"].items()},
             "example_ids_sha256": result["example_ids_sha256"],
             "dropped_duplicates": sum(result["duplicates_dropped"].values()),
-            "label_names": result["task"]["label_names"],
+            **({"label_names": result["task"]["label_names"]} if "label_names" in result["task"] else {}),
             "truncated_fraction": {token["model"]: art.result["truncated_fraction"] for token, art in tokens},
         }
     return facts

@@ -9,20 +9,13 @@ import numpy as np
 import pandas as pd
 
 from lorascope.engine.store.artifact import Artifact
+from lorascope.metrics.cost import COSTS
+from lorascope.metrics.quality import unit_of
 from lorascope.results.finished import Finished
 from lorascope.stats.drift.runs import DriftDraws
 from lorascope.study.spec import Study
 from lorascope.tasks.task import Task
 
-COSTS = {
-    "training_seconds": "s",
-    "peak_memory_bytes": "byte",
-    "trainable_parameters": "1",
-    "energy_joules": "J",
-    "export_bytes": "byte",
-    "tokens_per_second": "1/s",
-    "mfu": "fraction",
-}
 CHANGES = {"flips": "flip", "kl": "kl", "js": "js"}
 """How a measure of change is called in the table -> its column in `Scoring.change`."""
 _COLUMNS = ("run", "model", "task", "method", "seed", "split", "example_id", "site", "layer", "metric", "value", "unit")
@@ -40,7 +33,9 @@ def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
         run = {**label, "run": artifact.id}
         yield _summary(run, "validation", artifact.result["validation"])
         costs = {name: artifact.result[name] for name in COSTS if artifact.result.get(name) is not None}
-        yield _rows(run, split=None, metric=list(costs), value=list(costs.values()), unit=[COSTS[c] for c in costs])
+        yield _rows(
+            run, split=None, metric=list(costs), value=list(costs.values()), unit=[COSTS[c].unit for c in costs]
+        )
         if "snapshots.parquet" in artifact.record["files"]:
             yield _snapshot_rows(run, pd.read_parquet(artifact.file("snapshots.parquet")))
     for label, artifact in finished.of("baseline"):
@@ -119,12 +114,12 @@ def _per_example(task: Task, predictions: pd.DataFrame, run: Mapping[str, Any]) 
         example_id=np.tile(ids, len(columns)),
         metric=np.repeat(list(columns), len(ids)),
         value=np.concatenate(list(columns.values())),
-        unit=np.repeat(["nat" if name == "loss" else "1" for name in columns], len(ids)),
+        unit=np.repeat([unit_of(name) for name in columns], len(ids)),
     )
 
 
 def _summary(run: Mapping[str, Any], split: str, scores: Mapping[str, float]) -> pd.DataFrame:
-    units = ["nat" if name == "loss" else "1" for name in scores]
+    units = [unit_of(name) for name in scores]
     return _rows(run, split=split, metric=list(scores), value=list(scores.values()), unit=units)
 
 

@@ -8,11 +8,13 @@ it may remember what was proposed before, so that another version of the sampler
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any, Literal
 
+from lorascope.metrics.metric import Direction
+from lorascope.metrics.quality import quality
 from lorascope.search.propose import Ask, ask_sampler, points_of_grid, question
 from lorascope.search.pruning import RUNGS, is_worse, survivors_of_halving
 from lorascope.search.space import Space
@@ -36,7 +38,8 @@ class Attempt:
 class Trial:
     """params: the hyper-parameters. results: attempt -> what its step gave, as far as there is anything. value, loss: means
     over seeds of the best validation score and its loss, of as much as was trained; None before, and of a diverged one.
-    by_step: what the value was at each rung or seed. proposed_by: the library and its version; None for a point of a grid."""
+    by_step: what the value was at each rung or seed. proposed_by: the library and its version; None for a point of a grid.
+    direction: which values are better; known once there is a result."""
 
     number: int
     round: int
@@ -47,15 +50,20 @@ class Trial:
     by_step: tuple[float, ...] = ()
     results: Mapping[Attempt, Mapping[str, Any]] = field(default_factory=dict)
     proposed_by: str | None = None
+    direction: Direction = "higher"
 
     @property
     def rank(self) -> tuple[float, float, int]:
         """What makes one trial better than another: the score, then the loss, then having come first."""
         assert self.value is not None
-        return self.value, -(self.loss or 0.0), -self.number
+        return self.gain(self.value), -(self.loss or 0.0), -self.number
+
+    def gain(self, value: float) -> float:
+        """A score of this search as a number of which more is better."""
+        return value if self.direction == "higher" else -value
 
     def to_json(self) -> dict[str, Any]:
-        """All but the results and who proposed it, which is no part of what was tried."""
+        """All but the results, their direction, and who proposed it, which is no part of what was tried."""
         fields = ("number", "round", "state", "value", "loss")
         return {key: getattr(self, key) for key in fields} | {
             "params": dict(self.params), "by_step": list(self.by_step)
@@ -172,6 +180,7 @@ def _train(
 def _scored(trial: Trial, found: Mapping[Attempt, Mapping[str, Any]]) -> Trial:
     """The trial after one more stage. One seed that diverged is a trial that diverged."""
     results = {**trial.results, **found}
+    trial = replace(trial, direction=direction_of(found.values()))
     if any(result["diverged"] for result in found.values()):
         return replace(trial, state="diverged", value=None, loss=None, results=results)
     last = {attempt.seed: result for attempt, result in results.items()}  # a later stop of a seed supersedes an earlier
@@ -183,6 +192,12 @@ def _scored(trial: Trial, found: Mapping[Attempt, Mapping[str, Any]]) -> Trial:
         by_step=(*trial.by_step, stage),
         results=results,
     )
+
+
+def direction_of(results: Iterable[Mapping[str, Any]]) -> Direction:
+    """Which scores are better, by the metric that the results of trials name."""
+    metric = next((result["metric"] for result in results if "metric" in result), None)
+    return "higher" if metric is None else quality(metric).direction
 
 
 def _survivors(trials: Sequence[Trial], spec: SearchSpec, before: Sequence[Trial], *, stage: int) -> Sequence[Trial]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from lorascope.metrics.metric import Direction
 from lorascope.report.page import wording
 from lorascope.report.page.facts import Facts
 
@@ -46,6 +47,10 @@ class SearchRow:
     @property
     def metric(self) -> str:
         return self.raw["metric"]
+
+    @property
+    def direction(self) -> Direction:
+        return wording.metric_style(self.metric).direction
 
     @property
     def trials(self) -> list[dict[str, Any]]:

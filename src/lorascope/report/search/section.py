@@ -90,8 +90,13 @@ def _marks(facts: Facts) -> str:
     if any(search.count("pruned") for search in searches):
         kinds.append("small and pale: one that was pruned, at its last score")
     if any(search.count("diverged") for search in searches):
-        kinds.append("cross at the bottom: one that diverged")
+        kinds.append(f"cross at the {_worse_end(searches)}: one that diverged")
     return "; ".join(kinds)
+
+
+def _worse_end(searches: Sequence[SearchRow]) -> str:
+    ends = {"bottom" if search.direction == "higher" else "top" for search in searches}
+    return ends.pop() if len(ends) == 1 else "worse end"
 
 
 def _progress(facts: Facts) -> Illustration:

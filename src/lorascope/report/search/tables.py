@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lorascope.report.page import wording
 from lorascope.report.page.document import Column, Table
 from lorascope.report.page.facts import Facts
-from lorascope.report.search.rows import range_of, saved_fraction, searches_of, setting, value_text
+from lorascope.report.search.rows import SearchRow, range_of, saved_fraction, searches_of, setting, value_text
 
 
 def optima_table(facts: Facts) -> Table | None:
@@ -51,6 +53,11 @@ def _basis(facts: Facts) -> str:
     return ", or of their scores at the first look, where few were trained to their end" if early else ""
 
 
+def _extreme(searches: Sequence[SearchRow]) -> str:
+    ends = {"largest" if search.direction == "higher" else "smallest" for search in searches}
+    return ends.pop() if len(ends) == 1 else "best"
+
+
 def budget_table(facts: Facts) -> Table | None:
     """What each search was given and took."""
     searches = searches_of(facts)
@@ -82,5 +89,6 @@ def budget_table(facts: Facts) -> Table | None:
         columns=tuple(Column(heading, numeric=place > 1) for place, heading in enumerate(headings)),
         rows=tuple(rows),
         note="The number of trials, their seeds, pruning and cap on examples are one setting for all methods. Time: each "
-        "trial's share of its gang's. A search's best score is the largest of many on the set it was chosen on: no result.",
+        "trial's share of its gang's. A search's best score is the "
+        f"{_extreme(searches)} of many on the set it was chosen on: no result.",
     )

@@ -151,7 +151,8 @@ def _panel(
     reach = _reach(facts, metric)
     axes.set_xlim(-reach, reach)
     axes.set_yticks([])
-    canvas.axis_label(axes, f"{style.gap_axis}\n← reference better\u00a0\u00a0\u00a0\u00a0\u00a0method better →")
+    left, right = ("reference", "method") if style.direction == "higher" else ("method", "reference")
+    canvas.axis_label(axes, f"{style.gap_axis}\n← {left} better\u00a0\u00a0\u00a0\u00a0\u00a0{right} better →")
 
 
 def _write(axes: Axes, text: str, *, x: int, y: float, bold: bool = False) -> None:
@@ -189,7 +190,9 @@ def _interval(axes: Axes, facts: Facts, comparison: Comparison, *, y: float) -> 
 
 
 def _margins(facts: Facts, metric: str) -> dict[float, list[str]]:
-    """Where the declared margins lie (below zero; both sides for equivalence) and which hypotheses declare them."""
+    """Where the declared margins lie (on the worse side of zero; both sides for equivalence) and which hypotheses declare
+    them."""
+    worse = -1 if wording.metric_style(metric).direction == "higher" else 1
     margins: dict[float, list[str]] = {}
     declared: dict[str, Any] = facts.study.get("hypotheses") or {}
     for result in facts.analysis.hypotheses:
@@ -197,7 +200,7 @@ def _margins(facts: Facts, metric: str) -> dict[float, list[str]]:
         margin = hypothesis.get("margin")
         if margin is None or metric not in {facts.hypothesis_metric(result, task=task) for task in facts.tasks}:
             continue
-        for x in (-margin, margin) if "equivalent" in hypothesis else (-margin,):
+        for x in (-margin, margin) if "equivalent" in hypothesis else (worse * margin,):
             margins.setdefault(x, []).append(result.name)
     return margins
 

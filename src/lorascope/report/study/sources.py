@@ -65,7 +65,7 @@ def balance_table(facts: Facts) -> Table | None:
             *(_share(data, split, str(label)) for split in _splits(facts)),
         )
         for task, data in facts.data.items()
-        for label in data["label_names"]
+        for label in data.get("label_names", ())
     ]
     if not rows:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lorascope.report.page import wording
 from lorascope.report.page.document import Column, Table
 from lorascope.report.page.facts import Facts
@@ -32,8 +34,16 @@ def results_table(facts: Facts) -> Table:
         rows=tuple(rows),
         note="Mean over seeds; the t interval and the standard deviation are over seed means, so they hold "
         "the chance of "
-        "training but not of the test set. Baselines in the same units, on the same examples.",
+        "training but not of the test set. Baselines in the same units, on the same examples."
+        f"{_direction_note(row.metric for row in facts.analysis.scores)}",
     )
+
+
+def _direction_note(metrics: Iterable[str]) -> str:
+    """Of the metrics of a table, those of which less is better."""
+    styles = [wording.metric_style(metric) for metric in dict.fromkeys(metrics)]
+    lower = [style.label for style in styles if style.direction == "lower"]
+    return f" Lower is better: {wording.listing(lower)}." if lower else ""
 
 
 def _arm_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[tuple[str, ...]]:
@@ -133,7 +143,7 @@ def differences_table(facts: Facts) -> Table:
         rows=rows,
         note=f"Intervals and p: {methods}, paired by example, seeds as a random effect. Corrected p-values: "
         f"{facts.analysis.family}. Detectable: the true difference that these seeds and examples would have "
-        f"shown with 80% power.",
+        f"shown with 80% power.{_direction_note(row.metric for row in facts.analysis.comparisons)}",
     )
 
 

@@ -616,4 +616,4 @@ def test_a_hypothesis_on_drift_that_is_measured_loads(tmp_path: Path):
 
 def test_drift_is_no_quality(tmp_path: Path):
     text = HYPOTHESIS.replace("{lower: lora, than: full, on: drift, by: 20%}", "{superior: lora, to: full, on: drift}")
-    assert "hypotheses.H1b: `drift` is no quality metric" in error_of(text, tmp_path)
+    assert "hypotheses.H1b: `drift` is not a quality metric" in error_of(text, tmp_path)
