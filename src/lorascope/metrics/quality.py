@@ -62,6 +62,12 @@ def unit_of(name: str) -> str:
     return QUALITY[name].unit if name in QUALITY else _UNITS.get(name, "1")
 
 
+def share_a_scale(names: Iterable[str]) -> bool:
+    """Whether values of these metrics may be averaged: one metric, or several that all lie between bounds."""
+    found = set(names)
+    return len(found) < 2 or all(quality(name).width is not None for name in found)
+
+
 def common_direction(names: Iterable[str]) -> Direction | None:
     """Which is better, where all these metrics agree; None where they do not. A name without a row counts as higher."""
     found: set[Direction] = {QUALITY[name].direction if name in QUALITY else "higher" for name in names}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorascope.report.page import canvas, wording
 from lorascope.report.page.facts import Facts
@@ -44,11 +44,13 @@ def draw_forest(facts: Facts, width: float) -> Figure:
 
 @dataclass(frozen=True)
 class _Mark:
-    """A vertical line with a label above it. x: on the axis; row: how many labels lie between it and the panel."""
+    """A vertical line with a label above it. x: on the axis; row: how many labels lie between it and the panel. side: which
+    end of the label stands at x, where its middle would take it off the figure."""
 
     x: float
     text: str
     row: int = 0
+    side: Literal["center", "left", "right"] = "center"
 
 
 def _marks(facts: Facts, metric: str, *, panel_width: float) -> list[_Mark]:
@@ -62,7 +64,9 @@ def _marks(facts: Facts, metric: str, *, panel_width: float) -> list[_Mark]:
         row = 0
         while any(row == other.row and _touch(mark, other, inches=inches) for other in placed):
             row += 1
-        placed.append(replace(mark, row=row))
+        room = panel_width / 2 - abs(mark.x) * inches + _SIDE
+        fits = _CHARACTER * len(mark.text) / 2 <= room
+        placed.append(replace(mark, row=row, side="center" if fits else "right" if mark.x > 0 else "left"))
     return placed
 
 
@@ -212,7 +216,7 @@ def _above(axes: Axes, mark: _Mark) -> None:
         xycoords=("data", "axes fraction"),
         xytext=(0, 4 + 72 * _LABEL_ROW * mark.row),
         textcoords="offset points",
-        ha="center",
+        ha=mark.side,
         fontsize=canvas.FONT - 1.5,
         color=canvas.MUTED,
     )

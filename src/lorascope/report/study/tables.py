@@ -148,26 +148,29 @@ def differences_table(facts: Facts) -> Table:
 
 
 def effects_table(facts: Facts) -> Table:
+    """Without odds where no task has right and wrong examples."""
+    has_odds = any(row.mcnemar or row.odds_ratio for row in facts.analysis.comparisons)
     rows = tuple(
         (
             *_what(facts, row),
             wording.gap_range(row.metric, row.seed_difference),
             wording.plain_range(row.hedges_g, signed=True),
-            wording.plain_range(row.odds_ratio),
+            *([wording.plain_range(row.odds_ratio)] if has_odds else []),
             permutation_text(row, alpha=facts.analysis.alpha),
         )
         for row in facts.analysis.comparisons
     )
+    odds_heading = ("odds ratio (95%)",) if has_odds else ()
+    odds_note = " The odds ratio is of being right, method against reference." if has_odds else ""
     return Table(
         name="effects",
         title="Effect sizes and seed-level tests",
         columns=_text("task", "comparison")
-        + _number("95% t interval on seed differences", "Hedges g (95%)", "odds ratio (95%)")
+        + _number("95% t interval on seed differences", "Hedges g (95%)", *odds_heading)
         + _text("permutation test over seeds"),
         rows=rows,
-        note="Hedges g is the difference in units of the spread between seeds: with few seeds it is large by "
-        "chance alone. "
-        "The odds ratio is of being right, method against reference.",
+        note="Hedges g is the difference in units of the spread between seeds: with few seeds it is large by chance "
+        f"alone.{odds_note}",
     )
 
 
