@@ -99,6 +99,7 @@ def open_setting(setting: Setting) -> dict[str, Any]:
     from lorascope.data.columns import ColumnStore
     from lorascope.drift.probe import choose_probe
     from lorascope.engine.store.directory import Store
+    from lorascope.engine.warm import Warm
     from lorascope.models.loading import load_base
     from lorascope.models.tokenizer import load_tokenizer
     from lorascope.study.spec import Study
@@ -111,7 +112,7 @@ def open_setting(setting: Setting) -> dict[str, Any]:
     artifact, data = store.artifact(tokens.id), store.artifact(tokens.deps["data"])
     task, where = task_from_result(data.result), {"locations": tokens.locations, "cache_dir": store.cache_dir}
     base = load_base(
-        tokens.params["model"], head=task.head, device=setting.device, warm={},
+        tokens.params["model"], head=task.head, device=setting.device, warm=Warm(),
         pad_token_id=load_tokenizer(tokens.params["model"], **where).pad_token_id, **where,
     )  # fmt: skip
     probe = choose_probe(ColumnStore.open(artifact.path / "test"), setting.examples, seed=0)
@@ -317,7 +318,7 @@ def compare(setting: Setting, *, sides: list[str], repeats: int) -> list[dict[st
 
     study = Study.model_validate(document(setting))
     options: dict[str, Any] = {"store": setting.store, "results": setting.store / "results", "data_dir": setting.data}
-    outcome = lorascope.run(study, **options, executor="inline", devices=["cpu"], only="tokens:*")
+    outcome = lorascope.run(study, **options, executor=lorascope.api.Workers("inline", ["cpu"]), only="tokens:*")
     if outcome.failed:
         raise SystemExit(f"the data could not be prepared: {next(iter(outcome.failed.values()))}")
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}

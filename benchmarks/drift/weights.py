@@ -33,6 +33,7 @@ Spectrum = tuple[list[float], int, int]
 
 def matrices_of(model: str, layers: int) -> list[Matrix]:
     """The linear weights of the first blocks."""
+    from lorascope.engine.warm import Warm
     from lorascope.models.catalog import describe_model
     from lorascope.models.heads import Head
     from lorascope.models.loading import load_base
@@ -43,7 +44,7 @@ def matrices_of(model: str, layers: int) -> list[Matrix]:
     with tempfile.TemporaryDirectory() as folder:
         base = load_base(
             identity, head=head, pad_token_id=0, device="cpu",
-            locations=locations, cache_dir=Path(folder), warm={},
+            locations=locations, cache_dir=Path(folder), warm=Warm(),
         )  # fmt: skip
         return [m for m in base_matrices(base) if m.layer is not None and m.layer < layers]
 

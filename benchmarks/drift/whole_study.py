@@ -38,6 +38,7 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
 from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.store.directory import Store
+from lorascope.engine.warm import Warm
 from lorascope.models.loading import load_base
 from lorascope.models.tokenizer import load_tokenizer
 from lorascope.study.spec import Seeds, Study
@@ -106,7 +107,7 @@ def study_of(given: argparse.Namespace, store: Path) -> Study:
 
 def prepare_rows(study: Study, *, data: Path, store: Path) -> None:
     options: dict[str, Any] = {"store": store, "results": store / "results", "data_dir": data}
-    outcome = lorascope.run(study, **options, executor="inline", devices=["cpu"], only="tokens:*")
+    outcome = lorascope.run(study, **options, executor=lorascope.api.Workers("inline", ["cpu"]), only="tokens:*")
     if outcome.failed:
         raise SystemExit(f"the data could not be prepared: {next(iter(outcome.failed.values()))}")
 
@@ -159,7 +160,7 @@ def measure_study(study: Study, given: argparse.Namespace, store: Path, deadline
         i: export_run(step, base, store / "runs" / i) for i, step in dependencies.items() if step.kind == "train"
     }
     del base
-    making, found, warm = time.perf_counter() - started, [], {}
+    making, found, warm = time.perf_counter() - started, [], Warm()
     print(f"{len(trained)} runs made in {making:.1f} s", flush=True)
     for number, step in enumerate(steps, start=1):
         if time.perf_counter() > deadline:
@@ -193,7 +194,7 @@ def base_of(step: Step, data: Mapping[str, Artifact], device: str, cache_dir: Pa
     task = task_from_result(data[step.deps["data"]].result)
     where = {"locations": step.locations, "cache_dir": cache_dir}
     return load_base(
-        step.params["model"], head=task.head, device=device, warm={},
+        step.params["model"], head=task.head, device=device, warm=Warm(),
         pad_token_id=load_tokenizer(step.params["model"], **where).pad_token_id, **where,
     )  # fmt: skip
 

@@ -54,7 +54,7 @@ def trivial_in_a_pool(directory: str, number: int, sleep_s: float) -> None:
 def ours(num_steps: int, *, sleep_s: float, num_workers: int) -> tuple[float, float]:
     """Seconds to compute the steps, and seconds to find them all cached."""
     steps = [
-        Step(kind="overhead:trivial", version=1, params={"number": number, "sleep_s": sleep_s})
+        Step(kind="benchmark_trivial", version=1, params={"number": number, "sleep_s": sleep_s})
         for number in range(num_steps)
     ]
     with tempfile.TemporaryDirectory() as directory:
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None, help="default: results/<machine>-<date>.json")
     given = parser.parse_args()
     num_steps, repeats = given.steps, given.repeats
-    sys.path.insert(0, str(Path(__file__).parent))  # workers find "overhead:trivial"
+    sys.path.insert(0, str(Path(__file__).parent))  # workers find "benchmark_trivial"
 
     both = [ours(num_steps, sleep_s=0.0, num_workers=1) for _ in range(repeats)]
     ours_ms = [seconds / num_steps * 1e3 for seconds, _ in both]

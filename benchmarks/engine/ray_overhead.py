@@ -39,7 +39,7 @@ SLEEP_S = 0.25
 def on_ray(num_steps: int, *, sleep_s: float, num_workers: int) -> tuple[float, float]:
     """Seconds to join the cluster and check its machines, and seconds to compute the steps."""
     steps = [
-        Step(kind="overhead:trivial", version=1, params={"number": number, "sleep_s": sleep_s})
+        Step(kind="benchmark_trivial", version=1, params={"number": number, "sleep_s": sleep_s})
         for number in range(num_steps)
     ]
     with tempfile.TemporaryDirectory() as directory:
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None, help="default: results/ray-<machine>-<date>.json")
     given = parser.parse_args()
     here = str(Path(__file__).parent)
-    # The nodes' processes find "overhead:trivial" and this lorascope.
+    # The nodes' processes find "benchmark_trivial" and this lorascope.
     os.environ["PYTHONPATH"] = os.pathsep.join([here, *(path for path in sys.path if path)])
     sys.path.insert(0, here)
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}

@@ -74,10 +74,11 @@ def describe_machine(device: str, precisions: Sequence[str], threads: int | None
     import torch
 
     from lorascope.engine import provenance
+    from lorascope.engine.warm import Warm
     from lorascope.training.hardware import peak_flops
 
     _use_threads(threads)
-    peaks = {precision: peak_flops(device, precision=precision, warm={}) for precision in precisions}
+    peaks = {precision: peak_flops(device, precision=precision, warm=Warm()) for precision in precisions}
     about = provenance.describe(device=device)
     return {
         **{key: value for key, value in about.items() if key != "host"},

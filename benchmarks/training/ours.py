@@ -26,6 +26,7 @@ from workload import (
     random_tinyllama,
 )
 
+from lorascope.engine.warm import Warm
 from lorascope.models.loading import BaseModel, load_base
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.gang import Gang
@@ -54,7 +55,7 @@ def base_model(workload: Workload) -> BaseModel:
         device=setting.device,
         locations=workload.locations,
         cache_dir=workload.cache_dir,
-        warm={},
+        warm=Warm(),
     )
 
 

@@ -111,7 +111,7 @@ def prepare(document: dict[str, Any], data_dir: Path, store: Path) -> None:
     """Carves and tokenises the study's tasks into `store`; what is there already is kept."""
     study = Study.model_validate(document)
     options: dict[str, Any] = {"store": store, "results": store / "results", "data_dir": data_dir}
-    outcome = lorascope.run(study, **options, executor="inline", devices=["cpu"], only="tokens:*")
+    outcome = lorascope.run(study, **options, executor=lorascope.api.Workers("inline", ["cpu"]), only="tokens:*")
     if outcome.failed:
         raise SystemExit(f"the data could not be prepared: {next(iter(outcome.failed.values()))}")
 

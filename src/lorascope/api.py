@@ -20,11 +20,12 @@ from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.store.opening import StorePlace, open_store
 from lorascope.engine.workers.devices import check_devices
 from lorascope.errors import StudyError
-from lorascope.pipeline import Outcome, Results, analysis_of, check_executor, execute_all, make_directory, run_study
+from lorascope.pipeline import Outcome, Results, Workers, analysis_of, execute_all, make_directory, run_study
 from lorascope.plan.graph import Graph
 from lorascope.plan.growing import Planner
-from lorascope.registry import EXECUTORS, resolve
+from lorascope.serving.forms import Dtype, Form
 from lorascope.study.loading.load import load_study
+from lorascope.study.measure import Workload
 from lorascope.study.spec import Study
 from lorascope.tracking.choice import chosen_trackers
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from lorascope.serving.publish import Published
 
 __all__ = [
-    "Outcome", "Results", "calibrate", "export", "graph", "load", "plan", "report", "results", "run", "status", "verify",
-    "watch",
+    "Outcome", "Results", "Workers", "calibrate", "export", "graph", "load", "plan", "report", "results", "run", "status",
+    "verify", "watch",
 ]  # fmt: skip
 
 DEFAULT_STORE = Path("store")
@@ -61,31 +62,28 @@ def run(
     store: StorePlace = DEFAULT_STORE,
     results: Path = DEFAULT_RESULTS,
     data_dir: Path | None = None,
-    executor: str = "local",
-    devices: Sequence[str] | None = None,
-    address: str | None = None,
+    executor: str | Workers = "local",
     only: str | None = None,
     track: Sequence[str] | None = None,
     emit: Emit | None = None,
 ) -> Outcome:
     """Computes what the store lacks, analyses what is finished and writes the report to `results`/<study name>/.
 
-    store: a directory, or "s3://BUCKET/PREFIX". executor: a key of `registry.EXECUTORS`. devices: one worker each, a device
-    named twice gets two; None: all accelerators, else the CPU. address: of the Ray cluster, "host:port"; None: the one this
-    machine is part of. only: a glob on step ids and labels ("*mrpc*"); what they need is run too. track: trackers instead of
+    store: a directory, or "s3://BUCKET/PREFIX". executor: "local", "inline" or "ray", or `Workers` that say on which devices,
+    or on which cluster. only: a glob on step ids and labels ("*mrpc*"); what they need is run too. track: trackers instead of
     the study's own, ["none"] for none. emit: receives every event; results/<study>/events.jsonl does too. May be killed at
     any time and called again.
     """
-    check_executor(executor, address)
+    workers = Workers(executor) if isinstance(executor, str) else executor
     trackers = chosen_trackers(study, track)
     opened = open_store(store)
     opened.check()
     planner = Planner(study, opened, data_dir=data_dir, only=only, keeps_proposals=True)
     folder = results / study.name
     make_directory(folder)
-    placed = {"devices": devices, "address": address}
-    workers = resolve(EXECUTORS, executor)(opened, data_dir=data_dir, **{k: v for k, v in placed.items() if v})
-    return run_study(planner, opened, workers, folder=folder, trackers=trackers, emit=emit)
+    return run_study(
+        planner, opened, workers.at(opened, data_dir=data_dir), folder=folder, trackers=trackers, emit=emit
+    )
 
 
 def plan(
@@ -142,7 +140,7 @@ def calibrate(
     opened.check()
     planned = Planner(study, opened, data_dir=data_dir).outlook()
     emit = emit or fan_out()
-    with closing(resolve(EXECUTORS, "local")(opened, data_dir=data_dir, devices=[device])) as worker:
+    with closing(Workers(devices=[device]).at(opened, data_dir=data_dir)) as worker:
         execute_all(preparation_steps(planned), store=opened, executor=worker, emit=emit)
         results = {step.id: opened.artifact(step.id).result for step in planned.of_kind("tokens")}
         steps = calibration_steps(planned, machine=machine(device=device), results=results)
@@ -232,10 +230,10 @@ def export(
     run: str,
     *,
     store: StorePlace = DEFAULT_STORE,
-    form: Literal["adapter", "merged", "full", "base"] | None = None,
+    form: Form | None = None,
     to: Path | None = None,
-    workload: Literal["classification", "generation"] = "classification",
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    workload: Workload = "classification",
+    dtype: Dtype = "float32",
 ) -> Published:
     """Writes a finished run as a directory that transformers, peft and vLLM load. run: the id of its `train` step, or how
     it begins. form: default: the adapter where one was trained, else the full model. to: default: ./RUN-FORM.

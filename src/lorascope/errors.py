@@ -6,9 +6,11 @@ belongs to the class, so the command line needs no table of its own.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LorascopeError(Exception):
-    """A mistake or a misfortune that a person can mend. Never shown with a traceback.
+    """A mistake, or a failure that a person can correct. Never shown with a traceback.
 
     message: one sentence that names what was found. hint: the remedy, one or more sentences.
     where: "file:line" or the dotted place in a study ("methods[1].rank"), if there is one.
@@ -27,7 +29,7 @@ class LorascopeError(Exception):
         remedy = f"\n  hint: {self.hint}" if self.hint else ""
         return f"{place}{self.message}{remedy}"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, self.hint, self.where))
 
 
@@ -65,6 +67,10 @@ class EnvironmentProblem(LorascopeError):
     exit_code = 3
 
 
+class NotStackable(LorascopeError):
+    """Several runs of this method cannot be trained together on this model: each has to run alone."""
+
+
 class OutOfMemory(EnvironmentProblem):
-    """The device's memory did not suffice. Beside other workers of the device that says little, and the step is tried again
+    """The device had too little memory. With other workers on the device this says little, and the step is tried again
     when it has the device to itself."""

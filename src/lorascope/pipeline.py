@@ -20,7 +20,7 @@ from lorascope.plan.announce import announcing
 from lorascope.plan.graph import Graph
 from lorascope.plan.growing import Planner, news
 from lorascope.plan.steps.results import analysis_step
-from lorascope.registry import EXECUTORS, nearest
+from lorascope.registry import EXECUTORS, nearest, resolve
 from lorascope.search.literals import optimum_yaml
 from lorascope.study.hyperparameters import optimum_name
 from lorascope.tracking.feed import TrackerFeed
@@ -73,6 +73,34 @@ class Results:
         return Analysis.from_json(json.loads(self.artifact.file("analysis.json").read_text()))
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Who computes the steps of a study. executor: a key of `registry.EXECUTORS`. devices: one worker each, a device named
+    twice gets two; None: all accelerators, else the CPU. address: of the Ray cluster, "host:port"; None: the one that this
+    machine is part of. Raises StudyError for an executor that there is not, and an address that has no effect.
+    """
+
+    executor: str = "local"
+    devices: Sequence[str] | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            match = nearest(self.executor, EXECUTORS)
+            meant = f": did you mean `{match}`?" if match else ""
+            text = f"--executor: unknown executor `{self.executor}`{meant}"
+            raise StudyError(text, hint=f"allowed: {', '.join(EXECUTORS)}")
+        if self.address is not None and self.executor != "ray":
+            text = f"--address {self.address} has no effect on the {self.executor} executor"
+            raise StudyError(text, hint="add `--executor ray`")
+
+    def at(self, store: Store, *, data_dir: Path | None) -> Executor:
+        """The executor over this store."""
+        settings = {"devices": self.devices or None, "address": self.address}
+        given = {key: value for key, value in settings.items() if value}
+        return resolve(EXECUTORS, self.executor)(store, data_dir=data_dir, **given)
+
+
 def run_study(
     planner: Planner,
     store: Store,
@@ -84,7 +112,7 @@ def run_study(
 ) -> Outcome:
     """Computes what the store lacks of the plan, analyses it and writes the report to `folder`; ends the workers.
 
-    trackers: what events go to, beside folder/events.jsonl and `emit`.
+    trackers: what events go to, in addition to folder/events.jsonl and `emit`.
     """
     started = time.monotonic()
     study = planner.graph.study
@@ -161,19 +189,10 @@ def execute_all(steps: Sequence[Step], *, store: Store, executor: Executor, emit
 
 
 def analysis_of(planned: Graph, store: Store, *, failures: Mapping[str, Failure]) -> Step | None:
+    """The step that analyses what is finished; None if nothing is."""
     there = store.present(step.id for step in planned.steps)
     finished = [step.id for step in planned.steps if step.id in there]
     return analysis_step(planned, finished=finished, failures=failures)
-
-
-def check_executor(executor: str, address: str | None) -> None:
-    if executor not in EXECUTORS:
-        raise StudyError(
-            f"unknown executor `{executor}`",
-            hint=f"one of {', '.join(EXECUTORS)}; nearest: {nearest(executor, EXECUTORS)}",
-        )
-    if address is not None and executor != "ray":
-        raise StudyError(f"--address {address} has no effect on the {executor} executor", hint="add `--executor ray`")
 
 
 def make_directory(path: Path) -> None:

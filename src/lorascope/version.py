@@ -1,3 +1,3 @@
-"""The version of lorascope, for whoever must not import the whole of it."""
+"""The version of lorascope, for programs that must not import all of it."""
 
 __version__ = "0.1.0"

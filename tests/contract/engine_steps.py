@@ -1,4 +1,5 @@
-"""Small steps for the engine's tests, named "engine_steps:..." as step kinds. Each leaves traces to count."""
+"""Small steps for the engine's tests, each a step kind `engine_...` that the dist-info beside this file brings. Each leaves
+traces to count."""
 
 from __future__ import annotations
 
@@ -6,18 +7,21 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorascope.engine.context import HandedBack, StepContext
 from lorascope.engine.events import CurvePoint, Notice
 from lorascope.engine.step import Resources, Step
+from lorascope.engine.warm import Kept
 from lorascope.errors import DataError
+
+_COUNTS = Kept[list[Any]]("what was run")
 
 
 def make(function: str, *, deps: dict[str, str] | None = None, slug: str = "", **params: Any) -> Step:
-    return Step(kind=f"engine_steps:{function}", version=1, params=params, deps=deps or {}, slug=slug)
+    return Step(kind=f"engine_{function}", version=1, params=params, deps=deps or {}, slug=slug)
 
 
 def make_member(
@@ -25,30 +29,67 @@ def make_member(
 ) -> Step:
     """A step that can be computed together with others of the same key."""
     resources = Resources(gang_key=key, gang_limit=limit)
-    return Step(kind="engine_steps:member", version=1, params=params, deps=deps or {}, resources=resources)
+    return Step(kind="engine_member", version=1, params=params, deps=deps or {}, resources=resources)
 
 
 def make_alone(function: str, *, deps: dict[str, str] | None = None, **params: Any) -> Step:
     """A step beside which nothing else may run."""
     resources = Resources(alone=True)
-    return Step(kind=f"engine_steps:{function}", version=1, params=params, deps=deps or {}, resources=resources)
+    return Step(kind=f"engine_{function}", version=1, params=params, deps=deps or {}, resources=resources)
+
+
+def wait_until(condition: Callable[[], object], *, timeout_s: float = 300.0) -> None:
+    """Far longer than a busy machine takes, so that only what never happens fails."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def note(path: str, text: str) -> None:
+    with Path(path).open("a") as tally:
+        tally.write(f"{text}\n")
 
 
 def span(context: StepContext) -> dict[str, Any]:
     """When it ran, on a clock that all processes of the machine share, and where: process, node of Ray, device."""
     started = time.monotonic()
     time.sleep(context.step.params["sleep_s"])
+    return _where(context, started)
+
+
+def meet(context: StepContext) -> dict[str, Any]:
+    """Waits until params["num"] processes have come to the directory params["place"], so that each gets one such step."""
+    params, started = context.step.params, time.monotonic()
+    if "tally" in params:
+        note(params["tally"], context.step.id)
+    place = Path(params["place"])
+    place.mkdir(exist_ok=True)
+    (place / str(os.getpid())).touch()
+    wait_until(lambda: len(list(place.iterdir())) >= params["num"])
+    return _where(context, started)
+
+
+def _where(context: StepContext, started: float) -> dict[str, Any]:
     facts = {"pid": os.getpid(), "raylet": os.environ.get("RAY_RAYLET_PID"), "device": context.device}
     return {**facts, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "started": started, "ended": time.monotonic()}
 
 
 def count(context: StepContext) -> dict[str, Any]:
-    """Appends a line to params["tally"], sleeps, and returns the sum of its dependencies' values plus its own."""
+    """Appends a line to params["tally"], sleeps, and returns the sum of its dependencies' values plus its own.
+
+    until: a file that it waits for. tells: a file that it leaves. lingers: its first try never ends by itself.
+    """
     params = context.step.params
     if "tally" in params:
-        with Path(params["tally"]).open("a") as tally:
-            tally.write(f"{context.step.id}\n")
+        note(params["tally"], context.step.id)
     time.sleep(params.get("sleep_s", 0.0))
+    if "lingers" in params and len(Path(params["tally"]).read_text().split()) == 1:
+        time.sleep(3600)
+    if "tells" in params:
+        Path(params["tells"]).touch()
+    if "until" in params:
+        wait_until(Path(params["until"]).exists)
     (context.out / "value.txt").write_text(str(params["value"]))
     context.emit(CurvePoint(step=context.step.id, name="value", value=params["value"], at=1))
     return {"value": params["value"] + sum(dep.result["value"] for dep in context.deps.values())}
@@ -121,10 +162,10 @@ def chatty(context: StepContext) -> dict[str, Any]:
 
 def warm(context: StepContext) -> dict[str, Any]:
     """Returns the process id and how many steps with the same model this worker ran before."""
-    seen = context.warm.get(context.step.params["model"], 0)
-    context.warm[context.step.params["model"]] = seen + 1
+    counts = context.warm.keep(_COUNTS, context.step.params["model"], list)
+    counts.append(context.step.id)
     time.sleep(context.step.params.get("sleep_s", 0.0))
-    return {"pid": os.getpid(), "seen": seen}
+    return {"pid": os.getpid(), "seen": len(counts) - 1}
 
 
 def fill(context: StepContext) -> dict[str, Any]:
@@ -133,19 +174,21 @@ def fill(context: StepContext) -> dict[str, Any]:
     return {}
 
 
+def read_input(context: StepContext) -> dict[str, Any]:
+    """The text of a file of the dependency that plays `left`."""
+    return {"text": context.deps["left"].file("nested/file.txt").read_text()}
+
+
 def exhaust(context: StepContext) -> dict[str, Any]:
     if "tally" in context.step.params:
-        with Path(context.step.params["tally"]).open("a") as tally:
-            tally.write(f"{context.step.id}\n")
+        note(context.step.params["tally"], context.step.id)
     raise MemoryError
 
 
 def fail_late(context: StepContext) -> dict[str, Any]:
     """Each try adds a line to the tally and waits for the file params["until"]; only the first fails, unless it is wrong."""
-    with Path(context.step.params["tally"]).open("a") as tally:
-        tally.write(f"{context.step.id}\n")
-    while not Path(context.step.params["until"]).exists():
-        time.sleep(0.02)
+    note(context.step.params["tally"], context.step.id)
+    wait_until(Path(context.step.params["until"]).exists)
     if context.step.params["is_wrong"]:
         raise ValueError("the step is wrong")
     if len(Path(context.step.params["tally"]).read_text().split()) == 1:
@@ -157,8 +200,7 @@ def hold(context: StepContext) -> dict[str, Any]:
     """Holds the memory, which the file params["held"] stands for, until another step has missed it."""
     held, missed = Path(context.step.params["held"]), Path(context.step.params["missed"])
     held.touch()
-    while not missed.exists():
-        time.sleep(0.02)
+    wait_until(missed.exists)
     time.sleep(0.3)
     held.unlink()
     return {}
@@ -167,8 +209,7 @@ def hold(context: StepContext) -> dict[str, Any]:
 def need(context: StepContext) -> dict[str, Any]:
     """Runs out of memory while another step holds it; else says when it ran, as `span`."""
     held, missed = Path(context.step.params["held"]), Path(context.step.params["missed"])
-    while not held.exists() and not missed.exists():
-        time.sleep(0.02)
+    wait_until(lambda: held.exists() or missed.exists())
     if held.exists():
         missed.touch()
         raise MemoryError
@@ -181,7 +222,7 @@ def disk_full(context: StepContext) -> dict[str, Any]:
 
 def spoil(context: StepContext) -> dict[str, Any]:
     """Changes what is warm, then fails."""
-    context.warm[context.step.params["model"]] = -1000
+    context.warm.keep(_COUNTS, context.step.params["model"], list).extend(["spoilt"] * 1000)
     raise ValueError("halfway")
 
 
@@ -195,9 +236,10 @@ def member(context: StepContext) -> dict[str, Any]:
 def member_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[str, Any] | Exception]]:
     """All members advance by a part at a time, with a checkpoint after each, and the last is yielded first.
 
-    params: num_parts, part_s; ends: how one ends if not well: "fails" (alone), "raises" or "exhausts" (the memory; with
-    those not yielded yet), "forgotten", "kills" (its process, after the first part, at most params["times"] times). keeps:
-    how many it takes, if not all; the others are handed back first.
+    params: num_parts, part_s; until, tells: files that it waits for, and leaves, in each part; ends: how one ends if not
+    well: "fails" (alone), "raises" or "exhausts" (the memory; with those not yielded yet), "forgotten", "kills" (its
+    process, after the first part, at most params["times"] times). keeps: how many it takes, if not all; the others are
+    handed back first.
     """
     given, keeps = len(contexts), contexts[0].step.params.get("keeps", len(contexts))
     yield from ((index, HandedBack()) for index in range(keeps, given))
@@ -206,13 +248,18 @@ def member_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict[st
     done = [_checkpoint(context) for context in contexts]
     facts = {"together": [context.step.id for context in contexts], "pid": os.getpid()}
     facts["given"] = given
-    facts["gangs_before"] = contexts[0].warm.get("gangs", 0)
-    contexts[0].warm["gangs"] = facts["gangs_before"] + 1
+    gangs = contexts[0].warm.keep(_COUNTS, "gangs", list)
+    facts["gangs_before"] = len(gangs)
+    gangs.append(facts["together"])
     results = [{**facts, "resumed_at": part} for part in done]
     for part in range(max(each.get("num_parts", 1) for each in params)):
         for index, context in enumerate(contexts):
             if done[index] <= part < params[index].get("num_parts", 1):
                 time.sleep(params[index].get("part_s", 0.0))
+                if "tells" in params[index]:
+                    Path(params[index]["tells"]).touch()
+                if "until" in params[index]:
+                    wait_until(Path(params[index]["until"]).exists)
                 done[index] = part + 1
                 (context.work / "parts").write_text(str(done[index]))
                 context.emit(CurvePoint(step=context.step.id, name="part", value=part, at=part))

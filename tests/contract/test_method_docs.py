@@ -13,7 +13,7 @@ import pytest
 from tiny import tiny_base
 
 from lorascope.errors import StudyError
-from lorascope.registry import METHODS
+from lorascope.plugins import NameTable
 from lorascope.training.preparation import prepared_model
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-method.md"
@@ -37,7 +37,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType(MODULE)
     module.__dict__["BitFit"] = SHOWN["BitFit"]
     monkeypatch.setitem(sys.modules, MODULE, module)
-    monkeypatch.setattr(method_contract, "METHODS", {**METHODS, "bitfit": f"{MODULE}:BitFit"})
+    monkeypatch.setattr(method_contract, "METHODS", NameTable("methods", {"bitfit": f"{MODULE}:BitFit"}))
 
 
 def test_shown_method_trains_a_small_part_of_the_model(tiny_checkpoints: dict[str, Path]) -> None:

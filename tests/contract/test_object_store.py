@@ -35,6 +35,7 @@ from lorascope.engine.store.notes import notes_in
 from lorascope.engine.store.opening import LOCAL_STORE, local_directory, open_store
 from lorascope.engine.store.remote import CorruptArtifact, RemoteStore
 from lorascope.engine.workers.inline import InlineExecutor
+from lorascope.engine.workplace import Workplace
 from lorascope.errors import EnvironmentProblem, StudyError
 
 CREATE = """
@@ -71,10 +72,11 @@ import os, sys
 from lorascope.engine.store.bucket import Bucket
 from lorascope.engine.store.opening import open_store
 from lorascope.engine.run import run_step
+from lorascope.engine.workplace import Workplace
 from engine_steps import make
 create = Bucket.create
 Bucket.create = lambda self, key, content: os._exit(9) if key.startswith("records/") else create(self, key, content)
-run_step(make("fill", megabytes=1), open_store(sys.argv[1]), device="cpu", data_dir=None, emit=print, warm={}, worker="w")
+run_step(make("fill", megabytes=1), Workplace(store=open_store(sys.argv[1]), device="cpu", emit=print, worker="w"))
 """
 
 
@@ -124,7 +126,7 @@ def commit(store: Store, step: Step, *, text: str = "content", result: dict[str,
 
 
 def run(step: Step, store: Store):
-    return run_step(step, store, device="cpu", data_dir=None, emit=lambda event: None, warm={}, worker="test")
+    return run_step(step, Workplace(store=store, device="cpu", emit=lambda event: None, worker="test"))
 
 
 def start(script: str, *arguments: str, **changes: str) -> subprocess.Popen[str]:
@@ -168,7 +170,7 @@ def test_keys_below_a_directory_are_no_others(bucket):
         bucket.read("a/x")
 
 
-def test_of_processes_and_threads_that_create_one_key_at_the_server_one_succeeds(s3):
+def test_of_many_that_create_one_key_at_the_server_one_succeeds(s3):
     contenders = [start(CREATE, s3, f"process {n}") for n in range(3)]
     bucket, barrier = open_bucket(s3), threading.Barrier(5)
     won: list[int] = []
@@ -239,7 +241,7 @@ def test_the_first_commit_wins_and_of_the_second_nothing_stays(store, tmp_path):
     assert store.verify(step.id) == other.verify(step.id) == []
 
 
-def test_an_upload_without_a_record_is_no_artifact_and_the_next_run_completes(s3):
+def test_an_upload_without_a_record_is_completed_by_the_next_run(s3):
     step = make("fill", megabytes=1)
     script = LEAVE_BEFORE_THE_RECORD
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -311,16 +313,12 @@ def test_a_file_that_changed_in_the_bucket_is_not_trusted(store, tmp_path):
     assert elsewhere.verify(step.id) == [f"{step.id}: nested/file.txt is missing"]
     dependent = make("count", value=1, deps={"left": step.id})
     with pytest.raises(CorruptArtifact):
-        run(replace(dependent, kind="test_object_store:read_input"), elsewhere)
-
-
-def read_input(context) -> dict[str, Any]:
-    return {"text": context.deps["left"].file("nested/file.txt").read_text()}
+        run(replace(dependent, kind="engine_read_input"), elsewhere)
 
 
 def test_a_record_that_is_none_is_named(store):
     store.bucket.write("records/count-x.json", b"{")
-    with pytest.raises(CorruptArtifact, match=r"records/count-x\.json is no record"):
+    with pytest.raises(CorruptArtifact, match=r"records/count-x\.json is not a record"):
         store.has("count-x")
     assert "its record cannot be read" in store.verify("count-x")[0]
 
@@ -362,7 +360,7 @@ def test_notes_are_seen_by_others_and_not_written_twice(store, tmp_path):
 # ------------------------------------------------------------------------------------------------------------- locks
 
 
-def test_a_held_lock_is_refused_names_its_holder_and_leaves_nothing_when_discarded(store):
+def test_a_held_lock_names_its_holder_and_leaves_nothing_when_discarded(store):
     first, second = store.lock("step"), store.lock("step")
     assert first.try_acquire()
     assert not second.try_acquire()
@@ -386,7 +384,7 @@ def write_foreign_generation(bucket: Bucket, number: int) -> BucketGenerations:
     return generations
 
 
-def test_a_foreign_lock_goes_stale_only_when_its_note_stands_still_on_our_clock(bucket):
+def test_a_foreign_lock_goes_stale_when_its_note_stands_still(bucket):
     now = 1000.0
     theirs = write_foreign_generation(bucket, 7)
     lock = StepLock(BucketGenerations(bucket, "locks/step"), stale_after_s=60, clock=lambda: now)
@@ -458,7 +456,7 @@ def test_of_many_contenders_for_a_stale_lock_one_wins(bucket):
     won[0].release(discard=True)
 
 
-def test_a_process_killed_on_this_machine_loses_its_lock_at_once_and_its_step_is_computed(s3):
+def test_a_process_killed_here_loses_its_lock_and_its_step_is_computed(s3):
     step = make("count", value=1)
     holder = start(TAKE_AND_SLEEP, s3, step.id)
     store = open_store(s3)
@@ -591,7 +589,7 @@ def test_a_service_that_refuses_is_told_with_the_permissions_it_takes(bucket, mo
     assert "s3:ListBucket" in refused.value.hint
 
 
-def test_trouble_of_a_moment_is_waited_for_and_lasting_trouble_stops_the_study(store, monkeypatch):
+def test_brief_trouble_is_waited_for_and_lasting_trouble_stops(store, monkeypatch):
     step, write, left = make("count", value=1), store.bucket._files.put_file, [1, 1]
 
     def fail_at_times(*arguments):

@@ -23,6 +23,7 @@ from lorascope.engine.step import Step
 from lorascope.engine.store.directory import Store, StoreProblem
 from lorascope.engine.store.lock import StepLock
 from lorascope.engine.workers.inline import InlineExecutor
+from lorascope.engine.workplace import Workplace
 from lorascope.errors import DataError, GateFailure
 
 
@@ -38,8 +39,12 @@ def commit(store: Store, step: Step, *, text: str = "content", result: dict | No
     return store.commit(step, staging, result=result or {"value": 1}, provenance={"python": "3"})
 
 
+def workplace(store: Store) -> Workplace:
+    return Workplace(store=store, device="cpu", emit=lambda event: None, worker="test")
+
+
 def run(step: Step, store: Store):
-    return run_step(step, store, device="cpu", data_dir=None, emit=lambda event: None, warm={}, worker="test")
+    return run_step(step, workplace(store))
 
 
 def staged(store: Store) -> list[Path]:
@@ -296,7 +301,7 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
-def test_a_really_full_disk_stops_with_the_remedy_and_the_study_goes_on_when_there_is_room(small_disk):
+def test_a_full_disk_stops_the_study_which_goes_on_when_there_is_room(small_disk):
     store, step = Store(small_disk / "store"), make("count", value=1)
     commit(store, make("count", value=0))
     ballast = small_disk / "ballast"
@@ -347,7 +352,7 @@ def test_a_store_of_somebody_else_is_named(tmp_path):
 
 def test_a_file_in_the_place_of_the_store_is_named(tmp_path):
     (tmp_path / "store").write_text("not a directory")
-    with pytest.raises(StoreProblem, match="the store is no directory") as caught:
+    with pytest.raises(StoreProblem, match="the store is not a directory") as caught:
         run(make("count", value=1), Store(tmp_path / "store"))
     assert "--store" in (caught.value.hint or "")
 
@@ -362,7 +367,7 @@ def take_over(store: Store, step: Step) -> None:
     assert lock.try_acquire()
 
 
-def test_a_step_committed_between_our_look_and_our_lock_is_not_computed_again(store, monkeypatch):
+def test_a_step_committed_before_our_lock_is_not_computed_again(store, monkeypatch):
     step, acquire = make("count", value=1), StepLock.try_acquire
 
     def acquire_late(lock):
@@ -377,7 +382,7 @@ def test_a_step_committed_between_our_look_and_our_lock_is_not_computed_again(st
     assert not (store.root / "locks" / step.id).exists()
 
 
-def test_a_step_whose_lock_was_taken_over_returns_what_the_other_process_committed(store, monkeypatch):
+def test_a_step_that_was_taken_over_returns_what_the_other_committed(store, monkeypatch):
     step = make("count", value=1)
 
     def overtaken(context):
@@ -391,7 +396,7 @@ def test_a_step_whose_lock_was_taken_over_returns_what_the_other_process_committ
     assert store.verify(step.id) == []
 
 
-def test_a_step_whose_lock_was_taken_over_stops_at_its_next_event_and_is_no_failure(store, monkeypatch):
+def test_a_step_that_was_taken_over_stops_at_its_next_event(store, monkeypatch):
     step = make("count", value=1)
     reached = []
 
@@ -413,10 +418,7 @@ def test_a_step_whose_lock_was_taken_over_stops_at_its_next_event_and_is_no_fail
 
 def try_together(store: Store, steps: list[Step]) -> dict[str, str]:
     settled: list[Completion] = []
-    try_steps(
-        steps, store, device="cpu", data_dir=None, emit=lambda event: None, warm={}, worker="test",
-        report=settled.append,
-    )  # fmt: skip
+    try_steps(steps, workplace(store), report=settled.append)
     assert len(settled) == len(steps)
     return {completion.step_id: completion.outcome for completion in settled}
 
@@ -473,7 +475,7 @@ def test_a_result_that_is_no_json_fails_its_member_alone(store, monkeypatch):
 
 def test_a_store_that_is_a_file_is_refused_at_once(tmp_path):
     (tmp_path / "store").write_text("not a directory")
-    with pytest.raises(StoreProblem, match="the store is no directory"):
+    with pytest.raises(StoreProblem, match="the store is not a directory"):
         Store(tmp_path / "store")
 
 

@@ -12,6 +12,8 @@ import pytest
 from lorascope.data.sources import describe_source
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
+from lorascope.plugins import Entry
+from lorascope.registry import TASKS
 from lorascope.study.spec import DataSpec
 from lorascope.study.tasks import NamedTask
 from lorascope.tasks.conformance import ClassConformance, TaskCase
@@ -34,9 +36,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         rows = {"sentence": [f"{split} {n}" for n in range(num_rows)], "label": [n % 2 for n in range(num_rows)]}
         pd.DataFrame(rows).to_parquet(tmp_path / f"cola_{split}.parquet")
     shown = shown_classes()
-    monkeypatch.setattr("lorascope.data.sources.TASKS", {request.param: "shown in the document"})
-    for module in ("data.sources", "tasks.steps", "tasks.description"):
-        monkeypatch.setattr(f"lorascope.{module}.resolve", lambda table, name: shown[name])
+    monkeypatch.setitem(TASKS.entries, request.param, Entry("task", request.param, literal=shown[request.param]))
     spec = NamedTask(name=request.param)
     source = describe_source(spec, data_dir=tmp_path, protocol="strict")
     params = {

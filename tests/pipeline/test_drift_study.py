@@ -25,6 +25,7 @@ from lorascope.drift.step import measure_drift
 from lorascope.engine.context import StepContext
 from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.store.directory import Store
+from lorascope.engine.warm import Warm
 from lorascope.errors import StudyError
 
 STUDY = """
@@ -135,7 +136,7 @@ def test_layer_pairs_and_kept_representations_agree_with_the_drift(studied: Path
 
 
 def measured_again(
-    studied: Path, artifact: Artifact, directory: Path, *, warm: dict[str, Any] | None = None, **settings: Any
+    studied: Path, artifact: Artifact, directory: Path, *, warm: Warm | None = None, **settings: Any
 ) -> tuple[dict[str, Any], Path]:
     """(result, directory) of an artifact's step, computed anew, with nothing warm unless given. settings: of drift, in the
     place of the study's."""
@@ -148,7 +149,7 @@ def measured_again(
     )
     context = StepContext(
         step=step, out=out, work=directory, deps={role: store.artifact(i) for role, i in step.deps.items()},
-        emit=lambda event: None, device="cpu", data_dir=None, cache_dir=store.cache_dir, warm={} if warm is None else warm,
+        emit=lambda event: None, device="cpu", data_dir=None, cache_dir=store.cache_dir, warm=warm or Warm(),
     )  # fmt: skip
     return measure_drift(context), out
 
@@ -230,7 +231,7 @@ def test_the_bases_singular_vectors_are_computed_once_though_tasks_alternate(
 ) -> None:
     from lorascope.drift import weights
 
-    decompose, shapes, warm = weights.left_singular_vectors, [], {}
+    decompose, shapes, warm = weights.left_singular_vectors, [], Warm()
 
     def counted(matrix: torch.Tensor) -> Any:
         shapes.append(matrix.shape)

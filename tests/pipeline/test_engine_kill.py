@@ -28,7 +28,7 @@ def layered_graph(*, gang_key: str | None = None) -> list[Step]:
 
     def make(value: int, deps: dict[str, str]) -> Step:
         params = {"value": value, "num_parts": NUM_PARTS, "part_s": 0.06}
-        return Step(kind="engine_steps:checkpointed", version=1, params=params, deps=deps, resources=resources)
+        return Step(kind="engine_checkpointed", version=1, params=params, deps=deps, resources=resources)
 
     roots = [make(value, {}) for value in range(1, 7)]
     middle = [make(10 + n, {"a": roots[n % 6].id, "b": roots[(n + 1) % 6].id}) for n in range(11)]

@@ -24,7 +24,7 @@ from small_study import STUDY, environment, lorascope, run, what_was_measured, w
 
 from lorascope.engine.events import Event, Notice
 from lorascope.engine.ray.executor import RayExecutor
-from lorascope.engine.scheduler import Outcome, execute
+from lorascope.engine.scheduler import Computed, execute
 from lorascope.engine.step import Resources, Step
 from lorascope.engine.store.directory import Store
 from lorascope.engine.store.opening import LOCAL_STORE, open_store
@@ -57,7 +57,7 @@ def measuring(cluster: Any) -> Any:
 
 def compute(
     steps: list[Step], store: Store, cluster: Any, *, on_event: Callable[[Event], None] = lambda event: None
-) -> tuple[Outcome, list[Event]]:
+) -> tuple[Computed, list[Event]]:
     events: list[Event] = []
     executor = RayExecutor(store, address=cluster.address)
 
@@ -75,6 +75,11 @@ def found(store: Store, steps: list[Step], fact: str) -> set[Any]:
     return {store.artifact(step.id).result[fact] for step in steps}
 
 
+def met(directory: Path, count: int, *, machines: int) -> list[Step]:
+    """Steps none of which ends before so many workers have begun one."""
+    return [make("meet", value=value, num=machines, place=str(directory / "place")) for value in range(count)]
+
+
 def raylet(node: Any) -> str:
     return str(node.all_processes["raylet"][0].process.pid)
 
@@ -83,7 +88,7 @@ def test_every_machine_works_and_a_measurement_has_a_machine_to_itself(
     tmp_path: Path, cluster: Any, measuring: Any
 ) -> None:
     store = Store(tmp_path / "store")
-    others = [make("span", value=value, sleep_s=1.5) for value in range(6)]
+    others = met(tmp_path, 6, machines=len(cluster.list_all_nodes()))
     quiet = make_alone("span", value=10, sleep_s=0.1, deps={str(n): step.id for n, step in enumerate(others)})
     last = make("span", value=11, sleep_s=0.0, deps={"quiet": quiet.id})
     outcome, events = compute([*others, quiet, last], store, cluster)
@@ -114,7 +119,7 @@ def test_a_store_in_a_bucket_needs_no_directory_that_machines_share(
 
 def test_a_machine_that_joins_gets_work_while_the_study_runs(tmp_path: Path, cluster: Any) -> None:
     store, joined = Store(tmp_path / "store"), []
-    steps = [make("span", value=value, sleep_s=1.0) for value in range(24)]
+    steps = met(tmp_path, 24, machines=len(cluster.list_all_nodes()) + 1)
 
     def join(event: Event) -> None:
         if not joined:
@@ -130,7 +135,7 @@ def test_each_gpu_has_a_worker_and_machines_without_one_only_look_on(tmp_path: P
     """Ray counts two GPUs that are not there; the steps do not touch them."""
     gpus = cluster.add_node(num_cpus=4, num_gpus=2, **SMALL)
     store = Store(tmp_path / "store")
-    others = [make("span", value=value, sleep_s=1.0) for value in range(6)]
+    others = met(tmp_path, 6, machines=2)
     quiet = make_alone("span", value=10, sleep_s=0.0, deps={str(n): step.id for n, step in enumerate(others)})
     outcome, _ = compute([*others, quiet], store, cluster)
     assert len(outcome.done) == 7
@@ -142,7 +147,7 @@ def test_each_gpu_has_a_worker_and_machines_without_one_only_look_on(tmp_path: P
 
 
 def test_what_no_machine_has_fails_with_the_remedy_and_the_rest_goes_on(tmp_path: Path, cluster: Any) -> None:
-    store, kind = Store(tmp_path / "store"), "engine_steps:count"
+    store, kind = Store(tmp_path / "store"), "engine_count"
     greedy = Step(kind=kind, version=1, params={"value": 1}, resources=Resources(memory_bytes=1 << 60))
     picky = Step(kind=kind, version=1, params={"value": 2}, resources=Resources(device="accelerator"))
     fine = Step(kind=kind, version=1, params={"value": 3}, resources=Resources(memory_bytes=1 << 20))

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lorascope.tracking.tracker import OpenRun, Place, TrackedRun, Tracker
+from lorascope.tracking.tracker import OpenRun, TrackedRun, Tracker, TrackingPlace
 
 
 class Written(OpenRun):
@@ -35,7 +35,7 @@ class Written(OpenRun):
 class Writes(Tracker):
     """Everything it is told, as JSON lines in `told.jsonl`."""
 
-    def __init__(self, settings: Any, place: Place) -> None:
+    def __init__(self, settings: Any, place: TrackingPlace) -> None:
         self.path = place.directory / "told.jsonl"
 
     def open(self, run: TrackedRun) -> Written:

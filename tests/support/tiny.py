@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lorascope.data.columns import ColumnStore
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
 from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.warm import Warm
 from lorascope.models.catalog import describe_model
 from lorascope.models.loading import BaseModel, load_base
 from lorascope.study.spec import ModelSpec
@@ -44,10 +45,10 @@ _SHAPE = {
 }
 
 
-def save_tiny_checkpoint(directory: Path, architecture: str) -> Path:
-    """A random checkpoint with its tokenizer, as `save_pretrained` leaves it."""
+def save_tiny_checkpoint(directory: Path, architecture: str, *, words: Sequence[str] = WORDS) -> Path:
+    """A random checkpoint with its tokenizer, as `save_pretrained` leaves it. words: the vocabulary."""
     torch.manual_seed(7)
-    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *words])}
     common = {
         **_SHAPE,
         "vocab_size": len(vocabulary),
@@ -115,7 +116,7 @@ def tiny_base(checkpoint: Path, *, num_labels: int = 2) -> BaseModel:
     )
     return load_base(
         identity, head=task.head, pad_token_id=0, device="cpu",
-        locations=locations, cache_dir=checkpoint, warm={},
+        locations=locations, cache_dir=checkpoint, warm=Warm(),
     )  # fmt: skip
 
 
@@ -125,7 +126,14 @@ def step_context(directory: Path, step: Step, deps: Mapping[str, Artifact], **ch
     out.mkdir(parents=True)
     for folder in (work, cache):
         folder.mkdir(parents=True, exist_ok=True)
-    fields = {"emit": lambda event: None, "device": "cpu", "data_dir": None, "cache_dir": cache, "warm": {}, **changes}
+    fields = {
+        "emit": lambda event: None,
+        "device": "cpu",
+        "data_dir": None,
+        "cache_dir": cache,
+        "warm": Warm(),
+        **changes,
+    }
     return StepContext(step=step, out=out, work=work, deps=deps, **fields)
 
 

@@ -40,7 +40,7 @@ for verb in (
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from lorascope import __version__
+        from lorascope.version import __version__
 
         typer.echo(f"lorascope {__version__}")
         raise typer.Exit

@@ -1,6 +1,6 @@
 """The event stream for people: a live view on a terminal, plain lines everywhere else.
 
-Both render `Progress`; neither knows what a step does. They write to standard error, so that `--json` on standard
+Both render `StudyProgress`; neither knows what a step does. They write to standard error, so that `--json` on standard
 output stays clean.
 """
 
@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lorascope.cli.progress import Progress, RunningStep, in_words
+from lorascope.cli.progress import StepUnderWay, StudyProgress, in_words
 from lorascope.engine.events import (
     Emit,
     Event,
@@ -56,9 +56,9 @@ def rendering(console: Console) -> Iterator[Emit]:
 class PlainLines:
     """One line when a step starts, finishes, fails; a worker's progress at most every `PLAIN_INTERVAL_S`."""
 
-    def __init__(self, console: Console, *, progress: Progress | None = None) -> None:
+    def __init__(self, console: Console, *, progress: StudyProgress | None = None) -> None:
         self.console = console
-        self.progress = progress or Progress()
+        self.progress = progress or StudyProgress()
         self._lock = threading.Lock()
         self._last_line_at: dict[str, float] = {}
 
@@ -69,7 +69,7 @@ class PlainLines:
             if line := self._line(event, running):
                 self.console.print(line, highlight=False, soft_wrap=True)
 
-    def _line(self, event: Event, running: dict[str, RunningStep]) -> str | None:
+    def _line(self, event: Event, running: dict[str, StepUnderWay]) -> str | None:
         progress, step = self.progress, escape(event.step or "")
         count = rf"\[{progress.settled}/{progress.total}]"
         if isinstance(event, StepStarted):
@@ -91,9 +91,9 @@ class PlainLines:
 class LiveView:
     """A bar for the whole study, a line for what each worker does; what must not be missed is printed above them."""
 
-    def __init__(self, console: Console, *, progress: Progress | None = None) -> None:
+    def __init__(self, console: Console, *, progress: StudyProgress | None = None) -> None:
         self.console = console
-        self.progress = progress or Progress()
+        self.progress = progress or StudyProgress()
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
@@ -103,6 +103,7 @@ class LiveView:
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def render(self) -> RenderableType:
+        """What the terminal shows now."""
         with self._lock:
             progress, running = self.progress, self.progress.running_by_worker
             overall = Table.grid(padding=(0, 1))
@@ -144,6 +145,6 @@ def _lasting_line(event: Event) -> str | None:
     return None
 
 
-def _time_left(progress: Progress) -> str:
+def _time_left(progress: StudyProgress) -> str:
     estimate = progress.remaining()
     return f"; {estimate}" if estimate else ""

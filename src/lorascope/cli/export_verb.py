@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,25 +12,8 @@ from rich.table import Table
 
 from lorascope.cli.console import output
 from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreAt
-
-
-class Form(StrEnum):
-    """What is written of a run."""
-
-    adapter = "adapter"
-    merged = "merged"
-    full = "full"
-    base = "base"
-
-
-class Workload(StrEnum):
-    classification = "classification"
-    generation = "generation"
-
-
-class Dtype(StrEnum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
+from lorascope.serving.forms import Dtype, Form
+from lorascope.study.measure import Workload
 
 
 def export(
@@ -52,8 +34,8 @@ def export(
     ] = None,
     workload: Annotated[
         Workload, typer.Option("--workload", help="With the task's head, or with the base's language-model head.")
-    ] = Workload.classification,
-    dtype: Annotated[Dtype, typer.Option("--dtype", help="Of every weight.")] = Dtype.float32,
+    ] = "classification",
+    dtype: Annotated[Dtype, typer.Option("--dtype", help="Precision of every weight.")] = "float32",
     store: StoreAt = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
@@ -66,10 +48,10 @@ def export(
     published = api.export(
         run,
         store=store,
-        form=form.value if form else None,
+        form=form,
         to=to,
-        workload=workload.value,
-        dtype=dtype.value,
+        workload=workload,
+        dtype=dtype,
     )
     if as_json:
         print(json.dumps({**dataclasses.asdict(published), "directory": str(published.directory)}, indent=2))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from rich.table import Table
@@ -13,7 +13,8 @@ from rich.table import Table
 from lorascope.cli.console import output
 from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreAt
 from lorascope.errors import EnvironmentProblem, StudyError
-from lorascope.registry import EXECUTORS, METHODS, MODELS, TASKS, TRACKERS
+from lorascope.plugins import Entry
+from lorascope.registry import TABLES
 
 
 def init(
@@ -37,30 +38,21 @@ def init(
     typer.echo(f"wrote {target}\nnext: lorascope validate {target}")
 
 
-class Listed(StrEnum):
-    """What `ls` can list."""
-
-    models = "models"
-    tasks = "tasks"
-    methods = "methods"
-    executors = "executors"
-    trackers = "trackers"
-    templates = "templates"
-    steps = "steps"
+Listed = Literal["models", "tasks", "methods", "architectures", "executors", "trackers", "templates", "steps"]
 
 
 def ls(
-    kind: Annotated[Listed, typer.Argument(metavar="KIND", help=f"One of {', '.join(Listed)}.")],
+    kind: Annotated[Listed, typer.Argument(metavar="KIND", help=f"One of {', '.join(get_args(Listed))}.")],
     store: StoreAt = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """List what there is: models, tasks, methods, executors, trackers, templates, or the finished steps of a store."""
+    """List what there is, built in or brought by a plug-in; or the finished steps of a store."""
     rows = _rows(kind, store)
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     if not rows:
-        print(f"no {kind} in {store}")
+        print(f"no {kind}" + (f" in {store}" if kind == "steps" else ""))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in rows[0]:
@@ -71,27 +63,27 @@ def ls(
 
 
 def _rows(kind: Listed, store: str) -> list[dict[str, Any]]:
-    if kind == Listed.models:
-        return [{"name": name, **_model_source(source)} for name, source in MODELS.items()]
-    if kind == Listed.templates:
+    if kind == "templates":
         from lorascope.study.loading.templates import templates
 
         return [{"name": name, "question": question} for name, question in templates().items()]
-    if kind == Listed.steps:
+    if kind == "steps":
         from lorascope.engine.store.opening import open_store
 
         return [
             {"step": artifact.id, "kind": artifact.step.kind, "bytes": sum(artifact.record["files"].values())}
             for artifact in open_store(store).artifacts()
         ]
-    tables = {Listed.tasks: TASKS, Listed.methods: METHODS, Listed.executors: EXECUTORS, Listed.trackers: TRACKERS}
-    table = tables[kind]
-    if kind == Listed.tasks:
-        table = {name: place for name, place in table.items() if name != "classification"}
-    return [{"name": name, "implemented in": place.partition(":")[0]} for name, place in table.items()]
+    return [_row(entry) for name, entry in TABLES[kind].items() if (kind, name) != ("tasks", "classification")]
 
 
-def _model_source(source: Any) -> dict[str, str]:
+def _row(entry: Entry) -> dict[str, Any]:
+    if entry.literal is not None:
+        return {"name": entry.name, **_model_source(entry.literal), "brought by": entry.origin}
+    return {"name": entry.name, "implemented in": entry.place.partition(":")[0], "brought by": entry.origin}
+
+
+def _model_source(source: Mapping[str, str]) -> dict[str, str]:
     if "hub" in source:
         return {"from": f"hub {source['hub']}", "here": f"revision {source['revision'][:12]}, when first used"}
     import importlib.metadata

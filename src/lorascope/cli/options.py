@@ -79,7 +79,7 @@ def load(study_file: Path, overrides: list[str] | None) -> Study:
 
 
 def checked_data_dir(data: Path | None) -> Path | None:
-    """`data` if it is a directory. Raises EnvironmentProblem: falling back to the hub would hide a slip of the pen."""
+    """`data` if it is a directory. Raises EnvironmentProblem: falling back to the hub would hide a typing mistake."""
     if data is not None and not data.is_dir():
         found = "is a file" if data.exists() else "does not exist"
         raise EnvironmentProblem(

@@ -36,10 +36,11 @@ def print_outcome(outcome: Any, console: Console) -> None:
     if outcome.report:
         console.print(f"report: {outcome.report}", markup=False, highlight=False, soft_wrap=True)
     if outcome.failed:
-        console.print("what is finished is kept: mend the cause and give the same command again", highlight=False)
+        console.print("what is finished is kept: correct the cause and give the same command again", highlight=False)
 
 
 def print_verdicts(verdicts: Iterable[HypothesisResult], console: Console) -> None:
+    """A line for each hypothesis."""
     verdicts = list(verdicts)
     if not verdicts:
         return

@@ -39,7 +39,7 @@ def plan(
     overrides: Overrides = None,
     store: StoreAt = DEFAULT_STORE,
     data: DataDir = None,
-    machines: Annotated[int, typer.Option("--machines", metavar="N", help="Lay it out on N machines like this.")] = 1,
+    machines: Annotated[int, typer.Option("--machines", metavar="N", help="Plan for N machines like this one.")] = 1,
     gpus_per_machine: Annotated[
         int | None,
         typer.Option("--gpus-per-machine", metavar="G", help="Workers on each. Default: as many GPUs as this one has."),
@@ -53,7 +53,7 @@ def plan(
     ] = False,
     write: Annotated[
         Path | None,
-        typer.Option("--write", metavar="FILE", help="Write the plan as a document (plan.md), its schedule beside it."),
+        typer.Option("--write", metavar="FILE", help="Write the plan as a document (plan.md), with its schedule."),
     ] = None,
     device: Devices = None,
     only: Only = None,
@@ -85,8 +85,8 @@ def plan(
 
 
 def _write(found: StudyPlan, target: Path) -> list[Path]:
-    from lorascope import __version__
     from lorascope.report.plan.document import write_plan
+    from lorascope.version import __version__
 
     try:
         return write_plan(found, target, command=shlex.join(["lorascope", *sys.argv[1:]]), version=__version__)

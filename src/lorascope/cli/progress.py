@@ -28,9 +28,9 @@ from lorascope.plan.running import PaceMeter
 
 
 @dataclass
-class RunningStep:
+class StepUnderWay:
     """A step under way, or several that one worker computes together. name: its id, or what theirs have in common.
-    since: seconds on the clock of the `Progress` it belongs to.
+    since: seconds on the clock of the `StudyProgress` it belongs to.
     """
 
     name: str
@@ -63,7 +63,7 @@ class RunningStep:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RemainingTime:
     """seconds left, and what that rests on, for people. num_unknown: steps about which nothing is known, not in it."""
 
     seconds: float
@@ -78,7 +78,7 @@ class Estimate:
         return f"at least {in_words(self.seconds)} left (from {self.basis}; nothing known of {others})"
 
 
-class Progress:
+class StudyProgress:
     """The state of one study. clock: seconds, monotonic."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -90,7 +90,7 @@ class Progress:
         self.finished = 0
         self.failed: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
-        self.running: dict[str, RunningStep] = {}
+        self.running: dict[str, StepUnderWay] = {}
         self._planned: Mapping[str, int] = {}
         self._ended: Counter[str] = Counter()
         self._seconds: dict[str, list[float]] = {}
@@ -103,22 +103,23 @@ class Progress:
 
     @property
     def total(self) -> int:
-        """The steps announced, and those that came to light later (the analysis depends on what gets finished)."""
+        """The steps announced, and those that became known later (the analysis depends on what gets finished)."""
         return max(self._announced, self.settled + len(self.running))
 
     @property
     def elapsed(self) -> float:
+        """Seconds since the study started."""
         return self.clock() - self.started
 
     @property
-    def running_by_worker(self) -> list[RunningStep]:
+    def running_by_worker(self) -> list[StepUnderWay]:
         """What each worker does now."""
         return [gang[0] if len(gang) == 1 else _together(gang) for gang in self._gangs.values()]
 
     @property
-    def _gangs(self) -> dict[tuple[str, str], list[RunningStep]]:
+    def _gangs(self) -> dict[tuple[str, str], list[StepUnderWay]]:
         """(worker, kind) -> the steps it holds."""
-        gangs: dict[tuple[str, str], list[RunningStep]] = {}
+        gangs: dict[tuple[str, str], list[StepUnderWay]] = {}
         for step_id, step in self.running.items():
             gangs.setdefault((step.worker, kind_of(step_id)), []).append(step)
         return gangs
@@ -132,13 +133,14 @@ class Progress:
             told.clear()
 
     def apply(self, event: Event) -> None:
+        """Take in what an event says."""
         if isinstance(event, StudyStarted):
             self._begin(event)
         elif isinstance(event, StudyGrew):
             self._announced, self._planned = event.num_steps, event.kinds
         elif isinstance(event, StepStarted) and event.step:
             self.failed.pop(event.step, None)
-            self.running[event.step] = RunningStep(event.step, event.worker, self.clock())
+            self.running[event.step] = StepUnderWay(event.step, event.worker, self.clock())
             self._most_at_once |= Counter(kind for _, kind in self._gangs)  # a worker may yet hand back all but one
         elif isinstance(event, StepHandedBack) and event.step:
             self.running.pop(event.step, None)
@@ -159,10 +161,10 @@ class Progress:
             self.blocked[event.step] = event.by
             self._ended[kind_of(event.step)] += 1
 
-    def remaining(self) -> Estimate | None:
+    def remaining(self) -> RemainingTime | None:
         """The time left, or None while nothing supports an estimate. One kind after another, each as many at a time as it
         was seen to run at most."""
-        running: dict[str, list[RunningStep]] = {kind: [] for kind in self._waiting}
+        running: dict[str, list[StepUnderWay]] = {kind: [] for kind in self._waiting}
         for step_id, step in self.running.items():
             running.setdefault(kind_of(step_id), []).append(step)
         seconds, known, bases = 0.0, 0, []
@@ -179,7 +181,7 @@ class Progress:
             bases += _bases(kind, num_finished=len(finished), paces=[step.meter.pace for step in steps])
         if not known:
             return None
-        return Estimate(seconds, " and ".join(bases), self.total - self.settled - known)
+        return RemainingTime(seconds, " and ".join(bases), self.total - self.settled - known)
 
     @property
     def _waiting(self) -> Mapping[str, int]:
@@ -187,13 +189,13 @@ class Progress:
         under_way = Counter(kind_of(step_id) for step_id in self.running)
         return {kind: max(0, count - self._ended[kind] - under_way[kind]) for kind, count in self._planned.items()}
 
-    def _left(self, step: RunningStep, finished: Sequence[float]) -> float | None:
+    def _left(self, step: StepUnderWay, finished: Sequence[float]) -> float | None:
         """By its pace, or by what others of its kind took."""
         if step.seconds_left is not None or not finished:
             return step.seconds_left
         return max(0.0, mean(finished) - (self.clock() - step.since))
 
-    def _each(self, steps: Iterable[RunningStep]) -> float | None:
+    def _each(self, steps: Iterable[StepUnderWay]) -> float | None:
         """What one step takes, by those that run and have a pace."""
         wholes = [self.clock() - step.since + step.seconds_left for step in steps if step.seconds_left is not None]
         return mean(wholes) if wholes else None
@@ -208,7 +210,7 @@ def _bases(kind: str, *, num_finished: int, paces: Sequence[float | None]) -> li
     return found
 
 
-def _together(gang: Sequence[RunningStep]) -> RunningStep:
+def _together(gang: Sequence[StepUnderWay]) -> StepUnderWay:
     """Several steps as one, as far as the one that has most left to do, with the sum of their rates."""
     words = zip(*(step.name.split("-") for step in gang), strict=False)
     name = "-".join(same[0] for same in itertools.takewhile(lambda word: len(set(word)) == 1, words))

@@ -37,6 +37,7 @@ def study_in_words(study: Study) -> str:
 
 
 def counted(number: int, noun: str, nouns: str | None = None) -> str:
+    """A number with its noun: "1 run", "3 runs"."""
     return f"{number} {noun if number == 1 else nouns or f'{noun}s'}"
 
 

@@ -35,8 +35,6 @@ from lorascope.cli.options import (
 )
 from lorascope.cli.outcome import outcome_as_json, print_outcome
 from lorascope.cli.steps import num_runs, study_in_words
-from lorascope.errors import StudyError
-from lorascope.registry import EXECUTORS, nearest
 
 if TYPE_CHECKING:
     from lorascope.engine.step import Step
@@ -77,16 +75,14 @@ def run(
     from lorascope import api
 
     study = load(study_file, overrides)
-    _check_executor(executor)
+    workers = api.Workers(executor, devices=device, address=address)
     with _saying_how_to_go_on(), rendering(Console(stderr=True)) as emit:
         outcome = api.run(
             study,
             store=store,
             results=results,
             data_dir=checked_data_dir(data),
-            executor=executor,
-            devices=device,
-            address=address,
+            executor=workers,
             only=only,
             track=None if track is None else [name.strip() for name in track.split(",") if name.strip()],
             emit=emit,
@@ -144,10 +140,3 @@ def _saying_how_to_go_on() -> Iterator[None]:
         command = shlex.join(["lorascope", *sys.argv[1:]])
         print(f"\ninterrupted; what is finished is kept. To go on: {command}", file=sys.stderr)
         raise typer.Exit(130) from None
-
-
-def _check_executor(name: str) -> None:
-    if name not in EXECUTORS:
-        match = nearest(name, EXECUTORS)
-        meant = f": did you mean `{match}`?" if match else ""
-        raise StudyError(f"--executor: unknown executor `{name}`{meant}", hint=f"allowed: {', '.join(EXECUTORS)}")

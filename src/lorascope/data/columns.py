@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 Columns = dict[str, list[np.ndarray]]
-"""Column -> one array an example."""
+"""Column -> one array a row: an example, or a window of one."""
 Batch = dict[str, Any]
 """Name -> array or tensor [examples, ...]."""
 
@@ -33,6 +33,13 @@ class Examples(Protocol):
     def gather(self, rows: Sequence[int] | np.ndarray) -> dict[str, list[np.ndarray]]: ...
 
     def values(self, name: str, rows: np.ndarray) -> np.ndarray: ...
+
+
+def example_numbers(ids: np.ndarray) -> np.ndarray:
+    """int64 [rows]: which example each row belongs to, counted from 0 in the order in which they first appear. ids: of the
+    rows' examples. Without windows it counts the rows."""
+    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
 
 
 class ColumnStore:

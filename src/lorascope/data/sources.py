@@ -30,7 +30,7 @@ def task_key(spec: AnyTask) -> str:
     """The key of `registry.TASKS` that implements `spec`. Raises StudyError for a name that is not registered."""
     if not isinstance(spec, NamedTask):
         return spec.kind
-    named = [key for key in TASKS if resolve(TASKS, key).settings is None]
+    named = [key for key, task in TASKS.loaded().items() if task.settings is None]
     if spec.name in named:
         return spec.name
     close = nearest(spec.name, named)

@@ -106,7 +106,7 @@ def stack_adapters(base: BaseModel, directories: Sequence[Path]) -> PreTrainedMo
     for name in sorted({name.rpartition(".")[0] for name in heads}):
         inside = any(name == root or name.startswith(f"{root}.") for root in base.head)
         if not inside or not isinstance(model.get_submodule(name), nn.Linear):
-            raise NotStackable(f"an adapter holds weights of {name}, which is no linear layer of the head")
+            raise NotStackable(f"an adapter holds weights of {name}, which is not a linear layer of the head")
         replace_module(model, name, StackedLinear(linear_at(model, name), runs=len(adapters)))
     for name in sorted(heads):
         parameter = model.get_parameter(name)

@@ -1,4 +1,4 @@
-"""The runs of one arm beside their base: every model is loaded once, read, and dropped.
+"""The runs of one arm and their base: every model is loaded once, read, and dropped.
 
 Adapters of one base are stacked and go through it together; whole models come one at a time.
 """

@@ -1,4 +1,4 @@
-"""Processor's work beside the device's: a thread that measures while the caller keeps an accelerator busy.
+"""Work of the processor during work of the device: a thread that measures while the caller keeps an accelerator busy.
 
 torch keeps the gradient mode, autocast, the current CUDA device and the current stream by thread, but settings of arithmetic
 (deterministic algorithms, TF32) by process, so both sides compute alike. The thread has a CUDA stream of its own: its copies

@@ -77,7 +77,7 @@ def load_language_head(directory: Path, *, device: str) -> LanguageHead:
         config = transformers.AutoConfig.from_pretrained(directory)
         is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
         if not is_encoder and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-            raise _no_head(directory, f"{config.model_type} is no language model")
+            raise _no_head(directory, f"{config.model_type} is not a language model")
         auto = transformers.AutoModelForMaskedLM if is_encoder else transformers.AutoModelForCausalLM
         loaded: Any = auto.from_pretrained(directory, dtype=torch.float32, output_loading_info=True)
     model, info = loaded

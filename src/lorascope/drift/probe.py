@@ -30,8 +30,8 @@ _EXAMPLES_STREAM, _TOKENS_STREAM = 0x70726F62, 0x746F6B65  # "prob", "toke": dra
 
 @dataclass(frozen=True)
 class Probe:
-    """columns: the examples, sorted by id. ids_sha256: of those ids, in that order. seed: what drew them. num_available:
-    how many examples there were to draw from."""
+    """columns: one row of each example (its first window), sorted by id. ids_sha256: of those ids, in that order. seed: what
+    drew them. num_available: how many examples there were to draw from."""
 
     columns: ColumnSubset
     ids_sha256: str
@@ -43,21 +43,22 @@ class Probe:
 
 
 def choose_probe(columns: ColumnStore, count: int = PROBE_EXAMPLES, *, seed: int) -> Probe:
-    """`count` examples of a tokenised split, or all if there are fewer.
+    """`count` examples of a tokenised split, or all if there are fewer; of one with several windows the first is read, so that
+    the rows are independent and, for every model, of the same examples.
 
     A smaller probe of the same seed is part of a larger one. Raises StudyError below 4 examples, with which no debiased
     estimate exists.
     """
-    if min(count, len(columns)) < LEAST_EXAMPLES:
-        found = f"{count} were asked for" if count < LEAST_EXAMPLES else f"the split has {len(columns)}"
+    by_id = np.unique(columns.ids, return_index=True)[1]
+    if min(count, len(by_id)) < LEAST_EXAMPLES:
+        found = f"{count} were asked for" if count < LEAST_EXAMPLES else f"the split has {len(by_id)}"
         raise StudyError(
             f"drift needs at least {LEAST_EXAMPLES} probe examples (debiased CKA divides by n - 3), but {found}",
             hint=f"raise measure.drift.examples (default {PROBE_EXAMPLES}), or use a task with a larger test split",
         )
-    by_id = np.argsort(columns.ids, kind="stable")
-    order = np.random.default_rng([_EXAMPLES_STREAM, seed]).permutation(len(columns))
+    order = np.random.default_rng([_EXAMPLES_STREAM, seed]).permutation(len(by_id))
     subset = columns.subset(by_id[np.sort(order[:count])])
-    return Probe(subset, ids_checksum(subset.ids), seed, len(columns))
+    return Probe(subset, ids_checksum(subset.ids), seed, len(by_id))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Drift while a run is being trained: the residual stream of the unfinished model beside its base's, now and then.
+"""Drift while a run is being trained: the residual stream of the unfinished model and its base, now and then.
 
 The examples come from the validation split, because training must never open the test set. The model is left as it was, so
 a run that is looked at ends with the weights it would have had.
@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from lorascope.data.columns import ColumnStore
 from lorascope.drift.extraction import extract
+from lorascope.drift.grams import Grams
 from lorascope.drift.probe import Pooling, choose_probe, rows_of
 from lorascope.drift.views import Points, debiased_grams, drift_between
+from lorascope.engine.warm import Kept, Warm
+from lorascope.models.loading import BASE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from lorascope.training.reading import Reading
 
 _SITE, _SEED, _PRECISION = "residual", 0, "fp32"
+_SHOWN = Kept[tuple[Points, dict[str, Grams]]]("the base on the probe of snapshots", most=1)
 
 
 class Observer:
@@ -29,17 +33,19 @@ class Observer:
     worker's memory, which keeps what the base shows."""
 
     def __init__(
-        self, settings: Mapping[str, Any], *, base: BaseModel, reading: Reading, validation: Path, warm: dict[str, Any]
+        self, settings: Mapping[str, Any], *, base: BaseModel, reading: Reading, validation: Path, warm: Warm
     ) -> None:
         self._reading = reading.to(_PRECISION)
         self._probe = choose_probe(ColumnStore.open(validation), settings["examples"], seed=_SEED)
         self._pooling: Pooling = rows_of(settings["pooling"], self._probe.columns)
-        key = f"{validation.parent.name}:{self._probe.ids_sha256}:{settings['pooling']}:{warm.get('base_key')}"
-        if warm.get("snapshots_key") != key:
+        key = f"{validation.parent.name}:{self._probe.ids_sha256}:{settings['pooling']}:{warm.last_key(BASE)}"
+
+        def look() -> tuple[Points, dict[str, Grams]]:
             features = self._features(base.model, "the base")
             points = Points.of(features)
-            warm["snapshots"], warm["snapshots_key"] = (points, debiased_grams(features, points)), key
-        self._points, self._grams = warm["snapshots"]
+            return points, debiased_grams(features, points)
+
+        self._points, self._grams = warm.keep(_SHOWN, key, look)
 
     def observe(self, model: nn.Module) -> dict[str, float]:
         """Layer (as text) -> 1 - debiased CKA to the base. model: of one run, on the base's device; left as it was.

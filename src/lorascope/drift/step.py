@@ -1,7 +1,7 @@
-"""The `drift` step: one arm's runs, all seeds, beside the base they came from.
+"""The `drift` step: one arm's runs, all seeds, compared with their base.
 
 Post hoc: it reads what the runs exported. The base's view of the probe is kept warm for the next arm; nothing else is
-stored. On CUDA the weights are measured beside the rest (drift/beside.py). It commits drift.parquet (distances,
+stored. On CUDA the weights are measured at the same time as the rest (drift/beside.py). It commits drift.parquet (distances,
 weights, attention, forgetting by run), references.parquet, draws.npz (bootstrap draws of drift under the same example weights
 for every arm), spectra.parquet and heads.npz (detail) and, if the study asks for them, layer_pairs.npz and
 representations/.
@@ -39,9 +39,10 @@ from lorascope.drift.text import WINDOW_TOKENS, causal_windows, masked_windows
 from lorascope.drift.views import Points, Row, View, debiased_grams, drift_between, mean_rows
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
+from lorascope.engine.warm import Kept
 from lorascope.errors import DataError, StudyError
 from lorascope.models.checkpoint import checkpoint_directory
-from lorascope.models.loading import BaseModel
+from lorascope.models.loading import BASE, BaseModel
 from lorascope.study.measure import DriftSpec
 from lorascope.study.spec import Seeds
 from lorascope.tasks.description import task_from_result
@@ -50,6 +51,12 @@ from lorascope.training.preparation import base_for, make_deterministic, method_
 from lorascope.training.reading import Reading
 
 _PROBE_SEED, _RANDOM_MODEL_SEED, _MASK_SEED = 0, 0, 0
+
+# What the base shows, for the next arm; training, which has no use for it, may have it dropped.
+_PROBES = Kept[ProbeOfBase]("the base on the probe", is_spare=True)
+_REFERENCES = Kept[list[tuple[str, Row]]]("drift's references", is_spare=True)
+_VECTORS = Kept[dict[str, torch.Tensor]]("the base's singular vectors", most=1, is_spare=True)
+_TEXT = Kept[TextOfBase]("the base on text", most=1, is_spare=True)
 
 
 def measure_drift(context: StepContext) -> dict[str, Any]:
@@ -143,20 +150,22 @@ def _probes(context: StepContext, base: BaseModel, spec: DriftSpec) -> list[Prob
 
 def _probe(context: StepContext, base: BaseModel, spec: DriftSpec, *, split: str, prefix: str) -> ProbeOfBase:
     tokens, warm = context.deps[f"{prefix}tokens"], context.warm
-    key = f"drift:{split}:{tokens.id}:{spec.examples}:{spec.sites}:{spec.pooling}:{context.device}"
-    if key not in warm:
-        for stale in [k for k in warm if k.startswith("drift:probe:") and not prefix]:
-            del warm[stale]
+    key = f"{split}:{tokens.id}:{spec.examples}:{spec.sites}:{spec.pooling}:{context.device}"
+    if not prefix and not warm.has(_PROBES, key):
+        warm.drop(_PROBES)
+
+    def look() -> ProbeOfBase:
         task = task_from_result(context.deps[f"{prefix}data"].result)
         reading = reading_for(context, task, base, precision=PRECISION)
         probe = choose_probe(ColumnStore.open(tokens.file("test")), spec.examples, seed=_PROBE_SEED)
         pooling = rows_of(spec.pooling, probe.columns)
         features = _features(base.model, probe.columns, reading, spec, pooling=pooling, name="the base")
         points = Points.of(features)
-        warm[key] = ProbeOfBase(
+        return ProbeOfBase(
             split, probe, pooling, reading, points, View.of(features, points, is_base=True), points.left_out(features)
         )
-    return warm[key]
+
+    return warm.keep(_PROBES, key, look)
 
 
 def _features(
@@ -169,8 +178,9 @@ def _fixed_references(
     context: StepContext, base: BaseModel, probe: ProbeOfBase, spec: DriftSpec
 ) -> list[tuple[str, Row]]:
     """What no training makes: the base on other examples, and an untrained model of its architecture."""
-    key = f"drift:references:{context.deps['tokens'].id}:{spec.examples}:{spec.sites}:{spec.pooling}:{context.device}"
-    if key not in context.warm:
+    key = f"{context.deps['tokens'].id}:{spec.examples}:{spec.sites}:{spec.pooling}:{context.device}"
+
+    def look() -> list[tuple[str, Row]]:
         validation = ColumnStore.open(context.deps["tokens"].file("validation"))
         others = choose_probe(validation, len(probe.probe), seed=_PROBE_SEED)
         pooling = rows_of(spec.pooling, others.columns)
@@ -191,10 +201,9 @@ def _fixed_references(
             ),
             "random-initialisation": (probe.base.debiased, debiased_grams(untrained, probe.points)),
         }
-        context.warm[key] = [
-            (name, row) for name, (a, b) in pairs.items() for row in drift_between(a, b, probe.points)
-        ]  # fmt: skip
-    return context.warm[key]
+        return [(name, row) for name, (a, b) in pairs.items() for row in drift_between(a, b, probe.points)]
+
+    return context.warm.keep(_REFERENCES, key, look)
 
 
 def _all_of(points: Points) -> Points:
@@ -219,16 +228,14 @@ def _between_seeds(arm: Arm, probe: ProbeOfBase) -> list[tuple[str, Row]]:
 
 def _known_vectors(context: StepContext) -> dict[str, torch.Tensor]:
     """The base's singular vectors as far as they are known; of one base at a time."""
-    warm, base_key = context.warm, context.warm.get("base_key")
-    if warm.get("drift:vectors", (None,))[0] != base_key:
-        warm["drift:vectors"] = base_key, {}
-    return warm["drift:vectors"][1]
+    return context.warm.keep(_VECTORS, context.warm.last_key(BASE), dict)
 
 
 def _text(context: StepContext, base: BaseModel) -> TextOfBase:
     params, locations, warm = context.step.params, context.step.locations, context.warm
-    key = f"{params['drift']['text_sha256']}:{warm.get('base_key')}"
-    if warm.get("drift:text", (None,))[0] != key:
+    key = f"{params['drift']['text_sha256']}:{warm.last_key(BASE)}"
+
+    def read() -> TextOfBase:
         directory = checkpoint_directory(params["model"], locations=locations, cache_dir=context.cache_dir)
         head = load_language_head(directory, device=context.device)
         task = task_from_result(context.deps["data"].result)
@@ -243,8 +250,9 @@ def _text(context: StepContext, base: BaseModel) -> TextOfBase:
                 f"{path} is not the text it was when the study began",
                 hint="run the study again with the text as it is now",
             )
-        warm["drift:text"] = key, TextOfBase(head, windows, text_loss(base.model, head, windows, precision=PRECISION))
-    return warm["drift:text"][1]
+        return TextOfBase(head, windows, text_loss(base.model, head, windows, precision=PRECISION))
+
+    return warm.keep(_TEXT, key, read)
 
 
 # -------------------------------------------------------------------------------------------------------------- files

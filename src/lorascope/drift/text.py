@@ -34,7 +34,7 @@ def causal_windows(path: Path, tokenizer: Any, *, length: int = WINDOW_TOKENS) -
     """The file's text in windows of `length` tokens without overlap, each token to be predicted from those before it.
 
     A window begins with what the tokenizer begins a text with, if anything; its first token is not scored. What does not
-    fill a window at the end is left out. Raises StudyError for a text that is no UTF-8 or is shorter than two windows.
+    fill a window at the end is left out. Raises StudyError for a text that is not UTF-8 or is shorter than two windows.
     """
     prefix, _ = _special_tokens(tokenizer)
     tokens, digest = _read_windows(path, tokenizer, prefix, [], length)

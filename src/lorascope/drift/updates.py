@@ -89,7 +89,7 @@ def weight_updates(base: BaseModel, directory: Path) -> Iterator[WeightUpdate]:
     """The update of every linear weight of the base by the run exported to `directory`, in the model's order.
 
     The directory holds PEFT's adapter or a plain checkpoint (`Method.export`). Tensors are read one at a time, on the
-    CPU. Raises StudyError for an export that is incomplete, belongs to another base, or is no plain LoRA.
+    CPU. Raises StudyError for an export that is incomplete, belongs to another base, or is not plain LoRA.
     """
     export = open_export(directory)
     matrices = base_matrices(base)
@@ -163,7 +163,7 @@ class _Adapter(_Checkpoint):
         for key in self.files:
             if key not in known and not key.startswith(heads):
                 raise StudyError(
-                    f"the adapter in {self.directory} changes {key}, which is no linear layer of its base",
+                    f"the adapter in {self.directory} changes {key}, which is not a linear layer of its base",
                     hint="the adapter belongs to another base model; compare a run with the base it started from",
                 )
 

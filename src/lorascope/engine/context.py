@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorascope.engine.events import Emit
 from lorascope.engine.step import Step
+from lorascope.engine.warm import Warm
 
 if TYPE_CHECKING:
     from lorascope.engine.store.artifact import Artifact
@@ -28,8 +29,8 @@ class StepContext:
     """step: what to do. out: an empty directory whose files are committed. work: a directory that survives a kill
     (checkpoints) and is removed at commit. deps: role -> committed artifact. emit: raises StepBusy once another process
     took the step over. device: a torch device name ("cpu", "cuda:0", "mps"). data_dir: where `{task}_{split}.parquet`
-    may lie. cache_dir: a directory of the store for what can always be rebuilt. warm: a dictionary that lives as long as
-    the worker, for what consecutive steps share.
+    may lie. cache_dir: a directory of the store for what can always be rebuilt. warm: what the worker keeps loaded from
+    one step to the next.
     """
 
     step: Step
@@ -40,4 +41,4 @@ class StepContext:
     device: str
     data_dir: Path | None
     cache_dir: Path
-    warm: dict[str, Any] = field(default_factory=dict)
+    warm: Warm = field(default_factory=Warm)

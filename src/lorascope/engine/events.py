@@ -24,6 +24,7 @@ class Event:
     time_s: float = field(default_factory=time.time)
 
     def to_json(self) -> dict[str, Any]:
+        """The event as JSON; `event_from_json` reads it back."""
         return {"event": self.kind, **asdict(self)}
 
 
@@ -51,6 +52,8 @@ class StudyGrew(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFinished(Event):
+    """Everything that could be computed is. seconds: wall-clock time."""
+
     kind: ClassVar[str] = "study-finished"
     study: str
     num_done: int
@@ -87,6 +90,8 @@ class StepPlanned(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepStarted(Event):
+    """worker: its name. attempt: counts from 1."""
+
     kind: ClassVar[str] = "step-started"
     worker: str
     attempt: int = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 import traceback as traceback_module
 from collections.abc import Mapping
@@ -10,12 +9,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lorascope.errors import LorascopeError, StepFailure
+from lorascope.plugins import imported
 
 
 @dataclass(frozen=True)
 class Failure:
     """error: "module:Class" of what was raised. message, hint, where: as in LorascopeError. exit_code: of the command
-    line. traceback: None for an error a person can mend. log: the worker's log file, if it has one. time_s: Unix time.
+    line. traceback: None for an error that a person can correct. log: the worker's log file, if it has one. time_s: Unix time.
     """
 
     step_id: str
@@ -54,16 +54,20 @@ class Failure:
         return kind(self.message, hint=self.hint, where=self.where)
 
     def to_json(self) -> dict[str, Any]:
+        """The failure as JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Failure:
+        """The failure that `to_json` wrote."""
         return cls(**data)
 
 
 def _error_class(name: str) -> type[LorascopeError]:
-    module, _, attribute = name.partition(":")
-    if module.split(".")[0] != "lorascope":
+    if not name.startswith("lorascope."):
         return StepFailure
-    found = getattr(importlib.import_module(module), attribute, StepFailure)
+    try:
+        found = imported(name)
+    except AttributeError:  # a class that is local to a function
+        return StepFailure
     return found if isinstance(found, type) and issubclass(found, LorascopeError) else StepFailure

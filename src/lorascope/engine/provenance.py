@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lorascope.plugins import installed_plugins
+
 PACKAGES = (
     "lorascope", "torch", "transformers", "peft", "tokenizers", "safetensors", "datasets",
     "numpy", "pandas", "scipy", "scikit-learn", "statsmodels",
@@ -52,13 +54,14 @@ def machine(*, device: str) -> dict[str, str]:
 
 @functools.cache
 def versions() -> dict[str, str]:
+    """Package -> version, of those that results depend on and are installed, plug-ins of lorascope included."""
     found = {}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return {**found, **installed_plugins()}
 
 
 @functools.cache

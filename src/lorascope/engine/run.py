@@ -11,7 +11,6 @@ import contextlib
 import datetime
 import errno
 import gc
-import importlib
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Literal
 from lorascope import registry
 from lorascope.engine import provenance
 from lorascope.engine.context import HandedBack, StepContext
-from lorascope.engine.events import Emit, Event, StepFinished, StepHandedBack, StepStarted
+from lorascope.engine.events import Event, StepFinished, StepHandedBack, StepStarted
 from lorascope.engine.executor import Completion
 from lorascope.engine.failure import Failure
 from lorascope.engine.figures import figures_in
@@ -30,7 +29,9 @@ from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.store.bucket import BucketTrouble
 from lorascope.engine.store.directory import Store, StoreProblem
 from lorascope.engine.store.lock import Owner
-from lorascope.errors import LorascopeError, OutOfMemory
+from lorascope.engine.workplace import Workplace
+from lorascope.errors import LorascopeError, OutOfMemory, StudyError
+from lorascope.plugins import check_stamps
 
 # How CUDA's libraries say it where torch does not: a handle needs a workspace.
 _OUT_OF_MEMORY = (
@@ -50,23 +51,11 @@ Settled = Literal["done", "found"] | Exception
 GangFunction = Callable[[Sequence[StepContext]], Generator[tuple[int, dict[str, Any] | Exception]]]
 
 
-def run_step(
-    step: Step,
-    store: Store,
-    *,
-    device: str,
-    data_dir: Path | None,
-    emit: Emit,
-    warm: dict[str, Any],
-    worker: str,
-    attempt: int = 1,
-    log: str | None = None,
-) -> Artifact:
+def run_step(step: Step, workplace: Workplace, *, attempt: int = 1) -> Artifact:
     """The artifact of `step`, computed here unless it is there already. Its dependencies must be committed.
 
     A failure is recorded in the store and raised: a LorascopeError as it is, running out of memory or disk as the
     LorascopeError that says what to do, anything else unchanged. Raises StepBusy while another process works on it.
-    log: the worker's log file, for the record of a failure.
     """
     troubles: list[Exception] = []
 
@@ -74,27 +63,14 @@ def run_step(
         if isinstance(outcome, Exception):
             troubles.append(outcome)
 
-    _run(
-        [step], store, device=device, data_dir=data_dir, emit=emit, warm=warm, worker=worker, attempt=attempt, log=log,
-        settle=settle,
-    )  # fmt: skip
+    _run([step], workplace, attempt=attempt, settle=settle)
     for trouble in troubles:
         raise trouble
-    return store.artifact(step.id)
+    return workplace.store.artifact(step.id)
 
 
 def try_steps(
-    steps: Sequence[Step],
-    store: Store,
-    *,
-    device: str,
-    data_dir: Path | None,
-    emit: Emit,
-    warm: dict[str, Any],
-    worker: str,
-    report: Callable[[Completion], None],
-    attempt: int = 1,
-    log: str | None = None,
+    steps: Sequence[Step], workplace: Workplace, *, report: Callable[[Completion], None], attempt: int = 1
 ) -> None:
     """`run_step` for an executor: several steps are computed together, and what became of each is reported the moment
     it is known, instead of an exception. Every step is reported once.
@@ -108,33 +84,33 @@ def try_steps(
             report(Completion(step.id, "handed back"))
         elif isinstance(outcome, Exception):
             failed.append(step.id)
-            report(Completion(step.id, "failed", Failure.of(step.id, outcome, log=log)))
+            report(Completion(step.id, "failed", Failure.of(step.id, outcome, log=workplace.log)))
         else:
             report(Completion(step.id, outcome))
 
-    _run(
-        steps, store, device=device, data_dir=data_dir, emit=emit, warm=warm, worker=worker, attempt=attempt, log=log,
-        settle=settle,
-    )  # fmt: skip
+    _run(steps, workplace, attempt=attempt, settle=settle)
     if failed:
         gc.collect()  # the tensors that their tracebacks kept alive
 
 
 def step_function(kind: str) -> Callable[[StepContext], dict[str, Any]]:
-    """The function behind a step kind: a key of `registry.STEP_KINDS`, or "module:function" itself."""
-    return _imported(kind) if ":" in kind else registry.resolve(registry.STEP_KINDS, kind)
+    """The function behind a step kind. Raises StudyError where nothing of that name is installed."""
+    if kind not in registry.STEP_KINDS:
+        raise StudyError(
+            f"there is no step kind `{kind}` here",
+            hint="A plug-in brought it: install that one on every machine that runs this study.",
+        )
+    return registry.resolve(registry.STEP_KINDS, kind)
 
 
 def can_gang(kind: str) -> bool:
-    """Whether steps of this kind can be computed together. Imports nothing; a "module:function" is taken to."""
-    return ":" in kind or kind in registry.GANG_FUNCTIONS
+    """Whether steps of this kind can be computed together. Imports nothing."""
+    return kind in registry.GANG_FUNCTIONS
 
 
 def gang_function(kind: str) -> GangFunction:
-    """The function that computes several steps of a kind together: of `registry.GANG_FUNCTIONS`, or the
-    "module:function_gang" beside a "module:function".
-    """
-    return _imported(f"{kind}_gang") if ":" in kind else registry.resolve(registry.GANG_FUNCTIONS, kind)
+    """The function that computes several steps of a kind together."""
+    return registry.resolve(registry.GANG_FUNCTIONS, kind)
 
 
 def _load_code(kind: str) -> None:
@@ -143,11 +119,6 @@ def _load_code(kind: str) -> None:
     """
     with contextlib.suppress(Exception):
         step_function(kind)
-
-
-def _imported(place: str) -> Any:
-    module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def _alone(function: Callable[[StepContext], dict[str, Any]]) -> GangFunction:
@@ -160,28 +131,16 @@ def _alone(function: Callable[[StepContext], dict[str, Any]]) -> GangFunction:
     return gang
 
 
-def _run(
-    steps: Sequence[Step],
-    store: Store,
-    *,
-    device: str,
-    data_dir: Path | None,
-    emit: Emit,
-    warm: dict[str, Any],
-    worker: str,
-    attempt: int,
-    log: str | None,
-    settle: Callable[[Step, Settled], None],
-) -> None:
+def _run(steps: Sequence[Step], workplace: Workplace, *, attempt: int, settle: Callable[[Step, Settled], None]) -> None:
     """Compute steps of one kind together and settle each, once, the moment it is committed or has failed."""
     _load_code(steps[0].kind)
     with contextlib.ExitStack() as ending:
         members: list[_Member] = []
         contexts: list[StepContext] = []
         for step in steps:
-            member = _Member(step, store, device=device, emit=emit, worker=worker, log=log, settle=settle)
+            member = _Member(step, workplace, settle=settle)
             ending.callback(member.end)
-            if context := member.begin(attempt=attempt, data_dir=data_dir, warm=warm):
+            if context := member.begin(attempt=attempt):
                 members.append(member)
                 contexts.append(context)
         if not members:
@@ -201,7 +160,7 @@ def _run(
             if missing:
                 raise RuntimeError(f"the gang ended without a result of {missing} of its {len(members)} steps")
         except Exception as error:
-            warm.clear()  # a model changed halfway must not serve the next step
+            workplace.warm.clear()  # a model changed halfway must not serve the next step
             for member in members:
                 if not member.is_settled:
                     # One that lost its lock and stopped the whole gang: the others are free to be taken up again.
@@ -212,32 +171,19 @@ def _run(
 class _Member:
     """One step under way in this process: its lock, its staging directory, and how it ends."""
 
-    def __init__(
-        self,
-        step: Step,
-        store: Store,
-        *,
-        device: str,
-        emit: Emit,
-        worker: str,
-        log: str | None,
-        settle: Callable[[Step, Settled], None],
-    ) -> None:
+    def __init__(self, step: Step, workplace: Workplace, *, settle: Callable[[Step, Settled], None]) -> None:
         self.step = step
         self.is_settled = False
-        self._store = store
-        self._device = device
-        self._emit = emit
-        self._worker = worker
-        self._log = log
+        self._workplace = workplace
+        self._store = workplace.store
         self._settle = settle
-        self._lock = store.lock(step.id)
+        self._lock = workplace.store.lock(step.id)
         self._staging: Path | None = None
         self._started: tuple[str, float] | None = None  # when, in words and on the monotonic clock
 
-    def begin(self, *, attempt: int, data_dir: Path | None, warm: dict[str, Any]) -> StepContext | None:
+    def begin(self, *, attempt: int) -> StepContext | None:
         """Take the lock and make room for the files. None if nothing is to be computed here: that is settled."""
-        step, store = self.step, self._store
+        step, store, workplace = self.step, self._store, self._workplace
         try:
             if store.has(step.id):
                 self._end_with("found")
@@ -248,8 +194,9 @@ class _Member:
             if store.has(step.id):  # committed between our look and our lock
                 self._end_with("found")
                 return None
+            check_stamps(step.params)
             store.clear_failure(step.id)
-            self._emit(StepStarted(step=step.id, worker=self._worker, attempt=attempt))
+            workplace.emit(StepStarted(step=step.id, worker=workplace.worker, attempt=attempt))
             self._started = _now(), time.monotonic()
             self._staging = store.stage(step.id)
             return StepContext(
@@ -258,10 +205,10 @@ class _Member:
                 work=store.work_dir(step.id),
                 deps={role: store.artifact(step_id) for role, step_id in step.deps.items()},
                 emit=self._emit_while_ours,
-                device=self._device,
-                data_dir=data_dir,
+                device=workplace.device,
+                data_dir=workplace.data_dir,
                 cache_dir=store.cache_dir,
-                warm=warm,
+                warm=workplace.warm,
             )
         except Exception as error:
             self.fail(error, gang=1)
@@ -276,12 +223,18 @@ class _Member:
         assert self._staging is not None
         assert self._started is not None
         started, started_s = self._started
+        workplace = self._workplace
         try:
-            origin = {**provenance.describe(device=self._device), "gang": gang, "started": started, "finished": _now()}
+            origin = {
+                **provenance.describe(device=workplace.device),
+                "gang": gang,
+                "started": started,
+                "finished": _now(),
+            }
             self._store.commit(self.step, self._staging, result=result, provenance=origin)
             seconds = time.monotonic() - started_s
-            self._emit(
-                StepFinished(step=self.step.id, seconds=seconds, worker=self._worker, figures=figures_in(result))
+            workplace.emit(
+                StepFinished(step=self.step.id, seconds=seconds, worker=workplace.worker, figures=figures_in(result))
             )
         except Exception as error:
             self.fail(error, gang=gang)
@@ -290,7 +243,7 @@ class _Member:
 
     def hand_back(self) -> None:
         """Let go of it, for whoever is free."""
-        self._emit(StepHandedBack(step=self.step.id))
+        self._workplace.emit(StepHandedBack(step=self.step.id))
         self._end_with(HandedBack())
 
     def fail(self, error: Exception, *, gang: int) -> None:
@@ -309,10 +262,10 @@ class _Member:
         elif is_lost:
             self._end_with(_because_of(error, StepBusy(step.id, holder)))
         else:
-            explained = _explain(error, step=step, store=store, device=self._device, gang=gang)
+            explained = _explain(error, step=step, workplace=self._workplace, gang=gang)
             try:
                 if not isinstance(explained, StoreProblem):
-                    store.record_failure(step.id, Failure.of(step.id, explained, log=self._log))
+                    store.record_failure(step.id, Failure.of(step.id, explained, log=self._workplace.log))
             except StoreProblem as problem:
                 explained = problem
             self._end_with(_because_of(error, explained))
@@ -335,7 +288,7 @@ class _Member:
         """Stops a step at its next event once its lock was taken over, before it disturbs the holder's checkpoints."""
         if self._lock.was_taken_over:
             raise StepBusy(self.step.id, None)
-        self._emit(event)
+        self._workplace.emit(event)
 
 
 def _because_of(error: Exception, explained: Exception) -> Exception:
@@ -349,11 +302,11 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def _explain(error: Exception, *, step: Step, store: Store, device: str, gang: int) -> Exception:
+def _explain(error: Exception, *, step: Step, workplace: Workplace, gang: int) -> Exception:
     """The same misfortune as an error that names the remedy, where we know one; else `error` itself."""
     if isinstance(error, LorascopeError):
         return error
-    causes = list(_causes(error))
+    store, causes = workplace.store, list(_causes(error))
     for cause in causes:
         if isinstance(cause, OSError) and _concerns(cause, store) and (problem := store.problem(cause)):
             return problem
@@ -362,7 +315,7 @@ def _explain(error: Exception, *, step: Step, store: Store, device: str, gang: i
         return store.problem(OSError(errno.ENOSPC, "No space left on device")) or error
     if any(map(_is_out_of_memory, causes)):
         return OutOfMemory(
-            f"{step.id} ran out of memory on {device}: {str(error).splitlines()[0] if str(error) else 'MemoryError'}",
+            f"{step.id} ran out of memory on {workplace.device}: {str(error).splitlines()[0] if str(error) else 'MemoryError'}",
             hint=f"Lower {'train.gang or ' if gang > 1 else ''}train.micro_batch_size (same result, less memory), then "
             "train.max_length or train.batch_size, or use a device with more memory.",
         )

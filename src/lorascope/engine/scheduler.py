@@ -26,7 +26,7 @@ _SMALL_GANG = 4
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Computed:
     """What became of every step. done: computed by this call. cached: there before, or computed by another process.
     failed: id -> failure. blocked: id -> id of the failed step it waits for. seconds: wall-clock time.
     """
@@ -46,7 +46,7 @@ def execute(
     emit: Emit,
     poll_s: float = 0.5,
     more: Callable[[], Sequence[Step]] = tuple,
-) -> Outcome:
+) -> Computed:
     """Compute the missing ones of `steps` in dependency order, in the order given where that leaves a choice.
 
     poll_s: how often to look at steps that other processes work on. more: asked whenever steps have succeeded for those that
@@ -66,7 +66,7 @@ def execute(
         executor.close()
         raise
     seconds = time.monotonic() - started
-    return Outcome(state.done, state.cached, state.failed, state.blocked, seconds)
+    return Computed(state.done, state.cached, state.failed, state.blocked, seconds)
 
 
 def _is_of_its_place(failure: Failure) -> bool:

@@ -81,6 +81,7 @@ class Step:
 
     @cached_property
     def id(self) -> str:
+        """Kind, slug and a hash of the literals."""
         identity = canonical_json(
             {"kind": self.kind, "version": self.version, "params": dict(self.params), "deps": dict(self.deps)}
         )
@@ -89,6 +90,7 @@ class Step:
         return "-".join(part for part in (self.kind, slug, digest) if part)
 
     def to_json(self) -> JSON:
+        """The step as JSON."""
         return {
             "kind": self.kind,
             "version": self.version,
@@ -101,6 +103,7 @@ class Step:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Step:
+        """The step that `to_json` wrote."""
         fields = dict(data)
         fields["resources"] = Resources(**fields.get("resources", {}))
         return cls(**fields)

@@ -1,0 +1,1 @@
+"""How good a run is, and whether its numbers can be trusted: gates, baselines, test scores."""

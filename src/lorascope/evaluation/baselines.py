@@ -1,7 +1,8 @@
 """The `baseline` step: what any fine-tuned model must beat, on the same test examples.
 
-For classes: the majority, stratified random (5 seeds), and a linear probe, logistic regression on the frozen base's
-features. For a task that uses the checkpoint's own head: the untrained base.
+Which there are is the task's to say (`Scoring.baselines`, `Scoring.linear_probe`). For classes: the majority, stratified
+random (5 seeds), and a linear probe, logistic regression on the frozen base's features. For a task that uses the
+checkpoint's own head: the untrained base.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from lorascope.data.columns import ColumnStore, Examples
+from lorascope.data.columns import ColumnStore, Examples, example_numbers
 from lorascope.engine.context import StepContext
 from lorascope.errors import GateFailure
 from lorascope.evaluation.evaluate import ids_sha256
@@ -39,8 +40,8 @@ def measure_baselines(context: StepContext) -> dict[str, Any]:
     reading = reading_for(context, task, base, precision=context.step.params["precision"])
     columns = {split: ColumnStore.open(tokens.file(split)) for split in frames}
     if task.head.is_new:
-        features = {split: frozen_features(base.model, columns[split], reading) for split in frames}
-        if (probe := scoring.linear_probe(features, frames)) is not None:
+        probe = scoring.linear_probe(lambda split: frozen_features(base.model, columns[split], reading), frames)
+        if probe is not None:
             arms["linear probe", ""] = probe
     else:  # the base has a head: what it does untrained is the least that training must beat
         arms["untrained base", ""] = reading.predict(base.model, columns["test"])
@@ -56,7 +57,8 @@ def measure_baselines(context: StepContext) -> dict[str, Any]:
 
 @torch.no_grad()
 def frozen_features(model: PreTrainedModel, columns: Examples, reading: Reading) -> np.ndarray:
-    """The base's last hidden state, mean over real positions: float32 [rows, hidden], in the columns' order."""
+    """The base's last hidden state, mean over real positions, and over the windows of an example: float32 [examples,
+    hidden], in the columns' order."""
     backbone: Any = model.base_model
     found = np.empty((len(columns), model.config.hidden_size), dtype=np.float32)
     for rows, batch in reading.batches(columns):
@@ -64,4 +66,7 @@ def frozen_features(model: PreTrainedModel, columns: Examples, reading: Reading)
             hidden = backbone(**reading.model_inputs(batch)).last_hidden_state.float()
         mask = real_positions(batch, hidden).unsqueeze(-1).float()
         found[rows] = ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
-    return found
+    owners = example_numbers(columns.ids)
+    if owners[-1] + 1 == len(owners):
+        return found
+    return np.stack([found[owners == example].mean(axis=0) for example in range(owners[-1] + 1)])

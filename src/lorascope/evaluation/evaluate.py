@@ -71,7 +71,7 @@ def reload_gate(model: nn.Module, columns: Examples, reference: np.ndarray, read
     rows = np.arange(len(reference))
     found = reading.task.scoring.agreement(reading.signatures(model, columns, rows=rows), reference)
     tolerance = _RELOAD_TOLERANCE[reading.precision]
-    return _agreement_gate("save, reload, score", found, tolerance, rows=rows, precision=reading.precision)
+    return _agreement_gate("save, reload, score", found, tolerance, ids=columns.ids[rows], precision=reading.precision)
 
 
 def merge_gate(method: Method, model: nn.Module, columns: Examples, reading: Reading) -> list[Gate]:
@@ -82,13 +82,14 @@ def merge_gate(method: Method, model: nn.Module, columns: Examples, reading: Rea
     if merged is None:
         return []
     found = reading.task.scoring.agreement(apart, reading.signatures(merged, columns, rows=rows))
-    return [_agreement_gate("merged equals adapter", found, _MERGE_TOLERANCE, rows=rows, precision=reading.precision)]
+    ids = columns.ids[rows]
+    return [_agreement_gate("merged equals adapter", found, _MERGE_TOLERANCE, ids=ids, precision=reading.precision)]
 
 
-def _agreement_gate(name: str, found: Agreement, tolerance: float, *, rows: np.ndarray, precision: str) -> Gate:
+def _agreement_gate(name: str, found: Agreement, tolerance: float, *, ids: np.ndarray, precision: str) -> Gate:
     return Gate(
         name, found.difference <= tolerance, found.difference, tolerance,
-        f"largest difference of {found.of} on {len(rows)} validation examples ({precision}): {found.difference:.2g}",
+        f"largest difference of {found.of} on {len(np.unique(ids))} validation examples ({precision}): {found.difference:.2g}",
     )  # fmt: skip
 
 

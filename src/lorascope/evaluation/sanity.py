@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lorascope.data.columns import ColumnStore
+from lorascope.data.columns import ColumnStore, example_numbers
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import StepProgress
 from lorascope.errors import GateFailure
@@ -132,16 +132,22 @@ def run_gates(bench: Bench) -> Iterator[Gate]:
 
 
 def _rows(bench: Bench, count: int) -> np.ndarray:
-    count = min(count, len(bench.columns))
-    return np.sort(np.random.default_rng(0).choice(len(bench.columns), size=count, replace=False))
+    """All rows of `count` examples, or of all examples if there are fewer."""
+    return _rows_of_examples(bench, count, np.random.default_rng(0))
+
+
+def _rows_of_examples(bench: Bench, count: int, generator: np.random.Generator) -> np.ndarray:
+    owners = example_numbers(bench.columns.ids)
+    examples = int(owners.max()) + 1
+    chosen = generator.choice(examples, size=min(count, examples), replace=False)
+    return np.flatnonzero(np.isin(owners, chosen))
 
 
 def _unlike_rows(bench: Bench, count: int) -> np.ndarray:
-    """Rows whose targets are not all the same: ten of one class are learnt by a constant."""
+    """All rows of `count` examples whose targets are not all the same: ten of one class are learnt by a constant."""
     generator = np.random.default_rng(0)
-    count = min(count, len(bench.columns))
     for _ in range(1000):
-        rows = np.sort(generator.choice(len(bench.columns), size=count, replace=False))
+        rows = _rows_of_examples(bench, count, generator)
         length = int(np.asarray(bench.columns.lengths)[rows].max())
         batch = bench.reading.collate(bench.columns.gather(rows), length=bench.reading.padded(length))
         if any(len(np.unique(batch[name], axis=0)) > 1 for name in bench.reading.task.target_keys):
@@ -163,7 +169,7 @@ def equals_base_at_initialisation(bench: Bench) -> Gate:
     tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
     return Gate(
         "equals base at initialisation", difference <= tolerance, difference, tolerance,
-        f"largest difference of logits on {len(rows)} examples: {difference:.2g}",
+        f"largest difference of outputs on {len(rows)} rows: {difference:.2g}",
     )  # fmt: skip
 
 
@@ -227,6 +233,7 @@ def overfits_ten(bench: Bench) -> Gate:
     """Ten examples are learnt by heart within 50 epochs (dropout off; at the run's learning rate, or from a tenth of
     it to 30 times it)."""
     rows = _unlike_rows(bench, OVERFIT_EXAMPLES)
+    examples = len(np.unique(bench.columns.ids[rows]))
     best = (math.inf, 0.0)
     for factor in _OVERFIT_RATES:
         rate = bench.learning_rate * factor
@@ -245,13 +252,13 @@ def overfits_ten(bench: Bench) -> Gate:
             if loss < OVERFIT_LOSS and score == 1.0:
                 return Gate(
                     "overfit-10", True, loss, OVERFIT_LOSS,
-                    f"{len(rows)} examples learnt in {epoch} epochs at learning rate {rate:g}",
+                    f"{examples} examples learnt in {epoch} epochs at learning rate {rate:g}",
                 )  # fmt: skip
         best = min(best, _fit(bench, gang.views[0], rows))
     tried = ", ".join(f"{bench.learning_rate * factor:g}" for factor in _OVERFIT_RATES)
     return Gate(
         "overfit-10", False, best[0], OVERFIT_LOSS,
-        f"after {OVERFIT_EPOCHS} epochs on {len(rows)} examples the loss is {best[0]:.3f} and {best[1]:.0%} are right "
+        f"after {OVERFIT_EPOCHS} epochs on {examples} examples the loss is {best[0]:.3f} and {best[1]:.0%} are right "
         f"(learning rates tried: {tried})",
     )  # fmt: skip
 

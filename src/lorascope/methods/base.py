@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lorascope.errors import LorascopeError
+from lorascope.errors import NotStackable as NotStackable
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from lorascope.models.loading import BaseModel
-
-
-class NotStackable(LorascopeError):
-    """Several runs of this method cannot be trained together on this model: each has to run alone."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lorascope.methods.base import NotStackable
+from lorascope.errors import NotStackable
 from lorascope.methods.dropout import StackedDropout
 
 

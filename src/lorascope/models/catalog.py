@@ -16,7 +16,7 @@ from typing import Any
 
 from lorascope.engine.store.durable import sha256_of
 from lorascope.errors import EnvironmentProblem, StudyError
-from lorascope.registry import MODELS, nearest
+from lorascope.registry import MODELS, nearest, resolve
 from lorascope.study.spec import HubSource, ModelSource, ModelSpec, PackageSource, PathSource
 
 MODEL_LOCATION = "model"
@@ -36,7 +36,7 @@ def source_of(spec: ModelSpec) -> ModelSource:
             hint=f"{meant}registered models: {', '.join(MODELS)}; for any other, give a source: "
             "{name: mine, source: {hub: owner/name, revision: COMMIT}} or {name: mine, source: {path: DIR}}",
         )
-    literal = MODELS[spec.name]
+    literal = resolve(MODELS, spec.name)
     return HubSource(**literal) if "hub" in literal else PackageSource(**literal)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorascope.engine.warm import Kept, Warm
 from lorascope.errors import EnvironmentProblem
 from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.models.heads import Head
@@ -89,6 +90,10 @@ def run_heads(
     return heads
 
 
+BASE = Kept[BaseModel]("the base model", most=1)
+"""Only the last: a second one would take memory that training needs."""
+
+
 def load_base(
     model: Mapping[str, Any],
     *,
@@ -97,7 +102,7 @@ def load_base(
     device: str,
     locations: Mapping[str, str],
     cache_dir: Path,
-    warm: dict[str, Any],
+    warm: Warm,
 ) -> BaseModel:
     """The base model in fp32 with the task's head, from the worker's memory if the last step used the same one, be it
     for a task with other names for as many classes.
@@ -105,13 +110,11 @@ def load_base(
     Raises EnvironmentProblem if the checkpoint does not load, or lacks the head that should be its own.
     """
     key = repr((sorted(model.items()), head.shape, pad_token_id, device))
-    if warm.get("base_key") != key:
-        warm.pop("base", None)
-        warm["base"] = _load(
-            model, head, pad_token_id=pad_token_id, device=device, locations=locations, cache_dir=cache_dir
-        )
-        warm["base_key"] = key
-    return _relabelled(warm["base"], head.config)
+
+    def load() -> BaseModel:
+        return _load(model, head, pad_token_id=pad_token_id, device=device, locations=locations, cache_dir=cache_dir)
+
+    return _relabelled(warm.keep(BASE, key, load), head.config)
 
 
 def _relabelled(base: BaseModel, head_config: Mapping[str, Any]) -> BaseModel:

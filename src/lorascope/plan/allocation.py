@@ -1,4 +1,4 @@
-"""Which worker runs what, and when: list scheduling over the graph of steps, beside a bound that no schedule can beat.
+"""Which worker runs what, and when: list scheduling over the graph of steps, and a bound that no schedule can beat.
 
 Whenever a worker is free it takes the ready job from which the longest chain of work still hangs. Steps that are computed
 together stay one job. Where nothing has to be alone, any such schedule ends before work / workers + longest chain (Graham

@@ -1,7 +1,7 @@
 """Which steps a calibration consists of: the study's own preparation and gates, a few updates of every arm, and what is
 measured of runs, once, on those few updates.
 
-The first are needed anyway and stay in the store. The others are steps of their own beside the study's: nothing of the
+The first are needed anyway and stay in the store. The others are steps of their own, apart from the study's: nothing of the
 study depends on them, and a plan reads what they took. They belong to one machine, since another is as fast as it is.
 """
 

@@ -37,8 +37,8 @@ from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec
 @dataclass(frozen=True)
 class Graph:
     """steps: in dependency order, the analysis not among them. labels: step id -> what it is in this study. searches: how far
-    each has come. waiting: the steps that are planned once a search has ended, as (kind, label). decided_by: step id -> the
-    trials, beside its deps, whose scores it had to wait for to be planned at all."""
+    each has come. waiting: the steps that are planned once a search has ended, as (kind, label). decided_by: step id
+    -> the trials, apart from its deps, whose scores it had to wait for to be planned at all."""
 
     study: Study
     steps: list[Step]

@@ -44,7 +44,7 @@ class Planner:
 
     @property
     def proposals(self) -> list[str]:
-        """The ids of the artifacts, beside the steps, that the plan was made from."""
+        """The ids of the artifacts, apart from the steps, that the plan was made from."""
         return self._ask.found
 
     def more(self) -> Sequence[Step]:

@@ -19,7 +19,7 @@ SEARCH = "search"
 
 @dataclass(frozen=True)
 class RunLabel:
-    """What a step is called in this study: names a person chose, no part of any identity. None: not specific to one."""
+    """What a step is called in this study: names a person chose, not part of any identity. None: not specific to one."""
 
     model: str | None = None
     task: str | None = None

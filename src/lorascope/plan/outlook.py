@@ -86,7 +86,7 @@ class StudyPlan:
     counted (None: never measured). by_machines: number of machines -> makespan. measured_on: what the devices behind the
     estimates are called. free_bytes: where the store lies. undecided: runs that may train together or not, as a timing on
     this machine is still to tell, their memory being that of as many as were measured. in_turns_seconds: the makespan if the
-    workers that share a device took turns on it (None: they share none, or were timed beside as many as will run)."""
+    workers that share a device took turns on it (None: they share none, or were timed with as many as will run)."""
 
     graph: Graph
     steps: tuple[PlannedStep, ...]
@@ -153,7 +153,7 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
 
 
 def _are_of_fewer(planned: Sequence[PlannedStep], sharing: int) -> bool:
-    """Whether times that matter were measured beside fewer workers than are to share a device."""
+    """Whether times that matter were measured with fewer workers than are to share a device."""
     estimates = [p.estimate for p in planned if not p.is_cached and p.estimate.seconds is not None]
     seconds = [(e.seconds or 0.0, e.workers_on_device < sharing) for e in estimates]
     return sum(s for s, is_of_fewer in seconds if is_of_fewer) > _SMALL_SHARE * sum(s for s, _ in seconds)

@@ -66,14 +66,15 @@ GATES: Mapping[str, tuple[str, ...]] = {
         "the weights of the frozen base are bit-identical afterwards",
     ),
     "evaluate": (
-        "save, reload, score: the exported checkpoint gives the probabilities that the model in memory gave",
-        "merged equals adapter: the adapter folded into the base gives the adapter's probabilities, where there is one",
+        "save, reload, score: the exported checkpoint computes what the model in memory computed",
+        "merged equals adapter: the adapter folded into the base computes what the adapter does, where there is one",
     ),
     "drift": ("all runs of an arm and the base are read on the same probe examples", "every feature is finite"),
     "serving": ("each arm answers what its run answers offline before it is timed",),
     "analysis": (
         "evaluation sets identical: all arms are scored on the same test examples",
-        "every arm beats the majority baseline and the linear probe; one that does not is marked broken",
+        "every arm beats the baselines of its task, such as the majority and the linear probe; one that does not is "
+        "marked broken",
     ),
 }
 

@@ -15,7 +15,6 @@ from lorascope.plan.graph import Graph
 from lorascope.plan.labels import SEARCH
 from lorascope.stats.quality.power import POWER, detectable_difference
 from lorascope.study.hypothesis import Equivalent, NonInferior
-from lorascope.tasks.description import task_from_result
 
 SEED_SD = 0.01
 DISCORDANT_FRACTION = 0.10
@@ -52,7 +51,9 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     task, num_seeds = graph.labels[data_id].task or "", len(graph.study.seeds)
     if data_id not in results:
         return Detectable(task, None, num_seeds, None, None, {}, {})
-    examples, metric = results[data_id]["num_examples"]["test"], _primary_metric(results[data_id])
+    data = results[data_id]
+    examples = data["num_examples"]["test"]
+    metric = data["primary_metric"] if "primary_metric" in data else data["task"]["metrics"][0]  # older records
     if metric in QUALITY and QUALITY[metric].width is None:
         return Detectable(task, metric, num_seeds, examples, None, {}, {})
     one_sided = _difference(num_seeds, examples, alpha=0.10)  # a margin is tested on one side at 5%
@@ -65,11 +66,6 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     }
     more = {seeds: _difference(seeds, examples) for seeds in (3, 5, 10, 20) if seeds != num_seeds}
     return Detectable(task, metric, num_seeds, examples, _difference(num_seeds, examples), more, margins)
-
-
-def _primary_metric(result: Mapping[str, Any]) -> str:
-    """Of a task, from what the `data` step recorded of it."""
-    return next(iter(result["task"].get("metrics", ())), None) or task_from_result(result).primary_metric
 
 
 def _difference(num_seeds: int, num_examples: int, *, alpha: float = 0.05, power: float = POWER) -> float:

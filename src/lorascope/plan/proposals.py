@@ -1,7 +1,7 @@
 """What samplers have proposed, kept in the store: a search stays the same search under another version of its sampler.
 
 A `proposals` step is made of the question that was asked: ranges, the trials told, the sampler and its seed. Its artifact
-has the answer and the version that gave it. It is no part of a plan: a plan is made from it. Where a store holds an answer,
+has the answer and the version that gave it. It is not part of a plan: a plan is made from it. Where a store holds an answer,
 nobody is asked.
 """
 
@@ -15,6 +15,7 @@ from lorascope.engine.events import fan_out
 from lorascope.engine.run import StepBusy, run_step
 from lorascope.engine.step import Step
 from lorascope.engine.store.directory import Store
+from lorascope.engine.workplace import Workplace
 from lorascope.plan.labels import VERSIONS
 from lorascope.search.propose import Question, ask_sampler
 
@@ -53,8 +54,6 @@ class Proposals:
     def _commit(self, step: Step) -> None:
         while not self._store.has(step.id):
             try:
-                run_step(
-                    step, self._store, device="cpu", data_dir=None, emit=fan_out(), warm={}, worker="coordinator"
-                )  # fmt: skip
+                run_step(step, Workplace(store=self._store, device="cpu", emit=fan_out(), worker="coordinator"))
             except StepBusy:  # another coordinator asks the same
                 time.sleep(_LOOK_S)

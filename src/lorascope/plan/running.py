@@ -69,8 +69,8 @@ class RunningGang:
 
     @property
     def at_work(self) -> list[RunningStep]:
-        """The members that are trained now: those of a gang tell their news at one time, and one that was divided (as it
-        does not pay, or for want of memory) trains in turns. All, while nobody has told anything."""
+        """The members that are trained now: those of a gang tell their news at one time, and one that was divided (as "
+        "it does not pay, or for lack of memory) trains in turns. All, while nobody has told anything."""
         told = [member.told_at_s for member in self.members if member.told_at_s is not None]
         if not told:
             return list(self.members)

@@ -32,8 +32,8 @@ def training_of(step: Step, results: Results) -> Training | None:
     if data is None or tokens is None:
         return None
     train = step.params["train"]
-    examples = data["num_examples"]["train"]
-    an_epoch = math.ceil(examples / train["batch_size"])
+    rows = tokens.get("num_rows", data["num_examples"])["train"]  # older records: one row an example
+    an_epoch = math.ceil(rows / train["batch_size"])
     updates = max(1, math.ceil(train["epochs"] * an_epoch))
     stops = [max(1, math.ceil(stop * updates)) for stop in step.params.get("stops", (1.0,))]
     before, last = (stops[-2] if len(stops) > 1 else 0), stops[-1]

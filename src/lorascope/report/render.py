@@ -1,6 +1,6 @@
 """Write the report of one analysis artifact. The one entry point of this package.
 
-Files are written beside their target and renamed, so a reader never sees half a file, and the same artifact always
+Files are written next to their target and renamed, so a reader never sees half a file, and the same artifact always
 gives the same bytes.
 """
 

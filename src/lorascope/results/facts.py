@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,20 @@ def data_facts(finished: Finished) -> JSON:
         tokens = finished.of("tokens", task=label["task"])
         result = artifact.result
         facts[label["task"]] = {
-            **{key: result[key] for key in ("num_examples", "label_counts", "sha256", "source") if key in result},
+            **{key: result[key] for key in ("num_examples", "sha256", "source")},
+            **_balance(result),
             "duplicates": {pair: n - result["duplicates_dropped"][pair] for pair, n in result["duplicates"].items()},
             "example_ids_sha256": result["example_ids_sha256"],
             "dropped_duplicates": sum(result["duplicates_dropped"].values()),
-            **({"label_names": result["task"]["label_names"]} if "label_names" in result["task"] else {}),
             "truncated_fraction": {token["model"]: art.result["truncated_fraction"] for token, art in tokens},
         }
     return facts
+
+
+def _balance(result: Mapping[str, Any]) -> JSON:
+    """Of a task with classes: their names, and how many examples of each its splits have."""
+    names = result["task"].get("label_names")
+    return {"label_names": names, "label_counts": result["label_counts"]} if names else {}
 
 
 def run_facts(finished: Finished, study: Study) -> Iterator[JSON]:

@@ -42,8 +42,8 @@ def step_gates(finished: Finished) -> list[JSON]:
 
 
 def arm_gates(finished: Finished, primary: Mapping[str, str]) -> list[JSON]:
-    """Every arm beats the majority class and the linear probe (or what else its task has) on the test set, in the mean over
-    its seeds and in the direction of the metric.
+    """Every arm beats the baselines of its task that draw nothing (the majority class, the linear probe, never an answer) on
+    the test set, in the mean over its seeds and in the direction of the metric.
 
     An arm that does not is broken (Kornblith et al. 2019 call frozen features the least one may expect): its other
     numbers are shown, but no hypothesis rests on them.
@@ -62,7 +62,7 @@ def arm_gates(finished: Finished, primary: Mapping[str, str]) -> list[JSON]:
                 {"gate": "beats baselines", **arm, "passed": False, "value": mean, "threshold": None, "detail": missing}
             )
         for _, artifact in baselines:
-            floors = {s["name"]: s["metrics"][metric.name] for s in artifact.result["scores"] if s["name"] != "random"}
+            floors = {s["name"]: s["metrics"][metric.name] for s in artifact.result["scores"] if not s["seed"]}
             for name, floor in floors.items():
                 detail = f"mean test {metric.name} {mean:.3f}, {name} {floor:.3f}"
                 gate = {

@@ -1,0 +1,1 @@
+"""The search for hyper-parameters, replayed from what its trials have given."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import optuna
 
     from lorascope.engine.context import StepContext
-    from lorascope.search.replay import Trial
+    from lorascope.search.trials import Trial
 
 
 Question = Mapping[str, Any]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from lorascope.search.replay import Trial
+from lorascope.search.trials import Trial
 
 RUNGS = (1 / 6, 1 / 3, 1.0)
 """Where halving looks, in shares of a trial's updates. Not at 1/9, the usual first rung of a reduction by three: a

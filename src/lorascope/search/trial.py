@@ -135,7 +135,7 @@ def _num_bytes(state: Any) -> int:
 
 
 def _mark(context: StepContext) -> Path:
-    """Lies beside the checkpoint of a stage that began with the state of the one before."""
+    """Lies next to the checkpoint of a stage that began with the state of the one before."""
     return context.work / "taken-up"
 
 

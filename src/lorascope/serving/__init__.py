@@ -1,1 +1,1 @@
-"""Serving: what a trained adapter costs in use, beside the model it could be merged into."""
+"""Serving: what a trained adapter costs in use, compared with the model it could be merged into."""

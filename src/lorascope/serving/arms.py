@@ -1,6 +1,6 @@
 """The arms of a comparison: what each serves, written to disk once, and what each must answer.
 
-Every arm is an ordinary checkpoint, with PEFT adapters beside it where it has any; the first adapter's run is also the
+Every arm is an ordinary checkpoint, with PEFT adapters next to it where it has any; the first adapter's run is also the
 merged one. What an engine answers to a few prompts is held against transformers and peft on the same files, and an engine
 that answers otherwise is not timed.
 """

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorascope.errors import LorascopeError
+from lorascope.serving.forms import Dtype
+from lorascope.study.measure import Workload
 
 EngineName = Literal["vllm", "vllm-server", "transformers"]
 
@@ -17,10 +19,10 @@ class EngineConfig:
     """What an engine process serves. slots: adapters resident at once; cpu_slots: kept in the host's memory; None: all.
     fitted_cache: room for the keys and values of the largest batch, instead of for whatever memory is left."""
 
-    workload: Literal["classification", "generation"]
+    workload: Workload
     model: Path
     adapters: Mapping[str, Path]
-    dtype: Literal["bfloat16", "float32"]
+    dtype: Dtype
     device: str
     max_length: int
     max_batch: int
@@ -103,7 +105,7 @@ class EngineFailure(LorascopeError):
         self.kind = kind
         self.log = log
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild_failure, (self.message, self.kind, self.log, self.hint, self.where))
 
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lorascope.errors import StudyError
+from lorascope.serving.forms import Dtype
 from lorascope.serving.trained import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TrainedRun
+from lorascope.study.measure import Workload
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
-
-Workload = Literal["classification", "generation"]
-Dtype = Literal["float32", "bfloat16"]
 
 _PEFT_ROOT = "base_model.model."
 

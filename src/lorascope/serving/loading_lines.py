@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from lorascope.serving.trained import ADAPTER_CONFIG, TrainedRun
+from lorascope.serving.trained import ADAPTER_CONFIG, SERVED_HEAD, TrainedRun
 
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank takes
 _GENERATES = "AutoModelForCausalLM"
@@ -17,12 +17,16 @@ def loading_lines(run: TrainedRun, directory: Path, *, form: str, workload: str)
     """tool -> code or command. directory: where the export will lie."""
     place = str(directory.resolve())
     if form == "adapter":
-        return _adapter_lines(run, place, workload)
-    auto = _auto_class(run, workload)
-    return {
-        "transformers": f"from transformers import {auto}\nmodel = {auto}.from_pretrained({place!r})",
-        "vllm": shlex.join(["vllm", "serve", place, *_runner(workload)]),
-    }
+        lines = _adapter_lines(run, place, workload)
+    else:
+        auto = _auto_class(run, workload)
+        lines = {
+            "transformers": f"from transformers import {auto}\nmodel = {auto}.from_pretrained({place!r})",
+            "vllm": shlex.join(["vllm", "serve", place, *_runner(workload)]),
+        }
+    if _auto_class(run, workload) not in (SERVED_HEAD, _GENERATES):  # vLLM is not known to serve such a head
+        lines.pop("vllm")
+    return lines
 
 
 def _auto_class(run: TrainedRun, workload: str) -> str:

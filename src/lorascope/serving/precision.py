@@ -2,7 +2,7 @@
 
 Folding an adapter into its base is exact in real numbers. In floats, W + BA is rounded once to the weights' precision
 where the adapter adds BAx to Wx after two products of their own: in fp32 the difference is noise, in bf16 (8 bits) it can
-change decisions. Rounding alone changes some too, so the bf16 adapter is held against the fp32 adapter beside it: merging
+change decisions. Rounding alone changes some too, so the bf16 adapter is compared with the fp32 adapter too: merging
 costs something only where the first difference exceeds the second.
 """
 

@@ -1,7 +1,7 @@
 """How arms are compared: fresh engine processes, arms in random order within each repeat, proof before any time is taken.
 
 A repeat is a block: every arm is started once in it, answers the same requests, and is ended. What one process found is
-written down the moment it ends, so a comparison that is interrupted goes on with the others. An engine that dies is
+written down the moment it ends, so a comparison that is interrupted goes on with the others. An engine that fails is
 started again; one that cannot serve an arm at all, or computes something else than the run does, is reported and not timed.
 Engines may be started several at once, since most of their time goes into starting. Only one is asked at a time all the
 same: those of a block answer load by load in turns, so that a slow phase of the machine meets every arm alike, while all

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lorascope.data.columns import ColumnStore
 from lorascope.engine import provenance
@@ -21,15 +21,16 @@ from lorascope.engine.store.directory import Store
 from lorascope.engine.store.opening import StorePlace, open_store
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.models.catalog import find_model
-from lorascope.serving.export import Dtype, Workload, write_adapter, write_base, write_full, write_merged
+from lorascope.serving.export import write_adapter, write_base, write_full, write_merged
+from lorascope.serving.forms import Dtype, Form
 from lorascope.serving.loading_lines import loading_lines
 from lorascope.serving.precision import MergePrecision, merge_precision
 from lorascope.serving.trained import TrainedRun, open_run
+from lorascope.study.measure import Workload
 
 if TYPE_CHECKING:
     from lorascope.engine.store.artifact import Artifact
 
-Form = Literal["adapter", "merged", "full", "base"]
 
 _WRITERS: Mapping[Form, Callable[..., Path]] = {
     "adapter": write_adapter,
@@ -42,7 +43,7 @@ _WRITERS: Mapping[Form, Callable[..., Path]] = {
 @dataclass(frozen=True)
 class Published:
     """A directory that was written. num_bytes: of its weights. precision: merged v adapter, None where there is nothing
-    to merge. load: tool -> what to write to load it."""
+    to merge and for a task without classes. load: tool -> what to write to load it."""
 
     directory: Path
     run: str
@@ -85,7 +86,8 @@ def publish_run(
     try:
         _WRITERS[form](opened, staging, workload=workload, dtype=dtype)
         precision = None
-        if opened.has_adapter and form != "base":
+        has_decisions = workload == "generation" or bool(opened.class_names)
+        if opened.has_adapter and form != "base" and has_decisions:
             examples = ColumnStore.open(opened_store.artifact(train.step.deps["tokens"]).file("validation"))
             precision = merge_precision(opened, examples, workload=workload, device=device)
         size = sum(file.stat().st_size for file in staging.glob("*.safetensors"))

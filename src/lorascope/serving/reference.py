@@ -20,7 +20,9 @@ from jaxtyping import Float, Int
 
 from lorascope.errors import StudyError
 from lorascope.models.loading import reading_checkpoint
-from lorascope.serving.export import Dtype, Workload, cast
+from lorascope.serving.export import cast
+from lorascope.serving.forms import Dtype
+from lorascope.study.measure import Workload
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +125,7 @@ class OfflineModel:
         if ends := [index for index, prompt in enumerate(prompts) if prompt[-1] == self.pad_token_id]:
             raise StudyError(
                 f"prompt {ends[0]} ends in the padding token ({self.pad_token_id})",
-                hint="a decoder's classifier reads the last token that is no padding: draw prompts without it",
+                hint="a decoder's classifier reads the last token that is not padding: draw prompts without it",
             )
         found: dict[int, np.ndarray] = {}
         with torch.no_grad(), self._using(adapter):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.warm import Warm
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method
 from lorascope.models.checkpoint import checkpoint_directory
@@ -103,7 +104,7 @@ class TrainedRun:
         model, info = loaded
         if lacking := sorted(set(info["missing_keys"])):
             raise StudyError(
-                f"the base checkpoint of {self.id} is no complete language model (it lacks {lacking[0]})",
+                f"the base checkpoint of {self.id} is not a complete language model (it lacks {lacking[0]})",
                 hint="serve the classification workload, or study a checkpoint that was saved with its head",
             )
         model.config.pad_token_id = self.base.pad_token_id
@@ -136,7 +137,7 @@ def open_run(
     cache_dir: Path,
     device: str = "cpu",
     locations: Mapping[str, str] | None = None,
-    warm: dict[str, Any] | None = None,
+    warm: Warm | None = None,
 ) -> TrainedRun:
     """The run that a `train` artifact holds. data: the artifact of its task. locations: where the base's files are
     (default: where they were when it was trained). warm: a worker's memory, which keeps the base for the next run.
@@ -153,7 +154,7 @@ def open_run(
         head=task.head,
         pad_token_id=task.inputs.pad_token_id(tokenizer),
         device=device,
-        warm={} if warm is None else warm,
+        warm=warm or Warm(),
         **places,
     )
     return TrainedRun(

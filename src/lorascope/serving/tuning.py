@@ -2,7 +2,7 @@
 
 Every trial is a fresh engine process that must first be seen to answer what the runs do, and is then asked for requests of
 its own. So the study's own requests are new to whatever wins, and what it gains is measured like everything else: in a
-fresh process of every repeat, beside the default setting. A lever that only seemed to help is found out there.
+fresh process of every repeat, next to the default setting. A lever that only seemed to help is found out there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lorascope.serving.together import OUT_OF_MEMORY, Started, Turns, measured_i
 from lorascope.study.measure import arm_name
 
 TRIAL = "trial"
-"""The setting under which trials are written down beside the processes of a comparison."""
+"""The setting under which trials are written down with the processes of a comparison."""
 HELPS_FRACTION = 0.01
 """By how much a trial has to be faster than the default to count as such: less is within a process' luck."""
 _PROBE_REPEAT = -2  # repeats count from 0, and -1 is the warm-up

@@ -14,7 +14,6 @@ from lorascope.errors import DataError, StudyError
 from lorascope.metrics.quality import QUALITY, common_direction, quality
 from lorascope.registry import nearest
 from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score, Verdict
-from lorascope.stats.conclusion import parse_conclusion
 from lorascope.stats.drift.analysis import analyse_drift
 from lorascope.stats.drift.runs import DriftArm, DriftDraws, Key, read_drift_arms
 from lorascope.stats.evidence import (
@@ -43,6 +42,7 @@ from lorascope.stats.quality.paired import (
 from lorascope.stats.quality.power import detectable_after
 from lorascope.stats.serving.analysis import ServingAnalysis
 from lorascope.stats.serving.evidence import overhead_evidence
+from lorascope.study.conclusion import parse_conclusion
 from lorascope.study.hypothesis import Equivalent, Lower, NonInferior, Overhead, Superior, compared
 from lorascope.study.spec import Study
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from lorascope.stats.interval import Interval as Interval
 from lorascope.stats.interval import rebuild
 from lorascope.stats.serving.analysis import ServingAnalysis
-
-Verdict = Literal["supported", "refuted", "inconclusive"]
+from lorascope.study.conclusion import Verdict as Verdict
 
 
 @dataclass(frozen=True)

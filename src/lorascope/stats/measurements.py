@@ -42,7 +42,7 @@ def _is_required(name: str) -> bool:
 def validate_measurements(measurements: pd.DataFrame, *, where: str | None = None) -> pd.DataFrame:
     """The table with its columns in order and its types as in `arrow_schema`; absent optional columns become null.
 
-    Raises DataError for a missing or unknown column, a null where none may be, a value that is no finite number, or two
+    Raises DataError for a missing or unknown column, a null where none may be, a value that is not a finite number, or two
     rows for the same measurement.
     """
     import pandas as pd

@@ -32,25 +32,25 @@ _PACKAGE: Fields = {
     "file": "A GGUF file or a checkpoint directory, relative to the module.",
 }
 _DATA: Fields = {
-    "train_examples": "At most so many training examples a task, balance of classes kept. Default: all of them.",
-    "validation_examples": "The same for validation.",
+    "train_examples": "At most so many training examples for each task; the balance of classes is kept. Default: all of them.",
+    "validation_examples": "The same for the validation set.",
     "test_examples": "The same for the test set. Fewer examples widen every interval.",
-    "validation_fraction": "Share of train that is carved out for selection where a task has no validation set. "
-    "10%: on GLUE's small tasks some 250 to 370 examples, enough to choose an epoch by.",
-    "split_seed": "Seed of the carving and of the caps. Apart from the runs' seeds: all runs share one split.",
+    "validation_fraction": "Share of train that is carved out for selection if a task has no validation set. "
+    "10%: on GLUE's small tasks about 250 to 370 examples, enough to choose an epoch.",
+    "split_seed": "Seed of the carving and of the caps. It is not one of the runs' seeds: all runs share one split.",
 }
 _EARLY_STOPPING: Fields = {
-    "patience": "Stop after so many evaluations in a row without a better validation score.",
+    "patience": "Stop after this many evaluations in a row without a better validation score.",
 }
 _TRAIN: Fields = {
     "epochs": "Passes over the training set; may be a fraction. 3 is the habit since BERT (Devlin et al. 2019).",
-    "batch_size": "Examples an update. 16 or 32 are what GLUE results are usually trained with.",
-    "micro_batch_size": "Examples a forward pass; the rest of a batch is accumulated. Lower it when memory runs out: "
-    "the result is the same. Default: the whole batch at once.",
+    "batch_size": "Examples for each update. GLUE results are usually trained with 16 or 32.",
+    "micro_batch_size": "Examples for each forward pass; a batch is accumulated from several passes. Lower it when memory runs "
+    "out: the result is the same. Default: the whole batch at once.",
     "max_length": "Tokens; longer examples are cut, and the share cut is reported. Batches are padded to their longest "
     "example only, so a generous limit costs nothing.",
     "precision": "`fp32` (default: the reference) or `bf16` (faster on accelerators that have it).",
-    "schedule": "Of the learning rate after warm-up: `linear` to zero (default), `cosine` to zero, or `constant`.",
+    "schedule": "Learning rate after warm-up: `linear` to zero (default), `cosine` to zero, or `constant`.",
     "warmup": "Fraction of all updates over which the rate rises from zero. 6% as in RoBERTa and LoRA.",
     "weight_decay": "AdamW's decoupled decay (Loshchilov and Hutter 2019).",
     "adam_betas": "AdamW's two averaging factors.",
@@ -59,7 +59,7 @@ _TRAIN: Fields = {
     "evaluations_per_epoch": "How often the validation score is taken; the best of these checkpoints is the result.",
     "early_stopping": "`{patience: 3}` by default; `null` runs every epoch.",
     "gang": "Runs trained together in one process: `auto` (default: as many as the device trains well), a largest "
-    "number, or `off` for each alone. Faster, with the same results; no part of a run's identity.",
+    "number, or `off` for each alone. Gangs are faster and give the same results; not part of a run's identity.",
 }
 _METHOD: Fields = {
     "name": "How hypotheses and report call it. Default: its kind; needed where two methods are of one kind.",
@@ -84,9 +84,9 @@ _LORA: Fields = {
     "value, the paper's choice.",
 }
 _SEEDS: Fields = {
-    "initialisation": "Of the adapter and the classification head.",
-    "order": "Of the training examples.",
-    "dropout": "Of every dropout layer.",
+    "initialisation": "Seed of the adapter and the new head.",
+    "order": "Seed of the order of the training examples.",
+    "dropout": "Seed of every dropout layer.",
 }
 
 
@@ -101,14 +101,14 @@ _MARGIN = (
     "are seen."
 )
 _NON_INFERIOR: Fields = {
-    "non_inferior": "The method claimed to lose at most `margin`.",
+    "non_inferior": "The method that is claimed to lose at most `margin`.",
     "to": "The method it is compared with.",
     "on": _ON,
     "margin": _MARGIN,
     "over": _OVER,
 }
 _EQUIVALENT: Fields = {
-    "equivalent": "The method claimed to differ by less than `margin` either way (two one-sided tests).",
+    "equivalent": "The method that is claimed to differ by less than `margin` in either direction (two one-sided tests).",
     "to": "The method it is compared with.",
     "on": _ON,
     "margin": _MARGIN,
@@ -121,7 +121,7 @@ _SUPERIOR: Fields = {
     "over": _OVER,
 }
 _LOWER: Fields = {
-    "lower": "The method claimed to need, or to drift, less.",
+    "lower": "The method that is claimed to need less, or to drift less.",
     "than": "The method it is compared with.",
     "on": f"The cost: {_names(cost.CLAIMED)}; or `drift`, "
     "the mean distance of the residual stream's layers from the base's (needs `measure.drift`).",
@@ -129,29 +129,29 @@ _LOWER: Fields = {
     "over": _OVER,
 }
 _OVERHEAD: Fields = {
-    "overhead": "The serving arm claimed to cost little more: `base`, `full`, `merged` or `adapters-N`.",
+    "overhead": "The serving arm that is claimed to cost little more: `base`, `full`, `merged` or `adapters-N`.",
     "over": "The serving arm it is compared with.",
     "on": f"One of {_names(serving.CLAIMED)}; `ttft` is the time to first token (`generation` only).",
-    "at_most": "By at most this fraction. What is tested is the ratio within a repeat, over repeats.",
-    "at": "`every` model, workload and batch size must bear the claim out, or their `average`.",
+    "at_most": "By at most this fraction. The test is on the ratio within a repeat, over repeats.",
+    "at": "`every`: the claim must hold for each model, workload and batch size; `average`: for their mean.",
 }
 _STUDY: Fields = {
-    "name": "Names the folder of the results.",
-    "question": "What the study asks, in one sentence; it heads the report.",
+    "name": "The name of the study, and of the folder of its results.",
+    "question": "What the study asks, in one sentence; the report begins with it.",
     "models": "Base models.",
     "tasks": "What they are trained and scored on.",
     "methods": "How they are trained.",
-    "seeds": "One run of every (model, task, method) for each. A whole number sets all three sources of chance. Five "
-    "by default: the t quantile that widens an interval over seeds is 4.3 with three and 2.8 with five.",
+    "seeds": "Every (model, task, method) has one run for each seed. A whole number sets all three sources of chance. "
+    "Five by default: the t quantile that widens an interval over seeds is 4.3 with three and 2.8 with five.",
     "protocol": "`strict` (default): selection never sees the test set. `paper`: the literature's habit, only to "
     "reproduce its tables.",
     "data": "Caps and carving, the same for every task.",
     "train": "How every run is trained.",
     "search": "How each method's hyper-parameters are found before it is compared: `{}` or `true` for the defaults, or the "
-    "settings below. Absent: they are what the study says.",
-    "measure": "What is measured of every run besides scores and costs.",
+    "settings below. Absent: the study itself gives them.",
+    "measure": "What is measured of every run, apart from scores and costs.",
     "track": "Trackers that show the runs while they train: `trackio`, `wandb`, `mlflow`, `tensorboard`, or a mapping with "
-    "`kind` and settings. No part of what is computed; `--track` of `lorascope run` goes before it.",
+    "`kind` and settings. They do not affect what is computed. `--track` of `lorascope run` takes precedence.",
     "hypotheses": "Claims by name, each decided as supported, refuted or inconclusive.",
     "conclusion": "A formula over the hypotheses' names: `H1a and (H2 or H3)`.",
 }
@@ -163,11 +163,11 @@ _MEASURE: Fields = {
     "settings below. Absent: not measured.",
 }
 _SERVING: Fields = {
-    "engine": "`transformers` (needs nothing more), `vllm` in an interpreter of its own, or `vllm-server`: the same behind its "
+    "engine": "`transformers` (nothing to install), `vllm` in an interpreter of its own, or `vllm-server`: vLLM behind its "
     "HTTP server, asked by a client.",
-    "python": "That interpreter, relative to the study file. Absent: the variable `LORASCOPE_SERVE_PYTHON`, else "
+    "python": "The interpreter of the engine, relative to the study file. Absent: the variable `LORASCOPE_SERVE_PYTHON`, else "
     "`.venv-serve/bin/python` where lorascope is started (`make serve-env`).",
-    "method": "Whose adapters are served. Absent: the first method that has adapters.",
+    "method": "The method whose adapters are served. Absent: the first method that has adapters.",
     "arms": "`base`, `full` (a fully fine-tuned run), `merged` (the first adapter, folded in) and numbers of adapters side "
     "by side. Each adapter is another run: other tasks first, then other seeds.",
     "workloads": "`classification` (a class for each prompt) and `generation` (text; decoders only).",
@@ -178,42 +178,48 @@ _SERVING: Fields = {
     "prompt_tokens": "Lengths of synthetic prompts, in turn. Absent: the tasks' test examples.",
     "output_tokens": "Tokens generated for every request, no fewer and no more.",
     "sampling": "`greedy`, `sampled` (temperature 1) or both.",
-    "requests": "Requests a load, or four batches where that is more. The 99th percentile of fewer than some 500 is hardly "
-    "more than their maximum.",
-    "warmup": "Requests before the first load of a process that are not counted.",
-    "repeats": "Fresh engine processes an arm; the order of the arms is drawn anew for each. They are the n of every interval.",
-    "engines_at_once": "Engine processes that are started together, then asked in turns (`vllm`): best at least as many as "
-    "there are arms, with the tuned one and that of `switching`. Above 1 they share the accelerator's memory and their times "
+    "requests": "Requests for each load, or four batches if these are more. The 99th percentile of fewer than about 500 "
+    "requests is hardly more than their maximum.",
+    "warmup": "Requests before the first load of a process; they are not counted.",
+    "repeats": "Fresh engine processes for each arm; every repeat draws a new order of the arms. Their number is the n of "
+    "every interval.",
+    "engines_at_once": "Engine processes that are started together, then asked in turns (`vllm`). Choose at least the number "
+    "of arms, the tuned one and that of `switching` included. Above 1 they share the accelerator's memory, and their times "
     "to load are not reported.",
-    "precision": "Of the weights as served: `bf16` or `fp32`.",
-    "slots": "Adapters resident at once (`vllm`); fewer than served shows what eviction costs. Absent: all.",
+    "precision": "Precision of the weights as served: `bf16` or `fp32`.",
+    "slots": "Adapters resident at once (`vllm`). With fewer than are served, the figures show what eviction costs. Absent: "
+    "all.",
     "gpu_memory_fraction": "Share of the accelerator's memory an engine may take (`vllm`).",
-    "tune": "Search vLLM's own settings (`vllm`) for the arm with most adapters (`true`) or with so many (`4`), in processes "
-    "and on requests of the search's own, and measure the fastest in every repeat beside the default.",
-    "kernel_tables": "A folder with tables of vLLM's kernels for adapters, tuned for the device, relative to the study file: "
-    "one of the settings that are tried. Absent: none.",
-    "switching": "Also measure a request whose adapter is resident, on the CPU, on disk or was evicted, with most adapters.",
+    "tune": "Search vLLM's own settings (`vllm`) for the arm with most adapters (`true`) or with so many (`4`). The search has "
+    "processes and requests of its own. Every repeat then measures the fastest settings as well as the defaults.",
+    "kernel_tables": "A folder with tables of vLLM's kernels for adapters, tuned for the device, relative to the study file. "
+    "`tune` tries them. Absent: none.",
+    "switching": "Also measure requests whose adapter is resident, on the CPU, on disk or was evicted, in the arm with most "
+    "adapters.",
 }
 _DRIFT: Fields = {
-    "examples": "Probe examples, drawn from the test split by a fixed seed; all of it if it has fewer.",
+    "examples": "Probe examples, drawn from the test split by a fixed seed; all examples if the split has fewer.",
     "sites": "Where features are read: the residual stream after each block, what attention adds to it, what the MLP adds.",
     "pooling": "`mean` over an example's real tokens, the `decision-token` that a classifier reads (last of a "
     "decoder, first of an encoder), or `token`: at most 1,024 single tokens of the examples, drawn by a fixed seed.",
-    "draws": "Bootstrap resamples of the probe examples, from which intervals are made.",
+    "draws": "Bootstrap resamples of the probe examples; intervals are made from them.",
     "neighbours": "How many nearest neighbours of an example are compared (mutual k-NN).",
     "attention_examples": "Probe examples on which attention patterns are compared; 0 for none. The work grows with "
     "the square of their lengths.",
-    "out_of_task": "Read the next task's examples too: drift on inputs the run was not trained for. Nothing with one task.",
-    "snapshots": "How many times each run is looked at while it is trained, evenly over its updates: drift of the residual "
-    "stream on validation examples. Part of the runs' identity. Absent: only when trained.",
-    "text": "A plain UTF-8 text file, relative to the study file: how much worse the run predicts it than its base did "
-    "(forgetting). The checkpoint must have its language-model head.",
+    "out_of_task": "Read the next task's examples too: drift on inputs that the run was not trained on. No effect with one "
+    "task.",
+    "snapshots": "How many times the drift of each run is measured while it is trained, evenly over its updates: the residual "
+    "stream on validation examples. Part of the runs' identity. Absent: only after training.",
+    "text": "A plain UTF-8 text file, relative to the study file. Measures how much worse the run predicts this text than its "
+    "base does (forgetting). The checkpoint must have its language-model head.",
     "layer_pairs": "Also compare every layer of a run with every layer of its base: `layer_pairs.npz` in the drift artifact.",
     "keep": "`representations`: store the features of base and runs, as arrays that can be memory-mapped. Absent: nothing "
     "is stored.",
 }
 
-_ARTIFACTS = "What is kept there besides numbers: `report` (the folder of results), `weights` (each run's export)."
+_ARTIFACTS = (
+    "What is kept there in addition to numbers: `report` (the folder of results), `weights` (each run's export)."
+)
 _WANDB: Fields = {
     "kind": "`wandb`: Weights & Biases (needs `lorascope[wandb]`). Without an API key it works offline.",
     "project": "Absent: the variable `WANDB_PROJECT`, else the name of the study.",
@@ -235,26 +241,26 @@ _TENSORBOARD: Fields = {
     "kind": "`tensorboard`: event files in `results/<study>/tracking/tensorboard` (needs `lorascope[tensorboard]`)."
 }
 _SEARCH: Fields = {
-    "sampler": "Who proposes trials: `tpe` (tree-structured Parzen estimator), `gp` (Gaussian process), `random`, `grid`.",
-    "trials": "Of each (model, task, method): the same for all, which cannot be set for one of them. 15, as published.",
-    "at_once": "Trials proposed together and trained together. `tpe` and `gp` draw the first of these rounds at random and "
-    "learn between rounds, so more at once is faster and a little blinder.",
-    "space": "`published`, `wide`, or for each method one of these or its own ranges: `{lora: {learning_rate: {low: 5e-5, "
+    "sampler": "What proposes the trials: `tpe` (tree-structured Parzen estimator), `gp` (Gaussian process), `random`, `grid`.",
+    "trials": "Trials for each (model, task, method): the same number for all. 15, as published.",
+    "at_once": "Trials that are proposed and trained together, as one round. `tpe` and `gp` draw the first round at random and "
+    "learn between rounds, so larger rounds are faster and learn a little less.",
+    "space": "`published` or `wide`; or, for each method, one of these or its own ranges: `{lora: {learning_rate: {low: 5e-5, "
     "high: 5e-3, log: true}, rank: [4, 8, 16]}}`. A method that is not named gets `published`.",
     "seeds": "Every trial is trained with each of these, and its score is their mean. They may not be seeds of the study: "
     "the runs that are compared are fresh.",
-    "proposal_seed": "Of the sampler. Fixed, so that a search that was killed goes on with the same proposals.",
-    "train_examples": "At most so many training examples in a trial, balance of classes kept; the validation set stays whole. "
-    "Absent: as many as in a run.",
-    "pruning": "`none`; `halving`: a sixth and a third of the way through, only the best third of all trials so far go on; "
-    "`wilcoxon`: seed by seed, a trial that is worse than the best by a signed-rank test ends.",
-    "at_edge": "Of an optimum at the end of its range: `flag` says so; `extend` gives every method of that task one more "
-    "round, once, with that range made longer by half.",
+    "proposal_seed": "Seed of the sampler. It is fixed, so that a search that was killed goes on with the same proposals.",
+    "train_examples": "At most so many training examples in a trial; the balance of classes is kept, and the validation set "
+    "stays whole. Absent: as many as in a run.",
+    "pruning": "`none`; `halving`: after a sixth and after a third of the updates, only the best third of all trials so far "
+    "go on; `wilcoxon`: seed by seed, a trial ends if a signed-rank test finds it worse than the best.",
+    "at_edge": "What to do if an optimum lies at the end of its range: `flag` reports it; `extend` makes the range longer by "
+    "half, once, and gives every method of that task one more round.",
 }
 _RANGE: Fields = {
     "low": "The smallest value, included.",
     "high": "The largest value, included. Between two whole numbers `batch_size`, `epochs`, `rank` and `alpha` are whole.",
-    "log": "Equal factors are equally likely, as rates need it.",
+    "log": "`true`: equal factors are equally likely, which suits rates.",
 }
 
 FIELDS: Mapping[type[Spec], Fields] = {

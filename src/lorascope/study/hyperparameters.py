@@ -91,7 +91,7 @@ def given_hyperparameters(study: Study, method: AnyMethodSpec, *, model: str, ta
     if not isinstance(values, dict) or not values:
         raise StudyError(
             "the file holds no hyper-parameters",
-            hint="such as `hyperparameters: {learning_rate: 5e-4}`, beside `kind` and `model`",
+            hint="such as `hyperparameters: {learning_rate: 5e-4}`, next to `kind` and `model`",
             where=str(path),
         )
     for key, wanted in (("kind", method.kind), ("model", model)):

@@ -7,11 +7,12 @@ shape. Importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag, model_validator
 
-from lorascope.registry import nearest
+from lorascope.registry import METHOD_SETTINGS, nearest, resolve
 from lorascope.study.base import Name, Spec, branch_by_key
 from lorascope.study.hypothesis import Hypothesis
 from lorascope.study.measure import MeasureSpec
@@ -110,8 +111,8 @@ class TrainSpec(Spec):
 
     batch_size: examples an update. micro_batch_size: examples a forward pass (None: the whole batch); the rest is
     gradient accumulation. max_length: tokens. warmup: fraction of all updates. evaluations_per_epoch: how often the
-    validation score is taken. gang: the most runs trained together in one process; it changes no result and is no part
-    of a run's identity.
+    validation score is taken. gang: the most runs trained together in one process; it changes no result and is not
+    part of a run's identity.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 3
@@ -159,7 +160,7 @@ class MethodBase(Spec):
     learning_rate belongs to the method because the optimum does: LoRA's is about ten times that of full fine-tuning.
     hyperparameters: what an earlier search found, a directory of `TASK_METHOD.yaml` or one such file for all tasks.
     gangs: whether runs of this kind can be trained together in one process. has_adapter: whether what is trained stays
-    apart from the base, so that it can be served beside it or merged into it.
+    apart from the base, so that it can be served next to it or merged into it.
     """
 
     gangs: ClassVar[bool] = False
@@ -197,7 +198,29 @@ class LoraSpec(MethodBase):
 
 
 AnyMethodSpec = FullSpec | LoraSpec
-MethodSpec = Annotated[AnyMethodSpec, Field(discriminator="kind")]
+_BUILT_IN = {"full": FullSpec, "lora": LoraSpec}
+
+
+def _branch_of_method(value: Any) -> str | None:
+    """The kind; a plug-in's settings have a class that only the plug-in knows."""
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return "<MethodBase>" if kind not in _BUILT_IN and kind in METHOD_SETTINGS else kind
+
+
+def _with_own_settings(value: Any) -> Any:
+    """The settings of a plug-in's method in their own class."""
+    return resolve(METHOD_SETTINGS, value["kind"]).model_validate(value) if isinstance(value, Mapping) else value
+
+
+if TYPE_CHECKING:
+    MethodSpec = AnyMethodSpec
+else:
+    MethodSpec = Annotated[
+        Annotated[FullSpec, Tag("full")]
+        | Annotated[LoraSpec, Tag("lora")]
+        | Annotated[SerializeAsAny[MethodBase], BeforeValidator(_with_own_settings), Tag("<MethodBase>")],
+        Discriminator(_branch_of_method),
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------- seeds

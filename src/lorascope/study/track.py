@@ -1,4 +1,4 @@
-"""Which trackers show a study while it runs: settings of tools, no part of what is computed.
+"""Which trackers show a study while it runs: settings of tools, which do not affect what is computed.
 
 A tracker's project, its account and where it keeps its data may be left out: then the tool's own environment variables
 and defaults decide, so that a study can be handed on without its author's account in it.
@@ -42,7 +42,7 @@ class MlflowSpec(Spec):
 
 
 class TensorboardSpec(Spec):
-    """TensorBoard's event files, in `tracking/tensorboard/` beside the report."""
+    """TensorBoard's event files, in `tracking/tensorboard/` next to the report."""
 
     kind: Literal["tensorboard"]
 

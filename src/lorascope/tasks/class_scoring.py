@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,22 +121,21 @@ class ClassScoring(Scoring):
             found["random", str(seed)] = self._prediction_rows(drawn, test, probabilities)
         return found
 
-    def linear_probe(self, features: Mapping[str, np.ndarray], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    def linear_probe(self, features: Callable[[str], np.ndarray], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         """Logistic regression on standardised features; its penalty is chosen by validation accuracy."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
         labels = {split: frame["label"].to_numpy() for split, frame in frames.items()}
+        known = {split: features(split) for split in frames}
         probes = [
-            make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000)).fit(
-                features["train"], labels["train"]
-            )
+            make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000)).fit(known["train"], labels["train"])
             for c in PROBE_PENALTIES
         ]
-        best = max(probes, key=lambda probe: probe.score(features["validation"], labels["validation"]))
+        best = max(probes, key=lambda probe: probe.score(known["validation"], labels["validation"]))
         probabilities = np.zeros((len(labels["test"]), len(self.names)))
-        probabilities[:, best.classes_] = best.predict_proba(features["test"])
+        probabilities[:, best.classes_] = best.predict_proba(known["test"])
         return self._prediction_rows(probabilities.argmax(axis=1), frames["test"], probabilities)
 
     def _frequencies(self, labels: np.ndarray) -> np.ndarray:

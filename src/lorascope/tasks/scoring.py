@@ -7,7 +7,7 @@ its neighbours, or paired statistics would compare batches instead of methods.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,8 @@ class Scoring(ABC):
 
     @abstractmethod
     def loss_per_example(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """float32 [rows], unreduced. outputs: what the model's head returns, [rows, ...]."""
+        """float32 [rows], unreduced. outputs: what the model's head returns, [rows, ...]. batch: what the model was given
+        (with the attention mask) and the targets."""
 
     # ----------------------------------------------------------------------------------------------------- predictions
 
@@ -61,7 +62,8 @@ class Scoring(ABC):
         """Columns of one value a row, "loss" among them. outputs: float32."""
 
     def by_example(self, predictions: pd.DataFrame) -> pd.DataFrame:
-        """One row an example, from one a row of the columns (example_id says whose): windows of an example joined."""
+        """One row an example, from one a row of the columns (example_id says whose): windows of an example joined, in the
+        order in which the examples come. What is not finite, of a run that diverged, must not raise."""
         return predictions
 
     @abstractmethod
@@ -69,7 +71,7 @@ class Scoring(ABC):
         """Every metric of `metric_names`, from rows of `by_example`."""
 
     def mean_loss(self, predictions: pd.DataFrame) -> float:
-        """The loss of a set of predictions, as training means it."""
+        """The loss of a set of predictions, as training means it (over rows, where an example has several)."""
         return float(predictions["loss"].to_numpy().mean())
 
     @abstractmethod
@@ -102,16 +104,20 @@ class Scoring(ABC):
     # -------------------------------------------------------------------------------------------------------- baselines
 
     def baselines(self, frames: Mapping[str, pd.DataFrame], *, seeds: Sequence[int]) -> Baselines:
-        """What needs no model: majority, random, ... frames: split -> the prepared examples. seeds: of those that draw."""
+        """What needs no model: majority, random, ... frames: split -> the prepared examples. seeds: of those that draw.
+
+        Rows are those of `by_example`; columns of which only a model knows the value, "loss" among them, may be absent.
+        """
         del frames, seeds
         return {}
 
     def linear_probe(
-        self, features: Mapping[str, np.ndarray], frames: Mapping[str, pd.DataFrame]
+        self, features: Callable[[str], np.ndarray], frames: Mapping[str, pd.DataFrame]
     ) -> pd.DataFrame | None:
         """The linear probe's prediction rows of the test examples, or None for a task that has no such baseline.
 
-        features: split -> float32 [examples, hidden], the frozen base's. Chosen on validation, fitted on train.
+        features: split -> float32 [examples, hidden], the frozen base's, computed when they are asked for. Fitted on train,
+        chosen on validation.
         """
         del features, frames
         return None

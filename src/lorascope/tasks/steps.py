@@ -30,7 +30,7 @@ TOKENISE_CHUNK = 2000
 
 
 def prepare_data(context: StepContext) -> dict[str, Any]:
-    """Write {train,validation,test}.parquet: example_id (str), label (int64) and the text columns.
+    """Write {train,validation,test}.parquet: example_id (str) and the task's columns.
 
     params: {"task": TaskSpec dump, "source": fingerprint, "protocol", "data": DataSpec dump}; locations: role -> path.
     Raises DataError for examples that cannot be used and for files that changed since the study was planned.
@@ -52,6 +52,7 @@ def prepare_data(context: StepContext) -> dict[str, Any]:
     scoring = kind.from_description(description).scoring
     return {
         "task": description,
+        "primary_metric": scoring.metric_names[0],
         "num_examples": {name: len(frame) for name, frame in splits.frames.items()},
         **scoring.describe(raw, splits.frames),
         "duplicates": splits.duplicates,
@@ -105,7 +106,7 @@ def prepare_tokens(context: StepContext) -> dict[str, Any]:
     processor = task.inputs.load_processor(params["model"], locations=locations, cache_dir=cache_dir)
     total = sum(data.result["num_examples"].values())
     result: dict[str, Any] = {
-        "max_length": params["max_length"], "num_tokens": {}, "truncated_fraction": {}, "mean_length": {},
+        "max_length": params["max_length"], "num_rows": {}, "num_tokens": {}, "truncated_fraction": {}, "mean_length": {},
         "max_length_seen": {}, "max_length_before_truncation": {},
     }  # fmt: skip
     done = 0
@@ -129,12 +130,13 @@ def prepare_tokens(context: StepContext) -> dict[str, Any]:
 
 
 def measure_lengths(columns: Mapping[str, Sequence[np.ndarray]], *, max_length: int) -> dict[str, Any]:
-    """Sizes of one split, in the unit of the task's inputs: their sum, mean and largest after truncation, and what
-    truncation cut."""
+    """How many rows one split has (windows count), and their sizes in the unit of the task's inputs: sum, mean and largest
+    after truncation, and what truncation cut."""
     ragged = next((rows for rows in columns.values() if rows[0].ndim == 1), None)
     lengths = np.ones(len(next(iter(columns.values()))), dtype=int) if ragged is None else np.array([*map(len, ragged)])
     before = np.array([int(length) for length in columns[SIZE_BEFORE]]) if SIZE_BEFORE in columns else lengths
     return {
+        "num_rows": len(lengths),
         "num_tokens": int(lengths.sum()),
         "truncated_fraction": float((before > max_length).mean()) if SIZE_BEFORE in columns else 0.0,
         "mean_length": float(lengths.mean()),

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,12 +32,21 @@ LONGEST_UPLOAD_S = 600.0
 _PATIENCE_IF_INTERRUPTED_S = 5.0
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long a tracker may give no sign at the end before it is stopped; an upload in progress is a sign, for
+    longest_upload_s, unless the study was interrupted. most_waiting: events; beyond that points of curves are left out."""
+
+    seconds: float = PATIENCE_S
+    longest_upload_s: float = LONGEST_UPLOAD_S
+    most_waiting: int = MOST_WAITING
+
+
 class TrackerFeed:
     """An Emit. Its process starts with the first step that is computed, so a study that is all cached starts none.
 
     directory: the tracker's own, for what it writes and its log. tell: where what it has to say goes, always from the
-    thread that emits. patience_s: how long it may give no sign at the end before it is stopped; an upload in progress is a
-    sign, for longest_upload_s, unless the study was interrupted. place: what implements the tracker, "module:Class".
+    thread that emits. place: what implements the tracker, "module:Class"; default: what is registered for its kind.
     """
 
     def __init__(
@@ -47,21 +57,19 @@ class TrackerFeed:
         directory: Path,
         store: StorePlace,
         tell: Emit,
-        patience_s: float = PATIENCE_S,
-        longest_upload_s: float = LONGEST_UPLOAD_S,
-        most_waiting: int = MOST_WAITING,
+        patience: Patience = Patience(),
         place: str | None = None,
     ) -> None:
         self.kind = spec.kind
         self._directory, self._tell = directory.absolute(), tell
-        self._patience_s, self._most_waiting = patience_s, most_waiting
+        self._patience = patience
         self._first = {
-            "tracker": place or TRACKERS[spec.kind],
+            "tracker": place or TRACKERS[spec.kind].place,
             "settings": spec.model_dump(mode="json"),
             "study": study,
             "directory": str(self._directory),
             "store": str(store),
-            "longest_upload_s": longest_upload_s,
+            "longest_upload_s": patience.longest_upload_s,
         }
         self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._said: deque[tuple[str, str]] = deque()  # level, text
@@ -74,7 +82,7 @@ class TrackerFeed:
             self._process = self._start()
         elif self._process is not None and self._process.has_ended:
             return
-        if self._waiting.qsize() >= self._most_waiting and isinstance(event, CurvePoint | StepProgress):
+        if self._waiting.qsize() >= self._patience.most_waiting and isinstance(event, CurvePoint | StepProgress):
             self._num_left_out += 1
         else:
             self._waiting.put(_as_line(event.to_json()))
@@ -84,7 +92,7 @@ class TrackerFeed:
         if self._process is None:
             return
         self._waiting.put(None)
-        patience_s = min(self._patience_s, _PATIENCE_IF_INTERRUPTED_S) if interrupted else self._patience_s
+        patience_s = min(self._patience.seconds, _PATIENCE_IF_INTERRUPTED_S) if interrupted else self._patience.seconds
         if not self._process.wait(patience_s, for_uploads=not interrupted):
             self._warn(
                 f"gave no sign for {patience_s:g} s and was stopped; what it had recorded is in {self._directory}"

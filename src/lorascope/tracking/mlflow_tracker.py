@@ -15,7 +15,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import RunStatus as Status
 from mlflow.exceptions import MlflowException
 
-from lorascope.tracking.tracker import OpenRun, Place, RunStatus, TrackedRun, Tracker, flat
+from lorascope.tracking.tracker import OpenRun, RunStatus, TrackedRun, Tracker, TrackingPlace, flat
 
 if TYPE_CHECKING:
     from lorascope.study.track import MlflowSpec
@@ -28,7 +28,7 @@ _MOST_IN_A_CALL = 100
 class MlflowTracker(Tracker):
     """Phases are tags (`phase`), by which MLflow's table can be grouped."""
 
-    def __init__(self, settings: MlflowSpec, place: Place) -> None:
+    def __init__(self, settings: MlflowSpec, place: TrackingPlace) -> None:
         self._client = MlflowClient(tracking_uri=settings.uri)
         name = settings.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or place.study
         found = self._client.get_experiment_by_name(name)
@@ -50,6 +50,8 @@ class MlflowTracker(Tracker):
 
 
 class MlflowRun(OpenRun):
+    """A run in MLflow."""
+
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client, self.id = client, run_id
         self._last = 0

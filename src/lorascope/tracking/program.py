@@ -24,12 +24,12 @@ from typing import Any, TextIO
 
 from pydantic import TypeAdapter
 
-from lorascope import registry
 from lorascope.engine.events import event_from_json
 from lorascope.engine.store.opening import open_store
+from lorascope.plugins import imported
 from lorascope.study.track import TrackerSpec
 from lorascope.tracking.recorder import Recorder
-from lorascope.tracking.tracker import Place
+from lorascope.tracking.tracker import TrackingPlace
 
 _SIGN_INTERVAL_S = 0.5
 _LONGEST_END_S = 600.0
@@ -66,6 +66,7 @@ class _Answers:
 
 
 def main() -> int:
+    """Record what comes in until it ends; the exit code."""
     answers = _Answers(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     try:
@@ -85,8 +86,8 @@ def _record(answers: _Answers) -> None:
     settings = TypeAdapter(TrackerSpec).validate_python(given["settings"])
     directory = Path(given["directory"])
     answers.longest_upload_s = given["longest_upload_s"]
-    place = Place(study=given["study"], directory=directory, tell=lambda text: answers.send(tell=text))
-    tracker = registry.resolve({"": given["tracker"]}, "")(settings, place)
+    place = TrackingPlace(study=given["study"], directory=directory, tell=lambda text: answers.send(tell=text))
+    tracker = imported(given["tracker"])(settings, place)
     recorder = Recorder(
         tracker,
         ledger=directory / "runs.jsonl",

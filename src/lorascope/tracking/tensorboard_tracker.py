@@ -22,7 +22,7 @@ from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from lorascope.tracking.tracker import OpenRun, Place, RunStatus, TrackedRun, Tracker, flat
+from lorascope.tracking.tracker import OpenRun, RunStatus, TrackedRun, Tracker, TrackingPlace, flat
 
 _STATUS = {
     "finished": Status.STATUS_SUCCESS,
@@ -32,7 +32,9 @@ _STATUS = {
 
 
 class TensorboardTracker(Tracker):
-    def __init__(self, settings: Any, place: Place) -> None:
+    """Event files, one directory a run."""
+
+    def __init__(self, settings: Any, place: TrackingPlace) -> None:
         self._directory = place.directory
 
     def open(self, run: TrackedRun) -> TensorboardRun:

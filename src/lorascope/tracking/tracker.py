@@ -16,8 +16,8 @@ RunStatus = Literal["finished", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tracker works: the study's name, and the folder beside its report that is the tracker's own. tell: says
+class TrackingPlace:
+    """Where a tracker works: the study's name, and the folder next to its report that is the tracker's own. tell: says
     something to the person who runs the study."""
 
     study: str
@@ -64,10 +64,12 @@ class Tracker(ABC):
     """settings: the study's (`study.track`). Constructing one may import its package and look for an account."""
 
     @abstractmethod
-    def __init__(self, settings: Any, place: Place) -> None: ...
+    def __init__(self, settings: Any, place: TrackingPlace) -> None: ...
 
     @abstractmethod
-    def open(self, run: TrackedRun) -> OpenRun: ...
+    def open(self, run: TrackedRun) -> OpenRun:
+        """The run of this name, begun now or taken up again."""
+        ...
 
 
 def flat(config: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:

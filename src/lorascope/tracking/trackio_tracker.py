@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import trackio
 
-from lorascope.tracking.tracker import OpenRun, Place, RunStatus, TrackedRun, Tracker
+from lorascope.tracking.tracker import OpenRun, RunStatus, TrackedRun, Tracker, TrackingPlace
 
 if TYPE_CHECKING:
     from lorascope.study.track import TrackioSpec
 
 
 class TrackioTracker(Tracker):
-    def __init__(self, settings: TrackioSpec, place: Place) -> None:
+    """A project of trackio."""
+
+    def __init__(self, settings: TrackioSpec, place: TrackingPlace) -> None:
         self._project = settings.project or place.study
 
     def open(self, run: TrackedRun) -> TrackioRun:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import wandb
 from wandb.errors import CommError, UsageError
 
-from lorascope.tracking.tracker import OpenRun, Place, RunStatus, TrackedRun, Tracker
+from lorascope.tracking.tracker import OpenRun, RunStatus, TrackedRun, Tracker, TrackingPlace
 
 if TYPE_CHECKING:
     from lorascope.study.track import WandbSpec
@@ -21,7 +21,9 @@ _LONGEST_NAME = 128
 
 
 class WandbTracker(Tracker):
-    def __init__(self, settings: WandbSpec, place: Place) -> None:
+    """A project of Weights & Biases."""
+
+    def __init__(self, settings: WandbSpec, place: TrackingPlace) -> None:
         self._place = place
         self._project = settings.project or os.environ.get("WANDB_PROJECT") or place.study
         self._entity = settings.entity  # None: WANDB_ENTITY, else that of the key
@@ -60,6 +62,8 @@ class WandbTracker(Tracker):
 
 
 class WandbRun(OpenRun):
+    """A run in Weights & Biases."""
+
     def __init__(self, run: wandb.Run) -> None:
         self.wandb, self.id = run, run.id
         run.define_metric("update")

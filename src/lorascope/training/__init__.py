@@ -1,0 +1,1 @@
+"""The loop that trains runs, several at a time where that pays."""

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from lorascope.engine.context import StepContext
+from lorascope.engine.warm import Kept
 from lorascope.tasks.description import task_from_result
 from lorascope.training.gang import Gang
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise
 from lorascope.training.member import Member
 from lorascope.training.preparation import base_for, make_deterministic
 from lorascope.training.result import commit_result
-from lorascope.training.run import Run, gang_of, make_room, out_of_memory, set_up, size_together
+from lorascope.training.run import Run, gang_of, out_of_memory, set_up, size_together
 from lorascope.training.sizing import partition, pays_to_compile, split
 
 WARM_UP_UPDATES = 2
@@ -34,6 +35,8 @@ LARGEST_SECONDS = 10.0
 MOST_UPDATES = {"cuda": 129, "cpu": 33, "mps": 33}
 VALIDATION_EXAMPLES = 256
 _START = "import sys, torch, lorascope.training.run; torch.zeros(1, device=sys.argv[1])"
+
+_START_SECONDS = Kept[float]("what starting a worker takes")
 
 
 def calibrate_run(context: StepContext) -> dict[str, Any]:
@@ -48,9 +51,8 @@ def calibrate_gang(contexts: Sequence[StepContext]) -> Generator[tuple[int, dict
     """What the runs take when they are trained together: result["calibration"] of each, its share of the gang's time."""
     first = contexts[0]
     make_deterministic(first.device)
-    make_room(first.warm)
-    if "worker_start_seconds" not in first.warm:
-        first.warm["worker_start_seconds"] = _worker_start_seconds(first.device)
+    first.warm.make_room()
+    _kept_start_seconds(first)  # before the base is loaded
     base_for(first, task_from_result(first.deps["data"].result))  # a worker under way has it loaded
     started = time.perf_counter()
     runs = [set_up(index, context) for index, context in enumerate(contexts)]
@@ -69,7 +71,7 @@ def _groups(alike: list[Run]) -> list[list[Run]]:
 
 
 def _calibrate(runs: list[Run], *, sizing_seconds: float) -> Iterator[tuple[int, dict[str, Any]]]:
-    device, warm = runs[0].context.device, runs[0].context.warm
+    device, start_seconds = runs[0].context.device, _kept_start_seconds(runs[0].context)
     for run in runs:
         run.started = time.perf_counter()
     samples = [sample_first_epoch(run.member) for run in runs]
@@ -108,11 +110,16 @@ def _calibrate(runs: list[Run], *, sizing_seconds: float) -> Iterator[tuple[int,
                     + building_seconds
                     + commit_seconds
                     + (evaluation_seconds - sample_seconds),
-                    "worker_start_seconds": warm["worker_start_seconds"],
+                    "worker_start_seconds": start_seconds,
                     "gang": len(runs),
                 },
             },
         )
+
+
+def _kept_start_seconds(context: StepContext) -> float:
+    """What starting this worker took, measured once."""
+    return context.warm.keep(_START_SECONDS, context.device, lambda: _worker_start_seconds(context.device))
 
 
 def sample_first_epoch(member: Member) -> np.ndarray:

@@ -9,28 +9,28 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lorascope.engine.provenance import workers_on_device
+from lorascope.engine.warm import Kept, Warm
 
 # Dense bf16 rates of the vendors' data sheets, FLOP/s, without sparsity.
 _DATASHEET_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12}
+_PEAK_FLOPS = Kept[float]("peak arithmetic rates")
 _RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 
 
-def peak_flops(device: str, *, precision: str, warm: dict[str, Any]) -> tuple[float, str]:
+def peak_flops(device: str, *, precision: str, warm: Warm) -> tuple[float, str]:
     """(FLOP/s, where the figure is from): the data sheet's dense bf16 rate, or the best of a few matrix products here."""
     if device.startswith("cuda") and precision == "bf16":
         name = torch.cuda.get_device_name(device)
         for chip, rate in _DATASHEET_BF16.items():
             if chip in name:
                 return rate, f"{name} data sheet, dense bf16"
-    key = f"peak_flops:{device}:{precision}"
-    if key not in warm:
-        warm[key] = _measured_flops(device, torch.bfloat16 if precision == "bf16" else torch.float32)
-    return warm[key], f"best of 5 matrix products of 1024 x 1024 in {precision} on this device"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    measured = warm.keep(_PEAK_FLOPS, (device, precision), lambda: _measured_flops(device, dtype))
+    return measured, f"best of 5 matrix products of 1024 x 1024 in {precision} on this device"
 
 
 def _measured_flops(device: str, dtype: torch.dtype) -> float:

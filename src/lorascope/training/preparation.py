@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lorascope.engine.context import StepContext
+from lorascope.engine.warm import Kept
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.dropout import DropoutStreams, replace_dropouts
 from lorascope.models.loading import BaseModel, load_base
@@ -18,6 +19,8 @@ from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import MethodSpec, Seeds
 from lorascope.tasks.task import Task
 from lorascope.training.reading import Reading
+
+_PROCESSORS = Kept[Any]("tokenizers and their like")
 
 
 def method_from_params(params: Mapping[str, Any]) -> Method:
@@ -44,13 +47,9 @@ def base_for(context: StepContext, task: Task) -> BaseModel:
 
 def processor_for(context: StepContext, task: Task) -> Any:
     """What encodes the task's examples for the step's model (its tokenizer, for text), kept warm."""
-    model = context.step.params["model"]
-    key = f"processor:{task.inputs.unit}:{sorted(model.items())}"
-    if key not in context.warm:
-        context.warm[key] = task.inputs.load_processor(
-            model, locations=context.step.locations, cache_dir=context.cache_dir
-        )
-    return context.warm[key]
+    model, places = context.step.params["model"], {"locations": context.step.locations, "cache_dir": context.cache_dir}
+    key = f"{task.inputs.unit}:{sorted(model.items())}"
+    return context.warm.keep(_PROCESSORS, key, lambda: task.inputs.load_processor(model, **places))
 
 
 def reading_for(context: StepContext, task: Task, base: BaseModel, *, precision: str) -> Reading:

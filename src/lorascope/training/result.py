@@ -21,7 +21,7 @@ from lorascope.training.preparation import processor_for
 
 if TYPE_CHECKING:
     from lorascope.data.columns import Examples
-    from lorascope.training.run import Run
+    from lorascope.training.started import Run
 
 REFERENCE_EXAMPLES = 64
 REFERENCE_PRECISION = "fp32"  # whatever it is trained in: weights are fp32, and rounding hides what a checkpoint lacks

@@ -7,11 +7,9 @@ and what happens when one of them, or the memory, fails. Training never opens th
 from __future__ import annotations
 
 import gc
-import importlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +23,7 @@ from lorascope.errors import GateFailure, OutOfMemory
 from lorascope.methods.base import NotStackable
 from lorascope.methods.dropout import DropoutStreams
 from lorascope.models.loading import BaseModel
-from lorascope.registry import OBSERVER
+from lorascope.registry import OBSERVERS, resolve
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.tasks.description import task_from_result
 from lorascope.training.checkpoint import Checkpointer
@@ -41,7 +39,8 @@ from lorascope.training.preparation import (
 )
 from lorascope.training.reading import Reading
 from lorascope.training.result import commit_result
-from lorascope.training.sizing import Cost, gang_size, partition, pays_to_compile, split
+from lorascope.training.sizing import gang_size, partition, pays_to_compile, split
+from lorascope.training.started import Run as Run
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -78,7 +77,7 @@ def train_gang(
     committed with its export. keeping: what to do with the state that a run ends in.
     """
     make_deterministic(contexts[0].device)
-    make_room(contexts[0].warm)
+    contexts[0].warm.make_room()  # what is spare would count in the memory of these runs
     runs: list[Run] = []
     for index, context in enumerate(contexts):
         try:
@@ -99,12 +98,6 @@ def commit_run(run: Run, departure: Departure, gang: Gang) -> Outcome:
     if departure.model is None:
         return departure.problem or AssertionError("a member left without a model")
     return commit_result(run, departure.model, gang)
-
-
-def make_room(warm: dict[str, Any]) -> None:
-    """What drift keeps of a base for its next arm would count in the memory of these runs."""
-    for key in [key for key in warm if key.startswith("drift:")]:
-        del warm[key]
 
 
 def size_together(runs: Sequence[Run]) -> int:
@@ -143,25 +136,6 @@ def _say(runs: Sequence[Run], text: str, *, level: str = "info") -> None:
             return
 
 
-@dataclass(eq=False)
-class Run:
-    """One run to train, and where it belongs. started: when its gang began. alone: what an update costs without a
-    gang, where that was measured."""
-
-    index: int
-    context: StepContext
-    member: Member
-    base: BaseModel
-    validation: ColumnStore
-    checkpointer: Checkpointer
-    started: float = 0.0
-    alone: Cost | None = None
-
-    @property
-    def reading(self) -> Reading:
-        return self.member.reading
-
-
 def set_up(index: int, context: StepContext, *, keep: Keep | None = None) -> Run:
     """What a step's run starts from, and where its results go."""
     params = context.step.params
@@ -196,8 +170,7 @@ def set_up(index: int, context: StepContext, *, keep: Keep | None = None) -> Run
 
 def _observer(context: StepContext, base: BaseModel, reading: Reading) -> Any:
     """What looks at a run in the course of its training: drift's, which lies above this layer."""
-    module, _, name = OBSERVER.partition(":")
-    return getattr(importlib.import_module(module), name)(
+    return resolve(OBSERVERS, "drift")(
         context.step.params["snapshots"],
         base=base,
         reading=reading,

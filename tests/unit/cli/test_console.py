@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from lorascope.cli.console import LiveView, PlainLines, rendering
-from lorascope.cli.progress import Progress, in_words
+from lorascope.cli.progress import StudyProgress, in_words
 from lorascope.engine.events import (
     Notice,
     StepBlocked,
@@ -32,7 +32,7 @@ class Clock:
 
 def plain() -> tuple[PlainLines, Clock, io.StringIO]:
     text, clock = io.StringIO(), Clock()
-    return PlainLines(Console(file=text, width=200), progress=Progress(clock=clock)), clock, text
+    return PlainLines(Console(file=text, width=200), progress=StudyProgress(clock=clock)), clock, text
 
 
 def test_plain_lines_of_a_run_that_fails_halfway() -> None:
@@ -87,7 +87,7 @@ def test_nothing_to_compute_is_said() -> None:
 
 def test_time_left_rests_on_finished_steps_of_the_running_kind() -> None:
     clock = Clock()
-    progress = Progress(clock=clock)
+    progress = StudyProgress(clock=clock)
     progress.apply(StudyStarted(study="small", num_steps=5, num_cached=0, kinds={"data": 1, "train": 4}))
     assert progress.remaining() is None
     progress.apply(StepStarted(step="data-1", worker="w"))
@@ -104,7 +104,7 @@ def test_time_left_rests_on_finished_steps_of_the_running_kind() -> None:
 
 
 def test_two_workers_halve_the_time_left() -> None:
-    progress = Progress(clock=Clock())
+    progress = StudyProgress(clock=Clock())
     progress.apply(StudyStarted(study="small", num_steps=5, num_cached=0, kinds={"train": 5}))
     for worker in ("gpu-0", "gpu-1"):
         progress.apply(StepStarted(step=f"train-{worker}", worker=worker))
@@ -115,7 +115,7 @@ def test_two_workers_halve_the_time_left() -> None:
 
 
 def test_a_step_that_will_be_tried_again_is_not_counted_as_failed() -> None:
-    progress = Progress()
+    progress = StudyProgress()
     progress.apply(StudyStarted(study="small", num_steps=1, num_cached=0))
     progress.apply(StepStarted(step="train-1", worker="w"))
     progress.apply(StepFailed(step="train-1", error="WorkerDied", text="killed", retry=True))
@@ -128,7 +128,7 @@ def test_a_step_that_will_be_tried_again_is_not_counted_as_failed() -> None:
 def test_live_view_shows_running_steps_and_keeps_failures_on_the_screen() -> None:
     text, clock = io.StringIO(), Clock()
     console = Console(file=text, width=120, force_terminal=True, color_system=None)
-    view = LiveView(console, progress=Progress(clock=clock))
+    view = LiveView(console, progress=StudyProgress(clock=clock))
     view(StudyStarted(study="small", num_steps=3, num_cached=0, kinds={"train": 3}))
     view(StepStarted(step="train-a-1", worker="cpu"))
     view(StepProgress(step="train-a-1", done=0, total=100, unit="update", rates={}))
@@ -157,7 +157,7 @@ def sixteen_together(emit: PlainLines | LiveView, clock: Clock) -> None:
 def test_live_view_shows_what_one_worker_computes_together_in_one_line() -> None:
     text, clock = io.StringIO(), Clock()
     view = LiveView(
-        Console(file=text, width=120, force_terminal=True, color_system=None), progress=Progress(clock=clock)
+        Console(file=text, width=120, force_terminal=True, color_system=None), progress=StudyProgress(clock=clock)
     )
     sixteen_together(view, clock)
     view.console.print(view.render())
@@ -178,7 +178,7 @@ def test_plain_progress_of_a_gang_is_one_line() -> None:
 
 def test_what_is_computed_together_is_not_counted_one_after_another() -> None:
     clock = Clock()
-    progress = Progress(clock=clock)
+    progress = StudyProgress(clock=clock)
     progress.apply(StudyStarted(study="small", num_steps=8, num_cached=0, kinds={"train": 8}))
     for number in range(4):
         progress.apply(StepStarted(step=f"train-{number}", worker="w"))
@@ -191,10 +191,10 @@ def test_what_is_computed_together_is_not_counted_one_after_another() -> None:
     assert estimate.seconds == 20 + 40
 
 
-def test_what_a_worker_hands_back_is_not_under_way_and_not_counted_as_trained_at_once() -> None:
+def test_what_a_worker_hands_back_is_not_under_way() -> None:
     """Four runs of 40 s given to one worker, which trains one and leaves three for later."""
     clock = Clock()
-    progress = Progress(clock=clock)
+    progress = StudyProgress(clock=clock)
     progress.apply(StudyStarted(study="small", num_steps=4, num_cached=0, kinds={"train": 4}))
     names = [f"train-mrpc-{number}" for number in range(4)]
     for name in names:
@@ -212,7 +212,7 @@ def test_what_a_worker_hands_back_is_not_under_way_and_not_counted_as_trained_at
 def test_what_compiling_and_capturing_took_is_no_part_of_a_pace() -> None:
     """Two minutes for the first update of 400, then 0.1 s each: no hours are claimed, and no number before there is one."""
     clock = Clock()
-    progress = Progress(clock=clock)
+    progress = StudyProgress(clock=clock)
     progress.apply(StudyStarted(study="small", num_steps=8, num_cached=0, kinds={"train": 8}))
     for number in range(8):
         progress.apply(StepStarted(step=f"train-{number}", worker="w"))
@@ -237,7 +237,7 @@ def test_what_compiling_and_capturing_took_is_no_part_of_a_pace() -> None:
 
 def test_a_step_does_not_stand_in_for_those_of_other_kinds() -> None:
     clock = Clock()
-    progress = Progress(clock=clock)
+    progress = StudyProgress(clock=clock)
     kinds = {"tokens": 1, "train": 40, "evaluate": 32}
     progress.apply(StudyStarted(study="small", num_steps=73, num_cached=0, kinds=kinds))
     progress.apply(StepStarted(step="tokens-1", worker="w"))
@@ -249,9 +249,9 @@ def test_a_step_does_not_stand_in_for_those_of_other_kinds() -> None:
     )
 
 
-def test_steps_that_wait_count_by_finished_ones_of_their_kind_while_others_run() -> None:
+def test_steps_that_wait_count_by_finished_ones_of_their_kind() -> None:
     clock = Clock()
-    progress = Progress(clock=clock)
+    progress = StudyProgress(clock=clock)
     progress.apply(StudyStarted(study="small", num_steps=5, num_cached=1, kinds={"train": 3, "evaluate": 1}))
     progress.apply(StepStarted(step="train-1", worker="w"))
     progress.apply(StepFinished(step="train-1", worker="w", seconds=30))
@@ -263,10 +263,10 @@ def test_steps_that_wait_count_by_finished_ones_of_their_kind_while_others_run()
     assert str(progress.remaining()) == "about 1 min 00 s left (from 1 finished train step)"
 
 
-def test_engines_that_are_started_together_have_no_pace_before_two_groups_are_measured() -> None:
+def test_engines_started_together_have_no_pace_before_two_groups() -> None:
     """Groups of three: a minute to start, then 10 s each."""
     clock = Clock()
-    progress = Progress(clock=clock)
+    progress = StudyProgress(clock=clock)
     progress.apply(StudyStarted(study="small", num_steps=1, num_cached=0, kinds={"serving": 1}))
     progress.apply(StepStarted(step="serving-1", worker="w"))
     found = []
@@ -280,7 +280,7 @@ def test_engines_that_are_started_together_have_no_pace_before_two_groups_are_me
 
 def test_what_is_announced_anew_is_counted_anew() -> None:
     """As a calibration does, which runs the gates and then what waits for them."""
-    progress = Progress()
+    progress = StudyProgress()
     progress.apply(StudyStarted(study="small", num_steps=2, num_cached=0, kinds={"sanity": 2}))
     for number in range(2):
         progress.apply(StepStarted(step=f"sanity-{number}", worker="w"))
@@ -300,7 +300,7 @@ def test_view_is_live_only_on_a_terminal() -> None:
 
 
 def test_a_step_that_comes_to_light_late_raises_the_total() -> None:
-    progress = Progress()
+    progress = StudyProgress()
     progress.apply(StudyStarted(study="small", num_steps=1, num_cached=1))
     progress.apply(StepStarted(step="analysis-1", worker="w"))
     assert (progress.settled, progress.total) == (1, 2)

@@ -80,7 +80,7 @@ def test_plan_sums_by_kind_and_lays_out_what_is_known(place: Path, monkeypatch, 
     before_disk, _, after = printed.partition("Disk: ")
     assert squeezed(before_disk) == squeezed(PLANNED)
     assert "free where the store lies" in after
-    assert "2 seeds and 60 test examples find a difference of" in after
+    assert "2 seeds and 60 test examples detect a difference of" in after
     assert "H1a: a margin of 5.0 points is too small to be confirmed" in after
 
 
@@ -88,7 +88,7 @@ def test_plan_says_what_workers_that_share_a_device_may_take(place: Path, monkey
     assert call(monkeypatch, "plan", "study.yaml", "--device", "cpu", "--device", "cpu") == 0
     assert squeezed(
         "On 1 machine with 2 workers each: 94.0 s from start to end. That is if the 2 workers of a device do not slow "
-        "each other down, which the times of fewer do not tell; if they take turns on it, 2.63 min."
+        "each other down, which the times of fewer workers cannot show; if they take turns on it, 2.63 min."
     ) in squeezed(capsys.readouterr().out)
 
 
@@ -164,7 +164,7 @@ def test_a_plan_without_any_known_time_is_written_too(tmp_path: Path, monkeypatc
     small_graph(tmp_path)
     assert call(monkeypatch, "plan", "study.yaml", "--device", "cpu", "--write", "plan.md") == 0
     printed = capsys.readouterr().out
-    assert "No time is known, so nothing can be laid out." in printed
+    assert "No time is known, so there is no schedule." in printed
     assert "unknown until its data are prepared" in printed
     assert not (tmp_path / "plan-schedule.png").exists()
     assert not (tmp_path / "store").exists()  # a plan writes nothing it was not asked for

@@ -16,6 +16,7 @@ from lorascope.cli.app import main
 from lorascope.engine.events import StepFinished, StepStarted, StudyStarted
 from lorascope.engine.step import Step
 from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.pipeline import Workers
 from lorascope.stats.analysis import HypothesisResult, Interval
 from lorascope.study.spec import Study
 
@@ -187,9 +188,7 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
         "store": "s",
         "results": Path("r"),
         "data_dir": None,
-        "executor": "ray",
-        "address": "gpu1:6379",
-        "devices": ["cpu"],
+        "executor": Workers("ray", devices=["cpu"], address="gpu1:6379"),
         "only": "train-*",
         "track": ["wandb", "trackio"],
     }
@@ -364,7 +363,7 @@ def test_ls_steps_lists_the_store(store: tuple[str, Step, Step], monkeypatch, ca
     assert {row["step"] for row in json.loads(capsys.readouterr().out)} == {store[1].id, store[2].id}
 
 
-def test_a_place_for_results_that_cannot_be_made_is_refused_before_anything_runs(study: str, tmp_path: Path) -> None:
+def test_a_results_folder_that_cannot_be_made_is_refused_at_once(study: str, tmp_path: Path) -> None:
     from lorascope import api
     from lorascope.errors import EnvironmentProblem
 

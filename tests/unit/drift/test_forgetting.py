@@ -323,7 +323,7 @@ def test_a_model_of_images_is_refused(tmp_path: Path) -> None:
     small = {name: SHAPE[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
     ViTForImageClassification(ViTConfig(**small, intermediate_size=48, image_size=32)).save_pretrained(tmp_path)
     assert refusal(lambda: load_language_head(tmp_path, device="cpu"), tmp_path) == (
-        "the checkpoint in DIR has no language-model head (vit is no language model), so forgetting cannot be measured "
+        "the checkpoint in DIR has no language-model head (vit is not a language model), so forgetting cannot be measured "
         f"on it\n  hint: {NO_HEAD_HINT}"
     )
 

@@ -548,7 +548,7 @@ def test_a_run_of_another_base_is_refused(llama: BaseModel, tiny_checkpoints: di
     )
     assert refusal(llama, exported(bert, lora(), tmp_path / "lora")) == (
         "the adapter in DIR changes base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight, "
-        f"which is no linear layer of its base\n  hint: the adapter {hint}"
+        f"which is not a linear layer of its base\n  hint: the adapter {hint}"
     )
 
 

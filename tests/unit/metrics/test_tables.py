@@ -15,8 +15,9 @@ from lorascope.errors import StudyError
 from lorascope.metrics import cost, serving
 from lorascope.metrics.cost import COSTS
 from lorascope.metrics.metric import Mean, Metric
-from lorascope.metrics.quality import QUALITY, add_metrics, common_direction, quality, share_a_scale, unit_of
+from lorascope.metrics.quality import QUALITY, MetricTable, common_direction, quality, share_a_scale, unit_of
 from lorascope.metrics.serving import SERVED
+from lorascope.plugins import NameTable
 from lorascope.report.study.cost import MEASURES
 from lorascope.serving.exchange import Request, Served
 from lorascope.serving.timing import load_figures, request_rows
@@ -53,16 +54,29 @@ def test_an_unknown_metric_is_named_with_the_nearest():
     assert "perplexity" in (error.value.hint or "")
 
 
-def test_a_metric_of_a_plug_in_is_a_row_and_cannot_replace_another():
-    own = Metric("made_up_score", "made-up score", estimator=Mean("made_up_score"))
-    try:
-        add_metrics([own])
-        add_metrics([own])
-        assert quality("made_up_score") is own
-        with pytest.raises(StudyError, match="two metrics are called `accuracy`"):
-            add_metrics([Metric("accuracy", "another accuracy")])
-    finally:
-        QUALITY.pop("made_up_score", None)  # type: ignore[attr-defined]
+def test_a_row_that_calls_itself_otherwise_is_left_out(caplog):
+    own = Metric("made_up", "made-up score", estimator=Mean("made_up"))
+    table = MetricTable(NameTable("metrics", {"made_up": own, "another": own}))
+    assert dict(table) == {"made_up": own}
+    assert "the metric `another` (built in) is not used: it calls itself `made_up`" in caplog.text
+
+
+def test_a_plug_in_brings_a_metric_by_an_entry_point(tmp_path):
+    (tmp_path / "own_metrics.py").write_text(
+        "from lorascope.metrics.metric import Mean, Metric\n"
+        "ERRORS = Metric('errors', 'errors', direction='lower', estimator=Mean('errors'))\n"
+    )
+    info = tmp_path / "own_metrics-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-metrics\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lorascope.metrics]\nerrors = own_metrics:ERRORS\n")
+    program = (
+        "from lorascope.metrics.quality import quality; from lorascope.registry import METRICS\n"
+        "print(quality('errors').direction, METRICS['errors'].origin)"
+    )
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}:{ENVIRONMENT['PYTHONPATH']}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "lower own-metrics 1.0"
 
 
 def test_directions_and_scales_that_differ_are_told():

@@ -242,7 +242,7 @@ def test_one_seed_without_hypotheses_says_what_it_cannot_say(reports):
     for sentence in (
         "The study declares no hypothesis, so it ends without a verdict.",
         "LoRA loses ",
-        "One seed: the chance of initialisation and data order cannot be told from the methods",
+        "One seed: the effect of initialisation and data order cannot be told from that of the methods",
         "Protocol `paper`: the checkpoint was chosen on the same examples that are reported",
         "No hypothesis was declared: the 1 comparison is exploratory and decides nothing",
         "**What the protocol is worth**",

@@ -21,7 +21,7 @@ class FinishedSteps:
 
     def __init__(self, runs: list[dict[str, float]], baselines: dict[str, dict[str, float]]) -> None:
         label = {"model": "m", "task": "t", "method": "lora", "seed": "1"}
-        scores = [{"name": name, "metrics": metrics} for name, metrics in baselines.items()]
+        scores = [{"name": name, "seed": "", "metrics": metrics} for name, metrics in baselines.items()]
         self.steps = {
             "evaluate": [(label, Recorded({"test": metrics})) for metrics in runs],
             "baseline": [(label, Recorded({"scores": scores}))],

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Resources, Step
+from lorascope.engine.warm import Warm
 from lorascope.models.catalog import describe_model
 from lorascope.search import trial
 from lorascope.search.trial import forget_states, state_file, train_trial, train_trials
@@ -58,7 +59,7 @@ def context(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> Callable[..., 
             "stops": list(stops),
         }  # fmt: skip
         step = Step("trial", 1, params, locations=locations, resources=Resources(gang_key="k", gang_limit=4))
-        return step_context(directory, step, deps, cache_dir=tmp_path / place, warm={})
+        return step_context(directory, step, deps, cache_dir=tmp_path / place, warm=Warm())
 
     return make
 

@@ -70,9 +70,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return versions
 
 
-def test_a_missing_package_is_an_error_that_names_the_extra_before_anything_starts(
-    tmp_path: Path, installed: dict[str, str]
-) -> None:
+def test_a_missing_package_names_the_extra_before_anything_starts(tmp_path: Path, installed: dict[str, str]) -> None:
     with pytest.raises(EnvironmentProblem) as caught:
         api.run(study(tmp_path, "[wandb]"), store=tmp_path / "store", results=tmp_path / "results")
     assert str(caught.value) == (
@@ -113,7 +111,7 @@ def test_results_are_read_without_a_tracker(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_step_but_preparation_has_a_phase_and_one_nobody_knows_has_none(tmp_path: Path) -> None:
+def test_every_step_but_preparation_has_a_phase(tmp_path: Path) -> None:
     graph = api.graph(study(tmp_path))
     unknown = replace(graph.steps[0], kind="of_tomorrow")
     graph = replace(graph, steps=[*graph.steps, unknown], labels={**graph.labels, unknown.id: RunLabel()})

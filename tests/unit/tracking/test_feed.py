@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,20 @@ from tracked_fixture import TRAIN, scoring, training, whole_study
 
 from lorascope.engine.events import Event, Metric, Notice, StepStarted, StudyStarted
 from lorascope.study.track import Attached, TrackioSpec
-from lorascope.tracking.feed import TrackerFeed
+from lorascope.tracking.feed import Patience, TrackerFeed
 
 
 class Fed:
     """A feed to one of `broken_trackers`, and what it said."""
 
-    def __init__(self, directory: Path, tracker: str, *, artifacts: tuple[Attached, ...] = (), **settings: Any) -> None:
+    def __init__(
+        self, directory: Path, tracker: str, *, artifacts: tuple[Attached, ...] = (), **patience: Patience
+    ) -> None:
         self.said: list[Notice] = []
         self.directory = directory
         self.feed = TrackerFeed(
             TrackioSpec(kind="trackio", artifacts=artifacts), study="small", directory=directory, store=directory / "store",
-            tell=self._hear, place=f"broken_trackers:{tracker}", **settings,
+            tell=self._hear, place=f"broken_trackers:{tracker}", **patience,
         )  # fmt: skip
 
     def _hear(self, event: Event) -> None:
@@ -67,23 +68,20 @@ def test_a_tracker_whose_process_dies_is_named_once(tmp_path: Path) -> None:
     assert "ended with exit code 9; the study goes on without it" in notice.text
 
 
-def test_a_tracker_that_hangs_neither_slows_the_study_nor_keeps_it_from_ending(tmp_path: Path) -> None:
-    fed = Fed(tmp_path, "Hangs", patience_s=1.0, most_waiting=1000)
-    started = time.monotonic()
+def test_a_tracker_that_hangs_does_not_hold_up_the_study(tmp_path: Path) -> None:
+    fed = Fed(tmp_path, "Hangs", patience=Patience(1.0, most_waiting=1000))
     for event in training():
         fed.feed(event)
     for at in range(100_000):  # far more than a pipe and the queue hold
         fed.feed(Metric(step=TRAIN, name="train/loss", value=1.0, at=at))
-    assert time.monotonic() - started < 30.0
-    fed.feed.close()
-    assert time.monotonic() - started < 60.0
+    fed.feed.close()  # the tracker would hang for an hour
     texts = [notice.text for notice in fed.said]
     assert "trackio: gave no sign for 1 s and was stopped" in texts[0]
     assert "did not keep up" in texts[1] and len(texts) == 2
 
 
 def test_what_a_slow_tracker_misses_is_points_of_curves_and_no_step(tmp_path: Path) -> None:
-    fed = Fed(tmp_path, "IsSlow", most_waiting=100)
+    fed = Fed(tmp_path, "IsSlow", patience=Patience(most_waiting=100))
     with fed.feed:
         fed.feed(training()[0])
         fed.feed(StepStarted(step=TRAIN, worker="w"))
@@ -106,7 +104,7 @@ def study_with_report(directory: Path) -> list[Event]:
 
 @pytest.mark.parametrize("tracker", ["UploadsSlowly", "WaitsForFilesAtTheEnd"])
 def test_an_upload_that_takes_longer_than_the_patience_is_waited_for(tmp_path: Path, tracker: str) -> None:
-    fed = Fed(tmp_path, tracker, artifacts=("report",), patience_s=2.0)
+    fed = Fed(tmp_path, tracker, artifacts=("report",), patience=Patience(2.0))
     with fed.feed:
         for event in study_with_report(tmp_path):
             fed.feed(event)
@@ -116,18 +114,16 @@ def test_an_upload_that_takes_longer_than_the_patience_is_waited_for(tmp_path: P
 
 
 def test_an_upload_that_never_ends_is_waited_for_so_long_and_no_longer(tmp_path: Path) -> None:
-    fed = Fed(tmp_path, "UploadsForEver", artifacts=("report",), patience_s=2.0, longest_upload_s=3.0)
-    started = time.monotonic()
+    fed = Fed(tmp_path, "UploadsForEver", artifacts=("report",), patience=Patience(2.0, longest_upload_s=3.0))
     with fed.feed:
         for event in study_with_report(tmp_path):
             fed.feed(event)
-    assert 4.0 < time.monotonic() - started < 60.0
     (notice,) = fed.said
     assert "gave no sign for 2 s and was stopped" in notice.text
 
 
 def test_a_slow_end_without_files_is_no_upload(tmp_path: Path) -> None:
-    fed = Fed(tmp_path, "WaitsForFilesAtTheEnd", patience_s=2.0)
+    fed = Fed(tmp_path, "WaitsForFilesAtTheEnd", patience=Patience(2.0))
     with fed.feed:
         for event in study_with_report(tmp_path)[:3]:
             fed.feed(event)
@@ -139,12 +135,12 @@ def test_a_slow_end_without_files_is_no_upload(tmp_path: Path) -> None:
 def test_an_interrupt_waits_for_no_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lorascope.tracking.feed._PATIENCE_IF_INTERRUPTED_S", 2.0)
     fed = Fed(tmp_path, "UploadsForEver", artifacts=("report",))
-    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt), fed.feed:
         for event in study_with_report(tmp_path):
             fed.feed(event)
         raise KeyboardInterrupt
-    assert time.monotonic() - started < 30.0
+    (notice,) = fed.said
+    assert "gave no sign for 2 s and was stopped" in notice.text
 
 
 def test_a_study_that_computes_nothing_starts_no_tracker(tmp_path: Path) -> None:
@@ -157,9 +153,9 @@ def test_a_study_that_computes_nothing_starts_no_tracker(tmp_path: Path) -> None
 def test_an_interrupt_does_not_wait_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lorascope.tracking.feed._PATIENCE_IF_INTERRUPTED_S", 0.5)
     fed = Fed(tmp_path, "Hangs")
-    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt), fed.feed:
         for event in training():
             fed.feed(event)
         raise KeyboardInterrupt
-    assert time.monotonic() - started < 30.0
+    (notice,) = fed.said
+    assert "gave no sign for 0.5 s and was stopped" in notice.text

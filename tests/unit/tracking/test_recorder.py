@@ -14,7 +14,7 @@ from tracked_fixture import EVALUATE, NAME, TRAIN, planned, scoring, training, w
 from lorascope.engine.events import Event, Metric, StepBlocked, StepFailed, StepFinished, StepStarted, StudyStarted
 from lorascope.engine.figures import figures_in
 from lorascope.tracking.recorder import Recorder
-from lorascope.tracking.tracker import Place
+from lorascope.tracking.tracker import TrackingPlace
 
 RUN = f"training: {NAME}"
 
@@ -22,7 +22,7 @@ RUN = f"training: {NAME}"
 def recorded(directory: Path, events: list[Event], *, artifacts: tuple[str, ...] = ()) -> list[list[Any]]:
     """What a tracker was told of these events, by a recorder that then comes to its end."""
     (directory / "told.jsonl").unlink(missing_ok=True)
-    tracker = Writes(None, Place("small", directory, lambda text: None))
+    tracker = Writes(None, TrackingPlace("small", directory, lambda text: None))
     recorder = Recorder(
         tracker,
         ledger=directory / "runs.jsonl",

@@ -63,7 +63,7 @@ def with_report(directory: Path) -> list[Event]:
     return whole_study(results / "report.html")
 
 
-def test_wandb_without_a_key_goes_offline_says_so_once_and_keeps_everything(tmp_path: Path) -> None:
+def test_wandb_without_a_key_goes_offline_and_says_so_once(tmp_path: Path) -> None:
     spec = WandbSpec(kind="wandb", project="peft", entity="lab", artifacts=("report", "weights"))
     said = show(tmp_path, spec, with_report(tmp_path))
     (text,) = said

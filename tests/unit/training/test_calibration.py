@@ -90,7 +90,7 @@ def test_the_plan_knows_who_trains_together_as_long_as_the_decision_is_kept(cali
 def test_what_was_timed_on_a_sample_of_the_validation_set_is_still_found_as_it_was_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry.EXECUTORS, "local", registry.EXECUTORS["inline"])  # it is to see the next line
+    monkeypatch.setitem(registry.EXECUTORS.entries, "local", registry.EXECUTORS["inline"])  # it is to see the next line
     monkeypatch.setattr(calibration, "VALIDATION_EXAMPLES", 16)
     study = api.load(write_small_study(tmp_path, STUDY.replace("draws: 200", "draws: 100")))
     api.calibrate(study, store=tmp_path / "store", devices=["cpu"])

@@ -31,6 +31,7 @@ from lorascope.drift.snapshots import Observer
 from lorascope.engine.context import HandedBack, StepContext
 from lorascope.engine.events import Notice, StepProgress
 from lorascope.engine.step import Resources, Step
+from lorascope.engine.warm import Warm
 from lorascope.errors import EnvironmentProblem, GateFailure, StudyError
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.dropout import StackedDropout
@@ -261,7 +262,7 @@ def contexts(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> Callable[...,
             tiny_columns(tokens.out / split, tiny_examples(number, seed=number), tokenizer)
         deps = {"data": as_artifact(data, {"task": description}), "tokens": as_artifact(tokens, {})}
         spec = TrainSpec(batch_size=8, epochs=2, early_stopping=None, **train)
-        warm: dict[str, Any] = {}
+        warm = Warm()
         made = []
         for seed in range(count):
             params = {
@@ -623,7 +624,7 @@ def test_a_run_that_is_looked_at_ends_as_it_would_have(
         base=base,
         reading=tiny_reading(),
         validation=tmp_path / "validation",
-        warm={},
+        warm=Warm(),
     )
 
     def trained(*, is_looked_at: bool) -> list[Member]:

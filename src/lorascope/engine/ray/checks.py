@@ -170,6 +170,7 @@ def clock_skew_s(read_their_clock: Callable[[], Any]) -> tuple[float, float]:
 
 
 def judge_clock(name: str, ahead_s: float, uncertain_s: float) -> str | None:
+    """What a person should know of a clock that is off; None if it agrees with ours."""
     if abs(ahead_s) - uncertain_s <= MAX_CLOCK_SKEW_S:
         return None
     direction = "ahead of" if ahead_s > 0 else "behind"

@@ -36,6 +36,7 @@ class Machine:
 
     @property
     def is_for_measuring(self) -> bool:
+        """Whether it is labelled for steps that must be alone."""
         key, value = MEASURING_LABEL
         return self.labels.get(key) == value
 
@@ -95,6 +96,7 @@ def machines() -> list[Machine]:
 
 
 def is_head_there() -> bool:
+    """Whether the head of the cluster answers."""
     return _refusal(_head()) is None
 
 
@@ -128,7 +130,7 @@ def _check_reachable(address: str | None) -> None:
         return
     if "://" in address:
         raise StudyError(
-            f"--address {address} is no address of a cluster's head, which is written host:port",
+            f"--address {address} is not the address of a cluster's head, which is written host:port",
             hint="Run the command on a machine of the cluster (`ray job submit -- lorascope run ...` does that from afar).",
         )
     host, _, port = address.rpartition(":")

@@ -18,13 +18,14 @@ from lorascope.engine.events import Emit, Notice
 from lorascope.engine.executor import Completion
 from lorascope.engine.ray.checks import check_machines
 from lorascope.engine.ray.cluster import Machine, connect, is_head_there, machines, ray_module
-from lorascope.engine.ray.host import RemoteWorker, WorkerSettings, end_all
+from lorascope.engine.ray.host import RemoteWorker, end_all
 from lorascope.engine.ray.places import DEVICES, Place, lay_out
 from lorascope.engine.ray.refusals import Refusals
 from lorascope.engine.step import Step
 from lorascope.engine.store.directory import Store
 from lorascope.engine.store.opening import LOCAL_STORE
 from lorascope.engine.workers.pool import WorkerPool
+from lorascope.engine.workers.process import WorkerSettings
 from lorascope.errors import EnvironmentProblem, StudyError
 
 REFRESH_S = 2.0

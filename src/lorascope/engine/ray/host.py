@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lorascope.engine.workers.process import (
     STOP_TIMEOUT_S,
     Death,
     WorkerProcess,
+    WorkerSettings,
     start_worker,
     stop_all,
     wait_for_output,
@@ -30,19 +31,6 @@ LISTEN_S = 0.5
 COLLECT_S = 0.05
 
 _OMP_NUM_THREADS = "OMP_NUM_THREADS"
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """How the worker process is started. environment: variables of the coordinator that it gets too."""
-
-    store: str
-    device: str
-    name: str
-    data_dir: Path | None
-    num_on_device: int
-    num_threads: int
-    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -67,6 +55,7 @@ class Host:
         """Answered once Ray has found room for this actor."""
 
     def run(self, message: Mapping[str, Any]) -> Reply:
+        """Give the worker process steps, started if need be; what it says at once."""
         if self._process is not None and self._process.is_dead():  # it died idle, which concerns no step
             self._process.wait(0)
             self._process = None
@@ -76,6 +65,7 @@ class Host:
         return self.listen()
 
     def listen(self) -> Reply:
+        """What the worker process says within a moment."""
         process = self._process
         assert process is not None, "nothing was started yet"
         messages: list[dict[str, Any]] = []
@@ -93,6 +83,7 @@ class Host:
         return Reply(messages, death, process.process, process.log)
 
     def stop(self) -> None:
+        """End the worker process."""
         if self._process is not None:
             stop_all([self._process])
             self._process = None
@@ -103,16 +94,8 @@ class Host:
         stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{given.name}-{self._num_started}"
         logs = open_store(given.store).logs_dir
         # Ray sets one thread for an actor that reserves one processor; the worker has its machine's share.
-        return start_worker(
-            store=given.store,
-            device=given.device,
-            name=given.name,
-            data_dir=given.data_dir,
-            log=logs / f"{stamp}.log",
-            environment={**os.environ, **given.environment, _OMP_NUM_THREADS: str(given.num_threads)},
-            num_on_device=given.num_on_device,
-            num_threads=None,
-        )
+        environment = {**os.environ, **given.environment, _OMP_NUM_THREADS: str(given.num_threads)}
+        return start_worker(replace(given, environment=environment), log=logs / f"{stamp}.log")
 
 
 class RemoteWorker:
@@ -166,6 +149,7 @@ class RemoteWorker:
         return self._actor.stop.remote()
 
     def kill(self) -> None:
+        """End it at once."""
         self.awaited, self.is_lost = None, True
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.kill(self._actor)

@@ -35,6 +35,7 @@ class Refusals:
         return node_id in self._by_node
 
     def may_ask(self, node_id: str, *, now: float) -> bool:
+        """Whether the machine may be asked (again) now."""
         refusal = self._by_node.get(node_id)
         return refusal is None or (refusal.ask_at is not None and now >= refusal.ask_at)
 
@@ -52,4 +53,5 @@ class Refusals:
         return f"{machine.name} joined the cluster and is left out {how_long}: {problem}" if is_news else None
 
     def forget_all_but(self, alive: Collection[str]) -> None:
+        """Forget the machines that are no longer there."""
         self._by_node = {node_id: refusal for node_id, refusal in self._by_node.items() if node_id in alive}

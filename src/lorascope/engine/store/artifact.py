@@ -21,6 +21,7 @@ class Artifact:
 
     @property
     def path(self) -> Path:
+        """Its directory on this machine."""
         return self._path
 
     @property
@@ -35,18 +36,22 @@ class Artifact:
 
     @property
     def id(self) -> str:
+        """The id of its step."""
         return self.record["id"]
 
     @property
     def step(self) -> Step:
+        """The step that it was computed for."""
         return Step.from_json(self.record["step"])
 
     @property
     def result(self) -> Mapping[str, Any]:
+        """What the step returned."""
         return self.record["result"]
 
     @property
     def provenance(self) -> Mapping[str, Any]:
+        """Where it was computed, with which versions."""
         return self.record["provenance"]
 
     def file(self, name: str) -> Path:

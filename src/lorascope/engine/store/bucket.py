@@ -50,6 +50,7 @@ class Bucket:
         self.patience_s = patience_s
 
     def address(self, key: str) -> str:
+        """The address of a key, for people."""
         return f"{self.url}/{key}"
 
     def create(self, key: str, content: bytes) -> bool:
@@ -70,6 +71,7 @@ class Bucket:
         self._ask(self._files.pipe_file, self._path(key), content)
 
     def write_all(self, contents: Mapping[str, bytes]) -> None:
+        """Write several objects."""
         if contents:
             self._ask(self._files.pipe, {self._path(key): content for key, content in contents.items()})
 
@@ -86,6 +88,7 @@ class Bucket:
         return sorted(self._ask(self._list, directory))
 
     def upload(self, file: Path, key: str) -> None:
+        """Write a file of this machine."""
         self._ask(self._files.put_file, str(file), self._path(key))
 
     def download(self, key: str, file: Path) -> None:

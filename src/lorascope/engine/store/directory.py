@@ -61,6 +61,7 @@ class Store:
     # -- finished work
 
     def has(self, step_id: str) -> bool:
+        """Whether the artifact of this step is committed."""
         return (self._artifact_path(step_id) / RECORD).exists()
 
     def present(self, step_ids: Iterable[str]) -> set[str]:
@@ -86,7 +87,7 @@ class Store:
     ) -> Artifact:
         """Make the files in `staging` (from `stage`) the artifact of `step`. If it exists already, that one stays.
 
-        Raises AssertionError for a result or provenance that is no finite JSON, StoreProblem if it cannot be written.
+        Raises AssertionError for a result or provenance that is not finite JSON, StoreProblem if it cannot be written.
         """
         _assert_canonical(step.id, result=result, provenance=provenance)
         with self.guard():
@@ -130,6 +131,7 @@ class Store:
             self._replace(path, text, flush=False)  # a step torn by a power cut is written again by the next run
 
     def save_steps(self, steps: Sequence[Step]) -> None:
+        """Keep the steps, so that each can be run by its id."""
         for step in steps:
             self.save_step(step)
 
@@ -141,6 +143,7 @@ class Store:
         return self.artifact(step_id).step
 
     def lock(self, step_id: str) -> StepLock:
+        """The lock of a step."""
         return StepLock(self.root / "locks" / step_id)
 
     def locked(self) -> list[str]:
@@ -160,10 +163,12 @@ class Store:
 
     @property
     def cache_dir(self) -> Path:
+        """Where what can always be rebuilt is kept."""
         return self._directory("cache")
 
     @property
     def logs_dir(self) -> Path:
+        """Where the logs of workers are kept."""
         return self._directory("logs")
 
     def sweep(self) -> None:
@@ -179,6 +184,7 @@ class Store:
     # -- failures
 
     def record_failure(self, step_id: str, failure: Failure) -> None:
+        """Keep why a step failed."""
         self._replace(self._failure_path(step_id), json.dumps(failure.to_json(), indent=1), flush=True)
 
     def failure(self, step_id: str) -> Failure | None:
@@ -193,6 +199,7 @@ class Store:
         return {step_id: failure for step_id in step_ids if (failure := self.failure(step_id))}
 
     def clear_failure(self, step_id: str) -> None:
+        """Forget why a step failed."""
         with self.guard():
             self._failure_path(step_id).unlink(missing_ok=True)
 
@@ -227,7 +234,7 @@ class Store:
             )
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             return StoreProblem(
-                f"the store is no directory ({os.strerror(error.errno)}: {error.filename or where})",
+                f"the store is not a directory ({os.strerror(error.errno)}: {error.filename or where})",
                 hint=f"Name a directory with {self._named_with}; it is made if it does not exist.",
                 where=where,
             )

@@ -25,14 +25,17 @@ def seal_files(directory: Path) -> tuple[dict[str, int], dict[str, str]]:
 
 
 def files_under(directory: Path) -> list[Path]:
+    """Every file under a directory."""
     return sorted(Path(parent, name) for parent, _, names in os.walk(directory) for name in names)
 
 
 def name_in(directory: Path, file: Path) -> str:
+    """A file's path within the directory."""
     return file.relative_to(directory).as_posix()
 
 
 def sha256_of(file: Path) -> str:
+    """The checksum of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -47,6 +50,7 @@ def write_file(path: Path, text: str, *, flush: bool) -> None:
 
 
 def sync_file(path: Path) -> None:
+    """Make sure that a file is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -80,7 +80,7 @@ class DirectoryGenerations:
                 continue
             try:
                 os.write(handle, content)
-            except OSError:
+            except BaseException:  # a full disk, or a signal: half a lock would be held until the timeout
                 self.remove(number)
                 raise
             finally:

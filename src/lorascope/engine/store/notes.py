@@ -19,9 +19,13 @@ _VISIBLE_WITHIN_S = 5.0  # network file systems show others a new file after a m
 class Notes(Protocol):
     """Those of one occasion. Trouble with the store is an OSError."""
 
-    def leave(self, name: str) -> None: ...
+    def leave(self, name: str) -> None:
+        """Leave a note of this name."""
+        ...
 
-    def is_there(self, name: str) -> bool: ...
+    def is_there(self, name: str) -> bool:
+        """Whether a note of this name has arrived."""
+        ...
 
     def is_refused(self, name: str) -> bool:
         """Whether the store refuses to create a note that is there."""
@@ -33,6 +37,7 @@ class Notes(Protocol):
 
 
 def notes_in(store: Store, occasion: str) -> Notes:
+    """The notes of one check in this store."""
     if isinstance(store, RemoteStore):
         return _BucketNotes(store.bucket, f"checks/{occasion}")
     return _DirectoryNotes(store.root / "checks" / occasion)

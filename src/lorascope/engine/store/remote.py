@@ -263,7 +263,7 @@ class RemoteStore(Store):
         except (ValueError, AttributeError):
             is_record = False
         if not is_record:
-            raise self._corrupt(_name_in_key(key), f"{self.bucket.address(key)} is no record")
+            raise self._corrupt(_name_in_key(key), f"{self.bucket.address(key)} is not a record")
         return record
 
     def _corrupt(self, step_id: str, message: str) -> CorruptArtifact:

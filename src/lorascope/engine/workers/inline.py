@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lorascope.engine.events import Emit
 from lorascope.engine.executor import Completion, needs
 from lorascope.engine.run import try_steps
 from lorascope.engine.step import Step
 from lorascope.engine.store.directory import Store
+from lorascope.engine.warm import Warm
 from lorascope.engine.workers.devices import check_devices, find_devices
+from lorascope.engine.workplace import Workplace
 
 
 class InlineExecutor:
@@ -23,7 +24,7 @@ class InlineExecutor:
         self._data_dir = data_dir
         self._next: Sequence[Step] = ()
         self._warm_for: frozenset[str] = frozenset()
-        self._warm: dict[str, Any] = {}
+        self._warm = Warm()
 
     def prepare(self) -> None:
         if self._devices is not None:
@@ -52,12 +53,14 @@ class InlineExecutor:
         settled: list[Completion] = []
         try_steps(
             steps,
-            self._store,
-            device=self._devices[0],
-            data_dir=self._data_dir,
-            emit=emit,
-            warm=self._warm,
-            worker=f"inline-{self._devices[0]}",
+            Workplace(
+                store=self._store,
+                device=self._devices[0],
+                data_dir=self._data_dir,
+                emit=emit,
+                warm=self._warm,
+                worker=f"inline-{self._devices[0]}",
+            ),
             report=settled.append,
         )
         return settled

@@ -228,7 +228,7 @@ class WorkerPool(ABC, Generic[S]):
                 self._crowded_out.pop(step.id, None)
                 if self._was_crowded_out(completion, slot):
                     self._crowded_out[step.id] = step, slot
-                    text = f"{step.id} ran out of memory beside others; it is tried again when it has {slot.place} to itself"
+                    text = f"{step.id} ran out of memory next to others; it is tried again when it has {slot.place} to itself"
                     emit(Notice(step=step.id, level="warning", text=text))
                 else:
                     settled.append(completion)

@@ -76,6 +76,7 @@ class WorkerProcess:
         return messages, self._bury() if is_dead else None
 
     def is_dead(self) -> bool:
+        """Whether the process has ended."""
         return self._process.poll() is not None
 
     def stop(self) -> None:
@@ -126,31 +127,34 @@ class WorkerProcess:
         )
 
 
-def start_worker(
-    *,
-    store: str,
-    device: str,
-    name: str,
-    data_dir: Path | None,
-    log: Path,
-    environment: Mapping[str, str],
-    num_on_device: int,
-    num_threads: int | None,
-) -> WorkerProcess:
-    """A worker of this process, on `device` of this machine.
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How a worker process is started; what a `Workplace` is made of there. store: its directory or address.
 
     num_on_device: how many workers of the study share the device. num_threads: its share of the processors, unless the
-    environment says otherwise; None: what libraries take by themselves.
+    environment says otherwise; None: what libraries take by themselves. environment: variables that it gets.
     """
-    arguments = ["--store", store, "--device", device, "--parent", str(os.getpid()), "--name", name]
-    arguments += ["--log", str(log)] + (["--data", str(data_dir)] if data_dir is not None else [])
+
+    store: str
+    device: str
+    name: str
+    data_dir: Path | None
+    num_on_device: int
+    num_threads: int | None
+    environment: Mapping[str, str]
+
+
+def start_worker(given: WorkerSettings, *, log: Path) -> WorkerProcess:
+    """A worker of this process, on a device of this machine. log: the file of its standard error."""
+    arguments = ["--store", given.store, "--device", given.device, "--parent", str(os.getpid()), "--name", given.name]
+    arguments += ["--log", str(log)] + (["--data", str(given.data_dir)] if given.data_dir is not None else [])
     # Workers import what this process imports, however it came by its path (as multiprocessing's "spawn" does).
-    settings = {**environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    settings[WORKERS_ON_DEVICE] = str(num_on_device)
+    settings = {**given.environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    settings[WORKERS_ON_DEVICE] = str(given.num_on_device)
     # Threads that spin while they wait cost nothing alone and most of the speed beside any other busy process.
     settings.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if num_threads is not None:
-        settings.setdefault("OMP_NUM_THREADS", str(num_threads))
+    if given.num_threads is not None:
+        settings.setdefault("OMP_NUM_THREADS", str(given.num_threads))
     return WorkerProcess(arguments, log=log, environment=settings)
 
 

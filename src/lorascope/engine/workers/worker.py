@@ -30,9 +30,11 @@ from lorascope.engine.executor import Completion
 from lorascope.engine.provenance import workers_on_device
 from lorascope.engine.run import StepBusy, run_step, try_steps
 from lorascope.engine.step import Step
+from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.store.directory import Store
 from lorascope.engine.store.lock import this_process
 from lorascope.engine.store.opening import open_store
+from lorascope.engine.workplace import Workplace
 from lorascope.errors import EnvironmentProblem, LorascopeError, StudyError
 
 _PARENT_CHECK_S = 0.5
@@ -40,6 +42,7 @@ _BUSY_CHECK_S = 1.0
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run one step, or serve until the input ends; the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m lorascope.engine.workers.worker", description="Run steps of a store."
     )
@@ -54,51 +57,51 @@ def main(arguments: list[str] | None = None) -> int:
     store = open_store(given.store)
     name = given.name or f"worker-{given.device}"
     if given.step is not None:
-        return _run_by_hand(given.step, store, device=given.device, data_dir=given.data, name=name)
+        return _run_by_hand(
+            given.step,
+            Workplace(store=store, device=given.device, data_dir=given.data, emit=_emit_by_hand, worker=name),
+        )
     if given.parent is not None:
         _end_with_parent(given.parent)
     signal.signal(signal.SIGTERM, _leave)
     with _take_stdout() as answers:
-        _serve(store, answers, device=given.device, data_dir=given.data, name=name, log=given.log)
+        say = _Replies(answers)
+        workplace = Workplace(
+            store=store, device=given.device, data_dir=given.data, emit=say.event, worker=name, log=given.log
+        )
+        _serve(workplace, say)
     return 0
 
 
-def _serve(store: Store, answers: TextIO, *, device: str, data_dir: Path | None, name: str, log: str | None) -> None:
-    sending = threading.Lock()  # steps may emit from threads of their own
+class _Replies:
+    """The lines that leave, from whichever thread: steps may emit from threads of their own."""
 
-    def send(message: dict[str, Any]) -> None:
-        with sending:
-            answers.write(json.dumps(message) + "\n")
-            answers.flush()
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._sending = stream, threading.Lock()
 
-    def emit(event: Event) -> None:
-        send({"event": event.to_json()})
+    def send(self, message: dict[str, Any]) -> None:
+        with self._sending:
+            self._stream.write(json.dumps(message) + "\n")
+            self._stream.flush()
 
+    def event(self, event: Event) -> None:
+        self.send({"event": event.to_json()})
+
+
+def _serve(workplace: Workplace, say: _Replies) -> None:
     def report(completion: Completion) -> None:
         if completion.failure is not None:
             print(completion.failure.traceback or completion.failure.text, file=sys.stderr, flush=True)
-        send({"completion": asdict(completion)})
+        say.send({"completion": asdict(completion)})
 
-    warm: dict[str, Any] = {}
-    send({"ready": asdict(this_process())})
+    say.send({"ready": asdict(this_process())})
     for line in sys.stdin:
         request = json.loads(line)
         steps = [Step.from_json(step) for step in request["run"]]
         for step in steps:
             print(f"-- {step.id}", file=sys.stderr, flush=True)
-        try_steps(
-            steps,
-            store,
-            device=device,
-            data_dir=data_dir,
-            emit=emit,
-            warm=warm,
-            worker=name,
-            attempt=request["attempt"],
-            log=log,
-            report=report,
-        )
-        _give_back_memory(device)
+        try_steps(steps, workplace, attempt=request["attempt"], report=report)
+        _give_back_memory(workplace.device)
 
 
 def _give_back_memory(device: str) -> None:
@@ -109,20 +112,20 @@ def _give_back_memory(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _run_by_hand(step_id: str, store: Store, *, device: str, data_dir: Path | None, name: str) -> int:
+def _emit_by_hand(event: Event) -> None:
+    if isinstance(event, Notice):
+        print(f"{event.level}: {event.text}", file=sys.stderr)
+    elif isinstance(event, StepFinished):
+        print(f"{event.step}: done in {event.seconds:.1f} s", file=sys.stderr)
+
+
+def _run_by_hand(step_id: str, workplace: Workplace) -> int:
     """Run one step in the foreground; waits if another process is at it. The exit code is the command line's."""
-
-    def emit(event: Event) -> None:
-        if isinstance(event, Notice):
-            print(f"{event.level}: {event.text}", file=sys.stderr)
-        elif isinstance(event, StepFinished):
-            print(f"{event.step}: done in {event.seconds:.1f} s", file=sys.stderr)
-
     try:
-        step = _known_step(store, step_id)
-        if store.has(step_id):
+        step = _known_step(workplace.store, step_id)
+        if workplace.store.has(step_id):
             print(f"{step_id}: already done", file=sys.stderr)
-        artifact = _wait_and_run(step, store, device=device, data_dir=data_dir, emit=emit, name=name)
+        artifact = _wait_and_run(step, workplace)
         print(artifact.place)
     except LorascopeError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -140,7 +143,7 @@ def _known_step(store: Store, step_id: str) -> Step:
         step = store.load_step(step_id)
     except KeyError:
         raise StudyError(
-            f"the store knows no step {step_id!r}",
+            f"the store does not know a step {step_id!r}",
             hint="A study saves its steps when it runs; the ids are those that `lorascope plan` and `status` show.",
             where=store.place,
         ) from None
@@ -152,12 +155,13 @@ def _known_step(store: Store, step_id: str) -> Step:
     return step
 
 
-def _wait_and_run(step: Step, store: Store, *, device: str, data_dir: Path | None, emit: Any, name: str) -> Any:
+def _wait_and_run(step: Step, workplace: Workplace) -> Artifact:
+    store = workplace.store
     lock = store.lock(step.id)  # one object for the whole wait: it is what sees the holder's counter stand still
     is_told = False
     while True:
         try:
-            return run_step(step, store, device=device, data_dir=data_dir, emit=emit, warm={}, worker=name)
+            return run_step(step, workplace)
         except StepBusy as busy:
             if not is_told:
                 print(f"{busy}: waiting for it", file=sys.stderr)

@@ -8,10 +8,13 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from lorascope.data.sources import SourceDescription
+from lorascope.data.sources import SourceDescription, task_key
 from lorascope.engine.step import Resources, Step, canonical_json
 from lorascope.plan.labels import VERSIONS, PlannedModel
+from lorascope.plugins import stamped
+from lorascope.registry import METHOD_SETTINGS, TASKS
 from lorascope.study.spec import AnyMethodSpec, DataSpec, Study, TaskSpec, TrainSpec
+from lorascope.study.tasks import file_fields
 
 
 def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: DataSpec) -> Step:
@@ -23,6 +26,7 @@ def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: Dat
             "source": dict(source.fingerprint),
             "protocol": study.protocol,
             "data": data.model_dump(mode="json"),
+            **stamped(task=(TASKS, task_key(task))),
         },
         slug=task.name,
         locations=dict(source.locations),
@@ -30,8 +34,9 @@ def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: Dat
 
 
 def without_paths(task: dict[str, Any]) -> dict[str, Any]:
-    """A file task's spec with each path replaced by its role: where a file lies is no part of what is computed."""
-    return {key: (key if key in ("train", "validation", "test") and value else value) for key, value in task.items()}
+    """A task's settings with each path replaced by its role: where a file lies does not affect what is computed."""
+    roles = file_fields(task)
+    return {key: (key if key in roles and value else value) for key, value in task.items()}
 
 
 def tokens_step(study: Study, model: PlannedModel, data: Step) -> Step:
@@ -63,6 +68,7 @@ def training_params(study: Study, model: PlannedModel, method: AnyMethodSpec) ->
         "method": method.model_dump(mode="json", exclude={"name", "train", "learning_rate", "hyperparameters"}),
         "learning_rate": method.learning_rate,
         "train": resolved_training(study, method).model_dump(mode="json", exclude={"gang"}),
+        **stamped(method=(METHOD_SETTINGS, method.kind)),
     }
 
 

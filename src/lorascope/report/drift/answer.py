@@ -28,7 +28,7 @@ _NAMED_AT_MOST = 4
 
 
 def answer(facts: Facts) -> tuple[str, ...]:
-    """Sentences for the top of the section. Of many pairs of methods the tables have the depths."""
+    """Sentences for the top of the section. With many pairs of methods only the tables show the depths."""
     pairs = _pairs(facts)
     whole = len(pairs) <= _PAIRS_AT_MOST
     found = [sentence for lead, tasks in pairs for sentence in _pair(facts, lead, tasks, by_depth=whole)]
@@ -142,9 +142,9 @@ def _thirds(facts: Facts, lead: DriftReduction) -> Iterator[str]:
         f"lower in the {low} than in the {high}" for low in found for high in found if found[low].high < found[high].low
     ]
     if apart:
-        yield f"By depth the ratio is {wording.listing(apart)} (their intervals do not meet): {parts}."
+        yield f"By depth the ratio is {wording.listing(apart)} (their intervals do not overlap): {parts}."
     else:
-        yield f"By depth the ratios cannot be told apart, as their intervals overlap: {parts}."
+        yield f"By depth the ratios cannot be told apart, because their intervals overlap: {parts}."
 
 
 def _layers(facts: Facts, lead: DriftReduction) -> Iterator[str]:
@@ -195,13 +195,13 @@ def _floor(facts: Facts) -> Iterator[str]:
                     f"{wording.name(method)} on {place} (seed v seed {wording.drift(floor)}, drift {wording.drift(drift)})"
                 )
     if not shares:
-        yield "No floor of seed v seed was measured, so whether the seeds of an arm moved alike is not known."
+        yield "No floor of seed v seed was measured, so it is not known whether the seeds of an arm moved alike."
     elif under:
         listed = wording.listing([*under[:_NAMED_AT_MOST], *_rest(len(under) - _NAMED_AT_MOST)])
         yield (
             f"The floor matters: in {len(under)} of {wording.plural(len(shares), 'arm')} two seeds differ from each other "
-            f"at least as much as they differ from the base: {listed}. There training moved features as far, but not the "
-            "same way."
+            f"at least as much as they differ from the base: {listed}. There training moved the features as far, but not "
+            f"in the same direction."
         )
     else:
         spread = " to ".join(dict.fromkeys(wording.fraction(pick(shares), 0) for pick in (min, max)))
@@ -237,4 +237,4 @@ def _forgotten(facts: Facts) -> Iterator[str]:
         f"{wording.name(method)} {wording.signed_drift(mean)}" for method, mean in means.items() if mean is not None
     ]
     if parts:
-        yield f"What was lost is measured apart, as the rise in loss on general text: {wording.listing(parts)} nat per token."
+        yield f"Forgetting is measured separately, as the rise in loss on general text: {wording.listing(parts)} nat per token."

@@ -50,13 +50,13 @@ def _no_ratio(facts: Facts) -> Iterator[str]:
 def _one_seed(facts: Facts) -> Iterator[str]:
     if {row.num_seeds for row in drift_of(facts).profiles} == {1}:
         yield (
-            "Drift of one seed an arm: its intervals hold the choice of probe examples only, and without a second seed "
-            "there is no seed-v-seed floor to hold a drift against."
+            "Drift rests on one seed an arm: its intervals cover only the choice of probe examples, and without a second "
+            "seed there is no seed-v-seed floor to compare a drift with."
         )
 
 
 def _few_examples(facts: Facts) -> Iterator[str]:
-    """The biased estimator beside the debiased shows what the number of examples does to it."""
+    """The biased estimator next to the debiased one shows what the number of examples does to it."""
     drift, biased = layer_rows(facts, "drift"), layer_rows(facts, "drift_biased")
     hidden = []
     for model, task in facts.cells:
@@ -71,15 +71,15 @@ def _few_examples(facts: Facts) -> Iterator[str]:
         few = f"{wording.range_text(counts)} probe examples are" if counts else "The probe's examples are"
         share, ours, theirs, where = max(hidden)
         yield (
-            f"{few} few against the width of the features: the usual, biased CKA would hide up to "
+            f"{few} few compared with the width of the features: the usual, biased CKA would hide up to "
             f"{wording.fraction(share, 0)} of the drift ({where}: {wording.drift(theirs)} in place of "
             f"{wording.drift(ours)}). The debiased estimate has no such floor, but a wider interval."
         )
     negative = [row for row in drift_of(facts).profiles if row.drift.estimate < 0]
     if negative:
         yield (
-            f"{len(negative)} of {wording.plural(len(drift_of(facts).profiles), 'drift')} by layer lie below 0, which an "
-            "unbiased estimate of a drift near 0 may; they mean no measurable drift."
+            f"{len(negative)} of {wording.plural(len(drift_of(facts).profiles), 'drift')} by layer lie below 0, as an "
+            f"unbiased estimate of a drift near 0 may. They mean that no drift can be measured."
         )
 
 
@@ -97,12 +97,12 @@ def _disagreement(facts: Facts) -> Iterator[str]:
         if turned:
             yield (
                 f"On {facts.place(row.model, row.task)} {wording.listing(turned)} order {wording.name(row.method)} and "
-                f"{wording.name(row.reference)} the other way than drift does: which is closer depends on the measure."
+                f"{wording.name(row.reference)} the opposite way to drift: which is closer depends on the measure."
             )
 
 
 def _smaller_updates(facts: Facts) -> Iterator[str]:
-    """Less drift from a smaller change of the weights is no merit of the method's form."""
+    """Less drift may come from a smaller change of the weights, and not from the method's form."""
     size = run_rows(facts, "relative_update_norm")
     found = []
     for row in reductions(facts, "overall"):
@@ -115,7 +115,7 @@ def _smaller_updates(facts: Facts) -> Iterator[str]:
         rest = len(found) - _NAMED_AT_MOST
         listed = wording.listing([*found[:_NAMED_AT_MOST], *([f"{rest} more"] if rest > 0 else [])])
         yield (
-            f"Where drift is lower the weights changed less, too: {listed}. Less drift may come from smaller updates alone."
+            f"Where drift is lower, the weights also changed less: {listed}. Less drift may come from smaller updates alone."
         )
 
 
@@ -139,8 +139,8 @@ def _scope(facts: Facts) -> Iterator[str]:
         yield "Drift was measured on each task's own test examples: on other texts it may be larger or smaller."
     if not run_rows(facts, "forgetting"):
         yield (
-            "Forgetting was not measured (the study names no general text), so whether drift cost the models anything "
-            "is not known."
+            "Forgetting was not measured (the study names no general text), so it is not known whether drift cost the "
+            "models anything."
         )
 
 
@@ -157,8 +157,8 @@ def _runs(facts: Facts) -> Iterator[str]:
     few = [row.num_runs for row in drift_of(facts).correlations if row.rho is not None and row.num_runs < _FEW_RUNS]
     if few:
         yield (
-            f"Correlations of drift rest on as few as {wording.plural(min(few), 'run')}, of few arms: they mostly tell "
-            "the arms apart, and not what drift does within one."
+            f"Correlations of drift rest on as few as {wording.plural(min(few), 'run')}, of few arms: they mostly show "
+            f"differences between arms, and little of what drift does within an arm."
         )
 
 

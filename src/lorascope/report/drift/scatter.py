@@ -1,4 +1,4 @@
-"""A run's drift beside another measure of the same run: the size of its weight change, what it forgot."""
+"""A run's drift against another measure of the same run: the size of its weight change, what it forgot."""
 
 from __future__ import annotations
 

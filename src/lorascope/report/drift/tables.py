@@ -38,11 +38,11 @@ def _site(name: str) -> str:
 def _held(facts: Facts) -> str:
     """What the intervals of drift are over."""
     several = any(row.num_seeds > 1 for row in drift_of(facts).profiles)
-    return "seeds and examples" if several else "examples alone, as there is one seed"
+    return "seeds and examples" if several else "examples alone, because there is one seed"
 
 
 def reduction_table(facts: Facts) -> Table | None:
-    """Every ratio but those of single layers; of sites beside the residual stream those over all layers."""
+    """Every ratio but those of single layers; for sites other than the residual stream, those over all layers."""
     rows = [
         (
             *_pair(facts, row),
@@ -66,7 +66,7 @@ def reduction_table(facts: Facts) -> Table | None:
             *number_columns("ratio", "95% interval", "less or more", "p", "p Holm", "seeds", numeric_from=0),
         ),
         rows=tuple(rows),
-        note=f"Ratio of drifts, geometric mean over seeds; below 1 the method stays closer to the base. Intervals hold "
+        note=f"Ratio of drifts, geometric mean over seeds; below 1 the method stays closer to the base. Intervals cover "
         f"{_held(facts)} ({wording.count(drift_of(facts).num_draws)} bootstrap draws of the examples, the same for "
         "every arm of a task). A dash under p Holm: the test belongs to no family.",
     ) if rows else None  # fmt: skip
@@ -206,13 +206,13 @@ def weights_table(facts: Facts) -> Table | None:
         title="Weight space",
         note="Means over seeds, whole models: norms over all linear weights, ranks as means over the changed matrices, "
         "intruders added up. Rank used: effective rank over the adapter's rank. Intruder: a leading singular direction "
-        "of the tuned weights that is none of the base's; energy: its share of the squared norm. The random update is a "
-        "control as large and of the same rank.",
+        "of the tuned weights that the base does not have; energy: its share of the squared norm. The random update is a "
+        "control of the same size and rank.",
     )
 
 
 def function_table(facts: Facts) -> Table | None:
-    """What models do otherwise: which examples they decide otherwise, where attention looks, what they forgot."""
+    """What models do differently: which examples they decide differently, where attention looks, what they forgot."""
     methods = facts.study["methods"]
     reference = next((m["name"] for m in methods if m["kind"] == "full"), methods[0]["name"])
     decisions = {
@@ -231,20 +231,22 @@ def function_table(facts: Facts) -> Table | None:
     writers = (wording.drift, wording.two_digits, wording.two_digits)
     last = (wording.three_digits, wording.three_digits, wording.signed_drift)
     columns = {metric: (run_rows(facts, metric), *how) for metric, how in decisions.items()}
+    has_probabilities = any(len(columns[metric][0]) for metric in decisions if metric.startswith("js_"))
     columns |= {
         metric: (frame, heading, write)
         for (metric, frame), heading, write in zip(
             [*attention.items(), *text.items()], (*headings, *losses), (*writers, *last), strict=True
         )
     }
+    divergence = " and the Jensen-Shannon divergence of class probabilities" if has_probabilities else ""
     return _arm_table(
         facts,
         columns,
         name="drift_function",
         title="Functional change",
-        note="Means over seeds. Decisions and the Jensen-Shannon divergence of class probabilities: on the test examples, "
+        note=f"Means over seeds. Decisions{divergence}: on the test examples, "
         "against the run of the same seed, or the arm's other seeds. Attention: also over layers and heads. Total "
-        "variation: 0 where every head looks where it did, 1 where it looks elsewhere altogether. Forgetting: rise in "
+        "variation: 0 where every head looks where it did, 1 where it looks entirely elsewhere. Forgetting: rise in "
         "loss on general text.",
     )
 

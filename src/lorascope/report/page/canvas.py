@@ -35,7 +35,7 @@ def colour(methods: Sequence[str], method: str) -> str:
 
 
 def marker(methods: Sequence[str], method: str) -> str:
-    """A shape beside the colour, for readers who cannot tell the colours apart."""
+    """A shape in addition to the colour, for readers who cannot tell the colours apart."""
     return MARKERS[methods.index(method) % len(MARKERS)] if method in methods else "o"
 
 
@@ -130,7 +130,7 @@ def note_above(axes: Axes, text: str, *, left: float = 0.0) -> None:
 
 
 def label_at_right(axes: Axes, text: str, *, y: float, tint: str, offset: float = 5) -> None:
-    """A name beside the panel's right edge. y: as a fraction of its height; offset: from the edge, points."""
+    """A name next to the panel's right edge. y: as a fraction of its height; offset: from the edge, points."""
     axes.annotate(
         text,
         (1, y),

@@ -173,7 +173,7 @@ class Facts:
         return None
 
     def cell_baselines(self, model: str, task: str, *, metric: str) -> list[dict[str, Any]]:
-        """Baselines of a (model, task); one that needs no model (majority) is stored with the model it ran beside."""
+        """Baselines of a (model, task); one that needs no model (majority) is stored with the model of its step."""
         return [
             row
             for row in self.baselines

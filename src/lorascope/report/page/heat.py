@@ -36,7 +36,7 @@ class HeatPanel:
 
 
 def draw_heat(panels: Sequence[HeatPanel], width: float, *, row_label: str, column_label: str) -> Figure:
-    """The panels beside one another as far as the width allows, one colour scale for all."""
+    """The panels side by side as far as the width allows, one colour scale for all."""
     needed = max(
         len(panel.columns) * max(_COLUMN, *(_CHARACTER * len(name) + 0.08 for name in panel.columns))
         for panel in panels

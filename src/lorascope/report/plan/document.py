@@ -1,6 +1,6 @@
 """The written plan of a study: what is asked, how it is decided, what runs in which order and when it counts as done.
 
-Generated from the study and its plan alone, before any result exists, so that it can be signed and kept beside them.
+Generated from the study and its plan alone, before any result exists, so that it can be signed and kept with the results.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DECIDED = {
 
 
 def write_plan(plan: StudyPlan, path: Path, *, command: str, version: str) -> list[Path]:
-    """Writes the plan as Markdown and its schedule as a figure beside it; the files written. command, version: what wrote
+    """Writes the plan as Markdown and its schedule as a figure next to it; the files written. command, version: what wrote
     it."""
     written = [path]
     figure_name = None
@@ -50,7 +50,7 @@ def write_plan(plan: StudyPlan, path: Path, *, command: str, version: str) -> li
 
 
 def plan_markdown(plan: StudyPlan, *, command: str, version: str, figure: str | None) -> str:
-    """The document's text. figure: the file of the schedule, beside it (None: there is none)."""
+    """The document's text. figure: the file of the schedule, next to it (None: there is none)."""
     study = plan.graph.study
     return markdown_page(
         "plan.md.j2",
@@ -105,8 +105,8 @@ def kinds_table(plan: StudyPlan) -> Table:
     headings = ("steps", "total", "cached", "to run", "worker time", "peak memory", "disk", "estimated from")
     return Table(
         "plan_kinds", "Steps by kind", tuple(Column(heading, heading in numeric) for heading in headings), tuple(rows),
-        note="Worker time is summed over steps; runs trained together are counted their shares. Peak memory is the largest "
-        "of one worker.",
+        note="Worker time is summed over steps; each of several runs trained together counts with its share. Peak memory "
+        "is the largest of one worker.",
     )  # fmt: skip
 
 
@@ -251,7 +251,8 @@ def _checklist(plan: StudyPlan) -> list[str]:
         "Hypotheses, margins and the conclusion's formula are declared here; a changed one makes another analysis.",
         "Selection and early stopping see the validation set only; the test set is opened once a run."
         if study.protocol == "strict"
-        else "Protocol `paper`: the development set selects and reports, so scores flatter: only to compare with tables.",
+        else "Protocol `paper`: the development set selects and reports, so scores are too high: use it only to compare "
+        "with published tables.",
         "Every record names versions, device, host (hashed), times and the commit of the code.",
         "`lorascope verify STUDY` finds every artifact as it was committed.",
         "A second `lorascope run STUDY` computes nothing: all steps are found in the store.",

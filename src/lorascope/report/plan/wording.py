@@ -48,7 +48,7 @@ def schedule_sentences(plan: StudyPlan) -> list[str]:
     """How long it takes on these machines, why that is close to the best, and what more machines would change."""
     schedule, machines = plan.schedule, plan.machines
     if not schedule.makespan:
-        return ["Nothing is left to run." if not plan.to_run else "No time is known, so nothing can be laid out."]
+        return ["Nothing is left to run." if not plan.to_run else "No time is known, so there is no schedule."]
     where = f"On {wording.plural(machines.count, 'machine')}"
     if machines.workers_each > 1:
         where += f" with {wording.plural(machines.workers_each, machines.unit)} each"
@@ -67,8 +67,8 @@ def schedule_sentences(plan: StudyPlan) -> list[str]:
     if plan.in_turns_seconds is not None:
         sentences.insert(
             1,
-            f"That is if the {machines.sharing} workers of a device do not slow each other down, which the times of fewer "
-            f"do not tell; if they take turns on it, {wording.duration(plan.in_turns_seconds)}.",
+            f"That is if the {machines.sharing} workers of a device do not slow each other down, which the times of "
+            f"fewer workers cannot show; if they take turns on it, {wording.duration(plan.in_turns_seconds)}.",
         )
     sentences.append(_by_machines(plan))
     return sentences
@@ -91,7 +91,7 @@ def memory_sentence(plan: StudyPlan) -> str | None:
     measured = "one by one" if largest == 1 else f"up to {largest} together"
     return (
         f"No timing on this machine says yet whether {wording.plural(len(plan.undecided), 'run')} train together "
-        f"(`train.gang: auto`): their memory is that of runs {measured}, and another if they train otherwise."
+        f"(`train.gang: auto`): their memory is that of runs {measured}, and will be different if they train otherwise."
     )
 
 
@@ -104,7 +104,7 @@ def disk_sentence(plan: StudyPlan) -> str:
 
 
 def power_sentence(found: Detectable) -> str:
-    """What a task's seeds and examples could see, and which margins they are too few for."""
+    """What a task's seeds and examples could detect, and which margins they are too few for."""
     seeds = wording.plural(found.num_seeds, "seed")
     if found.difference is None and found.num_examples is not None:
         metric = wording.metric_style(found.metric or "").label
@@ -117,13 +117,14 @@ def power_sentence(found: Detectable) -> str:
         return f"{wording.name(found.task)}: unknown until its data are prepared ({seeds})."
     examples = wording.plural(found.num_examples or 0, "test example")
     accuracy = wording.metric_style("accuracy").label
-    text = f"{wording.name(found.task)}: {seeds} and {examples} find a difference of {_points(found.difference)} of {accuracy}"
+    size = f"{_points(found.difference)} of {accuracy}"
+    text = f"{wording.name(found.task)}: {seeds} and {examples} detect a difference of {size}"
     more = [f"{_points(size)} with {n}" for n, size in found.with_more_seeds.items() if n > found.num_seeds]
     text += f" ({', '.join(more)} seeds)." if more else "."
     for name, (margin, least) in found.margins.items():
         enough = "is large enough" if margin >= least else "is too small to be confirmed"
         text += (
-            f" {name}: a margin of {_points(margin)} {enough}; the least is {_points(least)}, if the arms are equal."
+            f" {name}: a margin of {_points(margin)} {enough}; the smallest is {_points(least)}, if the arms are equal."
         )
     return text
 

@@ -54,7 +54,7 @@ def answer(facts: Facts) -> Iterator[str]:
         for edge in search.edges.values():
             extended = "although the range was extended once, " if search.raw["extended"] else ""
             yield (
-                f"**At an end of its range**: {extended}the optimal {setting(edge['name'])} of "
+                f"**At an end of its range**: {extended}the best {setting(edge['name'])} for "
                 f"{wording.name(search.method)} on {facts.place(search.model, search.task)} is "
                 f"{value_text(edge['name'], edge['value'])}; a range to {value_text(edge['name'], edge['further'])} would show "
                 "whether there is a better one."
@@ -68,7 +68,7 @@ def answer(facts: Facts) -> Iterator[str]:
     if spec["pruning"] != "none" and saved is not None:
         pruned = sum(search.count("pruned") for search in searches)
         of = sum(len(search.trials) for search in searches)
-        yield f"Pruning ended {pruned} of {of} trials early and spared {wording.fraction(saved, 0)} of the training tokens."
+        yield f"Pruning ended {pruned} of {of} trials early and saved {wording.fraction(saved, 0)} of the training tokens."
 
 
 def _one_version(searches: Sequence[SearchRow]) -> str | None:
@@ -132,6 +132,6 @@ def _importance(facts: Facts) -> Illustration | None:
         name="search_importance",
         title="Which settings mattered",
         caption="Share of the variance of the trials' validation scores that each setting explains, alone and with others "
-        f"(fANOVA; Hutter et al. 2014), from {n} trials a search: a rough guide, the rougher the fewer they are.",
+        f"(fANOVA; Hutter et al. 2014), from {n} trials a search: a rough guide, and rougher with fewer trials.",
         draw=partial(importance.draw_importance, facts),
     )

@@ -44,7 +44,7 @@ def optima_table(facts: Facts) -> Table | None:
         marked=frozenset(marked),
         note="The runs of the study were trained with these, with fresh seeds. Share of variance: of the trials' scores "
         f"(fANOVA){_basis(facts)}. An optimum within 5% of an end of its range (on its scale; at the last of whole numbers or "
-        "of a list) may have a better one beyond it; of a setting with a small share that matters little.",
+        "of a list) may have a better one beyond it; for a setting with a small share this matters little.",
     )
 
 
@@ -90,5 +90,5 @@ def budget_table(facts: Facts) -> Table | None:
         rows=tuple(rows),
         note="The number of trials, their seeds, pruning and cap on examples are one setting for all methods. Time: each "
         "trial's share of its gang's. A search's best score is the "
-        f"{_extreme(searches)} of many on the set it was chosen on: no result.",
+        f"{_extreme(searches)} of many on the set it was chosen on, so it is not a result.",
     )

@@ -111,7 +111,7 @@ def _merging_itself(facts: Facts, place: Place, where: str) -> Iterator[str]:
         if not apart:
             yield (
                 f"{where}: merged and base, which have one shape, cannot be told apart at any of "
-                f"{wording.plural(len(rows), 'batch size')}, as they should not be."
+                f"{wording.plural(len(rows), 'batch size')}, as expected."
             )
         else:
             texts = wording.listing(_one_overhead(o) for o in apart)
@@ -180,7 +180,7 @@ def _machines(facts: Facts, place: Place, where: str) -> Iterator[str]:
             told.append(f"tasks {mix}: adapters never need more machines{found}")
         else:
             told.append(
-                f"tasks {mix}: merging never needs more beyond {wording.significant(row.last.value, 3)} requests/s"
+                f"tasks {mix}: merging never needs more machines beyond {wording.significant(row.last.value, 3)} requests/s"
                 f"{over_repeats(row.last)} and never fewer below {wording.significant(row.first.value, 3)}"
                 f"{over_repeats(row.first)}"
             )

@@ -37,8 +37,8 @@ def _repeats(facts: Facts) -> Iterator[str]:
     least = min(counts)
     if least < 3:
         yield (
-            f"Serving: {repeats_text(counts)} an arm. An interval over engine processes takes at least 3, so differences "
-            "between arms have none there: one process may be lucky."
+            f"Serving: {repeats_text(counts)} an arm. An interval over engine processes needs at least 3 repeats, so "
+            f"differences between arms have no interval there: one process may happen to be fast."
         )
     elif least < _FULL_PROTOCOL:
         yield (
@@ -66,11 +66,11 @@ def _engine(facts: Facts) -> Iterator[str]:
         )
         yield (
             f"Serving was measured on {wording.listing(names)}, {where}; another engine or version may order the arms "
-            "otherwise."
+            f"differently."
         )
     if any(str(fact.get("engine")) == "transformers" for fact in facts.engines):
         yield (
-            "The engine `transformers` is no server for production: it batches requests but has neither paged attention "
+            "The engine `transformers` is not a server for production: it batches requests but has neither paged attention "
             "nor kernels for many adapters, so its overheads are not those of a real deployment."
         )
 
@@ -89,8 +89,8 @@ def _machine(facts: Facts) -> Iterator[str]:
     if facts.engines:
         devices = wording.listing(dict.fromkeys(str(fact.get("device_name")) for fact in facts.engines))
         yield (
-            f"Latencies are those of one machine ({devices}). Arms took turns in random order within a repeat, but whether "
-            "the machine did other work meanwhile cannot be known from inside."
+            f"Latencies are those of one machine ({devices}). Arms took turns in random order within a repeat, but "
+            f"lorascope cannot see whether the machine did other work at the same time."
         )
 
 
@@ -99,7 +99,7 @@ def _many(facts: Facts) -> Iterator[str]:
     if shown > 20:
         yield (
             f"The {wording.count(shown)} intervals of overheads are not corrected for their number: about one in twenty "
-            "misses its truth. Only the declared hypotheses are corrected."
+            f"misses the true value. Only the declared hypotheses are corrected."
         )
 
 
@@ -113,4 +113,4 @@ def _trade(facts: Facts) -> Iterator[str]:
 
 def _memory(facts: Facts) -> Iterator[str]:
     if serving_of(facts).memory:
-        yield "Memory by task counts weights and adapters only; the key-value cache and buffers come on top of either."
+        yield "Memory by task counts weights and adapters only; the key-value cache and buffers come on top in both cases."

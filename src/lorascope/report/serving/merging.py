@@ -1,6 +1,6 @@
 """What merging alone does to a model's answers, before anything is served: differences in fp32 and in bf16.
 
-The one idea: rounding changes answers too, so what merging changes in bf16 stands beside what bf16 changes without merging.
+The one idea: rounding changes answers too, so what merging changes in bf16 is shown next to what bf16 changes without merging.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class _Figure:
 
 _MARKS = "Marker: geometric mean over repeats; bar: its 95% t interval (none below 3 repeats: marker at the median)."
 _LOOPS = {
-    "batch": "Closed loop: so many requests at once, the next when all are answered.",
+    "batch": "Closed loop: this many requests at once, the next ones when all are answered.",
     "rate": "Open loop: requests arrive at random (Poisson); latency includes waiting.",
 }
 

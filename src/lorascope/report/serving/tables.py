@@ -99,9 +99,9 @@ def overhead_table(facts: Facts, reference: str) -> Table | None:
             "repeats", numeric_from=4,
         ),
         rows=rows,
-        note="Above 0: dearer; throughput is turned into time per token. Geometric mean of the ratios within repeats. The "
-        "t interval (log scale, over repeats) decides. The percentile bootstrap over repeats decides nothing: in "
-        "simulation it holds the truth in 84% of comparisons of 5 repeats and 90% of 10, where it says 95%.",
+        note="Above 0: more expensive; throughput is turned into time per token. Geometric mean of the ratios within "
+        "repeats. The t interval (log scale, over repeats) decides. The percentile bootstrap over repeats decides nothing: in "
+        "simulation it contains the true value in 84% of comparisons of 5 repeats and 90% of 10, where it says 95%.",
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ _OUTCOMES = {
     "idle": "not tried: {}",
     "unknown": "not known to this version: {}",
     "failed": "its engine failed: {}",
-    "unproven": "not timed, it answers otherwise: {}",
+    "unproven": "not timed, its answers differ: {}",
 }
 
 
@@ -54,7 +54,7 @@ def _found(trials: Sequence[Mapping[str, Any]]) -> str:
     if tried < 0:
         return f"the default setting itself could not be tried ({trials[0]['reason']}), so nothing was searched."
     chosen = _chosen(trials)
-    searched = f"of {wording.plural(tried, 'setting')} beside the default, "
+    searched = f"of {wording.plural(tried, 'setting')} other than the default, "
     if chosen is None:
         return f"{searched}none was faster in the search. The default is the best that was found."
     return f"{searched}{_levers(chosen)} was the fastest in the search."
@@ -78,17 +78,15 @@ def _gain(facts: Facts, place: Place, trials: Sequence[Mapping[str, Any]]) -> st
         claim = "too few repeats for an interval; by the default's p95 latency over the tuned one's"
     elif any(losses):
         claim = (
-            "the study's repeats contradict it: at some batch sizes the tuned setting is slower; the default's p95 latency "
+            "the study contradicts it: at some batch sizes the tuned setting is slower; the default's p95 latency "
             "over the tuned one's is"
         )
     elif all(gains):
-        claim = "the study's repeats confirm it at every batch size: the default's p95 latency over the tuned one's is"
+        claim = "the study confirms it at every batch size: the default's p95 latency over the tuned one's is"
     elif any(gains):
-        claim = (
-            "the study's repeats confirm it at some batch sizes only: the default's p95 latency over the tuned one's is"
-        )
+        claim = "the study confirms it at some batch sizes only: the default's p95 latency over the tuned one's is"
     else:
-        claim = "the study's repeats show no gain, every interval holds none: default over tuned p95 latency is"
+        claim = "the study shows no gain, every interval includes zero: default over tuned p95 latency is"
     parts = wording.listing(_one_gain(t) for t in rows)
     return f" In {repeats_text(t.num_repeats for t in rows)}, {claim} {parts}."
 
@@ -138,8 +136,8 @@ def trials_table(facts: Facts) -> Table | None:
         columns=tuple(Column(heading, numeric=heading == headings[3]) for heading in headings),
         rows=tuple(rows),
         marked=frozenset(marked),
-        note="Each in one fresh engine process, after its answers were proven, on requests that no repeat is asked. One "
-        "process has its luck: what the chosen setting gains is measured in the study's repeats, not here.",
+        note="Each in one fresh engine process, after its answers were checked, on requests that no repeat is asked. One "
+        "process may be lucky: what the chosen setting gains is measured in the study's repeats, not here.",
     )
 
 

@@ -1,1 +1,1 @@
-"""The report of a study: summary, results, differences, costs, sources, limitations; its figures beside its tables."""
+"""The report of a study: summary, results, differences, costs, sources, limitations; its figures and its tables."""

@@ -64,12 +64,12 @@ def cost_table(facts: Facts) -> Table | None:
         rows=tuple(rows),
         note=f"Medians over runs, measured on {place}. Tokens/s leaves padding out; MFU is the share of the "
         f"device's peak "
-        "arithmetic that the model's own operations use; a dash was not measured.",
+        "arithmetic that the model's own operations use; a dash: not measured.",
     )
 
 
 def gates_table(facts: Facts) -> Table | None:
-    """Failed gates first; gates that held are summed up by kind, for they need no attention."""
+    """Failed gates first; gates that held are summed up by kind, because they need no attention."""
     if not facts.gates:
         return None
     failed = [gate for gate in facts.gates if not gate["passed"]]
@@ -101,7 +101,7 @@ def gates_table(facts: Facts) -> Table | None:
             Column("detail"),
         ),
         rows=tuple(rows),
-        note="A gate is a check without which the numbers would mean nothing. For gates that held several "
+        note="A gate is a check that must pass before the numbers mean anything. For gates that held several "
         "times the range of "
         "values is shown.",
         marked=frozenset(range(len(failed))),

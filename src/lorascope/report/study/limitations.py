@@ -58,7 +58,7 @@ def _weak_arms(facts: Facts) -> Iterator[str]:
             weak.append(f"{wording.name(score.method)} on {where} ({side} {wording.listing(rivals)})")
     if weak:
         yield (
-            f"Some arms learned nothing useful: {wording.listing(weak)}. A difference between such arms is no evidence."
+            f"Some arms learned nothing useful: {wording.listing(weak)}. A difference between such arms is not evidence."
         )
 
 
@@ -67,8 +67,8 @@ def _seeds(facts: Facts) -> Iterator[str]:
     num_seeds = min(counts, default=0)
     if num_seeds == 1:
         yield (
-            "One seed: the chance of initialisation and data order cannot be told from the methods; "
-            "intervals hold test sampling only."
+            "One seed: the effect of initialisation and data order cannot be told from that of the methods; intervals "
+            "cover only the sampling of the test set."
         )
     elif 1 < num_seeds < 5:
         floors = [row for row in facts.analysis.comparisons if row.permutation_p is None]
@@ -94,7 +94,7 @@ def _power(facts: Facts) -> Iterator[str]:
             places.append(f"{facts.place(row.model, row.task)} ({seen})")
     for (margin_text, pair), places in blind.items():
         yield (
-            f"{pair}: the margin of {margin_text} is smaller than the difference that would have shown with 80% power "
+            f"{pair}: the margin of {margin_text} is smaller than the difference that would be detected with 80% power "
             f"on {wording.listing(places)}, so the question was hard to decide there."
         )
     for metric in dict.fromkeys(row.metric for row in known):
@@ -102,8 +102,8 @@ def _power(facts: Facts) -> Iterator[str]:
         texts = dict.fromkeys(wording.margin_text(metric, size) for size in (min(sizes), max(sizes)))
         by = ", depending on the comparison," if len(texts) > 1 else ""
         yield (
-            f"True differences in {wording.metric_style(metric).label} below {' to '.join(texts)}{by} would mostly "
-            "have gone unseen with these seeds and examples (80% power)."
+            f"True differences in {wording.metric_style(metric).label} below {' to '.join(texts)}{by} would mostly have "
+            f"been missed with these seeds and examples (80% power)."
         )
 
 
@@ -122,7 +122,7 @@ def _learning_rates(facts: Facts) -> Iterator[str]:
     written = {method["name"] for method in facts.study["methods"] if not method.get("hyperparameters")}
     rates = [f"{wording.name(m)} {wording.rate(facts.learning_rate(m))}" for m in facts.methods if m in written]
     if not rates:
-        yield "Hyper-parameters were taken from files: whether every method was tuned alike is for their search to show."
+        yield "Hyper-parameters were taken from files: only their search can show whether all methods were tuned alike."
         return
     yield (
         f"Learning rates were set by the study, not searched ({', '.join(rates)}): a method whose rate suits "
@@ -141,7 +141,7 @@ def _search(facts: Facts) -> Iterator[str]:
     changed = {row.method for row in searches if {"epochs", "batch_size"} & set(row.raw["space"])}
     if changed and changed != {row.method for row in searches}:
         names = wording.listing(wording.name(method) for method in facts.methods if method in changed)
-        yield f"Epochs or batch size were searched for {names} alone: trials are equally many, their updates are not."
+        yield f"Epochs or batch size were searched for {names} alone: numbers of trials are equal, those of updates are not."
     at_edge = sum(bool(row.edges) for row in searches)
     if at_edge:
         yield (
@@ -217,9 +217,9 @@ def _scope(facts: Facts) -> Iterator[str]:
     if sizes and max(sizes.values()) < _SMALL_MODEL:
         models = wording.listing(f"{model}, {wording.magnitude(size)}" for model, size in sizes.items())
         subject = "The only model is small" if len(sizes) == 1 else "All models are small"
-        yield f"{subject} ({models} parameters): the answer need not hold for models of billions."
+        yield f"{subject} ({models} parameters): the answer may not hold for models with billions of parameters."
     if len(facts.tasks) == 1:
-        yield f"One task ({wording.name(facts.tasks[0])}): nothing here speaks of others."
+        yield f"One task ({wording.name(facts.tasks[0])}): the results say nothing about other tasks."
 
 
 def _measurement(facts: Facts) -> Iterator[str]:
@@ -235,8 +235,7 @@ def _measurement(facts: Facts) -> Iterator[str]:
         yield f"Not measured on {wording.listing(devices)}: {wording.listing(absent)}."
     if len(devices) > 1:
         yield (
-            f"Runs were made on different devices ({wording.listing(devices)}): their times are not "
-            f"comparable one by one."
+            f"Runs were made on different devices ({wording.listing(devices)}): their times cannot be compared directly."
         )
     resumed = sum(bool(run["resumed"]) for run in facts.runs)
     if resumed:
@@ -251,8 +250,8 @@ def _shared_device(facts: Facts) -> Iterator[str]:
     most = max(int(count) for count in str(counts).split(", "))
     if most > 1:
         yield (
-            f"Up to {most} runs shared a device: times and tokens/s were measured beside one another and say nothing "
-            "about a run alone, and energy cannot be told apart; scores and memory are not touched by it."
+            f"Up to {most} runs shared a device: times and tokens/s were measured while other runs ran and say nothing "
+            f"about a run alone, and energy cannot be divided among runs; scores and memory are not affected."
         )
 
 

@@ -75,7 +75,7 @@ def _arm(facts: Facts, score: Score) -> Painter:
 
 
 def drawn_ends(score: Score) -> tuple[float, float]:
-    """The interval's ends as far as the metric can go: a t interval knows no bounds, an accuracy ends at 100%."""
+    """The interval's ends as far as the metric can go: a t interval has no bounds, an accuracy ends at 100%."""
     style = wording.metric_style(score.metric)
     assert score.interval is not None
     low = score.interval.low if style.low is None else max(score.interval.low, style.low)

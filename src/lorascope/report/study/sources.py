@@ -99,7 +99,7 @@ def checksums_table(facts: Facts) -> Table | None:
         title="Checksums (SHA-256)",
         columns=number_columns("task", "split", "content", "example ids", numeric_from=9),
         rows=tuple((task, split, digest[:16], ids[:16]) for task, split, digest, ids in rows),
-        note="First 16 of 64 digits; the whole ones are in facts.json of the analysis artifact.",
+        note="First 16 of 64 digits; the full ones are in facts.json of the analysis artifact.",
     )
 
 

@@ -20,7 +20,7 @@ def summary_sentences(facts: Facts) -> tuple[str, ...]:
         sentences.append(f"**{wording.plural(missing, 'planned run')} did not finish**; see what failed below.")
     if failed:
         sentences.append(
-            f"**{wording.plural(len(failed), 'validity gate')} failed**: read the results behind them as invalid."
+            f"**{wording.plural(len(failed), 'validity gate')} failed**: treat the results behind them as invalid."
         )
     elif facts.gates:
         sentences.append(f"All {wording.plural(len(facts.gates), 'validity gate')} held.")

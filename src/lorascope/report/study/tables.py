@@ -1,4 +1,4 @@
-"""Tables of results and of statistics: scores beside baselines, differences, effect sizes, tests, published figures."""
+"""Tables of results and of statistics: scores and baselines, differences, effect sizes, tests, published figures."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ def results_table(facts: Facts) -> Table:
         title="Test scores",
         columns=_text("task", "arm", "metric") + _number("mean", "95% t interval", "SD", "seeds", "test examples"),
         rows=tuple(rows),
-        note="Mean over seeds; the t interval and the standard deviation are over seed means, so they hold "
-        "the chance of "
-        "training but not of the test set. Baselines in the same units, on the same examples."
+        note="Mean over seeds; the t interval and the standard deviation are over seed means, so they cover chance in "
+        "training but not in the choice of the test set. Baselines in the same units, on the same examples."
         f"{_direction_note(row.metric for row in facts.analysis.scores)}",
     )
 
@@ -169,7 +168,7 @@ def effects_table(facts: Facts) -> Table:
         + _number("95% t interval on seed differences", "Hedges g (95%)", *odds_heading)
         + _text("permutation test over seeds"),
         rows=rows,
-        note="Hedges g is the difference in units of the spread between seeds: with few seeds it is large by chance "
+        note="Hedges g is the difference in units of the spread between seeds: with few seeds it can be large by chance "
         f"alone.{odds_note}",
     )
 
@@ -202,9 +201,8 @@ def mcnemar_table(facts: Facts) -> Table | None:
         title="McNemar's exact test, seed by seed",
         columns=_text("task", "comparison") + _number(*(f"seed {seed}" for seed in seeds)),
         rows=tuple(rows),
-        note="a/b: examples that only the method, only the reference got right. One test a seed and never "
-        "pooled over seeds: "
-        "the same examples would be counted once for every seed.",
+        note="a/b: examples that only the method, only the reference got right. One test for each seed, never pooled "
+        "over seeds: the same examples would be counted once for every seed.",
     )
 
 

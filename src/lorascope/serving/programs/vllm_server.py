@@ -1,4 +1,4 @@
-"""vLLM behind its own HTTP server, as users run it, and a client beside it in this process.
+"""vLLM behind its own HTTP server, as users run it, and a client of it in this process.
 
 The server is `vllm serve` under this interpreter, on a free port of this machine; it is started here, watched, and ends
 with us. The options are vLLM's, as in vllm_arguments.py; `port` says which, and `max_num_seqs` lets the server answer more

@@ -1,4 +1,4 @@
-"""Tests and effect sizes that stand beside the multi-bootstrap, each with the one question it answers.
+"""Tests and effect sizes that are shown with the multi-bootstrap, each with the one question it answers.
 
 McNemar and its odds ratio: this seed's two models, other examples. t interval, Hedges g and the permutation test: other
 seeds, these very examples. Only the multi-bootstrap speaks about other seeds and other examples together.

@@ -30,7 +30,7 @@ _REQUESTS, _REQUEST_SD = 200, 0.10
 
 
 @dataclass(frozen=True)
-class Machine:
+class SimulatedMachine:
     """Standard deviations of logs: of a process (its tails: degrees of freedom of a t, inf: normal) and of a repeat.
     trend: growth of the log from the first process to the last. persistence: AR(1) of requests within a process. slow:
     share of processes that run a quarter slower."""
@@ -44,16 +44,18 @@ class Machine:
 
 
 MACHINES = {
-    "quiet": Machine(0.01, 0.01),
-    "noisy": Machine(0.05, 0.05),
-    "warming up": Machine(0.02, 0.02, trend=0.15),
-    "heavy tails": Machine(0.03, 0.03, tails=3.0),
-    "persistent": Machine(0.02, 0.02, persistence=0.95),
-    "slow now and then": Machine(0.02, 0.02, slow=0.05),
+    "quiet": SimulatedMachine(0.01, 0.01),
+    "noisy": SimulatedMachine(0.05, 0.05),
+    "warming up": SimulatedMachine(0.02, 0.02, trend=0.15),
+    "heavy tails": SimulatedMachine(0.03, 0.03, tails=3.0),
+    "persistent": SimulatedMachine(0.02, 0.02, persistence=0.95),
+    "slow now and then": SimulatedMachine(0.02, 0.02, slow=0.05),
 }
 
 
-def draw_latencies(machine: Machine, *, num_repeats: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+def draw_latencies(
+    machine: SimulatedMachine, *, num_repeats: int, generator: np.random.Generator
+) -> dict[str, np.ndarray]:
     """Log p95 latencies [repeats, batches] of every arm; an arm's overhead over merged is the one of the constants."""
     count = len(ARMS)
     order = generator.permuted(np.tile(np.arange(count), (num_repeats, 1)), axis=1)
@@ -66,13 +68,13 @@ def draw_latencies(machine: Machine, *, num_repeats: int, generator: np.random.G
     return {arm: logs[:, i] + np.array([_level(arm, batch) for batch in BATCHES]) for i, arm in enumerate(ARMS)}
 
 
-def _luck(machine: Machine, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+def _luck(machine: SimulatedMachine, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
     if math.isinf(machine.tails):
         return generator.standard_normal(shape)
     return generator.standard_t(machine.tails, shape) / math.sqrt(machine.tails / (machine.tails - 2))
 
 
-def _request_quantiles(machine: Machine, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+def _request_quantiles(machine: SimulatedMachine, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
     """The 95th percentile of each load's log latencies."""
     from scipy.signal import lfilter
 
@@ -94,7 +96,7 @@ def true_log_overhead(num_adapters: int, batch: float) -> float:
     return INTERCEPT + PER_ADAPTER * num_adapters + PER_DOUBLING * math.log2(batch)
 
 
-def serving_trial(machine: Machine, num_repeats: int, generator: np.random.Generator) -> dict[str, bool]:
+def serving_trial(machine: SimulatedMachine, num_repeats: int, generator: np.random.Generator) -> dict[str, bool]:
     """One comparison in which four adapters cost at batch 1 just what the hypothesis allows: both verdicts are errors."""
     drawn = draw_latencies(machine, num_repeats=num_repeats, generator=generator)
     logs, truth = drawn["adapters-4"][:, 0] - drawn["merged"][:, 0], math.log(1 + TRUE_OVERHEAD)
@@ -118,7 +120,7 @@ def serving_trial(machine: Machine, num_repeats: int, generator: np.random.Gener
     }
 
 
-def latency_trial(machine: Machine, num_repeats: int, generator: np.random.Generator) -> dict[str, bool]:
+def latency_trial(machine: SimulatedMachine, num_repeats: int, generator: np.random.Generator) -> dict[str, bool]:
     """Whether an arm's own interval holds its geometric mean latency: the mean over processes, where there is no trend."""
     logs = draw_latencies(machine, num_repeats=num_repeats, generator=generator)["merged"][:, 0]
     interval = interval_of(logs)
@@ -127,14 +129,14 @@ def latency_trial(machine: Machine, num_repeats: int, generator: np.random.Gener
     return {"an arm's latency, 95% interval (t, log scale)|coverage": interval.low <= truth <= interval.high}
 
 
-def true_mean(machine: Machine, num_repeats: int) -> float:
+def true_mean(machine: SimulatedMachine, num_repeats: int) -> float:
     """Expectation of merged's log p95 latency, from many draws for its request quantile."""
     processes = num_repeats * len(ARMS)
     return _mean_quantile(machine) + machine.trend * (processes - 1) / (2 * processes) + machine.slow * math.log(1.25)
 
 
 @functools.cache
-def _mean_quantile(machine: Machine) -> float:
+def _mean_quantile(machine: SimulatedMachine) -> float:
     return float(_request_quantiles(machine, (20_000, 1, 1), np.random.default_rng(77)).mean())
 
 

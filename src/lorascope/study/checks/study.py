@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorascope.errors import StudyError
 from lorascope.metrics.quality import QUALITY
-from lorascope.registry import CONCLUSION_PARSER, MODELS, TASKS, nearest, resolve
+from lorascope.registry import MODELS, TASKS, nearest, resolve
 from lorascope.study.checks.search import check_search
 from lorascope.study.checks.serving import check_overhead, check_serving
+from lorascope.study.conclusion import parse_conclusion
 from lorascope.study.hyperparameters import given_hyperparameters
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.document import Mistake
@@ -28,7 +28,8 @@ _OWN_MODEL = "for any other give {name, source: {hub: OWNER/NAME, revision: COMM
 def check_names(data: dict[str, Any]) -> Iterator[Mistake]:
     """Models and tasks given by name alone that nobody has registered. data: the study before validation."""
     tasks = [name for name in TASKS if name != "classification"]
-    for key, known, own in (("models", list(MODELS), _OWN_MODEL), ("tasks", tasks, _OWN_TASK)):
+    for table, known, own in ((MODELS, list(MODELS), _OWN_MODEL), (TASKS, tasks, _OWN_TASK)):
+        key = table.kind
         items = data.get(key)
         for index, item in enumerate(items if isinstance(items, list) else ()):
             name_alone = isinstance(item, str) or (isinstance(item, dict) and set(item) == {"name"})
@@ -37,7 +38,8 @@ def check_names(data: dict[str, Any]) -> Iterator[Mistake]:
                 match = nearest(name, known)
                 meant = f": did you mean `{match}`?" if match else ""
                 hint = f"registered: {', '.join(known)}; {own}"
-                yield Mistake((key, index), f"{key}[{index}]: unknown {key[:-1]} `{name}`{meant}", hint)
+                problem = table.problems.get(name, f"unknown {table.noun} `{name}`{meant}")
+                yield Mistake((key, index), f"{key}[{index}]: {problem}", hint)
 
 
 def check_study(study: Study) -> Iterator[Mistake]:
@@ -196,10 +198,8 @@ def _measured_drift(study: Study, name: str) -> Iterator[Mistake]:
 def _conclusion(study: Study) -> Iterator[Mistake]:
     if study.conclusion is None:
         return
-    module, _, attribute = CONCLUSION_PARSER.partition(":")
-    parse: Callable[[str, list[str]], Any] = getattr(importlib.import_module(module), attribute)
     try:
-        parse(study.conclusion, list(study.hypotheses))
+        parse_conclusion(study.conclusion, list(study.hypotheses))
     except StudyError as error:
         yield Mistake(("conclusion",), error.message, error.hint)
 

@@ -37,7 +37,7 @@ _LIMITS = {
 
 
 def explain_errors(errors: Sequence[Any], data: Any) -> list[Mistake]:
-    """One mistake for each thing a person has to mend; errors that only follow from another are left out."""
+    """One mistake for each thing that a person has to correct; errors that only follow from another are left out."""
     mistakes: list[Mistake] = []
     meant = {_misspelt(error) for error in errors if error["type"] == "extra_forbidden"}
     paths = [_path(error["loc"]) for error in errors]
@@ -127,6 +127,8 @@ def _unknown_key(error: Any, path: KeyPath) -> Mistake:
 
 def _unknown_kind(path: KeyPath, kind: str) -> Mistake:
     noun, allowed = _KINDS[str(path[0])]
+    if problem := allowed.problems.get(kind):
+        return Mistake((*path, "kind"), f"{dotted(path)}: {problem}", f"allowed: {', '.join(allowed)}")
     match = nearest(kind, allowed)
     meant = f": did you mean `{match}`?" if match else ""
     return Mistake((*path, "kind"), f"{dotted(path)}: unknown {noun} `{kind}`{meant}", f"allowed: {', '.join(allowed)}")

@@ -34,10 +34,8 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def refusal(tmp_path: Path, address: str | None) -> LorascopeError:
-    started = time.monotonic()
     with pytest.raises(LorascopeError) as refused:
         RayExecutor(Store(tmp_path / "store"), address=address).prepare()
-    assert time.monotonic() - started < 10
     assert not (tmp_path / "store").exists()
     return refused.value
 
@@ -81,7 +79,7 @@ def test_a_cluster_of_this_machine_that_died_is_not_waited_for(tmp_path):
         ("gpu1", "--address gpu1 is not host:port"),
         (
             "ray://gpu1:10001",
-            "--address ray://gpu1:10001 is no address of a cluster's head, which is written host:port",
+            "--address ray://gpu1:10001 is not the address of a cluster's head, which is written host:port",
         ),
     ],
 )
@@ -173,7 +171,7 @@ def test_of_a_bucket_the_remedy_is_another(changes, remedy):
     assert remedy in (problem.hint or "")
 
 
-def test_a_machine_with_another_disk_at_the_stores_path_does_not_see_the_store(tmp_path, monkeypatch):
+def test_a_machine_with_another_disk_at_the_path_does_not_see_the_store(tmp_path, monkeypatch):
     monkeypatch.setattr(notes, "_VISIBLE_WITHIN_S", 0.2)
     for disk in ("shared", "other"):
         (tmp_path / disk / "checks" / "t").mkdir(parents=True)

@@ -84,7 +84,7 @@ def workers_on(executor: RayExecutor) -> set[str]:
     return {place.machine.name for place in executor._all_slots()}
 
 
-def test_a_machine_without_its_mount_is_asked_again_and_works_once_it_has_it(cluster, executor):
+def test_a_machine_without_its_mount_is_asked_until_it_has_it(cluster, executor):
     cluster.machines = [FIRST, SECOND]
     cluster.problems = {"2": EnvironmentProblem("gpu2 has no directory /data")}
     asked, (told,) = after(10, cluster, executor)
@@ -102,7 +102,7 @@ def test_a_machine_without_its_mount_is_asked_again_and_works_once_it_has_it(clu
     assert workers_on(executor) == {"gpu1", "gpu2"}
 
 
-def test_a_machine_with_other_versions_is_not_asked_again_unless_it_joins_anew(cluster, executor):
+def test_a_machine_with_other_versions_is_asked_again_when_it_joins_anew(cluster, executor):
     cluster.machines = [FIRST, SECOND]
     cluster.problems = {"2": LastingProblem("gpu2 has torch 1; this machine has torch 2")}
     asked, (told,) = after(10, cluster, executor)

@@ -23,7 +23,7 @@ from pathlib import Path
 from lorascope.engine.store.lock import StepLock
 assert StepLock(Path(sys.argv[1]), beat_s=0.05).try_acquire()
 print("held", flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
 
 COUNT_UNDER_LOCK = """
@@ -95,7 +95,7 @@ def test_a_process_killed_on_this_machine_loses_its_lock_at_once(tmp_path):
     lock = StepLock(tmp_path / "lock")
     assert not lock.try_acquire()
     holder.kill()  # not waited for: a zombie holds no lock either
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while not lock.try_acquire():
         assert time.monotonic() < deadline, "a dead process still holds the lock"
         time.sleep(0.01)
@@ -111,7 +111,7 @@ def test_a_reused_process_id_does_not_keep_a_lock(tmp_path):
     assert StepLock(directory).try_acquire()
 
 
-def test_a_foreign_lock_goes_stale_only_when_its_counter_stands_still_on_our_clock(tmp_path):
+def test_a_foreign_lock_goes_stale_when_its_counter_stands_still(tmp_path):
     clock = FakeClock()
     lock = StepLock(tmp_path / "lock", stale_after_s=60, clock=clock)
     write_foreign_generation(tmp_path / "lock", 7, counter=1)
@@ -146,11 +146,21 @@ def test_a_half_written_generation_counts_as_held_until_the_timeout(tmp_path):
     lock.release()
 
 
+def test_an_interrupt_leaves_no_half_written_lock(tmp_path, monkeypatch):
+    def interrupted(handle, content):
+        raise SystemExit(143)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(os, "write", interrupted)
+        StepLock(tmp_path / "lock").try_acquire()
+    assert StepLock(tmp_path / "lock").holder() is None
+
+
 def test_the_heartbeat_moves_the_counter(tmp_path):
     lock = StepLock(tmp_path / "lock", beat_s=0.01)
     assert lock.try_acquire()
     before = (tmp_path / "lock" / "00000001").read_bytes()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while (tmp_path / "lock" / "00000001").read_bytes() == before:
         assert time.monotonic() < deadline, "the counter does not move"
         time.sleep(0.01)
@@ -162,7 +172,7 @@ def test_a_suspended_holder_is_taken_over_and_notices(tmp_path):
     try:
         os.kill(holder.pid, signal.SIGSTOP)
         watcher = StepLock(tmp_path / "lock", stale_after_s=0.3)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 120
         while not watcher.try_acquire():
             assert time.monotonic() < deadline, "a suspended holder keeps its lock for ever"
             time.sleep(0.02)
@@ -242,7 +252,7 @@ def test_processes_that_contend_never_hold_the_lock_together(tmp_path):
     assert counter.read_text() == "150", "an increment was lost: two processes were inside at once"
 
 
-def test_an_interrupt_while_the_heartbeat_starts_leaves_a_lock_that_can_be_released(tmp_path, monkeypatch):
+def test_a_lock_interrupted_as_its_heartbeat_starts_can_be_released(tmp_path, monkeypatch):
     def interrupted(thread):
         raise KeyboardInterrupt
 

@@ -238,7 +238,7 @@ def test_one_seed_has_ratios_of_layers_but_no_tests(artifacts):
     assert ", p " not in answer(facts)[0]
     assert answer(facts)[0].startswith("LoRA of the only seed stays closer to the base than full fine-tuning")
     assert "95% interval over examples alone" in answer(facts)[0]
-    assert "Intervals hold examples alone, as there is one seed" in tables_of(facts)["drift_reduction"].note
+    assert "Intervals cover examples alone, because there is one seed" in tables_of(facts)["drift_reduction"].note
 
 
 def measured_mean(artifact: Path, *, task: str, method: str, **columns) -> float:
@@ -310,10 +310,10 @@ def test_limitations_follow_from_the_data(facts, artifacts):
     plain, bare = (" ".join(drift_limitations(f)) for f in (facts, read_facts(artifacts["bare"])))
     assert "the usual, biased CKA would hide up to 38% of the drift" in plain
     assert "drift is larger in 0 of 4 pairs of arm and probe" in plain
-    assert "Where drift is lower the weights changed less, too: LoRA on MRPC" in plain
+    assert "Where drift is lower, the weights also changed less: LoRA on MRPC" in plain
     assert "Forgetting was not measured" not in plain
     assert "one seed" not in plain
-    assert "Drift of one seed an arm" in bare
+    assert "Drift rests on one seed an arm" in bare
     assert "Forgetting was not measured" in bare
     assert "on other texts it may be larger or smaller" in bare
     assert "200 bootstrap draws" in bare
@@ -326,7 +326,7 @@ def test_measure_that_orders_the_methods_the_other_way_is_a_limitation(tmp_path)
     turned = (rows["metric"] == "drift_standardised") & (rows["method"] == "lora")
     rows.loc[turned, "value"] *= 10
     rows.to_parquet(path)
-    told = [text for text in drift_limitations(read_facts(artifact)) if "the other way than drift does" in text]
+    told = [text for text in drift_limitations(read_facts(artifact)) if "the opposite way to drift" in text]
     assert len(told) == 1
     assert told[0].startswith("On docstrings standardised features (")
 

@@ -64,7 +64,7 @@ def test_every_optimum_is_shown_with_its_range_and_the_edges_are_marked(facts: F
     assert all("high: extend to" in row[6] for row in rates), "the best rate lies above the range"
     assert table.marked == {index for index, row in enumerate(table.rows) if row[6]}
     said = " ".join(answer(facts))
-    assert "**At an end of its range**: the optimal learning rate of full fine-tuning on SST-2" in said
+    assert "**At an end of its range**: the best learning rate for full fine-tuning on SST-2" in said
 
 
 def test_the_budget_shows_equal_trials_and_what_pruning_spared(facts: Facts, pruned: Facts) -> None:

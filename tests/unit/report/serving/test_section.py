@@ -177,8 +177,8 @@ def test_the_gain_of_tuning_is_told_by_batch_size_with_intervals_and_what_was_tr
     serving = facts.analysis.serving
     assert serving is not None
     (text,) = [text for text in tuning_texts(facts) if text.startswith("Generation")]
-    assert "of 2 settings beside the default, lora_target_modules was the fastest in the search" in text
-    assert "In 5 repeats, the study's repeats confirm it at every batch size" in text
+    assert "of 2 settings other than the default, lora_target_modules was the fastest in the search" in text
+    assert "In 5 repeats, the study confirms it at every batch size" in text
     gains = [t for t in serving.tuning if (t.workload, t.metric, t.loop, t.choice) ==
              ("generation", "latency_ms_p95", "batch", "round-robin")]  # fmt: skip
     assert len(gains) == 5
@@ -196,7 +196,7 @@ def test_no_gain_of_tuning_is_claimed_where_intervals_hold_none_or_nothing_was_f
     assert serving is not None
     opened = [replace(t, interval=Interval(1.02, 0.9, 1.2, 0.95, "")) for t in serving.tuning]
     changed = replace(facts, analysis=replace(facts.analysis, serving=replace(serving, tuning=opened)))
-    assert all("show no gain, every interval holds none" in text for text in tuning_texts(changed))
+    assert all("shows no gain, every interval includes zero" in text for text in tuning_texts(changed))
     trials = [{**trial, "chosen": False} for trial in facts.serving_trials]
     raw = {**facts.raw, "serving": {**facts.raw["serving"], "trials": trials}}
     texts = tuning_texts(replace(facts, raw=raw))
@@ -225,7 +225,7 @@ def test_every_break_even_is_told_with_its_interval_and_repeats_in_text_and_tabl
     assert held is not None and row.last.num_repeats == 5
     last, low, high = (wording.significant(v, 3) for v in (held.estimate, held.low, held.high))
     text = next(text for text in answer(facts) if text.startswith("Generation, machines for 4 tasks"))
-    assert f"never needs more beyond {last} requests/s [95% interval {low} to {high}, 5 repeats]" in text
+    assert f"never needs more machines beyond {last} requests/s [95% interval {low} to {high}, 5 repeats]" in text
     (advice,) = [r.text for r in serving.recommendations if "generation: for 4 tasks asked for equally" in r.text]
     assert f"beyond {last} requests/s in all (95% interval {low} to {high})" in advice
     (gain,) = [m.gain for m in serving.one_machine if (m.workload, m.num_tasks, m.batch) == ("generation", 4, 16)]
@@ -267,7 +267,7 @@ def test_limitations_follow_from_repeats_engine_and_device(facts, artifacts):
     plain = " ".join(serving_limitations(facts))
     assert "4 degrees of freedom" in plain and "vLLM turns compilation off" in plain and "not corrected" in plain
     bare = " ".join(serving_limitations(read_facts(artifacts["bare"])))
-    assert "An interval over engine processes takes at least 3" in bare
+    assert "An interval over engine processes needs at least 3 repeats" in bare
     assert "degrees of freedom" not in " ".join(serving_limitations(read_facts(artifacts["two_models"])))
 
 

@@ -191,7 +191,7 @@ def test_equivalence_within_nothing(tmp_path: Path) -> None:
 def test_conclusion_about_a_hypothesis_that_the_study_lacks(tmp_path: Path) -> None:
     text = GOOD + "hypotheses:\n  H1: {superior: lora, to: full}\nconclusion: H1 and H2\n"
     assert error_of(text, tmp_path) == (
-        "study.yaml:11: the conclusion 'H1 and H2' cannot be read: it names 'H2', which is no hypothesis of this study\n"
+        "study.yaml:11: the conclusion 'H1 and H2' cannot be read: it names 'H2', which is not a hypothesis of this study\n"
         "  hint: Declared hypotheses: H1."
     )
 

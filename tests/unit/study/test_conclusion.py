@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lorascope.errors import StudyError
-from lorascope.stats.conclusion import parse_conclusion
+from lorascope.study.conclusion import parse_conclusion
 
 NAMES = ("H1a", "H1b", "H2")
 VERDICTS = {"H1a": "supported", "H1b": "refuted", "H2": "inconclusive"}
@@ -60,11 +60,11 @@ def test_an_unknown_hypothesis_names_the_nearest():
     with pytest.raises(StudyError) as error:
         parse_conclusion("H1a and H1c", NAMES)
     assert str(error.value) == (
-        "conclusion: the conclusion 'H1a and H1c' cannot be read: it names 'H1c', which is no hypothesis of this study\n"
+        "conclusion: the conclusion 'H1a and H1c' cannot be read: it names 'H1c', which is not a hypothesis of this study\n"
         "  hint: Declared hypotheses: H1a, H1b, H2. Did you mean 'H1b'?"
     )
 
 
 def test_importing_it_loads_no_numeric_library():
-    code = "import lorascope.stats, lorascope.stats.conclusion, sys; assert not {'numpy', 'pandas', 'scipy'} & set(sys.modules)"
+    code = "import lorascope.stats, lorascope.study.conclusion, sys; assert not {'numpy', 'pandas', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from lorascope.errors import StudyError
 from lorascope.registry import nearest
-from lorascope.stats.analysis import Verdict
 
+Verdict = Literal["supported", "refuted", "inconclusive"]
 _RANK: Mapping[Verdict, int] = {"refuted": 0, "inconclusive": 1, "supported": 2}
 _VERDICT: tuple[Verdict, ...] = ("refuted", "inconclusive", "supported")
 _TOKEN = re.compile(r"\s*(?:([A-Za-z0-9][A-Za-z0-9_.-]*)|([()])|(\S))")
@@ -113,7 +114,7 @@ class _Parser:
             known = f"Declared hypotheses: {', '.join(self.names) or 'none'}."
             close = nearest(token, self.names)
             raise self._error(
-                f"it names {token!r}, which is no hypothesis of this study",
+                f"it names {token!r}, which is not a hypothesis of this study",
                 hint=known + (f" Did you mean {close!r}?" if close else ""),
             )
         self.position += 1

@@ -1,0 +1,3 @@
+"""An architecture that lorascope does not know by itself."""
+
+TOY = {"query": "q", "value": "v"}
