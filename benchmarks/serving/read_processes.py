@@ -12,8 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from lorascope.serving.step import figures_table
-from lorascope.serving.tuning import TRIAL
+from lorascope.serving.record import TRIAL, figures_table
 from lorascope.stats.serving.analyse import analyse_serving
 from lorascope.stats.serving.analysis import ServingAnalysis
 

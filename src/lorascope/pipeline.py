@@ -64,6 +64,14 @@ class Results:
         return pd.read_parquet(self.artifact.file("measurements.parquet"))
 
     @cached_property
+    def serving(self) -> pd.DataFrame:
+        """What serving measured, in columns of its own: model, arm, repeat, workload, loop, level, choice, sampling, setting,
+        metric, value, unit. No row where nothing was served."""
+        from lorascope.stats.serving.table import read_served
+
+        return read_served(self.artifact.path)
+
+    @cached_property
     def analysis(self) -> Analysis:
         """Scores, comparisons, hypotheses with their verdicts."""
         import json

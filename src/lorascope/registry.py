@@ -27,7 +27,7 @@ STEP_KINDS = NameTable(
         "proposals": "lorascope.search.propose:propose_round",
         "trial": "lorascope.search.trial:train_trial",
         "search": "lorascope.search.summary:summarise_search",
-        "analysis": "lorascope.results.analysis:analyse",
+        "analysis": "lorascope.analysis.step:analyse",
     },
     is_open=True,
 )
@@ -95,6 +95,16 @@ TASKS = NameTable(
     needs=("describe", "read"),
 )
 
+# What looks at finished runs, in the order in which it is reported. The steps of each have a line in STEP_KINDS.
+MEASURES = NameTable(
+    "measures",
+    {
+        "drift": "lorascope.drift.measure:DRIFT",
+        "serving": "lorascope.serving.measure:SERVING",
+    },
+    is_open=True,
+)
+
 # What looks at a run in the course of its training, by the measure that wants it.
 OBSERVERS = NameTable("observers", {"drift": "lorascope.drift.snapshots:Observer"})
 
@@ -141,7 +151,18 @@ TRACKERS = NameTable(
 
 TABLES = {
     table.kind: table
-    for table in (MODELS, TASKS, METRICS, METHODS, METHOD_SETTINGS, ARCHITECTURES, EXECUTORS, TRACKERS, STEP_KINDS)
+    for table in (
+        MODELS,
+        TASKS,
+        METRICS,
+        METHODS,
+        METHOD_SETTINGS,
+        ARCHITECTURES,
+        MEASURES,
+        EXECUTORS,
+        TRACKERS,
+        STEP_KINDS,
+    )
 }
 
 

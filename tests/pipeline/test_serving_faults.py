@@ -15,6 +15,8 @@ import pytest
 from small_study import environment, lorascope, run, write_small_study
 from tiny import save_tiny_checkpoint
 
+from lorascope.stats.serving.table import read_served
+
 STUDY = """
 name: small
 question: What do adapters cost?
@@ -91,7 +93,7 @@ def test_the_same_command_again_serves_nothing(folder: Path) -> None:
 
 
 def test_every_number_of_the_report_is_a_process_of_its_own(folder: Path) -> None:
-    frame = pd.read_parquet(folder / "results" / "small" / "serving.parquet")
+    frame = read_served(folder / "results" / "small")
     p95 = frame[frame["metric"] == "latency_ms_p95"]
     assert p95.groupby(["arm", "level"])["repeat"].nunique().to_dict() == {
         (arm, size): 2 for arm in ("merged", "adapters-2") for size in (1.0, 4.0)

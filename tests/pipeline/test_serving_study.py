@@ -8,7 +8,6 @@ import json
 import os
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from small_served import save_small_llama
 from small_study import run, write_small_study
@@ -16,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lorascope.models.catalog import describe_model
 from lorascope.models.checkpoint import checkpoint_directory
+from lorascope.stats.serving.table import read_served
 from lorascope.study.loading.load import load_study
 from lorascope.study.spec import ModelSpec
 
@@ -123,7 +123,7 @@ def test_vllm_answers_what_the_runs_compute_merged_and_side_by_side(study: Path)
 
 def test_every_arm_has_its_figures_and_the_report_shows_them(study: Path) -> None:
     results = study / "results" / "served"
-    frame = pd.read_parquet(results / "serving.parquet")
+    frame = read_served(results)
     loads = frame[frame["loop"].isin(["batch", "rate"])]
     assert (loads["value"] > 0).all()
     p95 = loads[loads["metric"] == "latency_ms_p95"]

@@ -60,11 +60,12 @@ def save_tiny_checkpoint(directory: Path, architecture: str, *, words: Sequence[
         "bert": lambda: BertModel(BertConfig(**common)),
         "roberta": lambda: RobertaModel(RobertaConfig(**common, type_vocab_size=1)),
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2)),
+        "tied-llama": lambda: LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2, tie_word_embeddings=True)),
     }[architecture]()
     model.save_pretrained(directory)
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    if architecture != "llama":
+    if "llama" not in architecture:
         backend.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )

@@ -36,7 +36,10 @@ def loaded_by(module: str, *suspects: str) -> list[str]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("layer", ["study", "engine", "stats", "report", "plan", "cli", "api"])
+@pytest.mark.parametrize(
+    "layer",
+    ["study", "engine", "stats", "report", "plan", "cli", "api", "measures", "drift.measure", "serving.measure"],
+)
 def test_layers_that_only_read_and_plan_import_without_torch(layer: str) -> None:
     assert loaded_by(f"lorascope.{layer}", *HEAVY) == []
 
@@ -121,3 +124,8 @@ def test_each_dependency_has_its_reason_written_down() -> None:
     reasons = (REPOSITORY / "docs" / "dependencies.md").read_text().lower()
     missing = [r.name for r in requirements() if not re.search(rf"^\| `{re.escape(r.name.lower())}` \|", reasons, re.M)]
     assert missing == []
+
+
+def test_no_subpackage_takes_the_name_of_a_function_of_the_package() -> None:
+    rooms = {path.name.removesuffix(".py") for path in (REPOSITORY / "src" / "lorascope").iterdir()}
+    assert not rooms & set(lorascope.__all__)

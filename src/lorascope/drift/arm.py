@@ -24,6 +24,7 @@ from lorascope.drift.extraction import extract_runs
 from lorascope.drift.forgetting import Forgetting, LanguageHead, TextLoss, text_loss
 from lorascope.drift.grams import Grams
 from lorascope.drift.probe import Pooling, Probe, TokenSample
+from lorascope.drift.record import PROBE, Draws, write_representation
 from lorascope.drift.resampling import bootstrap_cka, bootstrap_counts
 from lorascope.drift.similarity import linear_cka_pairs
 from lorascope.drift.text import TextWindows
@@ -175,7 +176,7 @@ class Arm:
         if summary is not None:
             table.loc[len(table)] = ["residual", None, "drift", summary]
         self._note(run, table.assign(unit="1"), split=probe.split)
-        if probe.split == "probe":
+        if probe.split == PROBE:
             self.grams[run.id], self.drift[run.id] = view.debiased, summary
             if self.spec.layer_pairs:
                 for site, base in probe.base.debiased.items():
@@ -199,7 +200,7 @@ class Arm:
                 ("attention-pattern", layer, metric, float(value), unit)
                 for metric, (unit, values) in metrics.items() for layer, value in enumerate(values.mean(1), start=1)
             ]  # fmt: skip
-            self._note(run, pd.DataFrame(rows, columns=["site", "layer", "metric", "value", "unit"]), split="probe")
+            self._note(run, pd.DataFrame(rows, columns=["site", "layer", "metric", "value", "unit"]), split=PROBE)
 
     def _note_forgetting(self, run: Run, model: nn.Module, text: TextOfBase) -> None:
         found = Forgetting(text.before, text_loss(model, text.head, text.windows, precision=PRECISION))
@@ -248,8 +249,8 @@ class Arm:
             self.spectra.append(table[is_spectrum].assign(run=run.id, seed=run.seed))
             self._progress()
 
-    def draw(self, probe: ProbeOfBase) -> dict[str, np.ndarray]:
-        """Drift in resamples of the probe, the same ones for every arm of this model and task, as draws.npz holds it."""
+    def draw(self, probe: ProbeOfBase) -> Draws:
+        """Drift in resamples of the probe, the same ones for every arm of this model and task."""
         runs = [run for run in self.runs if run.id in self.grams]
         if not runs:
             raise StudyError("no run of this arm could be measured: " + "; ".join(self.not_measured.values()))
@@ -264,29 +265,24 @@ class Arm:
             ]
             values = torch.cat(draws, dim=2).cpu().numpy()
         points = list(probe.points)
-        found = {
-            "draws": values.astype(np.float32),
-            "runs": np.array([run.id for run in runs]),
-            "seeds": np.array([run.seed for run in runs]),
-            "sites": np.array([site for site, _ in points]),
-            "layers": np.array([layer for _, layer in points]),
-        }
         in_summary = [is_block_output(*point) for point in points]
-        if any(in_summary):
-            found["summary"] = values[:, :, in_summary].mean(axis=2).astype(np.float32)
-        return found
+        return Draws(
+            draws=values.astype(np.float32),
+            runs=np.array([run.id for run in runs]),
+            seeds=np.array([run.seed for run in runs]),
+            sites=np.array([site for site, _ in points]),
+            layers=np.array([layer for _, layer in points]),
+            summary=values[:, :, in_summary].mean(axis=2).astype(np.float32) if any(in_summary) else None,
+        )
 
     def _note(self, run: Run, table: Any, *, split: str | None = None) -> None:
         self.tables.append(table.assign(run=run.id, seed=run.seed, split=split))
 
 
 def keep_representations(out: Path, name: str, view: View) -> None:
-    """Stores a view's features, float32 [layers, examples, hidden] a site: representations/NAME/SITE.npy, for
-    `numpy.load(..., mmap_mode="r")`."""
-    directory = out / "representations" / name
-    directory.mkdir(parents=True)
+    """Stores a view's features."""
     for site, features in view.features.items():
-        np.save(directory / f"{site}.npy", features.cpu().numpy())
+        write_representation(out, name, site, features.cpu().numpy())
 
 
 def neighbours(spec: DriftSpec, probe: ProbeOfBase) -> int:

@@ -102,7 +102,8 @@ def extract_runs(
         for site in (blocks.sites if is_to_be_checked else sites)
     }  # fmt: skip
     pool = _Pool(pooling, runs, reads_last=pooling == "decision-token" and decides_on_last_token(model))
-    limit = (max_tokens or TOKENS_A_BATCH[device.type]) // runs
+    largest = min(TOKENS_A_BATCH[device.type], reading.task.inputs.largest_batch[device.type])
+    limit = (max_tokens or largest) // runs
     with evaluating(model), ExitStack() as hooks:
         for module, is_input, target in _points(blocks, features):
             hooks.enter_context(_hooked(module, pool.into(target), is_input=is_input))
@@ -146,7 +147,7 @@ def batches_of(
     """(rows, batch on the device) over all examples, longest first, at most about `max_tokens` padded tokens a batch."""
     lengths = np.asarray(columns.lengths)
     unpadded = torch.device(reading.device).type == "cpu"
-    for rows in evaluation_batches(lengths, max_tokens=max_tokens):
+    for rows in evaluation_batches(lengths, max_tokens=max_tokens, multiple=reading.task.inputs.multiple):
         longest = int(lengths[rows].max())
         yield rows, reading.batch(columns, rows, length=longest if unpadded else reading.padded(longest))
 

@@ -1,10 +1,10 @@
 """The `drift` step: one arm's runs, all seeds, compared with their base.
 
 Post hoc: it reads what the runs exported. The base's view of the probe is kept warm for the next arm; nothing else is
-stored. On CUDA the weights are measured at the same time as the rest (drift/beside.py). It commits drift.parquet (distances,
-weights, attention, forgetting by run), references.parquet, draws.npz (bootstrap draws of drift under the same example weights
-for every arm), spectra.parquet and heads.npz (detail) and, if the study asks for them, layer_pairs.npz and
-representations/.
+stored. On CUDA the weights are measured at the same time as the rest (drift/beside.py). The step commits the files of
+drift/record.py: distances, weights, attention and forgetting by run; references; bootstrap draws of drift under the same
+example weights for every arm; spectra and heads (detail); and, if the study asks for them, pairs of layers and the
+representations.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from lorascope.drift.beside import beside
 from lorascope.drift.extraction import Features, extract
 from lorascope.drift.forgetting import load_language_head, text_loss
 from lorascope.drift.probe import Pooling, choose_probe, rows_of
+from lorascope.drift.record import PROBE, SEED_V_SEED, Draws, DriftRecord, ProbeRecord, write_heads, write_tables
 from lorascope.drift.similarity import expected_biased_cka
 from lorascope.drift.text import WINDOW_TOKENS, causal_windows, masked_windows
 from lorascope.drift.views import Points, Row, View, debiased_grams, drift_between, mean_rows
@@ -107,24 +108,7 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
         draws = arm.draw(probes[0])
         arm.note_weights(weights())
     _write(context.out, arm, draws, [*references, *_between_seeds(arm, probes[0])], probes[0])
-    hidden = next(iter(probes[0].base.features.values())).shape[-1]
-    return {
-        "num_examples": len(probes[0].probe),
-        "probes": {p.split: {"examples": len(p.probe), "ids_sha256": p.probe.ids_sha256} for p in probes},
-        "layers": {site: [layer for s, layer in probes[0].points if s == site] for site in probes[0].base.features},
-        "left_out": {p.split: p.left_out for p in probes if p.left_out},
-        "pooling": spec.pooling,
-        "num_rows": probes[0].num_rows,
-        "precision": PRECISION,
-        "neighbours": neighbours(spec, probes[0]),
-        "draws": spec.draws,
-        "hidden": hidden,
-        "expected_biased_cka": expected_biased_cka(probes[0].num_rows, hidden),
-        "drift": {run.seed: arm.drift[run.id] for run in runs if run.id in arm.drift},
-        "not_measured": arm.not_measured,
-        "seconds": {part: round(seconds, 3) for part, seconds in watch.seconds.items()},
-        "peak_memory_bytes": peak_memory_bytes(context.device),
-    }
+    return _record(arm, probes).to_json()
 
 
 def _progress(context: StepContext, total: int) -> Any:
@@ -141,9 +125,9 @@ def _progress(context: StepContext, total: int) -> Any:
 
 def _probes(context: StepContext, base: BaseModel, spec: DriftSpec) -> list[ProbeOfBase]:
     """The in-task probe, then the other task's. What the base shows on them stays warm for the next arm."""
-    found = [_probe(context, base, spec, split="probe", prefix="")]
+    found = [_probe(context, base, spec, split=PROBE, prefix="")]
     if context.step.params["other_task"] is not None:
-        split = f"probe:{context.step.params['other_task']}"
+        split = f"{PROBE}:{context.step.params['other_task']}"
         found.append(_probe(context, base, spec, split=split, prefix="other_"))
     return found
 
@@ -223,7 +207,7 @@ def _untrained(base: BaseModel) -> nn.Module:
 def _between_seeds(arm: Arm, probe: ProbeOfBase) -> list[tuple[str, Row]]:
     """How far two runs of this arm that differ in their seeds are from each other, the mean over pairs."""
     pairs = [drift_between(a, b, probe.points) for a, b in combinations(arm.grams.values(), 2)]
-    return [("seed-v-seed", row) for row in mean_rows(pairs)] if pairs else []
+    return [(SEED_V_SEED, row) for row in mean_rows(pairs)] if pairs else []
 
 
 def _known_vectors(context: StepContext) -> dict[str, torch.Tensor]:
@@ -258,24 +242,35 @@ def _text(context: StepContext, base: BaseModel) -> TextOfBase:
 # -------------------------------------------------------------------------------------------------------------- files
 
 
-def _write(
-    out: Path, arm: Arm, draws: dict[str, np.ndarray], references: list[tuple[str, Row]], probe: ProbeOfBase
-) -> None:
-    columns = ["run", "seed", "split", "site", "layer", "metric", "value", "unit"]
-    _typed(pd.concat(arm.tables, ignore_index=True)[columns]).to_parquet(out / "drift.parquet", index=False)
-    rows = [(name, probe.split, *row) for name, row in references]
-    table = pd.DataFrame(rows, columns=["reference", "split", "site", "layer", "metric", "value"])
-    _typed(table).to_parquet(out / "references.parquet", index=False)
-    _typed(pd.concat(arm.spectra, ignore_index=True)).to_parquet(out / "spectra.parquet", index=False)
-    np.savez_compressed(out / "draws.npz", **draws)  # type: ignore[arg-type]
-    if arm.pairs:
-        np.savez_compressed(out / "layer_pairs.npz", **arm.pairs)  # type: ignore[arg-type]
-    if arm.heads:
-        fields = ("entropy", "base_entropy", "total_variation", "jensen_shannon")
-        stacked = {name: np.stack([getattr(arm.heads[run.id], name) for run in arm.runs]) for name in fields}
-        np.savez_compressed(out / "heads.npz", runs=np.array([run.id for run in arm.runs]), **stacked)  # type: ignore[arg-type]
+def _record(arm: Arm, probes: list[ProbeOfBase]) -> DriftRecord:
+    """The step's result. probes: the in-task one first."""
+    probe, hidden = probes[0], next(iter(probes[0].base.features.values())).shape[-1]
+    return DriftRecord(
+        num_examples=len(probe.probe),
+        probes={p.split: ProbeRecord(len(p.probe), p.probe.ids_sha256) for p in probes},
+        layers={site: [layer for s, layer in probe.points if s == site] for site in probe.base.features},
+        left_out={p.split: p.left_out for p in probes if p.left_out},
+        pooling=arm.spec.pooling,
+        num_rows=probe.num_rows,
+        precision=PRECISION,
+        neighbours=neighbours(arm.spec, probe),
+        draws=arm.spec.draws,
+        hidden=hidden,
+        expected_biased_cka=expected_biased_cka(probe.num_rows, hidden),
+        drift={run.seed: arm.drift[run.id] for run in arm.runs if run.id in arm.drift},
+        not_measured=arm.not_measured,
+        seconds={part: round(seconds, 3) for part, seconds in arm.watch.seconds.items()},
+        peak_memory_bytes=peak_memory_bytes(arm.device),
+    )
 
 
-def _typed(table: Any) -> pd.DataFrame:
-    text = {name: "string" for name in table.columns if name not in ("layer", "value")}
-    return table.astype({**text, "layer": "Int64", "value": "float64"})
+def _write(out: Path, arm: Arm, draws: Draws, references: list[tuple[str, Row]], probe: ProbeOfBase) -> None:
+    write_tables(
+        out,
+        distances=pd.concat(arm.tables, ignore_index=True),
+        references=[(name, probe.split, *row) for name, row in references],
+        spectra=pd.concat(arm.spectra, ignore_index=True),
+        pairs=arm.pairs,
+    )
+    draws.write(out)
+    write_heads(out, {run.id: arm.heads[run.id] for run in arm.runs} if arm.heads else {})

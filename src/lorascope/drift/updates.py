@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lorascope.errors import StudyError
+from lorascope.models.loading import reading_checkpoint
 from lorascope.models.sites import ROLES, resolve_sites
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def weight_updates(base: BaseModel, directory: Path) -> Iterator[WeightUpdate]:
     The directory holds PEFT's adapter or a plain checkpoint (`Method.export`). Tensors are read one at a time, on the
     CPU. Raises StudyError for an export that is incomplete, belongs to another base, or is not plain LoRA.
     """
-    export = open_export(directory)
+    export = open_export(directory, base)
     matrices = base_matrices(base)
     if isinstance(export, _Adapter):
         export.require_sites({matrix.name for matrix in matrices}, base.head)
@@ -123,9 +124,12 @@ class _Checkpoint:
     def _handles(self) -> dict[str, Any]:
         return {file: self._open(file) for file in set(self.files.values())}
 
+    def _read(self, name: str) -> Tensor:
+        return self._handles[self.files[name]].get_tensor(name)
+
     def tensor(self, name: str, shape: torch.Size | None = None) -> Tensor:
         """One tensor on the CPU. Raises StudyError if it is not there, or not of the base's shape."""
-        found = self._handles[self.files[name]].get_tensor(name) if name in self.files else None
+        found = self._read(name) if name in self.files else None
         if found is None or (shape is not None and found.shape != shape):
             what = "has no" if found is None else f"has a {tuple(found.shape)}"
             raise StudyError(
@@ -182,8 +186,31 @@ class _Adapter(_Checkpoint):
         return None
 
 
-def open_export(directory: Path) -> _Checkpoint:
-    """The exported run, to read tensors from. Raises StudyError if the directory holds none."""
+class _RenamedCheckpoint(_Checkpoint):
+    """A plain checkpoint that transformers writes under older names than the model's (ViT's `query` for `q_proj`) and renames
+    as it reads it: loaded whole, by transformers."""
+
+    def __init__(self, directory: Path, base: BaseModel) -> None:
+        self.directory = directory
+        with reading_checkpoint(directory):
+            loaded: Any = type(base.model).from_pretrained(
+                directory,
+                config=base.model.config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        model, info = loaded
+        absent = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+        self._tensors = {name: p.detach() for name, p in model.named_parameters() if name not in absent}
+        self.files = dict.fromkeys(self._tensors, "")
+
+    def _read(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+def open_export(directory: Path, base: BaseModel) -> _Checkpoint:
+    """The exported run of a base, to read tensors from. Raises StudyError if the directory holds none."""
     if (directory / "adapter_config.json").is_file():
         return _Adapter(directory)
     names = ("model.safetensors.index.json", "model.safetensors")
@@ -192,4 +219,6 @@ def open_export(directory: Path) -> _Checkpoint:
             f"{directory} holds no exported run (neither adapter_config.json nor model.safetensors)",
             hint="give the `export` directory of a finished train step",
         )
-    return _Checkpoint(directory, *names)
+    checkpoint = _Checkpoint(directory, *names)
+    is_whole = all(name in checkpoint.files for name, _ in base.model.named_parameters())
+    return checkpoint if is_whole else _RenamedCheckpoint(directory, base)

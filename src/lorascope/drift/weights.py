@@ -269,7 +269,7 @@ def relative_parameter_change(base: BaseModel, directory: Path, *, linear: Seque
 
     linear: what the run exported to `directory` made of the linear weights, which are not read again.
     """
-    export, head = open_export(directory), tuple(f"{name}." for name in base.head)
+    export, head = open_export(directory, base), tuple(f"{name}." for name in base.head)
     measured = {f"{drift.name}.weight" for drift in linear}
     moved = math.fsum(drift.update_norm**2 for drift in linear)
     total = math.fsum(drift.weight_norm**2 for drift in linear)

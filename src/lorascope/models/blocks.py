@@ -156,7 +156,7 @@ def check_comparable(model: nn.Module, base: nn.Module, *, name: str) -> None:
         for what, read in (
             ("blocks", lambda plain: len(find_blocks(plain).blocks)),
             ("features", lambda plain: plain.config.hidden_size),
-            ("tokens in its vocabulary", lambda plain: plain.config.vocab_size),
+            ("tokens in its vocabulary", lambda plain: getattr(plain.config, "vocab_size", None)),
         )
     }
     for what, (found, expected) in sizes.items():

@@ -49,16 +49,20 @@ ROLES: Mapping[str, Mapping[str, str]] = {
 
 
 def resolve_sites(model: PreTrainedModel, sites: Sequence[str], *, head: Sequence[str]) -> list[str]:
-    """Full names of the linear modules that `sites` mean in `model`, in the model's order, the head excluded.
+    """Full names of the linear modules that `sites` mean in `model`, in the model's order. The head is excluded, and so are
+    the output embeddings of a language model: where they are tied, a change of them would be one of the embeddings too.
 
     Raises StudyError for a site that names nothing in this architecture.
     """
     from torch import nn
 
+    outputs = model.get_output_embeddings()
     linears = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not any(name == h or name.startswith(f"{h}.") for h in head)
+        if isinstance(module, nn.Linear)
+        and module is not outputs
+        and not any(name == h or name.startswith(f"{h}.") for h in head)
     ]
     roles = ROLES.get(model.config.model_type, {})
     chosen: set[str] = set()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorascope.plan.graph import Graph
+from lorascope.registry import MEASURES
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Phase:
     kinds: tuple[str, ...]
     purpose: str
 
+
+_LOOKS = tuple(kind for kind in MEASURES if kind != "serving")
+"""Drift, and every further measure of runs."""
 
 PHASES: tuple[Phase, ...] = (
     Phase(
@@ -37,7 +41,7 @@ PHASES: tuple[Phase, ...] = (
         ("train", "evaluate"),
         "Every run of the study, its checkpoint chosen on validation; the test set is opened once for each.",
     ),
-    Phase("representations", ("drift",), "How far each run's features, weights and predictions are from its base's."),
+    Phase("representations", _LOOKS, "How far each run's features, weights and predictions are from its base's."),
     Phase(
         "serving", ("serving",), "What the runs cost in use, each arm timed only after it is seen to compute its run."
     ),

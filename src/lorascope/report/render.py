@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def render_report(analysis_dir: Path, directory: Path) -> Path:
     """Render `analysis_dir` into `directory` (results/<study>/, made if absent) and return the path of report.html.
 
-    analysis_dir holds analysis.json, facts.json, curves.parquet and measurements.parquet, and serving.parquet where the
-    study served. Writes ANALYSIS_REPORT.md, report.html, figures/*.png and *.pdf, tables/*.tex, and copies analysis.json and
+    analysis_dir holds analysis.json, facts.json, curves.parquet and measurements.parquet (and serving.parquet where an older
+    version served). Writes ANALYSIS_REPORT.md, report.html, figures/*.png and *.pdf, tables/*.tex, and copies analysis.json and
     the tables measurements.parquet and serving.parquet. Files of other names are left alone. Raises FileNotFoundError for a
     missing input, before anything is written.
     """

@@ -1,13 +1,12 @@
 """The `serving` step: the runs of one model behind an engine, arm beside arm.
 
 It prepares what each arm serves, computes offline what each must answer, and then runs the protocol (protocol.py). What it
-commits: serving.parquet (figures of every process), requests.parquet (every request), processes.json (engines, settings,
-gates, failures, and the trials of a search for a faster setting). The checkpoints an engine loads are made for it and not kept.
+commits, serving/record.py knows: the figures of every process, every request, and of each process its engine, settings, gates
+and failure, with the trials of a search for a faster setting. The checkpoints an engine loads are made for it and not kept.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,13 +25,13 @@ from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION, engi
 from lorascope.serving.load import FEWEST_BATCHES, generator_of, synthetic_prompts
 from lorascope.serving.precision import MergePrecision
 from lorascope.serving.protocol import FINAL, Comparison, groups_started_together, run_processes
+from lorascope.serving.record import ServingResult, named, write_serving
 from lorascope.serving.trained import SERVED_HEAD
 from lorascope.serving.tuning import Search, search_levers
 from lorascope.study.measure import ServingSpec, Workload
 from lorascope.tasks.description import task_from_result
 from lorascope.training.preparation import processor_for
 
-_KEYS = ("arm", "repeat", "workload", "loop", "level", "choice", "sampling", "setting")
 _PROMPTS_AT_MOST = 2000
 _OPEN_LOOP_REQUESTS_AT_ONCE = 64
 
@@ -51,29 +50,29 @@ def measure_serving(context: StepContext) -> dict[str, Any]:
     _report_failures(context, found)
     if not any(process["figures"] for process in found):
         raise EnvironmentProblem(_why_none(found), hint="the log named above says more; see docs/serving.md")
-    frame = figures_table(found)
-    frame.to_parquet(context.out / "serving.parquet", index=False, compression="zstd")
-    _requests_table(context, found).to_parquet(context.out / "requests.parquet", index=False, compression="zstd")
-    processes = [{key: value for key, value in p.items() if key not in ("figures", "requests")} for p in found]
     searches = {workload: each.search for workload, each in compared.items() if each.search is not None}
-    processes += [trial.to_json() for search in searches.values() for trial in search.trials]
-    (context.out / "processes.json").write_text(json.dumps(processes, indent=1))
-    return {
-        "engine": params["engine"],
-        "device": context.device.partition(":")[0],
-        "arms": list(dict.fromkeys(process["arm"] for process in found)),
-        "repeats": spec.repeats,
-        "num_processes": len(found),
-        "num_failed": sum(process["failure"] is not None for process in found),
-        "num_gates": sum(len(process["gates"]) for process in found),
-        "gates_failed": sorted({p["arm"] for p in found for gate in p["gates"] if not gate["passed"]}),
-        "tuned": {workload: search.chosen and search.chosen.name for workload, search in searches.items()},
-        "merging": [
+    write_serving(
+        context.out,
+        found,
+        requests=_requests_table(context, found),
+        trials=[trial.to_json() for search in searches.values() for trial in search.trials],
+    )
+    return ServingResult(
+        engine=params["engine"],
+        device=context.device.partition(":")[0],
+        arms=list(dict.fromkeys(process["arm"] for process in found)),
+        repeats=spec.repeats,
+        num_processes=len(found),
+        num_failed=sum(process["failure"] is not None for process in found),
+        num_gates=sum(len(process["gates"]) for process in found),
+        gates_failed=sorted({p["arm"] for p in found for gate in p["gates"] if not gate["passed"]}),
+        tuned={workload: search.chosen and search.chosen.name for workload, search in searches.items()},
+        merging=[
             {"workload": workload, **asdict(row)}
             for workload, each in compared.items()
             for row in (each.merging.rows if each.merging else ())
         ],
-    }
+    ).to_json()
 
 
 @dataclass(frozen=True)
@@ -218,24 +217,12 @@ def _let_go_of_the_device(context: StepContext) -> None:
 # --------------------------------------------------------------------------------------------------------- what is kept
 
 
-def figures_table(found: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Long: a row a process, load and metric."""
-    rows = [
-        {**{key: process[key] for key in ("arm", "repeat", "workload", "setting")}, **figure}
-        for process in found
-        for figure in process["figures"]
-    ]
-    frame = pd.DataFrame(rows, columns=[*_KEYS, "metric", "value", "unit"])
-    return frame.astype({"repeat": "int64", "level": "float64", "value": "float64"})
-
-
 def _requests_table(context: StepContext, found: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     frames = []
     for process in found:
         path = context.work / "processes" / f"{process_name(process)}.parquet"
         if path.exists():
-            named = {key: process[key] for key in ("arm", "repeat", "workload", "setting")}
-            frames.append(pd.read_parquet(path).assign(**named))
+            frames.append(pd.read_parquet(path).assign(**named(process)))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 

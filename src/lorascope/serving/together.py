@@ -31,7 +31,7 @@ OUT_OF_MEMORY = "out-of-memory"
 PAUSE_S = 20.0
 
 
-class Measure(Protocol[KeyIn, FoundOut]):
+class Measuring(Protocol[KeyIn, FoundOut]):
     """Measures an engine that is ready, in turns, and ends it, or tells of its failure. is_beside_others: other engines hold
     a part of the memory; then, and only then, it raises an EngineFailure, which is that no memory was left."""
 
@@ -41,7 +41,7 @@ class Measure(Protocol[KeyIn, FoundOut]):
 def measured_in_turns(
     blocks: Sequence[Sequence[Key]],
     make: Callable[[Key], EngineProcess],
-    measure: Measure[Key, Found],
+    measure: Measuring[Key, Found],
     *,
     rest: bool,
 ) -> Iterator[tuple[Key, Found]]:

@@ -22,11 +22,10 @@ from lorascope.serving.exchange import EngineFailure
 from lorascope.serving.levers import Lever, combine, known_levers
 from lorascope.serving.load import draw_batches, loads_of
 from lorascope.serving.protocol import Comparison, engine_config, warm_up
+from lorascope.serving.record import TRIAL
 from lorascope.serving.together import OUT_OF_MEMORY, Started, Turns, measured_in_turns
 from lorascope.study.measure import arm_name
 
-TRIAL = "trial"
-"""The setting under which trials are written down with the processes of a comparison."""
 HELPS_FRACTION = 0.01
 """By how much a trial has to be faster than the default to count as such: less is within a process' luck."""
 _PROBE_REPEAT = -2  # repeats count from 0, and -1 is the warm-up

@@ -1,14 +1,16 @@
 """The measurements table: one long table of everything a study measured.
 
 One row is one number. Per-example rows (with example_id) are what make paired tests possible; summaries and costs have
-no example_id. Statistics, figures and reports read only this table and the records.
+no example_id. Statistics, figures and reports read only this table and the records. What belongs to no run of the study says
+so in `method`: `baseline:NAME`, `reference:NAME` (what drift is to be read with), `serving:ARM` (stats/serving/table.py).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorascope.errors import DataError
 from lorascope.registry import nearest
@@ -37,6 +39,18 @@ def arrow_schema() -> pa.Schema:
 
 def _is_required(name: str) -> bool:
     return name in REQUIRED_TEXT or name == "value"
+
+
+def measurement_rows(shared: Mapping[str, Any], columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows of the table. columns: what differs from row to row; `shared` says the rest, and what neither says is null."""
+    import pandas as pd
+
+    frame = pd.DataFrame(columns)
+    for name in COLUMNS:
+        if name not in frame:
+            frame[name] = shared.get(name)
+    kinds = {name: "float64" if name == "value" else "string" for name in COLUMNS}
+    return frame.reindex(columns=list(COLUMNS)).astype(kinds)
 
 
 def validate_measurements(measurements: pd.DataFrame, *, where: str | None = None) -> pd.DataFrame:

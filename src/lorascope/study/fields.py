@@ -161,6 +161,8 @@ _MEASURE: Fields = {
     "measured.",
     "serving": "What serving the runs costs, merged and as adapters side by side: `{}` or `true` for the defaults, or the "
     "settings below. Absent: not measured.",
+    "further": "Settings of measures that installed packages bring, by their names. A measure that is not named here is not "
+    "taken.",
 }
 _SERVING: Fields = {
     "engine": "`transformers` (nothing to install), `vllm` in an interpreter of its own, or `vllm-server`: vLLM behind its "

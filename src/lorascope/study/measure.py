@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from lorascope.registry import MEASURES
 from lorascope.study.base import Spec
 
 
@@ -109,10 +110,21 @@ def arm_name(arm: str | int) -> str:
 
 
 class MeasureSpec(Spec):
-    """What is measured of every run besides its scores and costs."""
+    """What is measured of every run besides its scores and costs. further: settings of measures that packages bring, by
+    kind; each measure checks its own."""
 
     drift: DriftSpec | None = None
     serving: ServingSpec | None = None
+    further: dict[str, dict[str, Any]] = Field(default={})
+
+    @field_validator("further")
+    @classmethod
+    def _known(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        known = [kind for kind in MEASURES if kind not in cls.model_fields]
+        for kind in value:
+            if kind not in known:
+                raise ValueError(f"`{kind}` is not a further measure; there are: {', '.join(known) or 'none'}")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -106,6 +106,7 @@ class TaskConformance:
         keys = [use.key for use in case.task.uses]
         assert len(set(keys)) == len(keys)
         assert case.task.target_keys
+        assert isinstance(case.task.inputs, case.task.reads)
 
     def test_encoded_columns_agree_in_rows_and_name_their_example(self, case: TaskCase) -> None:
         columns = case.columns()

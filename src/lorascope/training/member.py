@@ -212,7 +212,7 @@ class Member:
                 done=self.progress.update,
                 total=self.last_update,
                 unit="update",
-                rates={"tokens/s": self.meters.tokens_per_second()},
+                rates={f"{self.task.inputs.unit}s/s": self.meters.tokens_per_second()},
                 is_even=not is_taken_up,
             )
         )

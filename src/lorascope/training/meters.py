@@ -53,8 +53,9 @@ class Meters:
         for name, value in state.items():
             setattr(self, name, value)
 
-    def summary(self, *, flops_per_token: float, peak: tuple[float, str]) -> dict[str, Any]:
-        """The figures of a record. mfu: model FLOPs (real tokens) over what the device could have done in the time."""
+    def summary(self, *, flops_per_token: float | None, peak: tuple[float, str]) -> dict[str, Any]:
+        """The figures of a record. mfu: model FLOPs (real tokens) over what the device could have done in the time; None
+        where the sizes count something else than tokens, whose FLOPs are not known."""
         seconds = max(self.training_seconds, 1e-9)
         rate, basis = peak
         return {
@@ -68,7 +69,7 @@ class Meters:
             "peak_memory_bytes": self.peak_memory_bytes,
             "energy_joules": self.energy_joules,
             "gang": self.largest_gang,
-            "mfu": flops_per_token * self.real_tokens / seconds / rate,
+            "mfu": None if flops_per_token is None else flops_per_token * self.real_tokens / seconds / rate,
             "mfu_basis": basis,
         }
 

@@ -38,7 +38,8 @@ def commit_result(
     rows = np.arange(min(REFERENCE_EXAMPLES, len(run.validation)))
     signatures = run.reading.to(REFERENCE_PRECISION).signatures(model, run.validation, rows=rows)
     np.save(context.out / "reference_logits.npy", signatures)
-    flops = method.flops_per_parameter * linear_parameters(base.model)
+    is_of_tokens = member.task.inputs.unit == "token"
+    flops = method.flops_per_parameter * linear_parameters(base.model) if is_of_tokens else None
     peak = peak_flops(context.device, precision=member.train.precision, warm=context.warm)
     measured = member.meters.summary(flops_per_token=flops, peak=peak)
     gang_peak = gang_peak_bytes(run)

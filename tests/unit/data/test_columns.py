@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lorascope.data.columns import ColumnStore
+from lorascope.data.columns import ColumnStore, example_numbers
 
 ROWS = st.lists(st.lists(st.integers(0, 30000), min_size=1, max_size=20), min_size=1, max_size=30)
 
@@ -49,3 +49,8 @@ def test_opened_columns_stay_on_disk_and_cannot_be_changed(tmp_path: Path) -> No
 def test_columns_of_different_lengths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="column label has 2 rows for 1 examples"):
         ColumnStore.write(tmp_path / "s", {"label": [np.asarray(0), np.asarray(1)]}, ["a"])
+
+
+def test_rows_are_counted_by_the_example_they_belong_to() -> None:
+    assert example_numbers(np.array(["b", "b", "a", "c", "c"])).tolist() == [0, 0, 1, 2, 2]
+    assert example_numbers(np.array(["b", "a", "b"])).tolist() == [0, 1, 0]

@@ -45,6 +45,15 @@ def test_a_probe_depends_on_ids_and_seed_and_not_on_the_order_of_the_store(
     assert choose_probe(columns, 50, seed=1).ids_sha256 != choose_probe(columns, 50, seed=2).ids_sha256
 
 
+def test_of_an_example_with_windows_the_first_is_in_the_probe(columns: ColumnStore, tmp_path: Path) -> None:
+    rows = [np.array([row, window], dtype=np.int32) for row in range(200) for window in range(1 + row % 3)]
+    ids = [f"test-{row[0]}" for row in rows]
+    ColumnStore.write(tmp_path / "windows", {"input_ids": rows}, ids)
+    probe = choose_probe(ColumnStore.open(tmp_path / "windows"), 50, seed=1)
+    assert probe.ids_sha256 == choose_probe(columns, 50, seed=1).ids_sha256
+    assert {int(row[1]) for row in probe.columns.gather(range(50))["input_ids"]} == {0}
+
+
 def test_a_smaller_probe_is_part_of_a_larger_one(columns: ColumnStore) -> None:
     small, large = choose_probe(columns, 20, seed=1), choose_probe(columns, 60, seed=1)
     assert set(small.columns.ids) < set(large.columns.ids)

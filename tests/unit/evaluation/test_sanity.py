@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from tiny import as_artifact, step_context, tiny_base, tiny_columns, tiny_exampl
 from torch import nn
 from transformers import AutoTokenizer
 
+from lorascope.analysis.finished import Finished
+from lorascope.analysis.gates import arm_gates, check_same_examples
+from lorascope.data.columns import ColumnStore
 from lorascope.engine.step import Step
 from lorascope.errors import GateFailure
 from lorascope.evaluation import sanity
+from lorascope.evaluation.baselines import frozen_features
 from lorascope.evaluation.evaluate import merge_gate, reload_gate
 from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.methods.stacked import StackedLoRALinear
-from lorascope.results.finished import Finished
-from lorascope.results.gates import arm_gates, check_same_examples
 from lorascope.study.spec import FullSpec, LoraSpec, TrainSpec
 from lorascope.training.reading import Reading
 
@@ -211,7 +214,11 @@ def artifacts(tmp_path: Path, **results: dict[str, Any]) -> Finished:
 
 
 def scores(**values: float) -> list[dict[str, Any]]:
-    return [{"name": name.replace("_", " "), "seed": "", "metrics": {"accuracy": v}} for name, v in values.items()]
+    """Of baselines, of which the random one draws from a seed."""
+    return [
+        {"name": name.replace("_", " "), "seed": "42" if name == "random" else "", "metrics": {"accuracy": value}}
+        for name, value in values.items()
+    ]
 
 
 def test_arms_scored_on_other_examples_are_refused(tmp_path: Path) -> None:
@@ -266,6 +273,27 @@ def test_the_ten_examples_to_overfit_are_never_all_of_one_class(
     )  # fmt: skip
     labels = {int(columns.column("label")[row]) for row in sanity._unlike_rows(made, 10)}
     assert labels == {0, 1}
+
+
+def with_two_rows_each(directory: Path, columns: ColumnStore) -> ColumnStore:
+    """The same examples, each twice: as two windows of it."""
+    rows = np.repeat(np.arange(len(columns)), 2)
+    ColumnStore.write(directory, columns.gather(rows), columns.ids[rows].tolist())
+    return ColumnStore.open(directory)
+
+
+def test_ten_examples_come_with_all_their_windows(bench: Any, tmp_path: Path) -> None:
+    plain = bench(FullFineTuning(FULL))
+    windows = with_two_rows_each(tmp_path / "windows", plain.columns)
+    once, twice = (sanity._unlike_rows(b, 10) for b in (plain, replace(plain, columns=windows)))
+    assert np.repeat(plain.columns.ids[once], 2).tolist() == windows.ids[twice].tolist()
+
+
+def test_features_of_an_example_are_the_mean_of_its_windows(bench: Any, tmp_path: Path) -> None:
+    plain = bench(FullFineTuning(FULL))
+    windows = with_two_rows_each(tmp_path / "windows", plain.columns)
+    once, twice = (frozen_features(plain.base.model, c, plain.reading) for c in (plain.columns, windows))
+    np.testing.assert_allclose(twice, once, rtol=1e-5, atol=1e-6)
 
 
 def test_predictions_follow_the_order_of_the_columns(bench: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
+from lorascope.measures.measure import known_measures
 from lorascope.plan.graph import Graph
 from lorascope.plan.labels import SEARCH, VERSIONS
 from lorascope.plan.steps.runs import without_paths
@@ -40,10 +41,13 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
             method["hyperparameters"] = "file"  # where it lies is no part of what is computed
     study["tasks"] = [without_paths(task) for task in study["tasks"]]
     study["models"] = [{"name": model["name"]} for model in study["models"]]
-    if study["measure"]["drift"] is not None and study["measure"]["drift"]["text"] is not None:
-        study["measure"]["drift"]["text"] = "text"  # where the file lies is no part of what is computed
-    if study["measure"]["serving"] is not None:
-        study["measure"]["serving"]["python"] = None  # likewise
+    further = study["measure"].pop("further")
+    for measure in known_measures():
+        for settings in (study["measure"], further):
+            if settings.get(measure.kind) is not None:
+                settings[measure.kind] = measure.without_places(settings[measure.kind])
+    if further:
+        study["measure"]["further"] = further
     missing = sum(step.kind == "evaluate" and step.id not in finished for step in graph.steps)
     missing += sum(kind == "evaluate" for kind, _ in graph.waiting)
     proposed_by = _proposed_by(graph, roles)

@@ -213,8 +213,8 @@ def weights_table(facts: Facts) -> Table | None:
 
 def function_table(facts: Facts) -> Table | None:
     """What models do differently: which examples they decide differently, where attention looks, what they forgot."""
-    methods = facts.study["methods"]
-    reference = next((m["name"] for m in methods if m["kind"] == "full"), methods[0]["name"])
+    methods = facts.study.methods
+    reference = next((m.name for m in methods if m.kind == "full"), methods[0].name)
     decisions = {
         f"flips_from_{reference}": (f"decisions unlike {wording.name(reference)}'s", wording.percentage),
         "flips_between_seeds": ("unlike another seed's", wording.percentage),

@@ -7,14 +7,19 @@ were written), so that every figure and table lists the same things in the same 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorascope.metrics.quality import DEFAULT
 from lorascope.report.page import wording
 from lorascope.stats.analysis import Analysis, HypothesisResult, Score
+from lorascope.stats.facts.declared import StudyDeclared
+from lorascope.stats.facts.found import BaselineFacts, DataFacts, FailureFacts, GateFacts, RunFacts
+from lorascope.stats.facts.served import ServingFacts
+from lorascope.stats.facts.study import StudyFacts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,83 +45,61 @@ class Measured:
 
 @dataclass(frozen=True)
 class Facts:
-    """directory: the analysis artifact. raw: facts.json. curves: one row a logged value (columns run, model, task,
+    """directory: the analysis artifact. stated: facts.json. curves: one row a logged value (columns run, model, task,
     method, seed, update, epoch, name, value)."""
 
     directory: Path
     analysis: Analysis
-    raw: dict[str, Any]
+    stated: StudyFacts
     curves: pd.DataFrame
 
     @property
-    def study(self) -> dict[str, Any]:
-        return self.raw["study"]
+    def study(self) -> StudyDeclared:
+        return self.stated.study
 
     @property
-    def runs(self) -> list[dict[str, Any]]:
-        return self.raw.get("runs") or []
+    def runs(self) -> Sequence[RunFacts]:
+        return self.stated.runs
 
     @property
-    def gates(self) -> list[dict[str, Any]]:
-        return self.raw.get("gates") or []
+    def gates(self) -> Sequence[GateFacts]:
+        return self.stated.gates
 
     @property
-    def baselines(self) -> list[dict[str, Any]]:
-        return self.raw.get("baselines") or []
+    def failures(self) -> Sequence[FailureFacts]:
+        return self.stated.failures
 
     @property
-    def failures(self) -> list[dict[str, Any]]:
-        return self.raw.get("failures") or []
+    def served(self) -> ServingFacts:
+        """What serving found besides its figures; empty where nothing was served."""
+        return self.stated.serving or ServingFacts()
 
     @property
-    def serving_gates(self) -> list[dict[str, Any]]:
-        """Of served arms: model, arm, workload, what, value, tolerance, passed, n, detail."""
-        return (self.raw.get("serving") or {}).get("gates") or []
+    def data(self) -> Mapping[str, DataFacts]:
+        return self.stated.data
 
-    @property
-    def engines(self) -> list[dict[str, Any]]:
-        """One an engine process: model, arm, repeat, workload, setting, engine, versions, device_name, settings, head,
-        notes, order."""
-        return (self.raw.get("serving") or {}).get("engines") or []
-
-    @property
-    def serving_failures(self) -> list[dict[str, Any]]:
-        """Engine processes that failed: model, arm, repeat, workload, setting, text."""
-        return (self.raw.get("serving") or {}).get("failures") or []
-
-    @property
-    def serving_trials(self) -> list[dict[str, Any]]:
-        """Of searches for a faster setting: model, workload, arm, order, levers, outcome, reason, batch_ms, cost_ms, chosen,
-        the default first."""
-        return (self.raw.get("serving") or {}).get("trials") or []
-
-    @property
-    def serving_merging(self) -> list[dict[str, Any]]:
-        """What merging changes: model, workload, what, dtype, max_abs_logit_difference, max_probability_difference,
-        flip_rate, n."""
-        return (self.raw.get("serving") or {}).get("merging") or []
-
-    @property
-    def data(self) -> dict[str, dict[str, Any]]:
-        return self.raw.get("data") or {}
+    @cached_property
+    def unit(self) -> str:
+        """What the size of an example counts: "token", or "image"; of tasks that differ, all of them."""
+        return " or ".join(dict.fromkeys(data.unit for data in self.data.values())) or "token"
 
     @cached_property
     def models(self) -> list[str]:
-        return [model["name"] for model in self.study["models"]]
+        return [model.name for model in self.study.models]
 
     @cached_property
     def tasks(self) -> list[str]:
-        return [task["name"] for task in self.study["tasks"]]
+        return [task.name for task in self.study.tasks]
 
     @cached_property
     def methods(self) -> list[str]:
-        return [method["name"] for method in self.study["methods"]]
+        return [method.name for method in self.study.methods]
 
     @cached_property
     def seeds(self) -> list[str]:
         """Labels of the seeds that have a score, in the order of first appearance."""
         labels = [seed for score in self.analysis.scores for seed in score.seeds]
-        return list(dict.fromkeys(labels)) or list(dict.fromkeys(str(run["seed"]) for run in self.runs))
+        return list(dict.fromkeys(labels)) or list(dict.fromkeys(str(run.seed) for run in self.runs))
 
     @cached_property
     def cells(self) -> list[tuple[str, str]]:
@@ -163,7 +146,8 @@ class Facts:
 
     def hypothesis_metric(self, result: HypothesisResult, *, task: str) -> str:
         """What a hypothesis is about, by the name the study uses: a cost, a metric, or the task's primary one."""
-        declared = (self.study.get("hypotheses") or {}).get(result.name, {}).get("on", result.metric)
+        hypothesis = self.study.hypotheses.get(result.name)
+        declared = (hypothesis.on if hypothesis else None) or result.metric
         return self.primary_metric(task) if declared == "primary" else declared
 
     def score(self, model: str, task: str, method: str, *, metric: str) -> Score | None:
@@ -172,24 +156,19 @@ class Facts:
                 return row
         return None
 
-    def cell_baselines(self, model: str, task: str, *, metric: str) -> list[dict[str, Any]]:
+    def cell_baselines(self, model: str, task: str, *, metric: str) -> list[BaselineFacts]:
         """Baselines of a (model, task); one that needs no model (majority) is stored with the model of its step."""
         return [
             row
-            for row in self.baselines
-            if row["task"] == task and row["metric"] == metric and row["model"] in (model, None, "*")
+            for row in self.stated.baselines
+            if row.task == task and row.metric == metric and row.model in (model, None, "*")
         ]
 
-    def cell_runs(self, model: str, task: str | None, method: str) -> list[dict[str, Any]]:
-        return [
-            run
-            for run in self.runs
-            if run["model"] == model and run["method"] == method and (task is None or run["task"] == task)
-        ]
+    def cell_runs(self, model: str, task: str | None, method: str) -> list[RunFacts]:
+        return [run for run in self.runs if run.model == model and run.method == method and task in (None, run.task)]
 
     def learning_rate(self, method: str) -> float | None:
-        spec = next((spec for spec in self.study["methods"] if spec["name"] == method), {})
-        return spec.get("learning_rate")
+        return next((spec.learning_rate for spec in self.study.methods if spec.name == method), None)
 
 
 def _measured(rows: pd.DataFrame) -> list[Measured]:
@@ -219,6 +198,6 @@ def read_facts(directory: Path) -> Facts:
     return Facts(
         directory=directory,
         analysis=Analysis.from_json(json.loads((directory / "analysis.json").read_text(encoding="utf-8"))),
-        raw=json.loads((directory / "facts.json").read_text(encoding="utf-8")),
+        stated=StudyFacts.from_json(json.loads((directory / "facts.json").read_text(encoding="utf-8"))),
         curves=pd.read_parquet(directory / "curves.parquet").reindex(columns=_CURVE_COLUMNS),
     )

@@ -23,6 +23,7 @@ from lorascope.report.render import write_whole
 from lorascope.stats.claims import edge
 from lorascope.stats.hypotheses import hypothesis_test
 from lorascope.study.hypothesis import Hypothesis, Overhead
+from lorascope.study.tasks import unit_of
 
 _DECIDED = {
     "non_inferior": "supported if the one-sided 95% bound of the difference lies {bounds}, refuted if it lies {beyond}",
@@ -133,13 +134,15 @@ def _design(plan: StudyPlan) -> Table:
     train = study.train
     stopping = f"after {train.early_stopping.patience} evaluations without gain" if train.early_stopping else "none"
     caps = {split: getattr(study.data, f"{split}_examples") for split in ("train", "validation", "test")}
+    reads_tokens = any(unit_of(task) == "token" for task in study.tasks)
+    longest = f"{train.max_length} tokens at most, " if reads_tokens else ""
     rows = [
         ("models", wording.listing(model.name for model in study.models)),
         ("tasks", wording.listing(wording.name(task.name) for task in study.tasks)),
         ("seeds", ", ".join(seeds.label for seeds in study.seeds)),
         ("protocol", study.protocol),
         ("examples at most", ", ".join(f"{split} {cap:,}" for split, cap in caps.items() if cap) or "all"),
-        ("training", f"{train.epochs:g} epochs, batches of {train.batch_size}, {train.max_length} tokens at most, "
+        ("training", f"{train.epochs:g} epochs, batches of {train.batch_size}, {longest}"
          f"{train.precision}, {train.schedule} schedule, warm-up {wording.fraction(train.warmup, 0)}"),
         ("early stopping", stopping),
         ("measured besides", wording.listing(k for k in ("drift", "serving") if getattr(study.measure, k)) or "nothing"),
@@ -211,7 +214,7 @@ def _phase(plan: StudyPlan, place: int) -> Mapping[str, Any]:
     ]
     if phase.name == "analysis":
         waits = ["it waits for every other step, or for its failure"]
-    rows = tuple((part.name, gate) for part in kinds for gate in GATES[part.name])
+    rows = tuple((part.name, gate) for part in kinds for gate in GATES.get(part.name, ()))
     name = f"plan_criteria_{place + 1}"
     criteria = (
         Table(name, "Validation criteria", (Column("step"), Column("counts as done when")), rows) if rows else None

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from lorascope.report.page import canvas, wording
 from lorascope.report.page.facts import Facts
-from lorascope.report.search.rows import SearchRow, cells_of, setting
+from lorascope.report.search.rows import cells_of, setting
+from lorascope.stats.facts.searches import SearchFacts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ _ROW, _GAP = 0.2, 0.12
 _LEFT, _RIGHT = 1.05, 0.5
 
 
-def cells_with(facts: Facts) -> dict[tuple[str, str], list[SearchRow]]:
+def cells_with(facts: Facts) -> dict[tuple[str, str], list[SearchFacts]]:
     """(model, task) -> its searches of which the importance is known."""
     known = {cell: [row for row in rows if row.importance] for cell, rows in cells_of(facts).items()}
     return {cell: rows for cell, rows in known.items() if rows}
@@ -24,7 +25,7 @@ def cells_with(facts: Facts) -> dict[tuple[str, str], list[SearchRow]]:
 
 def draw_importance(facts: Facts, width: float) -> Figure:
     cells = cells_with(facts)
-    heights = [sum(len(row.importance) * _ROW + _ROW + _GAP for row in rows) for rows in cells.values()]
+    heights = [sum(len(row.importance or {}) * _ROW + _ROW + _GAP for row in rows) for rows in cells.values()]
     columns = canvas.num_columns(width, len(cells), panel_width=3.3)
     figure, axes = canvas.panels(width, heights, columns=columns, left=_LEFT, right=_RIGHT)
     for axis, ((model, task), rows), height in zip(axes, cells.items(), heights, strict=True):
@@ -33,13 +34,13 @@ def draw_importance(facts: Facts, width: float) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, facts: Facts, rows: list[SearchRow], height: float) -> None:
+def _panel(axes: Axes, facts: Facts, rows: list[SearchFacts], height: float) -> None:
     y = height
     for row in rows:
         tint = canvas.colour(facts.methods, row.method)
         y -= _ROW
         _text(axes, wording.name(row.method), y=y + _ROW / 2, tint=tint, bold=True)
-        for name, share in sorted(row.importance.items(), key=lambda item: -item[1]):
+        for name, share in sorted((row.importance or {}).items(), key=lambda item: -item[1]):
             y -= _ROW
             axes.barh([y + _ROW / 2], [100 * share], height=0.72 * _ROW, color=tint, linewidth=0)
             _text(axes, setting(name), y=y + _ROW / 2, tint=canvas.INK)

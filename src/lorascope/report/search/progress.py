@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lorascope.report.page import canvas, wording
 from lorascope.report.page.facts import Facts
-from lorascope.report.search.rows import SearchRow, cells_of
+from lorascope.report.search.rows import cells_of, count, direction_of, finals_of
+from lorascope.stats.facts.searches import SearchFacts
 from lorascope.stats.search import best_so_far, expected_best
 
 if TYPE_CHECKING:
@@ -44,23 +45,24 @@ def _draw(facts: Facts, width: float, *, panel: Any, label: str) -> Figure:
     return figure
 
 
-def _progress_panel(axes: Axes, facts: Facts, rows: Sequence[SearchRow]) -> None:
+def _progress_panel(axes: Axes, facts: Facts, rows: Sequence[SearchFacts]) -> None:
     scale = wording.metric_style(rows[0].metric).scale
     floor = _set_height(axes, rows, lanes=1)
     ends = []
     for place, row in enumerate(rows):
         tint = canvas.colour(facts.methods, row.method)
         dodge = 0.16 * (place - (len(rows) - 1) / 2)
-        _trials(axes, facts, row, [trial["number"] + 1 + dodge for trial in row.trials], floor)
-        so_far = best_so_far(row.finals, row.direction)
+        direction = direction_of(row)
+        _trials(axes, facts, row, [trial.number + 1 + dodge for trial in row.trials], floor)
+        so_far = best_so_far(finals_of(row), direction)
         best = [(n + 1, value * scale) for n, value in enumerate(so_far) if value is not None]
         if not best:
             continue
         axes.step(*zip(*best, strict=True), where="post", color=tint, linewidth=1.6, zorder=3)
-        scores = [trial["value"] for trial in row.trials if trial["value"] is not None]
-        worst = min(scores) if row.direction == "higher" else max(scores)
-        known = [*scores, *[worst] * row.count("diverged")]
-        expected = [value * scale for value in expected_best(known, row.direction)]
+        scores = [trial.value for trial in row.trials if trial.value is not None]
+        worst = min(scores) if direction == "higher" else max(scores)
+        known = [*scores, *[worst] * count(row, "diverged")]
+        expected = [value * scale for value in expected_best(known, direction)]
         axes.plot(range(1, len(expected) + 1), expected, color=tint, linewidth=1.0, linestyle=(0, (3, 2)), zorder=2)
         ends.append((row.method, best[-1][1]))
     axes.set_xlim(0.4, max(len(row.trials) for row in rows) + 0.6)
@@ -68,55 +70,55 @@ def _progress_panel(axes: Axes, facts: Facts, rows: Sequence[SearchRow]) -> None
     _label(axes, facts, ends)
 
 
-def _rates_panel(axes: Axes, facts: Facts, rows: Sequence[SearchRow]) -> None:
-    searched = [row for row in rows if "learning_rate" in row.raw["space"]]
+def _rates_panel(axes: Axes, facts: Facts, rows: Sequence[SearchFacts]) -> None:
+    searched = [row for row in rows if "learning_rate" in row.space]
     floor = _set_height(axes, rows, lanes=1 + len(searched))
     low, high = axes.get_ylim()
     axes.set_xscale("log")
     axes.tick_params(axis="x", which="minor", length=0)
     ends = []
     for place, row in enumerate(searched):
-        dimension, tint = row.raw["space"]["learning_rate"], canvas.colour(facts.methods, row.method)
+        dimension, tint = row.space["learning_rate"], canvas.colour(facts.methods, row.method)
         values = (
             [dimension["low"], dimension["high"]] if isinstance(dimension, dict) else [min(dimension), max(dimension)]
         )
         lane = low + (0.03 + 0.05 * place) * (high - low)
         axes.plot(values, [lane, lane], color=tint, linewidth=2.2, solid_capstyle="butt", zorder=2)
-        _trials(axes, facts, row, [trial["params"]["learning_rate"] for trial in row.trials], floor)
+        _trials(axes, facts, row, [trial.params["learning_rate"] for trial in row.trials], floor)
         scale = wording.metric_style(row.metric).scale
         if row.optimum is not None:
-            ends.append((row.method, row.optimum["value"] * scale))
+            ends.append((row.method, row.optimum.value * scale))
     _label(axes, facts, ends)
 
 
-def _set_height(axes: Axes, rows: Sequence[SearchRow], *, lanes: int) -> float:
+def _set_height(axes: Axes, rows: Sequence[SearchFacts], *, lanes: int) -> float:
     """Limits around all scores, with room below for `lanes`; the height at which diverged trials stand: at the worse end."""
     scale = wording.metric_style(rows[0].metric).scale
-    scores = [trial["value"] * scale for row in rows for trial in row.trials if trial["value"] is not None] or [
+    scores = [trial.value * scale for row in rows for trial in row.trials if trial.value is not None] or [
         0.0,
         scale,
     ]
     low, high = min(scores), max(scores)
     span = (high - low) or 0.02 * scale
     below, above = (0.06 + _BELOW * lanes) * span, 0.06 * span
-    if rows[0].direction == "lower":
+    if direction_of(rows[0]) == "lower":
         below, above = (0.06 + _BELOW * (lanes - 1)) * span, (0.06 + _BELOW) * span
     axes.set_ylim(low - below, high + above)
-    return low - 0.05 * span if rows[0].direction == "higher" else high + 0.05 * span
+    return low - 0.05 * span if direction_of(rows[0]) == "higher" else high + 0.05 * span
 
 
-def _trials(axes: Axes, facts: Facts, row: SearchRow, places: Sequence[float], floor: float) -> None:
+def _trials(axes: Axes, facts: Facts, row: SearchFacts, places: Sequence[float], floor: float) -> None:
     tint, shape = canvas.colour(facts.methods, row.method), canvas.marker(facts.methods, row.method)
     scale = wording.metric_style(row.metric).scale
-    best = row.optimum["number"] if row.optimum else None
+    best = row.optimum.number if row.optimum else None
     for trial, x in zip(row.trials, places, strict=True):
-        if trial["value"] is None:
+        if trial.value is None:
             axes.plot([x], [floor], "x", color=tint, markersize=4, markeredgewidth=1.1, zorder=4)
             continue
-        is_complete = trial["state"] == "complete"
-        size = 6.2 if trial["number"] == best else 3.8 if is_complete else 2.4
+        is_complete = trial.state == "complete"
+        size = 6.2 if trial.number == best else 3.8 if is_complete else 2.4
         axes.plot(
-            [x], [trial["value"] * scale], shape, color=tint, markersize=size, markeredgewidth=0.6 if size > 6 else 0,
+            [x], [trial.value * scale], shape, color=tint, markersize=size, markeredgewidth=0.6 if size > 6 else 0,
             markeredgecolor=canvas.PAGE, alpha=1.0 if is_complete else 0.65, zorder=4,
         )  # fmt: skip
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lorascope.metrics.metric import Direction
 from lorascope.report.page import wording
 from lorascope.report.page.facts import Facts
+from lorascope.stats.facts.searches import EdgeFacts, SearchFacts, TrialFacts
 
 SETTINGS = {
     "learning_rate": "learning rate",
@@ -26,87 +25,51 @@ SAMPLERS = {
 }
 
 
-@dataclass(frozen=True)
-class SearchRow:
-    """One search. raw: the result of its `search` step, with model, task and method."""
-
-    raw: Mapping[str, Any]
-
-    @property
-    def model(self) -> str:
-        return self.raw["model"]
-
-    @property
-    def task(self) -> str:
-        return self.raw["task"]
-
-    @property
-    def method(self) -> str:
-        return self.raw["method"]
-
-    @property
-    def metric(self) -> str:
-        return self.raw["metric"]
-
-    @property
-    def direction(self) -> Direction:
-        return wording.metric_style(self.metric).direction
-
-    @property
-    def trials(self) -> list[dict[str, Any]]:
-        return self.raw["trials"]
-
-    @property
-    def optimum(self) -> dict[str, Any] | None:
-        return self.raw["optimum"]
-
-    @property
-    def proposed_by(self) -> str | None:
-        """ "optuna 5.0.0"; of several versions, which proposed which trials; None of a grid."""
-        return self.raw["proposed_by"]
-
-    @property
-    def importance(self) -> Mapping[str, float]:
-        return self.raw["importance"] or {}
-
-    @cached_property
-    def edges(self) -> dict[str, dict[str, Any]]:
-        """Setting -> the end of its range at which the optimum lies."""
-        return {edge["name"]: edge for edge in self.raw["edges"]}
-
-    @property
-    def finals(self) -> list[float | None]:
-        """What each trial scored in the end, in order; None where it was ended early or diverged."""
-        return [trial["value"] if trial["state"] == "complete" else None for trial in self.trials]
-
-    def count(self, state: str) -> int:
-        return sum(trial["state"] == state for trial in self.trials)
-
-    def total(self, key: str) -> float:
-        return sum(trial[key] for trial in self.trials)
+def direction_of(search: SearchFacts) -> Direction:
+    """Which scores of it are better."""
+    return wording.metric_style(search.metric).direction
 
 
-def searches_of(facts: Facts) -> list[SearchRow]:
+def searches_of(facts: Facts) -> list[SearchFacts]:
     """Those that ended, in the study's order."""
-    rows = [SearchRow(raw) for raw in facts.raw.get("search") or []]
     places = {(model, task, method): None for model, task in facts.cells for method in facts.methods}
     order = {key: place for place, key in enumerate(places)}
-    return sorted(rows, key=lambda row: order.get((row.model, row.task, row.method), len(order)))
+    return sorted(facts.stated.search, key=lambda row: order.get((row.model, row.task, row.method), len(order)))
 
 
-def cells_of(facts: Facts) -> dict[tuple[str, str], list[SearchRow]]:
+def finals_of(search: SearchFacts) -> list[float | None]:
+    """What each trial scored in the end, in order; None where it was ended early or diverged."""
+    return [trial.value if trial.state == "complete" else None for trial in search.trials]
+
+
+def edges_of(search: SearchFacts) -> dict[str, EdgeFacts]:
+    """Setting -> the end of its range at which the optimum lies."""
+    return {edge.name: edge for edge in search.edges}
+
+
+def count(search: SearchFacts, state: str) -> int:
+    """Trials that ended so."""
+    return sum(trial.state == state for trial in search.trials)
+
+
+def total(search: SearchFacts, figure: Callable[[TrialFacts], float]) -> float:
+    """A figure summed over the trials."""
+    return sum(figure(trial) for trial in search.trials)
+
+
+def cells_of(facts: Facts) -> dict[tuple[str, str], list[SearchFacts]]:
     """(model, task) -> its searches."""
-    found: dict[tuple[str, str], list[SearchRow]] = {}
+    found: dict[tuple[str, str], list[SearchFacts]] = {}
     for row in searches_of(facts):
         found.setdefault((row.model, row.task), []).append(row)
     return found
 
 
-def saved_fraction(rows: Iterable[SearchRow]) -> float | None:
+def saved_fraction(rows: Iterable[SearchFacts]) -> float | None:
     """Share of the training tokens that pruning spared; None where there was nothing to train."""
     rows = list(rows)
-    whole = sum(row.total("unpruned_tokens") for row in rows)
-    return 1 - sum(row.total("tokens") for row in rows) / whole if whole else None
+    whole = sum(total(row, lambda trial: trial.unpruned_tokens) for row in rows)
+    return 1 - sum(total(row, lambda trial: trial.tokens) for row in rows) / whole if whole else None
 
 
 def setting(name: str) -> str:

@@ -10,7 +10,18 @@ from lorascope.report.page.document import Block, Bullets, Illustration
 from lorascope.report.page.facts import Facts
 from lorascope.report.search import importance, progress
 from lorascope.report.search import tables as search_tables
-from lorascope.report.search.rows import SAMPLERS, SearchRow, cells_of, saved_fraction, searches_of, setting, value_text
+from lorascope.report.search.rows import (
+    SAMPLERS,
+    cells_of,
+    count,
+    direction_of,
+    saved_fraction,
+    searches_of,
+    setting,
+    value_text,
+)
+from lorascope.stats.facts.declared import SearchDeclared
+from lorascope.stats.facts.searches import SearchFacts
 
 
 def search_blocks(facts: Facts) -> list[Block | None]:
@@ -30,14 +41,14 @@ def search_blocks(facts: Facts) -> list[Block | None]:
 def answer(facts: Facts) -> Iterator[str]:
     """How the optima were found, which of them lie at an end, and what pruning spared."""
     searches = searches_of(facts)
-    spec = facts.study["search"]
-    seeds = wording.listing(str(seed) for seed in spec["seeds"])
+    spec = facts.study.search or SearchDeclared()
+    seeds = wording.listing(str(seed) for seed in spec.seeds)
     trials = wording.range_text([len(search.trials) for search in searches])
     one_version = _one_version(searches)
     yield (
-        f"{trials} trials for every task and method, proposed {spec['at_once']} at once by {SAMPLERS[spec['sampler']]}"
+        f"{trials} trials for every task and method, proposed {spec.at_once} at once by {SAMPLERS[spec.sampler]}"
         f"{f' in {one_version}' if one_version else ''}, "
-        f"each trained with {wording.plural(len(spec['seeds']), 'seed')} ({seeds}) that no run of the study has, and scored "
+        f"each trained with {wording.plural(len(spec.seeds), 'seed')} ({seeds}) that no run of the study has, and scored "
         "on the validation set alone."
     )
     for search in searches:
@@ -46,17 +57,17 @@ def answer(facts: Facts) -> Iterator[str]:
                 f"The trials of {wording.name(search.method)} on {facts.place(search.model, search.task)} were proposed by "
                 f"{search.proposed_by}."
             )
-    if spec["train_examples"] is not None:
-        of_runs = facts.study["data"]["train_examples"]
+    if spec.train_examples is not None:
+        of_runs = facts.study.data.train_examples
         runs = f"at most {wording.count(of_runs)}" if of_runs else "all of them"
-        yield f"A trial saw at most {wording.count(spec['train_examples'])} training examples, a run {runs}."
+        yield f"A trial saw at most {wording.count(spec.train_examples)} training examples, a run {runs}."
     for search in searches:
-        for edge in search.edges.values():
-            extended = "although the range was extended once, " if search.raw["extended"] else ""
+        for edge in search.edges:
+            extended = "although the range was extended once, " if search.extended else ""
             yield (
-                f"**At an end of its range**: {extended}the best {setting(edge['name'])} for "
+                f"**At an end of its range**: {extended}the best {setting(edge.name)} for "
                 f"{wording.name(search.method)} on {facts.place(search.model, search.task)} is "
-                f"{value_text(edge['name'], edge['value'])}; a range to {value_text(edge['name'], edge['further'])} would show "
+                f"{value_text(edge.name, edge.value)}; a range to {value_text(edge.name, edge.further)} would show "
                 "whether there is a better one."
             )
         if search.optimum is None:
@@ -65,13 +76,14 @@ def answer(facts: Facts) -> Iterator[str]:
                 f"{facts.place(search.model, search.task)} diverged, so nothing was trained."
             )
     saved = saved_fraction(searches)
-    if spec["pruning"] != "none" and saved is not None:
-        pruned = sum(search.count("pruned") for search in searches)
+    if spec.pruning != "none" and saved is not None:
+        pruned = sum(count(search, "pruned") for search in searches)
         of = sum(len(search.trials) for search in searches)
-        yield f"Pruning ended {pruned} of {of} trials early and saved {wording.fraction(saved, 0)} of the training tokens."
+        saved_text = f"{wording.fraction(saved, 0)} of the training {facts.unit}s"
+        yield f"Pruning ended {pruned} of {of} trials early and saved {saved_text}."
 
 
-def _one_version(searches: Sequence[SearchRow]) -> str | None:
+def _one_version(searches: Sequence[SearchFacts]) -> str | None:
     """The version of the sampler that proposed every trial of every search; None where several did, and of a grid."""
     found = {search.proposed_by for search in searches}
     (who,) = found if len(found) == 1 else (None,)
@@ -87,20 +99,20 @@ def _marks(facts: Facts) -> str:
     """What the marks of a trial mean, of those that occur."""
     searches = searches_of(facts)
     kinds = ["Marker: a trial trained to its end, large: the optimum"]
-    if any(search.count("pruned") for search in searches):
+    if any(count(search, "pruned") for search in searches):
         kinds.append("small and pale: one that was pruned, at its last score")
-    if any(search.count("diverged") for search in searches):
+    if any(count(search, "diverged") for search in searches):
         kinds.append(f"cross at the {_worse_end(searches)}: one that diverged")
     return "; ".join(kinds)
 
 
-def _worse_end(searches: Sequence[SearchRow]) -> str:
-    ends = {"bottom" if search.direction == "higher" else "top" for search in searches}
+def _worse_end(searches: Sequence[SearchFacts]) -> str:
+    ends = {"bottom" if direction_of(search) == "higher" else "top" for search in searches}
     return ends.pop() if len(ends) == 1 else "worse end"
 
 
 def _progress(facts: Facts) -> Illustration:
-    pruned = any(search.count("pruned") for search in searches_of(facts))
+    pruned = any(count(search, "pruned") for search in searches_of(facts))
     at_last = ", a pruned one at its last score" if pruned else ""
     return Illustration(
         name="search_progress",
@@ -113,7 +125,7 @@ def _progress(facts: Facts) -> Illustration:
 
 
 def _rates(facts: Facts) -> Illustration | None:
-    if not any("learning_rate" in search.raw["space"] for search in searches_of(facts)):
+    if not any("learning_rate" in search.space for search in searches_of(facts)):
         return None
     return Illustration(
         name="search_rates",

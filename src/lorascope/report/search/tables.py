@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from lorascope.report.page import wording
 from lorascope.report.page.document import Column, Table
 from lorascope.report.page.facts import Facts
-from lorascope.report.search.rows import SearchRow, range_of, saved_fraction, searches_of, setting, value_text
+from lorascope.report.search.rows import (
+    count,
+    direction_of,
+    edges_of,
+    range_of,
+    saved_fraction,
+    searches_of,
+    setting,
+    total,
+    value_text,
+)
+from lorascope.stats.facts.searches import SearchFacts
 
 
 def optima_table(facts: Facts) -> Table | None:
@@ -16,20 +27,21 @@ def optima_table(facts: Facts) -> Table | None:
     for search in searches_of(facts):
         if search.optimum is None:
             continue
-        for name, dimension in search.raw["space"].items():
-            edge = search.edges.get(name)
+        edges, importance = edges_of(search), search.importance or {}
+        for name, dimension in search.space.items():
+            edge = edges.get(name)
             if edge is not None:
                 marked.add(len(rows))
-            share = search.importance.get(name)
+            share = importance.get(name)
             rows.append(
                 (
                     facts.place(search.model, search.task),
                     wording.name(search.method),
                     setting(name),
-                    value_text(name, search.optimum["params"][name]),
+                    value_text(name, search.optimum.params[name]),
                     range_of(name, dimension),
                     wording.ABSENT if share is None else wording.fraction(share, 0),
-                    f"{edge['side']}: extend to {value_text(name, edge['further'])}" if edge else "",
+                    f"{edge.side}: extend to {value_text(name, edge.further)}" if edge else "",
                 )
             )
     if not rows:
@@ -49,12 +61,12 @@ def optima_table(facts: Facts) -> Table | None:
 
 
 def _basis(facts: Facts) -> str:
-    early = any(search.raw["importance_of"] == "first look" for search in searches_of(facts))
+    early = any(search.importance_of == "first look" for search in searches_of(facts))
     return ", or of their scores at the first look, where few were trained to their end" if early else ""
 
 
-def _extreme(searches: Sequence[SearchRow]) -> str:
-    ends = {"largest" if search.direction == "higher" else "smallest" for search in searches}
+def _extreme(searches: Sequence[SearchFacts]) -> str:
+    ends = {"largest" if direction_of(search) == "higher" else "smallest" for search in searches}
     return ends.pop() if len(ends) == 1 else "best"
 
 
@@ -66,22 +78,22 @@ def budget_table(facts: Facts) -> Table | None:
             facts.place(search.model, search.task),
             wording.name(search.method),
             wording.count(len(search.trials)),
-            wording.count(search.count("complete")),
-            wording.count(search.count("pruned")),
-            wording.count(search.count("diverged")),
-            wording.score(search.metric, search.optimum["value"]) if search.optimum else wording.ABSENT,
-            wording.count(search.total("updates")),
-            wording.magnitude(search.total("tokens")),
-            wording.fraction(saved_fraction([search])) if search.count("pruned") else wording.ABSENT,
-            wording.duration(search.total("training_seconds") + search.total("evaluation_seconds")),
+            wording.count(count(search, "complete")),
+            wording.count(count(search, "pruned")),
+            wording.count(count(search, "diverged")),
+            wording.score(search.metric, search.optimum.value) if search.optimum else wording.ABSENT,
+            wording.count(total(search, lambda trial: trial.updates)),
+            wording.magnitude(total(search, lambda trial: trial.tokens)),
+            wording.fraction(saved_fraction([search])) if count(search, "pruned") else wording.ABSENT,
+            wording.duration(total(search, lambda trial: trial.training_seconds + trial.evaluation_seconds)),
         )
         for search in searches
     ]
     if not rows:
         return None
     headings = (
-        "task", "method", "trials", "to the end", "pruned", "diverged", "best on validation", "updates", "tokens",
-        "tokens spared", "time",
+        "task", "method", "trials", "to the end", "pruned", "diverged", "best on validation", "updates", f"{facts.unit}s",
+        f"{facts.unit}s spared", "time",
     )  # fmt: skip
     return Table(
         name="search_budget",

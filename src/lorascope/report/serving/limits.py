@@ -58,7 +58,7 @@ def _dropped(facts: Facts) -> Iterator[str]:
 def _engine(facts: Facts) -> Iterator[str]:
     names = dict.fromkeys(serving_of(facts).engines)
     if names:
-        over_http = any(str(fact.get("engine")).endswith("-server") for fact in facts.engines)
+        over_http = any(fact.engine.endswith("-server") for fact in facts.served.engines)
         where = (
             "by a client of its HTTP server on the same machine: no network, and server and client share the processors"
             if over_http
@@ -68,7 +68,7 @@ def _engine(facts: Facts) -> Iterator[str]:
             f"Serving was measured on {wording.listing(names)}, {where}; another engine or version may order the arms "
             f"differently."
         )
-    if any(str(fact.get("engine")) == "transformers" for fact in facts.engines):
+    if any(fact.engine == "transformers" for fact in facts.served.engines):
         yield (
             "The engine `transformers` is not a server for production: it batches requests but has neither paged attention "
             "nor kernels for many adapters, so its overheads are not those of a real deployment."
@@ -77,8 +77,8 @@ def _engine(facts: Facts) -> Iterator[str]:
 
 def _eager(facts: Facts) -> Iterator[str]:
     """vLLM does not compile with LoRA on CPU, so we let no arm compile."""
-    on_cpu = [fact for fact in facts.engines if fact["device"] == "cpu"]
-    if any("vllm" in str(fact.get("engine")) for fact in on_cpu):
+    on_cpu = [fact for fact in facts.served.engines if fact.device == "cpu"]
+    if any("vllm" in fact.engine for fact in on_cpu):
         yield (
             "On the CPU vLLM turns compilation off where it serves LoRA, so base, full and merged ran uncompiled too: "
             "alone they could be faster than shown here, and the overhead of adapters larger."
@@ -86,8 +86,8 @@ def _eager(facts: Facts) -> Iterator[str]:
 
 
 def _machine(facts: Facts) -> Iterator[str]:
-    if facts.engines:
-        devices = wording.listing(dict.fromkeys(str(fact.get("device_name")) for fact in facts.engines))
+    if facts.served.engines:
+        devices = wording.listing(dict.fromkeys(str(fact.device_name) for fact in facts.served.engines))
         yield (
             f"Latencies are those of one machine ({devices}). Arms took turns in random order within a repeat, but "
             f"lorascope cannot see whether the machine did other work at the same time."

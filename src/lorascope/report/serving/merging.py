@@ -15,14 +15,14 @@ from lorascope.report.study.ledger import number_columns
 def merging_table(facts: Facts) -> Table | None:
     rows = tuple(
         (
-            place_name(facts, (row["model"], row["workload"])),
-            row["what"],
-            row["dtype"],
-            wording.drift(row["max_abs_logit_difference"]),
-            wording.drift(row["max_probability_difference"]),
-            f"{wording.fraction(row['flip_rate'])} of {wording.count(row['n'])}",
+            place_name(facts, (row.model, row.workload)),
+            row.what,
+            row.dtype,
+            wording.drift(row.max_abs_logit_difference),
+            wording.drift(row.max_probability_difference),
+            f"{wording.fraction(row.flip_rate)} of {wording.count(row.n)}",
         )
-        for row in facts.serving_merging
+        for row in facts.served.merging
     )
     if not rows:
         return None

@@ -19,6 +19,7 @@ from lorascope.report.serving.rows import (
     serving_of,
 )
 from lorascope.report.study.ledger import number_columns
+from lorascope.stats.facts.served import ServedGateFacts
 from lorascope.stats.interval import Interval
 from lorascope.stats.serving.advice import STATES
 from lorascope.stats.serving.analysis import ServingCell, ServingOverhead
@@ -115,16 +116,16 @@ def _range(interval: Interval | None) -> str:
 
 def gates_table(facts: Facts) -> Table | None:
     """Equivalence with the offline model, the repeats of a gate in one row; what failed is marked."""
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for gate in facts.serving_gates:
-        key = (gate["model"], gate["workload"], gate["arm"], gate.get("setting", "default"), gate["what"])
+    groups: dict[tuple[str, ...], list[ServedGateFacts]] = {}
+    for gate in facts.served.gates:
+        key = (gate.model, gate.workload, gate.arm, gate.setting, gate.what)
         groups.setdefault(key, []).append(gate)
     rows, marked = [], set()
     for (model, workload, arm, setting, what), gates in groups.items():
-        failed = sum(not gate["passed"] for gate in gates)
+        failed = sum(not gate.passed for gate in gates)
         if failed:
             marked.add(len(rows))
-        worst = min(gates, key=lambda gate: (gate["passed"], gate["value"] * (1 if what == "token match" else -1)))
+        worst = min(gates, key=lambda gate: (gate.passed, gate.value * (1 if what == "token match" else -1)))
         least = "at least" if what == "token match" else "at most"
         rows.append(
             (
@@ -132,11 +133,11 @@ def gates_table(facts: Facts) -> Table | None:
                 arm_name(arm) if setting == "default" else f"{arm_name(arm)}, {setting}",
                 what,
                 "failed" if failed else "passed",
-                wording.drift(worst["value"]),
-                f"{least} {wording.drift(worst['tolerance'])}",
-                wording.count(worst["n"]),
+                wording.drift(worst.value),
+                f"{least} {wording.drift(worst.tolerance)}",
+                wording.count(worst.n),
                 f"{len(gates) - failed} of {len(gates)}",
-                worst.get("detail") or wording.ABSENT,
+                worst.detail or wording.ABSENT,
             )
         )
     if not rows:
@@ -160,18 +161,18 @@ def gates_table(facts: Facts) -> Table | None:
 def engines_table(facts: Facts) -> Table | None:
     """What served each arm, with the settings in effect; processes that are alike in one row."""
     groups: dict[tuple[str, ...], int] = {}
-    for fact in facts.engines:
-        if not fact.get("versions"):
+    for fact in facts.served.engines:
+        if not fact.versions:
             continue
         key = (
-            place_name(facts, (fact["model"], fact["workload"])),
-            arm_name(fact["arm"]),
-            str(fact.get("setting", "default")),
-            f"{fact['engine']} ({', '.join(f'{k} {v}' for k, v in fact['versions'].items())})",
-            str(fact.get("device_name")),
-            _settings(fact.get("settings") or {}),
-            str(fact.get("head") or wording.ABSENT),
-            "; ".join(fact.get("notes") or []) or wording.ABSENT,
+            place_name(facts, (fact.model, fact.workload)),
+            arm_name(fact.arm),
+            fact.setting,
+            f"{fact.engine} ({', '.join(f'{k} {v}' for k, v in fact.versions.items())})",
+            str(fact.device_name),
+            _settings(fact.settings),
+            fact.head or wording.ABSENT,
+            "; ".join(fact.notes) or wording.ABSENT,
         )
         groups[key] = groups.get(key, 0) + 1
     if not groups:
@@ -302,13 +303,13 @@ def switching_table(facts: Facts) -> Table | None:
 def failures_table(facts: Facts) -> Table | None:
     rows = tuple(
         (
-            place_name(facts, (row["model"], row["workload"])),
-            arm_name(row["arm"]),
-            str(row.get("setting", "default")),
-            wording.count(row["repeat"] + 1) if row.get("repeat") is not None else wording.ABSENT,
-            " ".join(str(row["text"]).split()),
+            place_name(facts, (row.model, row.workload)),
+            arm_name(row.arm),
+            row.setting,
+            wording.count(row.repeat + 1) if row.repeat is not None else wording.ABSENT,
+            " ".join(row.text.split()),
         )
-        for row in facts.serving_failures
+        for row in facts.served.failures
     )
     return Table(
         name="serving_failures",

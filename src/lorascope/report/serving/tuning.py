@@ -6,9 +6,8 @@ and a gain is claimed only where that interval lies above none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from lorascope.report.page import wording
 from lorascope.report.page.document import Block, Bullets, Column, Illustration, Table
@@ -24,6 +23,7 @@ from lorascope.report.serving.rows import (
     places_of,
     repeats_text,
 )
+from lorascope.stats.facts.served import LeverTrialFacts
 from lorascope.stats.serving.analysis import Tuning
 
 _OUTCOMES = {
@@ -46,13 +46,13 @@ def _answer(facts: Facts) -> Iterator[str]:
         trials = _trials_of(facts, place)
         if trials:
             where = wording.sentence(place_name(facts, place)).rstrip(".")
-            yield f"{where}, tuning {arm_name(trials[0]['arm'])}: {_found(trials)}{_gain(facts, place, trials)}"
+            yield f"{where}, tuning {arm_name(trials[0].arm)}: {_found(trials)}{_gain(facts, place, trials)}"
 
 
-def _found(trials: Sequence[Mapping[str, Any]]) -> str:
-    tried = sum(trial["outcome"] == "measured" for trial in trials) - 1
+def _found(trials: Sequence[LeverTrialFacts]) -> str:
+    tried = sum(trial.outcome == "measured" for trial in trials) - 1
     if tried < 0:
-        return f"the default setting itself could not be tried ({trials[0]['reason']}), so nothing was searched."
+        return f"the default setting itself could not be tried ({trials[0].reason}), so nothing was searched."
     chosen = _chosen(trials)
     searched = f"of {wording.plural(tried, 'setting')} other than the default, "
     if chosen is None:
@@ -60,11 +60,11 @@ def _found(trials: Sequence[Mapping[str, Any]]) -> str:
     return f"{searched}{_levers(chosen)} was the fastest in the search."
 
 
-def _chosen(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return next((trial for trial in trials if trial["chosen"]), None)
+def _chosen(trials: Sequence[LeverTrialFacts]) -> LeverTrialFacts | None:
+    return next((trial for trial in trials if trial.chosen), None)
 
 
-def _gain(facts: Facts, place: Place, trials: Sequence[Mapping[str, Any]]) -> str:
+def _gain(facts: Facts, place: Place, trials: Sequence[LeverTrialFacts]) -> str:
     """What the chosen setting gains in the study's own repeats, by batch size."""
     if _chosen(trials) is None:
         return ""
@@ -114,17 +114,17 @@ def trials_table(facts: Facts) -> Table | None:
     for place in places_of(facts):
         trials = _trials_of(facts, place)
         for trial in trials:
-            if trial["chosen"]:
+            if trial.chosen:
                 marked.add(len(rows))
-            over_default = trial["cost_ms"] and trials[0]["cost_ms"] and trial["cost_ms"] / trials[0]["cost_ms"]
+            over_default = trial.cost_ms and trials[0].cost_ms and trial.cost_ms / trials[0].cost_ms
             rows.append(
                 (
                     place_name(facts, place),
                     _levers(trial),
-                    ", ".join(f"{size}: {wording.significant(ms, 3)}" for size, ms in trial["batch_ms"].items())
+                    ", ".join(f"{size}: {wording.significant(ms, 3)}" for size, ms in trial.batch_ms.items())
                     or wording.ABSENT,
-                    percent(over_default) if trial["levers"] else wording.ABSENT,
-                    "chosen" if trial["chosen"] else _OUTCOMES[trial["outcome"]].format(trial["reason"]),
+                    percent(over_default) if trial.levers else wording.ABSENT,
+                    "chosen" if trial.chosen else _OUTCOMES[trial.outcome].format(trial.reason),
                 )
             )
     if not rows:
@@ -141,10 +141,10 @@ def trials_table(facts: Facts) -> Table | None:
     )
 
 
-def _trials_of(facts: Facts, place: Place) -> list[Mapping[str, Any]]:
+def _trials_of(facts: Facts, place: Place) -> list[LeverTrialFacts]:
     """In the order they were made: the default first."""
-    return [trial for trial in facts.serving_trials if (trial["model"], trial["workload"]) == place]
+    return [trial for trial in facts.served.trials if (trial.model, trial.workload) == place]
 
 
-def _levers(trial: Mapping[str, Any]) -> str:
-    return " + ".join(trial["levers"]) or "default"
+def _levers(trial: LeverTrialFacts) -> str:
+    return " + ".join(trial.levers) or "default"

@@ -20,7 +20,8 @@ _RIGHT = 0.55
 
 @dataclass(frozen=True)
 class CostMeasure:
-    """key: field of a run. units: (name, size in the field's own unit), the smallest first."""
+    """key: field of a run. units: (name, size in the field's own unit), the smallest first; {unit} in a name stands for what
+    the size of an example counts."""
 
     key: str
     label: str
@@ -34,7 +35,7 @@ class CostMeasure:
 _BYTES = (("KiB", 2.0**10), ("MiB", 2.0**20), ("GiB", 2.0**30))
 MEASURES = (
     CostMeasure("training_seconds", "training time of a run", (("s", 1.0), ("min", 60.0), ("h", 3600.0))),
-    CostMeasure("tokens_per_second", "throughput without padding", (("tokens/s", 1.0), ("thousand tokens/s", 1e3))),
+    CostMeasure("tokens_per_second", "throughput without padding", (("{unit}s/s", 1.0), ("thousand {unit}s/s", 1e3))),
     CostMeasure("peak_memory_bytes", "peak memory", _BYTES),
     CostMeasure(
         "trainable_parameters", "trainable parameters", (("thousands", 1e3), ("millions", 1e6), ("billions", 1e9))
@@ -64,7 +65,7 @@ def draw_cost(facts: Facts, width: float) -> Figure:
 
 def values(facts: Facts, model: str, method: str, key: str, *, task: str | None = None) -> list[float]:
     """One value a run, the missing ones left out."""
-    found = (wording.as_float(run.get(key)) for run in facts.cell_runs(model, task, method))
+    found = (wording.as_float(getattr(run, key)) for run in facts.cell_runs(model, task, method))
     return [value for value in found if value is not None]
 
 
@@ -99,6 +100,6 @@ def _panel(axes: Axes, facts: Facts, measure: CostMeasure, *, model: str) -> Non
     axes.margins(x=0.04)
     axes.set_yticks([])
     axes.locator_params(axis="x", nbins=4)
-    canvas.axis_label(axes, unit)
+    canvas.axis_label(axes, unit.format(unit=facts.unit))
     owner = f" · {model}" if len(facts.models) > 1 else ""
     canvas.panel_title(axes, measure.label + owner, left=_LEFT - 0.05)

@@ -6,6 +6,7 @@ the single seeds go on as thin lines, because a mean over fewer and fewer runs w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from lorascope.report.page import canvas, wording
@@ -66,7 +67,7 @@ def _panel(axes: Axes, facts: Facts, rows: pd.DataFrame, *, scale: float, mark_b
     axes.grid(True, axis="y", color=canvas.GRID, linewidth=0.7)
     axes.grid(False, axis="x")
     ends: list[tuple[str, float]] = []
-    best = {run["run"]: run["best_update"] for run in facts.runs} if mark_best else {}
+    best = {run.run: run.best_update for run in facts.runs if run.best_update is not None} if mark_best else {}
     for method in facts.methods:
         here = rows.query("method == @method")
         if here.empty:
@@ -92,7 +93,7 @@ def _smooth(seeds: pd.DataFrame) -> pd.DataFrame:
     return cast("pd.DataFrame", seeds.groupby((window + 0.5) * width).mean())
 
 
-def _lines(axes: Axes, facts: Facts, seeds: pd.DataFrame, *, method: str, best: dict[str, int]) -> float:
+def _lines(axes: Axes, facts: Facts, seeds: pd.DataFrame, *, method: str, best: Mapping[str, int]) -> float:
     """Draw one method; returns the y where its label belongs."""
     tint = canvas.colour(facts.methods, method)
     common = seeds.dropna()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lorascope.report.page import canvas, wording
 from lorascope.report.page.facts import Facts
@@ -198,13 +198,13 @@ def _margins(facts: Facts, metric: str) -> dict[float, list[str]]:
     them."""
     worse = -1 if wording.metric_style(metric).direction == "higher" else 1
     margins: dict[float, list[str]] = {}
-    declared: dict[str, Any] = facts.study.get("hypotheses") or {}
     for result in facts.analysis.hypotheses:
-        hypothesis = declared.get(result.name, {})
-        margin = hypothesis.get("margin")
-        if margin is None or metric not in {facts.hypothesis_metric(result, task=task) for task in facts.tasks}:
+        hypothesis = facts.study.hypotheses.get(result.name)
+        margin = hypothesis.margin if hypothesis else None
+        metrics = {facts.hypothesis_metric(result, task=task) for task in facts.tasks}
+        if hypothesis is None or margin is None or metric not in metrics:
             continue
-        for x in (-margin, margin) if "equivalent" in hypothesis else (worse * margin,):
+        for x in (-margin, margin) if hypothesis.equivalent is not None else (worse * margin,):
             margins.setdefault(x, []).append(result.name)
     return margins
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import Any
 
 from lorascope.report.page import wording
 from lorascope.report.page.document import Column, Table
 from lorascope.report.page.facts import Facts
 from lorascope.report.study.cost import values
+from lorascope.stats.facts.found import FailureFacts, GateFacts
 
 
 def number_columns(*headings: str, numeric_from: int = 1) -> tuple[Column, ...]:
@@ -53,18 +53,17 @@ def cost_table(facts: Facts) -> Table | None:
             )
     if not rows:
         return None
-    headings = ("task", "method", "runs", "training time", "updates", "step", "tokens/s", "padding", "MFU")
+    headings = ("task", "method", "runs", "training time", "updates", "step", f"{facts.unit}s/s", "padding", "MFU")
     headings += ("peak memory", "trainable parameters", "export", "energy")
-    shared = {(run["device"], run["precision"]) for run in facts.runs}
+    shared = {(run.device, run.precision) for run in facts.runs}
     place = wording.listing(sorted(f"{device} in {precision}" for device, precision in shared))
     return Table(
         name="cost",
         title="Cost of one run",
         columns=number_columns(*headings, numeric_from=2),
         rows=tuple(rows),
-        note=f"Medians over runs, measured on {place}. Tokens/s leaves padding out; MFU is the share of the "
-        f"device's peak "
-        "arithmetic that the model's own operations use; a dash: not measured.",
+        note=f"Medians over runs, measured on {place}. {facts.unit.capitalize()}s/s leaves padding out; MFU is the "
+        "share of the device's peak arithmetic that the model's own operations use; a dash: not measured.",
     )
 
 
@@ -72,21 +71,21 @@ def gates_table(facts: Facts) -> Table | None:
     """Failed gates first; gates that held are summed up by kind, because they need no attention."""
     if not facts.gates:
         return None
-    failed = [gate for gate in facts.gates if not gate["passed"]]
-    kinds = list(dict.fromkeys(gate["gate"] for gate in facts.gates))
+    failed = [gate for gate in facts.gates if not gate.passed]
+    kinds = list(dict.fromkeys(gate.gate for gate in facts.gates))
     rows: list[tuple[str, ...]] = [
         (
-            gate["gate"],
+            gate.gate,
             "FAILED",
             _where(facts, gate),
-            wording.compact(gate["value"]),
-            wording.compact(gate["threshold"]),
-            gate["detail"],
+            wording.compact(gate.value),
+            wording.compact(gate.threshold),
+            gate.detail,
         )
         for gate in failed
     ]
     for kind in kinds:
-        held = [gate for gate in facts.gates if gate["gate"] == kind and gate["passed"]]
+        held = [gate for gate in facts.gates if gate.gate == kind and gate.passed]
         if held:
             rows.append(_held_row(facts, kind, held))
     return Table(
@@ -108,14 +107,14 @@ def gates_table(facts: Facts) -> Table | None:
     )
 
 
-def _held_row(facts: Facts, kind: str, held: list[dict[str, Any]]) -> tuple[str, ...]:
-    numbers = [number for gate in held if (number := wording.as_float(gate["value"])) is not None]
-    thresholds = {gate["threshold"] for gate in held} - {None}
+def _held_row(facts: Facts, kind: str, held: list[GateFacts]) -> tuple[str, ...]:
+    numbers = [number for gate in held if (number := wording.as_float(gate.value)) is not None]
+    thresholds = {gate.threshold for gate in held if gate.threshold is not None}
     ends = [wording.compact(number) for number in (min(numbers), max(numbers))] if numbers else [wording.ABSENT]
-    details = list(dict.fromkeys(gate["detail"] for gate in held))
+    details = list(dict.fromkeys(gate.detail for gate in held))
     return (
         kind,
-        "held" if len(held) == 1 else f"held, {len(held)} of {sum(g['gate'] == kind for g in facts.gates)}",
+        "held" if len(held) == 1 else f"held, {len(held)} of {sum(g.gate == kind for g in facts.gates)}",
         _where(facts, held[0]) if len(held) == 1 else "",
         " to ".join(dict.fromkeys(ends)),
         wording.compact(thresholds.pop()) if len(thresholds) == 1 else wording.ABSENT,
@@ -123,12 +122,12 @@ def _held_row(facts: Facts, kind: str, held: list[dict[str, Any]]) -> tuple[str,
     )
 
 
-def _where(facts: Facts, row: dict[str, Any]) -> str:
-    place = facts.place(row["model"], row["task"]) if row.get("model") and row.get("task") else row.get("model") or ""
+def _where(facts: Facts, row: GateFacts | FailureFacts) -> str:
+    place = facts.place(row.model, row.task) if row.model and row.task else row.model or ""
     parts = [
         place,
-        wording.name(row["method"]) if row.get("method") else "",
-        f"seed {row['seed']}" if row.get("seed") is not None else "",
+        wording.name(row.method) if row.method else "",
+        f"seed {row.seed}" if row.seed is not None else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -141,7 +140,7 @@ def failures_table(facts: Facts) -> Table | None:
         title="What failed",
         columns=number_columns("step", "where", "error", "what it said", numeric_from=9),
         rows=tuple(
-            (f"{row['kind']} ({row['step']})", _where(facts, row), row["error"], " ".join(row["text"].split()))
+            (f"{row.kind} ({row.step})", _where(facts, row), row.error, " ".join(row.text.split()))
             for row in facts.failures
         ),
         marked=frozenset(range(len(facts.failures))),
@@ -149,19 +148,19 @@ def failures_table(facts: Facts) -> Table | None:
 
 
 def protocol_gap_table(facts: Facts) -> Table | None:
-    gaps = facts.raw.get("protocol_gap") or []
+    gaps = facts.stated.protocol_gap or ()
     if not gaps:
         return None
     rows = []
     for row in gaps:
-        metric = facts.primary_metric(row["task"])
-        gap = None if row["strict"] is None or row["paper"] is None else row["paper"] - row["strict"]
+        metric = facts.primary_metric(row.task)
+        gap = None if row.strict is None or row.paper is None else row.paper - row.strict
         rows.append(
             (
-                facts.place(row["model"], row["task"]),
-                wording.name(row["method"]),
-                wording.score(metric, row["strict"]),
-                wording.score(metric, row["paper"]),
+                facts.place(row.model, row.task),
+                wording.name(row.method),
+                wording.score(metric, row.strict),
+                wording.score(metric, row.paper),
                 wording.gap(metric, gap),
             )
         )

@@ -21,7 +21,7 @@ def limitations(facts: Facts) -> tuple[str, ...]:
 
 
 def _missing_runs(facts: Facts) -> Iterator[str]:
-    missing = facts.raw.get("missing_runs") or 0
+    missing = facts.stated.missing_runs
     if missing:
         planned = missing + len(facts.runs)
         yield (
@@ -32,9 +32,9 @@ def _missing_runs(facts: Facts) -> Iterator[str]:
 
 
 def _failed_gates(facts: Facts) -> Iterator[str]:
-    failed = [gate for gate in facts.gates if not gate["passed"]]
+    failed = [gate for gate in facts.gates if not gate.passed]
     if failed:
-        kinds = wording.listing(dict.fromkeys(gate["gate"] for gate in failed))
+        kinds = wording.listing(dict.fromkeys(gate.gate for gate in failed))
         yield (
             f"{wording.plural(len(failed), 'validity gate')} failed ({kinds}): the parts of the study "
             f"behind them prove nothing."
@@ -48,9 +48,9 @@ def _weak_arms(facts: Facts) -> Iterator[str]:
             continue
         style = wording.metric_style(score.metric)
         rivals = [
-            row["name"]
+            row.name
             for row in facts.cell_baselines(score.model, score.task, metric=score.metric)
-            if not style.is_better(score.mean, row["mean"])
+            if not style.is_better(score.mean, row.mean)
         ]
         if rivals:
             where = facts.place(score.model, score.task)
@@ -108,18 +108,18 @@ def _power(facts: Facts) -> Iterator[str]:
 
 
 def _margin(facts: Facts, method: str, reference: str) -> float | None:
-    for hypothesis in (facts.study.get("hypotheses") or {}).values():
-        first = hypothesis.get("non_inferior") or hypothesis.get("equivalent")
-        if (first, hypothesis.get("to")) == (method, reference):
-            return hypothesis.get("margin")
+    for hypothesis in facts.study.hypotheses.values():
+        first = hypothesis.non_inferior or hypothesis.equivalent
+        if (first, hypothesis.to) == (method, reference):
+            return hypothesis.margin
     return None
 
 
 def _learning_rates(facts: Facts) -> Iterator[str]:
-    if facts.study.get("search"):
+    if facts.study.search is not None:
         yield from _search(facts)
         return
-    written = {method["name"] for method in facts.study["methods"] if not method.get("hyperparameters")}
+    written = {method.name for method in facts.study.methods if not method.hyperparameters}
     rates = [f"{wording.name(m)} {wording.rate(facts.learning_rate(m))}" for m in facts.methods if m in written]
     if not rates:
         yield "Hyper-parameters were taken from files: only their search can show whether all methods were tuned alike."
@@ -134,11 +134,11 @@ def _learning_rates(facts: Facts) -> Iterator[str]:
 def _search(facts: Facts) -> Iterator[str]:
     """What equal numbers of trials do not make equal, and optima that may not be the best there is."""
     searches = searches_of(facts)
-    given = [method["name"] for method in facts.study["methods"] if method.get("hyperparameters")]
+    given = [method.name for method in facts.study.methods if method.hyperparameters]
     if given:
         names = wording.listing(wording.name(method) for method in given)
         yield f"{names} took hyper-parameters from files and had no search here: the tuning of the methods may differ."
-    changed = {row.method for row in searches if {"epochs", "batch_size"} & set(row.raw["space"])}
+    changed = {row.method for row in searches if {"epochs", "batch_size"} & set(row.space)}
     if changed and changed != {row.method for row in searches}:
         names = wording.listing(wording.name(method) for method in facts.methods if method in changed)
         yield f"Epochs or batch size were searched for {names} alone: numbers of trials are equal, those of updates are not."
@@ -153,8 +153,8 @@ def _search(facts: Facts) -> Iterator[str]:
 def _unfinished_learning(facts: Facts) -> Iterator[str]:
     texts = []
     for method in facts.methods:
-        runs = [run for run in facts.runs if run["method"] == method]
-        last = [run for run in runs if not run["stopped_early"] and (run["best_update"] or 0) >= run["updates"]]
+        runs = [run for run in facts.runs if run.method == method]
+        last = [run for run in runs if not run.stopped_early and (run.best_update or 0) >= (run.updates or 0)]
         if last:
             texts.append(f"{len(last)} of {len(runs)} runs of {wording.name(method)}")
     if texts:
@@ -164,7 +164,7 @@ def _unfinished_learning(facts: Facts) -> Iterator[str]:
 
 
 def _protocol(facts: Facts) -> Iterator[str]:
-    if facts.study.get("protocol") == "paper":
+    if facts.study.protocol == "paper":
         yield (
             "Protocol `paper`: the checkpoint was chosen on the same examples that are reported, so scores "
             "are optimistic. "
@@ -173,12 +173,9 @@ def _protocol(facts: Facts) -> Iterator[str]:
 
 
 def _data_caps(facts: Facts) -> Iterator[str]:
-    caps = facts.study.get("data") or {}
-    named = [
-        f"{key.removesuffix('_examples')} at most {wording.count(caps[key])}"
-        for key in ("train_examples", "validation_examples", "test_examples")
-        if caps.get(key)
-    ]
+    caps = facts.study.data
+    of_splits = {"train": caps.train_examples, "validation": caps.validation_examples, "test": caps.test_examples}
+    named = [f"{split} at most {wording.count(cap)}" for split, cap in of_splits.items() if cap]
     if named:
         yield (
             f"The data were capped ({', '.join(named)} examples a task): scores are not comparable with "
@@ -189,7 +186,7 @@ def _data_caps(facts: Facts) -> Iterator[str]:
 def _truncation(facts: Facts) -> Iterator[str]:
     worst: dict[str, float] = {}
     for task, data in facts.data.items():
-        models = (data.get("truncated_fraction") or {}).values()
+        models = data.truncated_fraction.values()
         worst[task] = max((share for splits in models for share in splits.values()), default=0.0)
     cut = [
         f"{wording.fraction(share)} of {wording.name(task)}"
@@ -197,15 +194,15 @@ def _truncation(facts: Facts) -> Iterator[str]:
         if share > _TRUNCATION_WORTH_NAMING
     ]
     if cut:
-        length = (facts.study.get("train") or {}).get("max_length")
-        yield f"Texts were cut at {length} tokens: up to {wording.listing(cut)} (worst split and model)."
+        length = f"{facts.study.train.max_length} {facts.unit}s"
+        yield f"Texts were cut at {length}: up to {wording.listing(cut)} (worst split and model)."
 
 
 def _duplicates(facts: Facts) -> Iterator[str]:
     left = [
         f"{wording.plural(number, 'text')} of {wording.name(task)} in both {wording.listing(pair.split('~'))}"
         for task, data in facts.data.items()
-        for pair, number in (data.get("duplicates") or {}).items()
+        for pair, number in data.duplicates.items()
         if number
     ]
     if left:
@@ -213,7 +210,7 @@ def _duplicates(facts: Facts) -> Iterator[str]:
 
 
 def _scope(facts: Facts) -> Iterator[str]:
-    sizes = {run["model"]: run["total_parameters"] for run in facts.runs}
+    sizes = {run.model: run.total_parameters for run in facts.runs if run.total_parameters is not None}
     if sizes and max(sizes.values()) < _SMALL_MODEL:
         models = wording.listing(f"{model}, {wording.magnitude(size)}" for model, size in sizes.items())
         subject = "The only model is small" if len(sizes) == 1 else "All models are small"
@@ -228,16 +225,16 @@ def _measurement(facts: Facts) -> Iterator[str]:
     absent = [
         COSTS[key].title
         for key in ("energy_joules", "mfu", "peak_memory_bytes")
-        if all(wording.as_float(run.get(key)) is None for run in facts.runs)
+        if all(wording.as_float(getattr(run, key)) is None for run in facts.runs)
     ]
-    devices = sorted({run["device"] for run in facts.runs})
+    devices = sorted({str(run.device) for run in facts.runs})
     if absent:
         yield f"Not measured on {wording.listing(devices)}: {wording.listing(absent)}."
     if len(devices) > 1:
         yield (
             f"Runs were made on different devices ({wording.listing(devices)}): their times cannot be compared directly."
         )
-    resumed = sum(bool(run["resumed"]) for run in facts.runs)
+    resumed = sum(bool(run.resumed) for run in facts.runs)
     if resumed:
         yield (
             f"{wording.plural(resumed, 'run')} went on after an interruption; results are unaffected, times "
@@ -246,25 +243,25 @@ def _measurement(facts: Facts) -> Iterator[str]:
 
 
 def _shared_device(facts: Facts) -> Iterator[str]:
-    counts = (facts.raw["provenance"].get("hardware") or {}).get("workers_on_device") or 1
+    counts = facts.stated.provenance.hardware.get("workers_on_device") or 1
     most = max(int(count) for count in str(counts).split(", "))
     if most > 1:
         yield (
-            f"Up to {most} runs shared a device: times and tokens/s were measured while other runs ran and say nothing "
-            f"about a run alone, and energy cannot be divided among runs; scores and memory are not affected."
+            f"Up to {most} runs shared a device: times and {facts.unit}s/s were measured while other runs ran and say nothing "
+            "about a run alone, and energy cannot be divided among runs; scores and memory are not affected."
         )
 
 
 def _gangs(facts: Facts) -> Iterator[str]:
     sizes = {
-        method: max(int(run.get("gang") or 1) for run in facts.runs if run["method"] == method)
-        for method in dict.fromkeys(run["method"] for run in facts.runs)
+        method: max(int(run.gang or 1) for run in facts.runs if run.method == method)
+        for method in dict.fromkeys(run.method for run in facts.runs)
     }
     if max(sizes.values(), default=1) == 1:
         return
     described = wording.listing(f"{method}: {size}" for method, size in sizes.items())
     text = (
-        f"Runs were trained together, at most ({described}) at a time: times, tokens/s and energy are a run's share, "
+        f"Runs were trained together, at most ({described}) at a time: times, {facts.unit}s/s and energy are a run's share, "
         "not what it would take alone (`train.gang: off` measures that); peak memory is that of a run alone, from a probe."
     )
     if len(set(sizes.values())) > 1:
@@ -275,18 +272,16 @@ def _gangs(facts: Facts) -> Iterator[str]:
 def _plain_steps(facts: Facts) -> Iterator[str]:
     for key, what in (("problem", "captured as CUDA graphs"), ("remark", "compiled")):
         said = {
-            f"{run['method']} on {run['model']}: {reason}": None
-            for run in facts.runs
-            if (reason := (run.get("step") or {}).get(key))
+            f"{run.method} on {run.model}: {reason}": None for run in facts.runs if (reason := getattr(run.step, key))
         }
         if said:
             yield f"Updates were not {what} ({'; '.join(said)}); their times are those of slower updates."
 
 
 def _not_measured(facts: Facts) -> Iterator[str]:
-    for part in facts.raw.get("not_measured") or []:
-        where = f"{wording.name(part['method'])} on {wording.name(part['task'])} with {part['model']}"
-        yield f"Drift of {where}: {part['what']} was not measured. Reason: {part['why']}."
+    for part in facts.stated.not_measured:
+        where = f"{wording.name(part.method)} on {wording.name(part.task)} with {part.model}"
+        yield f"Drift of {where}: {part.what} was not measured. Reason: {part.why}."
 
 
 def _multiplicity(facts: Facts) -> Iterator[str]:
@@ -297,8 +292,7 @@ def _multiplicity(facts: Facts) -> Iterator[str]:
 
 
 def _dirty_tree(facts: Facts) -> Iterator[str]:
-    git = (facts.raw.get("provenance") or {}).get("git") or {}
-    if git.get("dirty"):
+    if facts.stated.provenance.git.get("dirty"):
         yield "The code had uncommitted changes: the recorded commit alone does not reproduce these numbers."
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lorascope.report.page import canvas, wording
 from lorascope.report.page.facts import Facts
 from lorascope.stats.analysis import Score
+from lorascope.stats.facts.found import BaselineFacts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ def _rows(facts: Facts, model: str, task: str) -> list[tuple[str, float, bool, P
         if score is not None:
             rows.append((wording.name(method), score.mean, False, _arm(facts, score)))
     for baseline in facts.cell_baselines(model, task, metric=metric):
-        rows.append((baseline["name"], baseline["mean"], True, _baseline(metric, baseline)))
+        rows.append((baseline.name, baseline.mean, True, _baseline(metric, baseline)))
     return rows
 
 
@@ -91,11 +92,11 @@ def cut_short(facts: Facts) -> bool:
     return any(drawn_ends(score) != (score.interval.low, score.interval.high) for score in shown if score.interval)
 
 
-def _baseline(metric: str, baseline: dict) -> Painter:
+def _baseline(metric: str, baseline: BaselineFacts) -> Painter:
     scale = wording.metric_style(metric).scale
 
     def paint(axes: Axes, y: float) -> None:
-        x = baseline["mean"] * scale
+        x = baseline.mean * scale
         axes.plot([x, x], [y, axes.get_ylim()[1]], color=canvas.MUTED, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
         axes.plot([x], [y], "|", color=canvas.MUTED, markersize=8, markeredgewidth=1.8, zorder=2)
 

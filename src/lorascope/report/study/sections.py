@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from lorascope.report.drift.section import drift_blocks
@@ -26,6 +27,7 @@ def build_document(facts: Facts) -> Document:
         ("differences", "Differences", _differences),
         ("drift", "Drift from the base", drift_blocks),
         ("serving", "Serving", serving_blocks),
+        *_further_measures(facts),
         ("cost", "Cost", _cost),
         ("gates", "Gates", _gates),
         ("data", "Data", _data),
@@ -33,16 +35,23 @@ def build_document(facts: Facts) -> Document:
         ("limitations", "Limitations", _limitations),
     )
     built = ((anchor, title, tuple(block for block in build(facts) if block)) for anchor, title, build in builders)
-    finished = (facts.raw.get("provenance") or {}).get("finished") or ""
+    finished = facts.stated.provenance.finished or ""
     return Document(
-        title=facts.study["name"],
-        question=facts.study["question"],
+        title=facts.study.name,
+        question=facts.study.question,
         subtitle=f"Finished {finished[:16].replace('T', ' ')}" if finished else "",
         summary=summary_sentences(facts),
         cards=hypothesis_cards(facts),
         conclusion=conclusion(facts),
         sections=tuple(Section(anchor, title, blocks) for anchor, title, blocks in built if blocks),
     )
+
+
+def _further_measures(facts: Facts) -> Iterator[tuple[str, str, Callable[[Facts], list[Block | None]]]]:
+    """What measures without a section of their own state, a section each."""
+    for kind, stated in facts.stated.measures.items():
+        blocks: list[Block | None] = [Bullets(stated.sentences)]
+        yield f"measure-{kind}", stated.title, lambda facts, blocks=blocks: blocks
 
 
 def _n(facts: Facts) -> str:
@@ -139,7 +148,7 @@ def _sentences(facts: Facts) -> Bullets | None:
 
 
 def _margin_note(facts: Facts) -> str:
-    margins = any(hypothesis.get("margin") for hypothesis in (facts.study.get("hypotheses") or {}).values())
+    margins = any(hypothesis.margin for hypothesis in facts.study.hypotheses.values())
     return "Dashed: a margin declared by the study. " if margins else ""
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from lorascope.report.page import wording
 from lorascope.report.page.document import Column, Table
 from lorascope.report.page.facts import Facts
 from lorascope.report.study.ledger import number_columns
+from lorascope.stats.facts.declared import MethodFacts
+from lorascope.stats.facts.found import DataFacts
 
 
 def sizes_table(facts: Facts) -> Table | None:
@@ -17,16 +20,17 @@ def sizes_table(facts: Facts) -> Table | None:
     splits = _splits(facts)
     rows = []
     for task, data in facts.data.items():
-        duplicates = data.get("duplicates") or {}
-        overlap = wording.listing(f"{wording.count(n)} {pair.replace('~', '/')}" for pair, n in duplicates.items() if n)
+        overlap = wording.listing(
+            f"{wording.count(n)} {pair.replace('~', '/')}" for pair, n in data.duplicates.items() if n
+        )
         rows.append(
             (
                 wording.name(task),
-                *(wording.count(data["num_examples"].get(split)) for split in splits),
+                *(wording.count(data.num_examples.get(split)) for split in splits),
                 overlap or "none",
-                wording.count(data.get("dropped_duplicates", 0)),
+                wording.count(data.dropped_duplicates),
                 _truncation(data),
-                data["source"],
+                data.source,
             )
         )
     return Table(
@@ -44,11 +48,11 @@ def sizes_table(facts: Facts) -> Table | None:
 
 
 def _splits(facts: Facts) -> list[str]:
-    return list(dict.fromkeys(split for data in facts.data.values() for split in data["num_examples"]))
+    return list(dict.fromkeys(split for data in facts.data.values() for split in data.num_examples))
 
 
-def _truncation(data: dict[str, Any]) -> str:
-    worst = {model: max(parts.values(), default=0.0) for model, parts in (data.get("truncated_fraction") or {}).items()}
+def _truncation(data: DataFacts) -> str:
+    worst = {model: max(parts.values(), default=0.0) for model, parts in data.truncated_fraction.items()}
     if not worst:
         return wording.ABSENT
     texts = {model: wording.fraction(value) for model, value in worst.items()}
@@ -58,27 +62,29 @@ def _truncation(data: dict[str, Any]) -> str:
 
 
 def balance_table(facts: Facts) -> Table | None:
+    """None where no task's examples fall into classes."""
+    known = {task: data.balance for task, data in facts.data.items() if data.balance is not None}
     rows = [
         (
             wording.name(task),
             str(label),
-            *(_share(data, split, str(label)) for split in _splits(facts)),
+            *(_share(balance.counts.get(split) or {}, str(label)) for split in _splits(facts)),
         )
-        for task, data in facts.data.items()
-        for label in data.get("label_names", ())
+        for task, balance in known.items()
+        for label in balance.names
     ]
     if not rows:
         return None
+    named = " or ".join(dict.fromkeys(balance.of for balance in known.values()))
     return Table(
         name="balance",
-        title="Label balance",
-        columns=number_columns("task", "label", *_splits(facts), numeric_from=2),
+        title=f"{wording.sentence(named).rstrip('.')} balance",
+        columns=number_columns("task", named, *_splits(facts), numeric_from=2),
         rows=tuple(rows),
     )
 
 
-def _share(data: dict[str, Any], split: str, label: str) -> str:
-    counts = data["label_counts"].get(split) or {}
+def _share(counts: Mapping[str, int], label: str) -> str:
     total = sum(counts.values())
     if not total:
         return wording.ABSENT
@@ -88,9 +94,9 @@ def _share(data: dict[str, Any], split: str, label: str) -> str:
 
 def checksums_table(facts: Facts) -> Table | None:
     rows = [
-        (wording.name(task), split, digest, (data.get("example_ids_sha256") or {}).get(split, wording.ABSENT))
+        (wording.name(task), split, digest, data.example_ids_sha256.get(split, wording.ABSENT))
         for task, data in facts.data.items()
-        for split, digest in (data.get("sha256") or {}).items()
+        for split, digest in data.sha256.items()
     ]
     if not rows:
         return None
@@ -107,13 +113,13 @@ def checksums_table(facts: Facts) -> Table | None:
 
 
 def provenance_table(facts: Facts) -> Table:
-    provenance = facts.raw.get("provenance") or {}
+    provenance = facts.stated.provenance
     rows: list[tuple[str, str]] = []
     for key, heading in (("command", "command"), ("started", "started"), ("finished", "finished")):
-        if provenance.get(key):
-            rows.append((heading, str(provenance[key])))
+        if getattr(provenance, key):
+            rows.append((heading, str(getattr(provenance, key))))
     for group in ("hardware", "git", "versions"):
-        for key, value in (provenance.get(group) or {}).items():
+        for key, value in getattr(provenance, group).items():
             if value is not None:
                 rows.append((f"{group}: {key.removesuffix('_bytes').replace('_', ' ')}", _plain(key, value)))
     return Table(
@@ -135,51 +141,48 @@ _TRAINED = {"full": "all weights"}
 """What methods without settings of their own train."""
 
 
-def _as_trained(facts: Facts, method: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _as_trained(facts: Facts, method: MethodFacts) -> list[tuple[str, MethodFacts]]:
     """(place, settings) of a method: as the study has it, or, where a search or a file set some of them, as each task's runs
     were trained."""
-    tuned = [row for row in facts.raw.get("tuned") or [] if row["method"] == method["name"]]
-    found = [(facts.place(row["model"], row["task"]), {**method, **row["settings"]}) for row in tuned]
+    tuned = [row for row in facts.stated.tuned if row.method == method.name]
+    found = [(facts.place(row.model, row.task), method.changed_by(row.settings)) for row in tuned]
     return found or [("", method)]
 
 
 def settings_table(facts: Facts) -> Table:
     """How each method was trained: the study's settings with the method's own in their place."""
-    shared = facts.study.get("train") or {}
+    shared = facts.study.train
     rows = []
-    for written in facts.study["methods"]:
+    for written in facts.study.methods:
         for place, method in _as_trained(facts, written):
-            train = {
-                **shared,
-                **{key: value for key, value in (method.get("train") or {}).items() if value is not None},
-            }
-            rank = f"rank {method['rank']}, alpha {method['alpha']:g}" if "rank" in method else ""
-            sites = f"on {wording.listing(method['sites'])}" if method.get("sites") else ""
+            train = shared.changed_by(method.train) if method.train is not None else shared
+            rank = f"rank {method.rank}, alpha {method.alpha:g}" if method.rank is not None else ""
+            sites = f"on {wording.listing(method.sites)}" if method.sites else ""
             rows.append(
                 (
-                    wording.name(method["name"]) + (f" ({place})" if place else ""),
-                    ", ".join(filter(None, (rank, sites))) or _TRAINED.get(method["kind"], method["kind"]),
-                    wording.rate(method.get("learning_rate")),
-                    _plain("epochs", train.get("epochs")),
-                    _plain("batch_size", train.get("batch_size")),
-                    f"{train.get('schedule', wording.ABSENT)}, {wording.fraction(train.get('warmup'), 0)} warm-up",
-                    _plain("weight_decay", train.get("weight_decay")),
-                    _plain("gradient_clip", train.get("gradient_clip")),
+                    wording.name(method.name) + (f" ({place})" if place else ""),
+                    ", ".join(filter(None, (rank, sites))) or _TRAINED.get(method.kind, method.kind),
+                    wording.rate(method.learning_rate),
+                    _plain("epochs", train.epochs),
+                    _plain("batch_size", train.batch_size),
+                    f"{train.schedule or wording.ABSENT}, {wording.fraction(train.warmup, 0)} warm-up",
+                    _plain("weight_decay", train.weight_decay),
+                    _plain("gradient_clip", train.gradient_clip),
                 )
             )
     headings = ("method", "what is trained", "learning rate", "epochs", "batch", "schedule", "weight decay", "clip")
     numeric = {"learning rate", "epochs", "batch", "weight decay", "clip"}
-    patience = (shared.get("early_stopping") or {}).get("patience")
+    patience = shared.early_stopping.patience if shared.early_stopping else None
     stop = (
         f"early stopping after {wording.plural(patience, 'evaluation')} without gain"
         if patience
         else "no early stopping"
     )
+    limit = f"at most {shared.max_length} tokens, " if "token" in facts.unit else ""
     return Table(
         name="settings",
         title="How the methods were trained",
         columns=tuple(Column(heading, numeric=heading in numeric) for heading in headings),
         rows=tuple(rows),
-        note=f"AdamW, {shared.get('precision')}, at most {shared.get('max_length')} tokens, {stop}; "
-        f"seeds {wording.listing(facts.seeds)}.",
+        note=f"AdamW, {shared.precision}, {limit}{stop}; seeds {wording.listing(facts.seeds)}.",
     )

@@ -9,13 +9,14 @@ from lorascope.report.page.facts import Facts
 from lorascope.report.serving.answer import summary_of_serving
 from lorascope.report.study.tables import parts_table, unit_of
 from lorascope.stats.analysis import Comparison, HypothesisResult, Interval
+from lorascope.stats.facts.declared import HypothesisDeclared
 
 
 def summary_sentences(facts: Facts) -> tuple[str, ...]:
     """Scale of the study, then what is missing or broken, then every primary difference where no hypothesis says it."""
     sentences = [_scale(facts)]
-    failed = [gate for gate in facts.gates if not gate["passed"]]
-    missing = facts.raw.get("missing_runs") or 0
+    failed = [gate for gate in facts.gates if not gate.passed]
+    missing = facts.stated.missing_runs
     if missing:
         sentences.append(f"**{wording.plural(missing, 'planned run')} did not finish**; see what failed below.")
     if failed:
@@ -35,7 +36,7 @@ def _scale(facts: Facts) -> str:
         f"{wording.plural(len(facts.runs), 'run')}: {wording.listing(facts.models)} on "
         f"{wording.listing(wording.name(task) for task in facts.tasks)}, "
         f"{wording.listing(wording.name(method) for method in facts.methods)}, "
-        f"{wording.plural(len(facts.seeds), 'seed')} each, protocol `{facts.study.get('protocol', 'strict')}`."
+        f"{wording.plural(len(facts.seeds), 'seed')} each, protocol `{facts.study.protocol}`."
     )
 
 
@@ -101,10 +102,8 @@ def _bounds(metric: str, interval: Interval) -> str:
 
 
 def _statement(facts: Facts, result: HypothesisResult, estimate: Interval, *, metric: str) -> str:
-    declared = (facts.study.get("hypotheses") or {}).get(result.name, {})
-    keys = ("non_inferior", "equivalent", "superior", "lower", "overhead")
-    subject = next((declared[key] for key in keys if key in declared), None)
-    reference = declared.get("to") or declared.get("than") or declared.get("over")
+    declared = facts.study.hypotheses.get(result.name, HypothesisDeclared())
+    subject, reference = declared.subject, declared.reference
     value = wording.gap(metric, estimate.estimate)
     if subject is None or reference is None:
         return f"the estimate is {value}"

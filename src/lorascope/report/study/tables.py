@@ -69,13 +69,13 @@ def _baseline_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[
     return [
         (
             facts.place(model, task),
-            f"baseline: {row['name']}",
+            f"baseline: {row.name}",
             style.label,
-            wording.score(metric, row["mean"]),
+            wording.score(metric, row.mean),
             wording.ABSENT,
-            wording.ABSENT if row["sd"] is None else wording.decimal(row["sd"] * style.scale, style.digits),
-            wording.count(len(row["values"])) if len(row["values"]) > 1 else wording.ABSENT,
-            wording.count(row["num_examples"]),
+            wording.ABSENT if row.sd is None else wording.decimal(row.sd * style.scale, style.digits),
+            wording.count(len(row.values)) if len(row.values) > 1 else wording.ABSENT,
+            wording.count(row.num_examples),
         )
         for row in facts.cell_baselines(model, task, metric=metric)
     ]
@@ -84,15 +84,15 @@ def _baseline_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[
 def published_table(facts: Facts) -> Table | None:
     rows = tuple(
         (
-            wording.name(row["task"]),
-            row["model"],
-            wording.name(row["method"]),
-            wording.metric_style(row["metric"]).label,
-            wording.score(row["metric"], row["value"]),
-            row["setting"],
-            row["citation"],
+            wording.name(row.task),
+            row.model,
+            wording.name(row.method),
+            wording.metric_style(row.metric).label,
+            wording.score(row.metric, row.value),
+            row.setting,
+            row.citation,
         )
-        for row in facts.raw.get("published") or []
+        for row in facts.stated.published
     )
     if not rows:
         return None

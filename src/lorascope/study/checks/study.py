@@ -18,7 +18,7 @@ from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.document import Mistake
 from lorascope.study.loading.overrides import item_name
 from lorascope.study.spec import MethodBase, PathSource, Study
-from lorascope.study.tasks import FileTask, NamedTask
+from lorascope.study.tasks import FileTask, NamedTask, unit_of
 from lorascope.study.tasks.base import TaskSettings
 
 _OWN_TASK = "for your own data give {name, kind: classification, train: FILE, text: COLUMN, label: COLUMN}"
@@ -27,7 +27,7 @@ _OWN_MODEL = "for any other give {name, source: {hub: OWNER/NAME, revision: COMM
 
 def check_names(data: dict[str, Any]) -> Iterator[Mistake]:
     """Models and tasks given by name alone that nobody has registered. data: the study before validation."""
-    tasks = [name for name in TASKS if name != "classification"]
+    tasks = [name for name, task in TASKS.loaded().items() if task.settings is None]
     for table, known, own in ((MODELS, list(MODELS), _OWN_MODEL), (TASKS, tasks, _OWN_TASK)):
         key = table.kind
         items = data.get(key)
@@ -214,6 +214,10 @@ def _without_effect(study: Study) -> Iterator[Mistake]:
     if "early_stopping" in written and train.early_stopping and train.epochs * train.evaluations_per_epoch <= 1:
         text = "train.early_stopping has no effect: there is one evaluation, so nothing to stop early"
         yield Mistake(("train", "early_stopping"), text, "raise `evaluations_per_epoch` or `epochs`, or remove it")
+    units = {unit for task in study.tasks if (unit := unit_of(task)) is not None}
+    if "max_length" in written and units and "token" not in units:
+        text = "train.max_length has no effect: it cuts texts, and the study has none"
+        yield Mistake(("train", "max_length"), text, "remove it")
     fraction = study.data.validation_fraction
     carving = any(isinstance(task, FileTask) and task.validation is None for task in study.tasks)
     glue_only = all(isinstance(task, NamedTask) and task.name != "docstrings" for task in study.tasks)

@@ -53,6 +53,12 @@ def _branch_of_task(value: Any) -> str:
     return "<FileTask>" if any(nearest(key, fields) for key in value) else "<NamedTask>"
 
 
+def unit_of(task: AnyTask) -> str | None:
+    """What the size of an example of this task counts: "token", "image". None for a name that nobody knows."""
+    key = task.name if isinstance(task, NamedTask) else task.kind
+    return resolve(TASKS, key).reads.unit if key in TASKS else None
+
+
 def file_fields(task: Mapping[str, Any]) -> tuple[str, ...]:
     """The keys of a task, as it is written, that name files."""
     kind = task.get("kind")

@@ -23,6 +23,7 @@ from lorascope.report.page.latex import latex_table
 from lorascope.report.render import render_report
 from lorascope.report.study.sections import build_document
 from lorascope.stats.analysis import Analysis, DriftAnalysis, DriftReduction, Interval
+from lorascope.stats.facts.declared import HypothesisDeclared
 
 SHAPES = {
     "plain": (Shape(), DriftShape(snapshots=(50, 600))),
@@ -294,9 +295,9 @@ def test_too_few_runs_for_a_correlation_is_said(artifacts):
 
 def test_hypothesis_on_drift_is_told_as_a_share(facts):
     result = replace(facts.analysis.hypotheses[1], metric="drift")
-    hypotheses = {"H2": {"lower": "lora", "than": "full", "on": "drift", "by": 0.2}}
-    raw = {**facts.raw, "study": {**facts.study, "hypotheses": hypotheses}}
-    changed = replace(facts, raw=raw, analysis=replace(facts.analysis, hypotheses=[result]))
+    hypotheses = {"H2": HypothesisDeclared(lower="lora", than="full", on="drift")}
+    stated = replace(facts.stated, study=replace(facts.study, hypotheses=hypotheses))
+    changed = replace(facts, stated=stated, analysis=replace(facts.analysis, hypotheses=[result]))
     card = build_document(changed).cards[0]
     assert card.answer.startswith(
         "On average LoRA has 41.0% of the drift of full fine-tuning (95% interval 37.0% to 46.0%"

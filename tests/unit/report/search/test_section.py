@@ -18,7 +18,7 @@ from search_report_fixture import write_searched_analysis
 from lorascope.report.page import canvas
 from lorascope.report.page.facts import Facts, read_facts
 from lorascope.report.render import render_report
-from lorascope.report.search.rows import saved_fraction, searches_of
+from lorascope.report.search.rows import count, saved_fraction, searches_of
 from lorascope.report.search.section import answer, progress, search_blocks
 from lorascope.report.search.tables import budget_table, optima_table
 from lorascope.report.study.sections import build_document
@@ -38,8 +38,8 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Facts:
 
 def test_the_expected_best_is_the_mean_over_all_ways_to_draw(facts: Facts) -> None:
     scores = [0.7, 0.9, 0.8, 0.8]
-    for count, expected in enumerate(expected_best(scores), start=1):
-        draws = itertools.product(scores, repeat=count)
+    for num_drawn, expected in enumerate(expected_best(scores), start=1):
+        draws = itertools.product(scores, repeat=num_drawn)
         assert expected == pytest.approx(mean(max(draw) for draw in draws))
     with pytest.raises(ValueError, match="no score"):
         expected_best([])
@@ -81,10 +81,10 @@ def test_the_budget_shows_equal_trials_and_what_pruning_spared(facts: Facts, pru
 
 def with_proposers(facts: Facts, *versions: str | None) -> Facts:
     """The first searches proposed by these, the others by the last of them."""
-    rows = [row.raw for row in searches_of(facts)]
+    rows = searches_of(facts)
     told = [*versions, *[versions[-1]] * (len(rows) - len(versions))]
-    found = [{**row, "proposed_by": who} for row, who in zip(rows, told, strict=True)]
-    return replace(facts, raw={**facts.raw, "search": found})
+    found = tuple(replace(row, proposed_by=who) for row, who in zip(rows, told, strict=True))
+    return replace(facts, stated=replace(facts.stated, search=found))
 
 
 def test_the_section_names_the_version_of_the_sampler_that_proposed(facts: Facts) -> None:
@@ -112,7 +112,7 @@ def test_the_settings_table_shows_what_runs_were_trained_with(facts: Facts) -> N
     assert len(rows) == 6
     optimum = searches_of(facts)[0].optimum
     assert optimum is not None
-    assert float(rows[0][2]) == pytest.approx(optimum["params"]["learning_rate"], rel=1e-2)
+    assert float(rows[0][2]) == pytest.approx(optimum.params["learning_rate"], rel=1e-2)
     assert "5e-5" not in {row[2] for row in rows[3:]}
 
 
@@ -132,8 +132,8 @@ def test_every_trial_has_a_mark_and_diverged_ones_stand_below_all_scores(facts: 
         marks = [line for line in axes.lines if len(line.get_xdata()) == 1]  # type: ignore[arg-type]
         assert len(marks) == sum(len(row.trials) for row in rows)
         crosses = [line for line in marks if line.get_marker() == "x"]
-        assert len(crosses) == sum(row.count("diverged") for row in rows)
-        lowest = min(trial["value"] for row in rows for trial in row.trials if trial["value"] is not None)
+        assert len(crosses) == sum(count(row, "diverged") for row in rows)
+        lowest = min(trial.value for row in rows for trial in row.trials if trial.value is not None)
         assert all(line.get_ydata()[0] < 100 * lowest for line in crosses)  # type: ignore[index]
 
 

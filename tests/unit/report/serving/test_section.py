@@ -197,9 +197,9 @@ def test_no_gain_of_tuning_is_claimed_where_intervals_hold_none_or_nothing_was_f
     opened = [replace(t, interval=Interval(1.02, 0.9, 1.2, 0.95, "")) for t in serving.tuning]
     changed = replace(facts, analysis=replace(facts.analysis, serving=replace(serving, tuning=opened)))
     assert all("shows no gain, every interval includes zero" in text for text in tuning_texts(changed))
-    trials = [{**trial, "chosen": False} for trial in facts.serving_trials]
-    raw = {**facts.raw, "serving": {**facts.raw["serving"], "trials": trials}}
-    texts = tuning_texts(replace(facts, raw=raw))
+    trials = tuple(replace(trial, chosen=False) for trial in facts.served.trials)
+    stated = replace(facts.stated, serving=replace(facts.served, trials=trials))
+    texts = tuning_texts(replace(facts, stated=stated))
     assert texts and all("none was faster in the search. The default is the best that was found." in t for t in texts)
 
 

@@ -9,8 +9,10 @@ from report_fixture import write_analysis
 
 from lorascope.report.page import canvas
 from lorascope.report.page.facts import Facts, read_facts
+from lorascope.report.page.templating import markdown_page
 from lorascope.report.study import forest, results
 from lorascope.report.study.sections import build_document
+from lorascope.stats.facts.declared import HypothesisDeclared
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +30,9 @@ def with_first_score(facts: Facts, **changes) -> Facts:
 @pytest.mark.parametrize("width", [canvas.WIDE, canvas.NARROW])
 @pytest.mark.parametrize("margin", [0.0005, 0.002, 0.03])
 def test_labels_above_a_forest_plot_never_overlap(facts, margin, width):
-    study = {**facts.study, "hypotheses": {"H1": {"equivalent": "lora", "to": "full", "margin": margin}}}
-    raw = {**facts.raw, "study": study}
-    figure = forest.draw_forest(dataclasses.replace(facts, raw=raw), width)
+    hypotheses = {"H1": HypothesisDeclared(equivalent="lora", to="full", margin=margin)}
+    stated = dataclasses.replace(facts.stated, study=dataclasses.replace(facts.study, hypotheses=hypotheses))
+    figure = forest.draw_forest(dataclasses.replace(facts, stated=stated), width)
     figure.canvas.draw()
     texts = [text for axes in figure.axes for text in axes.texts if text.get_text().startswith(("margin", "no diff"))]
     assert len(texts) == 3
@@ -55,3 +57,16 @@ def test_bars_within_the_range_are_drawn_whole_without_a_remark(facts):
     assert results.drawn_ends(score) == (score.interval.low, score.interval.high)
     captions = {figure.name: figure.caption for figure in build_document(facts).illustrations}
     assert "ends" not in captions["results"]
+
+
+def test_a_task_of_images_without_classes_has_no_balance_and_no_tokens(facts):
+    data = {
+        name: dataclasses.replace(found, balance=None, unit="image", truncated_fraction={"m": {"test": 0.5}})
+        for name, found in facts.data.items()
+    }
+    images = dataclasses.replace(facts, stated=dataclasses.replace(facts.stated, data=data))
+    tables = {table.name: table for table in build_document(images).tables}
+    assert "balance" not in tables
+    assert "images/s" in [column.heading for column in tables["cost"].columns]
+    assert "images" in tables["settings"].note
+    assert "token" not in markdown_page("report.md.j2", document=build_document(images)).lower()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lorascope.results.gates import arm_gates, broken_arms
+from lorascope.analysis.gates import arm_gates, broken_arms
 
 
 class Recorded:

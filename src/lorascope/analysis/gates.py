@@ -6,23 +6,25 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lorascope.analysis.finished import Finished
 from lorascope.engine.step import JSON
 from lorascope.errors import GateFailure
+from lorascope.measures.measure import known_measures
 from lorascope.metrics.quality import quality
-from lorascope.results.finished import Finished
 
 
 def check_same_examples(finished: Finished) -> None:
-    """Every arm and baseline of a task was scored, and every arm probed for drift, on the identical examples, or nothing is
-    compared."""
+    """Every arm and baseline of a task was scored, and every arm probed by a measure, on the identical examples, or nothing
+    is compared."""
     hashes: dict[tuple[str, str | None], dict[str, str]] = {}
     for kind in ("evaluate", "baseline"):
         for label, artifact in finished.of(kind):
             found = hashes.setdefault(("scored on different test", label["task"]), {})
             found[artifact.id] = artifact.result["example_ids_sha256"]
-    for label, artifact in finished.of("drift"):
-        found = hashes.setdefault(("probed on different", label["task"]), {})
-        found[artifact.id] = artifact.result["probes"]["probe"]["ids_sha256"]
+    for measure in known_measures():
+        for probed in measure.examples(finished.of(measure.kind)):
+            found = hashes.setdefault(("probed on different", probed.task), {})
+            found[probed.step] = probed.ids_sha256
     for (how, task), found in hashes.items():
         if len(set(found.values())) > 1:
             raise GateFailure(

@@ -1,4 +1,4 @@
-"""What finished steps measured, as rows of the long table, and what is read beside it: curves and draws of the bootstrap."""
+"""What finished steps measured, as rows of the long table, and the curves of all runs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from lorascope.engine.store.artifact import Artifact
+from lorascope.analysis.finished import Finished
 from lorascope.metrics.cost import COSTS
 from lorascope.metrics.quality import unit_of
-from lorascope.results.finished import Finished
-from lorascope.stats.drift.runs import DriftDraws
+from lorascope.stats.measurements import measurement_rows
 from lorascope.study.spec import Study
 from lorascope.tasks.task import Task
 
 CHANGES = {"flips": "flip", "kl": "kl", "js": "js"}
 """How a measure of change is called in the table -> its column in `Scoring.change`."""
-_COLUMNS = ("run", "model", "task", "method", "seed", "split", "example_id", "site", "layer", "metric", "value", "unit")
 
 
 def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
-    """Of every evaluation, training, baseline and drift step, in the columns of the long table."""
+    """Of every evaluation, training and baseline step, in the columns of the long table."""
     for label, artifact in finished.of("evaluate"):
         task = finished.task(label["task"])
         predictions = pd.read_parquet(artifact.file("predictions.parquet"))
@@ -46,8 +44,6 @@ def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
             run = {**label, "run": artifact.id, "method": f"baseline:{name}", "seed": seed}
             yield _per_example(task, predictions, run)
             yield _summary(run, "test", task.scoring.metrics(predictions))
-    for label, artifact in finished.of("drift"):
-        yield from _drift_rows(label, artifact)
 
 
 def _snapshot_rows(run: Mapping[str, Any], seen: pd.DataFrame) -> pd.DataFrame:
@@ -92,19 +88,6 @@ def function_rows(finished: Finished, study: Study) -> Iterator[pd.DataFrame]:
         yield _rows(label, split="test", metric=list(values), value=list(values.values()), unit=units)
 
 
-def _drift_rows(label: Mapping[str, str | None], artifact: Artifact) -> Iterator[pd.DataFrame]:
-    """Every run's distances to its base, then what they are to be read beside, as methods `reference:...`."""
-    rows = pd.read_parquet(artifact.file("drift.parquet"))
-    yield rows.assign(**{key: label[key] for key in ("model", "task", "method")}, example_id=None)
-    references = pd.read_parquet(artifact.file("references.parquet"))
-    between_seeds = references["reference"] == "seed-v-seed"
-    own = references["reference"].where(~between_seeds, f"seed-v-seed:{label['method']}")
-    yield references.drop(columns="reference").assign(
-        run=artifact.id, model=label["model"], task=label["task"], method="reference:" + own, seed="*", unit="1",
-        example_id=None,
-    )  # fmt: skip
-
-
 def _per_example(task: Task, predictions: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
     columns = task.scoring.example_scores(predictions)
     ids = predictions["example_id"].to_numpy()
@@ -124,12 +107,7 @@ def _summary(run: Mapping[str, Any], split: str, scores: Mapping[str, float]) ->
 
 
 def _rows(run: Mapping[str, Any], **columns: Any) -> pd.DataFrame:
-    frame = pd.DataFrame(columns)
-    for name in _COLUMNS:
-        if name not in frame:
-            frame[name] = run.get(name)
-    kinds = {name: "float64" if name == "value" else "string" for name in _COLUMNS}
-    return frame.reindex(columns=list(_COLUMNS)).astype(kinds)
+    return measurement_rows(run, columns)
 
 
 def curves(finished: Finished) -> pd.DataFrame:
@@ -139,22 +117,3 @@ def curves(finished: Finished) -> pd.DataFrame:
         for label, artifact in finished.of("train")
     ]
     return pd.concat(frames, ignore_index=True)
-
-
-def drift_draws(finished: Finished) -> dict[tuple[str, str, str], DriftDraws]:
-    """(model, task, method) -> its bootstrap draws."""
-    found = {}
-    for label, artifact in finished.of("drift"):
-        with np.load(artifact.file("draws.npz")) as file:
-            stored = dict(file)
-        key = cast("tuple[str, str, str]", (label["model"], label["task"], label["method"]))
-        found[key] = DriftDraws(
-            seeds=tuple(stored["seeds"].tolist()),
-            sites=tuple(stored["sites"].tolist()),
-            layers=tuple(stored["layers"].tolist()),
-            draws=stored["draws"],
-            # Without the residual stream there is no drift in one number, nor a row of it in the measurements.
-            summary=stored.get("summary", np.full(stored["draws"].shape[:2], np.nan)),
-            num_examples=artifact.result["num_examples"],
-        )
-    return found

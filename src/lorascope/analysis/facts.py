@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lorascope.analysis.finished import Finished
+from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
-from lorascope.results.finished import Finished
+from lorascope.stats.facts.study import StudyFacts
 from lorascope.study.spec import Study
+from lorascope.tasks.description import task_from_result
+
+
+def study_facts(context: StepContext, finished: Finished, study: Study, *, gates: Sequence[JSON]) -> StudyFacts:
+    """All but what measures state. gates: of all steps and arms."""
+    params = context.step.params
+    who = {context.deps[role].id: text for role, text in params.get("proposed_by", {}).items()}
+    searches = [
+        {**label, **artifact.result, "proposed_by": who.get(artifact.id)} for label, artifact in finished.of("search")
+    ]
+    of_some = {"tuned": tuned_settings(finished, study), "search": searches}
+    return StudyFacts.from_json(
+        {
+            "study": params["study"],
+            "data": data_facts(finished),
+            "runs": list(run_facts(finished, study)),
+            "gates": gates,
+            "baselines": list(baseline_facts(finished)),
+            "published": [
+                {"task": label["task"], **figure}
+                for label, artifact in finished.of("data")
+                for figure in task_from_result(artifact.result).published()
+            ],
+            "failures": params["failures"],
+            "missing_runs": params["missing_runs"],
+            "provenance": provenance(finished),
+            "protocol_gap": None,
+            "not_measured": [],
+            **{key: found for key, found in of_some.items() if found},
+        }
+    )
 
 
 def data_facts(finished: Finished) -> JSON:
@@ -20,19 +53,25 @@ def data_facts(finished: Finished) -> JSON:
         result = artifact.result
         facts[label["task"]] = {
             **{key: result[key] for key in ("num_examples", "sha256", "source")},
-            **_balance(result),
             "duplicates": {pair: n - result["duplicates_dropped"][pair] for pair, n in result["duplicates"].items()},
             "example_ids_sha256": result["example_ids_sha256"],
             "dropped_duplicates": sum(result["duplicates_dropped"].values()),
             "truncated_fraction": {token["model"]: art.result["truncated_fraction"] for token, art in tokens},
+            "unit": finished.task(label["task"]).inputs.unit,
+            **_balance(result),
         }
     return facts
 
 
 def _balance(result: Mapping[str, Any]) -> JSON:
-    """Of a task with classes: their names, and how many examples of each its splits have."""
-    names = result["task"].get("label_names")
-    return {"label_names": names, "label_counts": result["label_counts"]} if names else {}
+    """How often each class occurs, as the task's scoring described it; nothing for a task without classes."""
+    if "balance" in result:
+        return {"balance": result["balance"]}
+    counts = result.get("label_counts")
+    if counts is None:
+        return {}
+    names = result["task"].get("label_names") or list(next(iter(counts.values())))
+    return {"label_names": names, "label_counts": counts}
 
 
 def run_facts(finished: Finished, study: Study) -> Iterator[JSON]:

@@ -1,0 +1,1 @@
+"""The facts of a study (facts.json) as types."""
