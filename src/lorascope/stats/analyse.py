@@ -89,7 +89,7 @@ def analyse_study(
         if pairs.seeds((model, task, method), (model, task, reference))
     ])  # fmt: skip
     drift_arms = read_drift_arms(study, table, drift or {})
-    measured = _Measured(study, pairs, table, primary, broken_arms or {}, drift_arms, serving)
+    measured = _Findings(study, pairs, table, primary, broken_arms or {}, drift_arms, serving)
     hypotheses = _judge_hypotheses(measured)
     return Analysis(
         alpha=ALPHA,
@@ -220,7 +220,7 @@ def _correct_comparisons(comparisons: list[Comparison]) -> list[Comparison]:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _Findings:
     """What hypotheses are judged by. primary: task -> its primary metric. broken: arm -> the gate it failed."""
 
     study: Study
@@ -232,7 +232,7 @@ class _Measured:
     serving: ServingAnalysis | None
 
 
-def _judge_hypotheses(measured: _Measured) -> list[HypothesisResult]:
+def _judge_hypotheses(measured: _Findings) -> list[HypothesisResult]:
     results, p_values = [], []
     for name, hypothesis in measured.study.hypotheses.items():
         if isinstance(hypothesis, Overhead):
@@ -249,7 +249,7 @@ def _judge_hypotheses(measured: _Measured) -> list[HypothesisResult]:
 
 
 def _trained(
-    measured: _Measured, name: str, hypothesis: NonInferior | Equivalent | Superior | Lower
+    measured: _Findings, name: str, hypothesis: NonInferior | Equivalent | Superior | Lower
 ) -> tuple[Test, str, list[Evidence], Evidence]:
     """The test and the evidence of a claim about trained runs: their quality, cost or drift."""
     study, on = measured.study, hypothesis.on

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorascope.errors import DataError
-from lorascope.metrics.quality import quality
+from lorascope.metrics.quality import quality, share_a_scale
 from lorascope.stats.drift.runs import NO_SHARED_SEED, DriftArm, Key, average_over_models, estimate_log_ratio
 from lorascope.stats.hypotheses import ONE_SEED, Evidence, Test
 from lorascope.stats.quality.arms import Arm
@@ -124,7 +124,12 @@ def quality_evidence(
             arms = [(pairs.arms[keys[i]], pairs.arms[keys[i + 1]]) for i in range(0, len(keys), 2)]
             differences = [pairs.differences(a, b, metric=metrics[task.name], seeds=shared) for a, b in arms]
             by_task.append(estimate_quality(average_differences(differences), metrics[task.name]))
-    return list(parts.values()), _average_evidence(list(parts.values()), by_task, len(study.tasks))
+    average = _average_evidence(list(parts.values()), by_task, len(study.tasks))
+    if not share_a_scale(metrics.values()):
+        names = ", ".join(dict.fromkeys(metrics.values()))
+        why = f"the tasks' metrics ({names}) have no unit in common, so that their mean says nothing"
+        average = Evidence("*", "*", None, False, why, "a claim `on` one metric, or `over: every`")
+    return list(parts.values()), average
 
 
 def _part_evidence(pairs: Pairs, first: tuple[str, str, str], second: tuple[str, str, str], metric: str) -> Evidence:

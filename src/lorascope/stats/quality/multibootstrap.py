@@ -21,7 +21,7 @@ docs/statistics.md has the simulated coverage of this and of the plain percentil
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,7 +141,7 @@ def metric_differences(
     return SeedDifferences(values, deviations, num_examples)
 
 
-def _weights(num_examples: int, num_resamples: int, generator: np.random.Generator):
+def _weights(num_examples: int, num_resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     """Bootstrap weights [some resamples, examples] in blocks that fit memory."""
     block = max(1, _CELLS_AT_ONCE // num_examples)
     probabilities = np.full(num_examples, 1 / num_examples)
