@@ -29,7 +29,7 @@ from lorascope.stats.evidence import (
 from lorascope.stats.hypotheses import Evidence, Test, adjust, apply_family, hypothesis_test, judge
 from lorascope.stats.measurements import validate_measurements
 from lorascope.stats.quality.anova import method_by_task_anova
-from lorascope.stats.quality.arms import Arm, read_arms
+from lorascope.stats.quality.arms import ScoredArm, read_arms
 from lorascope.stats.quality.paired import (
     discordance_odds_ratio,
     hedges_g,
@@ -108,7 +108,7 @@ def analyse_study(
 # ----------------------------------------------------------------------------------------------------------- scores
 
 
-def _score(arm: Arm, metric: str) -> Score:
+def _score(arm: ScoredArm, metric: str) -> Score:
     values = arm.seed_scores(quality(metric, where=f"tasks.{arm.task}"))
     return Score(
         model=arm.model,
@@ -170,7 +170,7 @@ def _pairs_to_compare(study: Study) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _compare(pairs: Pairs, method: Arm, reference: Arm, metric: str) -> Comparison:
+def _compare(pairs: Pairs, method: ScoredArm, reference: ScoredArm, metric: str) -> Comparison:
     seeds = pairs.seeds((method.model, method.task, method.method), (method.model, method.task, reference.method))
     differences = pairs.differences(method, reference, metric=metric, seeds=seeds)
     estimate = estimate_quality(differences, metric)

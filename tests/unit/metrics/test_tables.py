@@ -19,7 +19,7 @@ from lorascope.metrics.quality import QUALITY, MetricTable, common_direction, qu
 from lorascope.metrics.serving import SERVED
 from lorascope.plugins import NameTable
 from lorascope.report.study.cost import MEASURES
-from lorascope.serving.exchange import Request, Served
+from lorascope.serving.exchange import Request, ServedRequests
 from lorascope.serving.timing import load_figures, request_rows
 from lorascope.study.hypothesis import Lower, Overhead
 from lorascope.study.tasks.classification import FileTask
@@ -98,7 +98,7 @@ def test_every_quality_metric_of_a_shipped_task_has_a_row():
 
 def test_every_figure_of_a_served_load_has_a_row_in_its_unit():
     request = Request(id=1, prompt=(1, 2), output_tokens=3)
-    answer = Served(1, 0.0, 0.1, 0.4, (0.1, 0.2, 0.4), (7, 8, 9), 0.0)
+    answer = ServedRequests(1, 0.0, 0.1, 0.4, (0.1, 0.2, 0.4), (7, 8, 9), 0.0)
     rows = request_rows([[request]], [answer])
     figures = [figure for figure in load_figures(rows, [answer], wall_s=[0.4]) if figure[0] != "num_requests"]
     assert len(figures) > 10

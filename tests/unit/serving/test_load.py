@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lorascope.serving.exchange import Request, Served
+from lorascope.serving.exchange import Request, ServedRequests
 from lorascope.serving.load import (
     Load,
     choose_adapters,
@@ -117,9 +117,9 @@ def test_the_order_of_arms_is_another_in_every_repeat() -> None:
 # --------------------------------------------------------------------------------------------------------------- times
 
 
-def served(request: Request, *, first: float, last: float, count: int) -> Served:
+def served(request: Request, *, first: float, last: float, count: int) -> ServedRequests:
     times = tuple(np.linspace(first, last, count).tolist())
-    return Served(
+    return ServedRequests(
         id=request.id, arrival_s=request.arrival_s, first_s=first, last_s=last, token_s=times, output=None, sent_s=0.0
     )  # fmt: skip
 

@@ -13,9 +13,9 @@ import pytest
 
 from lorascope.engine.events import StepProgress
 from lorascope.serving import protocol, step, together
-from lorascope.serving.arms import Arm
+from lorascope.serving.arms import EngineArm
 from lorascope.serving.equivalence import EquivalenceGate
-from lorascope.serving.exchange import EngineConfig, EngineFailure, Ready, Served, ServedBatches
+from lorascope.serving.exchange import EngineConfig, EngineFailure, Ready, ServedBatches, ServedRequests
 from lorascope.study.measure import ServingSpec
 
 
@@ -59,7 +59,7 @@ class Engine:
         asked = [request for batch in batches for request in batch]
         self.num_asked += len(asked)
         return ServedBatches(
-            tuple(Served(r.id, 0.0, 0.01, 0.01, (0.01,), None, 0.0) for r in asked), (0.01,) * len(batches)
+            tuple(ServedRequests(r.id, 0.0, 0.01, 0.01, (0.01,), None, 0.0) for r in asked), (0.01,) * len(batches)
         )
 
     def memory(self) -> dict[str, int]:
@@ -85,7 +85,7 @@ def comparison_of(
             arms=arms, batch_sizes=batch_sizes, requests=3, warmup=1, repeats=repeats, engines_at_once=at_once
         ),
         workload="classification",
-        arms={arm: Arm(arm, directory, {}) for arm in arms},
+        arms={arm: EngineArm(arm, directory, {}) for arm in arms},
         prompts=[[5, 6, 7]],
         check=check,
         engine="transformers",
@@ -95,7 +95,7 @@ def comparison_of(
     )
 
 
-def equals_its_run(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+def equals_its_run(engine: Any, arm: EngineArm) -> list[EquivalenceGate]:
     return [EquivalenceGate("log-odds", 0.0, 1e-3, True, 1, "")]
 
 
@@ -103,7 +103,7 @@ def equals_its_run(engine: Any, arm: Arm) -> list[EquivalenceGate]:
 def test_an_arm_is_timed_only_if_it_computes_what_its_run_does(tmp_path: Path, diary: list[str], passed: bool) -> None:
     asked_when_checked = []
 
-    def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+    def check(engine: Any, arm: EngineArm) -> list[EquivalenceGate]:
         asked_when_checked.append(engine.num_asked)
         return [EquivalenceGate("log-odds", 0.5, 1e-3, passed, 1, "it answers otherwise")]
 
@@ -122,7 +122,7 @@ def test_an_arm_is_timed_only_if_it_computes_what_its_run_does(tmp_path: Path, d
 
 @pytest.mark.parametrize("passed", [True, False])
 def test_rows_of_a_killed_process_stand_in_no_table(tmp_path: Path, diary: list[str], passed: bool) -> None:
-    def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+    def check(engine: Any, arm: EngineArm) -> list[EquivalenceGate]:
         return [EquivalenceGate("log-odds", 0.5, 1e-3, passed, 1, "it answers otherwise")]
 
     directory = tmp_path / "processes"
@@ -338,7 +338,7 @@ def test_no_engine_is_left_when_another_cannot_be_started_at_all(
 
 
 def test_engines_that_wait_are_ended_when_the_study_is_interrupted(tmp_path: Path, diary: list[str]) -> None:
-    def interrupt(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+    def interrupt(engine: Any, arm: EngineArm) -> list[EquivalenceGate]:
         raise KeyboardInterrupt
 
     comparison = comparison_of(tmp_path, interrupt, "base", "merged", "full")

@@ -19,7 +19,7 @@ from lorascope.stats.correlation import partial_spearman, spearman
 from lorascope.stats.drift.runs import DriftDraws, DriftSample, average_over_models, estimate_log_ratio, estimate_mean
 from lorascope.stats.hypotheses import adjust, hypothesis_test
 from lorascope.stats.measurements import validate_measurements
-from lorascope.stats.quality.multibootstrap import Estimate
+from lorascope.stats.quality.multibootstrap import BootstrapEstimate
 from lorascope.study.hypothesis import Lower
 from lorascope.study.loading.load import load_study
 from lorascope.study.spec import Study
@@ -195,8 +195,8 @@ def test_a_drift_that_some_resamples_lose_has_no_ratio():
 
 
 def test_models_of_a_task_are_averaged_as_if_their_examples_moved_as_one():
-    one = Estimate(-1.0, 0.05, 8.0, 0.1, 0.05, 0.02, 5, 400)
-    other = Estimate(-3.0, 0.13, 6.0, 0.3, 0.1, 0.08, 5, 400)
+    one = BootstrapEstimate(-1.0, 0.05, 8.0, 0.1, 0.05, 0.02, 5, 400)
+    other = BootstrapEstimate(-3.0, 0.13, 6.0, 0.3, 0.1, 0.08, 5, 400)
     average = average_over_models([one, other])
     assert average.mean == -2.0
     assert average.shared_variance == pytest.approx(((math.sqrt(0.02) + math.sqrt(0.08)) / 2) ** 2)
