@@ -138,7 +138,8 @@ def write_adapters(base: Any, setting: Setting) -> tuple[Any, dict[str, Path]]:
     import torch
 
     from lorascope.methods.lora import LoRA
-    from lorascope.study.spec import LoraSpec, Seeds
+    from lorascope.study.methods.lora import LoraSpec
+    from lorascope.study.spec import Seeds
     from lorascope.training.preparation import prepared_model
 
     method = LoRA(LoraSpec.model_validate({"name": "lora", "kind": "lora", "rank": RANK}))

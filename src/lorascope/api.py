@@ -23,6 +23,7 @@ from lorascope.errors import StudyError
 from lorascope.pipeline import Outcome, Results, Workers, analysis_of, execute_all, make_directory, run_study
 from lorascope.plan.graph import Graph
 from lorascope.plan.growing import Planner
+from lorascope.plan.suitability import require_suitable
 from lorascope.serving.forms import Dtype, Form
 from lorascope.study.loading.load import load_study
 from lorascope.study.measure import Workload
@@ -74,6 +75,7 @@ def run(
     the study's own, ["none"] for none. emit: receives every event; results/<study>/events.jsonl does too. May be killed at
     any time and called again.
     """
+    require_suitable(study)
     workers = Workers(executor) if isinstance(executor, str) else executor
     trackers = chosen_trackers(study, track)
     opened = open_store(store)
@@ -109,6 +111,7 @@ def plan(
         raise StudyError(
             "a plan needs at least one machine with one worker", hint="give --machines and --gpus-per-machine 1 or more"
         )
+    require_suitable(study)
     opened = open_store(store)
     planned = Planner(study, opened, data_dir=data_dir).outlook()
     here = list(devices or find_devices())

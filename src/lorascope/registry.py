@@ -57,8 +57,8 @@ METHODS = NameTable(
 METHOD_SETTINGS = NameTable(
     "method_settings",
     {
-        "full": "lorascope.study.spec:FullSpec",
-        "lora": "lorascope.study.spec:LoraSpec",
+        "full": "lorascope.study.methods.full:FullSpec",
+        "lora": "lorascope.study.methods.lora:LoraSpec",
     },
     is_open=True,
     needs=("model_validate", "model_fields"),
@@ -80,7 +80,8 @@ METRICS = NameTable(
     needs=("name", "direction", "estimator"),
 )
 
-ARCHITECTURES = NameTable("architectures", {}, is_open=True)
+# Of plug-ins, by model_type; those that lorascope knows are in models/architectures.py.
+ARCHITECTURES = NameTable("architectures", {}, is_open=True, needs=("spellings", "is_causal"))
 
 TASKS = NameTable(
     "tasks",

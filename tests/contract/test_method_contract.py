@@ -5,7 +5,8 @@ from __future__ import annotations
 from method_contract import MethodContract
 
 from lorascope.registry import METHODS
-from lorascope.study.spec import FullSpec, LoraSpec
+from lorascope.study.methods.full import FullSpec
+from lorascope.study.methods.lora import LoraSpec
 
 
 class TestFull(MethodContract):

@@ -93,18 +93,24 @@ def finished(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kill_in_training(directory: Path) -> None:
-    """Runs the study until a run has a checkpoint, and kills it there."""
-    log = directory / "killed.log"
-    with log.open("wb") as output:
-        running = subprocess.Popen(
-            lorascope("run", "study.yaml"), cwd=directory, env=environment(LORASCOPE_CHECKPOINT_SECONDS="0.01"),
-            stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        while not any((directory / "store" / "work").glob("train-*/checkpoint.pt")):
-            assert running.poll() is None, log.read_text()
-            time.sleep(0.01)
-        running.kill()  # its worker dies with it
-        running.wait()
+    """Runs the study until a run has a checkpoint, and kills it there; again, should that run have ended just before."""
+    log, checkpoints = directory / "killed.log", directory / "store" / "work"
+    is_met = False
+    while not is_met:
+        with log.open("wb") as output:
+            running = subprocess.Popen(
+                lorascope("run", "study.yaml"),
+                cwd=directory,
+                env=environment(LORASCOPE_CHECKPOINT_SECONDS="0.01"),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            while not any(checkpoints.glob("train-*/checkpoint.pt")):
+                assert running.poll() is None, log.read_text()
+                time.sleep(0.01)
+            running.kill()  # its worker dies with it
+            running.wait()
+        is_met = any(checkpoints.glob("train-*/checkpoint.pt"))
 
 
 def finish(directory: Path) -> Path:

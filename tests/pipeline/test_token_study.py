@@ -17,6 +17,7 @@ from skeleton_study import artifacts, events, gates, measured, plugged_in, repor
 from tiny import save_tiny_checkpoint
 from transformers import AutoTokenizer
 
+from lorascope import api
 from lorascope.data.columns import Batch
 from lorascope.engine.warm import Warm
 from lorascope.models.catalog import describe_model
@@ -194,6 +195,21 @@ def test_the_report_ranks_perplexity_with_less_as_better(finished: Path) -> None
     (hypothesis,) = json.loads(analysis.file("analysis.json").read_text())["hypotheses"]
     assert "lower perplexity" in hypothesis["claim"]
     assert "gate" not in hypothesis["reason"]
+
+
+def test_exports_are_loaded_and_served_as_language_models(finished: Path, tmp_path: Path) -> None:
+    (first, *_), (adapter, *_) = exports(finished, "full"), exports(finished, "lora")
+    for export, tool in ((first, "transformers"), (adapter, "peft")):
+        published = api.export(export.parent.name, store=finished / "store", to=tmp_path / tool)
+        assert "AutoModelForCausalLM" in published.load[tool]
+        assert "vllm serve" in published.load["vllm"]
+        assert "pooling" not in published.load["vllm"]
+        assert "lorascope export" not in published.load["vllm"], "the base needs no other head"
+
+
+def test_a_plan_knows_the_metric(finished: Path) -> None:
+    plan = api.plan(api.load(finished / "study.yaml"), store=finished / "store")
+    assert [power.metric for power in plan.power] == ["perplexity"]
 
 
 def outputs(case: TaskCase, batch: Batch, generator: Any) -> torch.Tensor:

@@ -18,7 +18,9 @@ from lorascope.models.catalog import describe_model
 from lorascope.models.loading import BaseModel
 from lorascope.registry import METHODS, resolve
 from lorascope.serving.trained import TrainedRun, open_run
-from lorascope.study.spec import FullSpec, LoraSpec, ModelSpec, Seeds
+from lorascope.study.methods.full import FullSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import ModelSpec, Seeds
 from lorascope.training.run import prepared_model
 
 LORA = LoraSpec.model_validate(

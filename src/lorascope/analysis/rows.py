@@ -65,7 +65,7 @@ def _snapshot_rows(run: Mapping[str, Any], seen: pd.DataFrame) -> pd.DataFrame:
 def function_rows(finished: Finished, study: Study) -> Iterator[pd.DataFrame]:
     """How differently a run decides the test examples: from the reference method's run of the same seed, and from its own
     arm's runs of other seeds (the mean over them), without which the first says little."""
-    reference = next((method.name for method in study.methods if method.kind == "full"), study.methods[0].name)
+    reference = study.reference
     runs = {
         (label["model"], label["task"], label["method"], label["seed"]): artifact
         for label, artifact in finished.of("evaluate")

@@ -71,11 +71,16 @@ DEFAULT_STORE = "store"
 DEFAULT_RESULTS = Path("results")
 
 
-def load(study_file: Path, overrides: list[str] | None) -> Study:
-    """The study as the command line states it; the files it names must be there. Raises StudyError."""
+def load(study_file: Path, overrides: list[str] | None, *, models: bool = False) -> Study:
+    """The study as the command line states it; the files it names must be there. models: and its models must suit what the
+    study does with them, as far as that can be seen here. Raises StudyError."""
+    from lorascope.plan.suitability import check_models
     from lorascope.study.loading.load import load_study  # pydantic's models take a while to build: not for --help
 
-    return load_study(study_file, overrides=overrides or [], files=True)
+    given = overrides or []
+    if not models:
+        return load_study(study_file, overrides=given, files=True)
+    return load_study(study_file, overrides=given, files=True, further=check_models)
 
 
 def checked_data_dir(data: Path | None) -> Path | None:

@@ -64,7 +64,7 @@ def plan(
     asks for."""
     from lorascope import api
 
-    study = load(study_file, overrides)
+    study = load(study_file, overrides, models=True)
     given: dict[str, Any] = {"store": store, "data_dir": checked_data_dir(data), "devices": device}
     if calibrate:
         with rendering(Console(stderr=True)) as emit:

@@ -45,17 +45,20 @@ if TYPE_CHECKING:
 def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a study, and that the files it names exist, without starting anything. Says which packages it lacks here."""
     from lorascope.models.catalog import missing_package
+    from lorascope.plan.suitability import not_checked
 
-    study = load(study_file, overrides)
+    study = load(study_file, overrides, models=True)
     missing = [problem for model in study.models if (problem := missing_package(model))]
     if as_json:
         lacks = [{"message": problem.message, "hint": problem.hint} for problem in missing]
-        found = {"valid": True, "num_runs": num_runs(study), "missing_here": lacks}
+        found = {"valid": True, "num_runs": num_runs(study), "missing_here": lacks, "not_checked": not_checked(study)}
         print(json.dumps({**found, "study": study.model_dump(mode="json")}, indent=2))
         return
     print(f"{study_file} is a valid study: {study_in_words(study)}")
     for problem in missing:
         print(f"but it cannot run here yet: {problem}")
+    for remark in not_checked(study):
+        print(remark)
 
 
 def run(
@@ -73,9 +76,10 @@ def run(
 ) -> None:
     """Run what is missing of a study and write its report. Interrupt it at any time; the same command goes on."""
     from lorascope import api
+    from lorascope.pipeline import Workers
 
-    study = load(study_file, overrides)
-    workers = api.Workers(executor, devices=device, address=address)
+    study = load(study_file, overrides, models=True)
+    workers = Workers(executor, devices=device, address=address)
     with _saying_how_to_go_on(), rendering(Console(stderr=True)) as emit:
         outcome = api.run(
             study,

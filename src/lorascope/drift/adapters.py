@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorascope.errors import EnvironmentProblem
 from lorascope.methods.base import NotStackable
 from lorascope.methods.dropout import DropoutStreams, StackedDropout
-from lorascope.methods.stacked import StackedLinear, StackedLoRALinear, replace_module
-from lorascope.models.sites import linear_at
+from lorascope.methods.stacked import StackedLoRALinear, replace_module, stack_layer
+from lorascope.models.linear import linear_at
+from lorascope.models.sites import present_names
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from lorascope.models.loading import BaseModel
@@ -37,7 +39,7 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "use_dora": (False, None),
     "rank_pattern": ({}, None),
     "alpha_pattern": ({}, None),
-    "fan_in_fan_out": (False, None),
+    "fan_in_fan_out": (False, None, True),  # says how the base keeps its weight; A and B are the same
     "lora_bias": (False, None),
     "layer_replication": (None,),
     "alora_invocation_tokens": (None,),
@@ -88,7 +90,7 @@ def stack_adapters(base: BaseModel, directories: Sequence[Path]) -> PreTrainedMo
     Its batches are those of all runs end to end (methods/stacked.py). Raises NotStackable as `read_adapter` does, and for
     tensors that belong to no layer of the base.
     """
-    adapters = [read_adapter(directory) for directory in directories]
+    adapters = [_under_present_names(read_adapter(directory), base.model) for directory in directories]
     generators = [torch.Generator() for _ in adapters]
     model = base.copy(generators[0], share_frozen=True)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -105,9 +107,9 @@ def stack_adapters(base: BaseModel, directories: Sequence[Path]) -> PreTrainedMo
     heads = {name for adapter in adapters for name in adapter.head}
     for name in sorted({name.rpartition(".")[0] for name in heads}):
         inside = any(name == root or name.startswith(f"{root}.") for root in base.head)
-        if not inside or not isinstance(model.get_submodule(name), nn.Linear):
-            raise NotStackable(f"an adapter holds weights of {name}, which is not a linear layer of the head")
-        replace_module(model, name, StackedLinear(linear_at(model, name), runs=len(adapters)))
+        if not inside:
+            raise NotStackable(f"an adapter holds weights of {name}, which is no layer of the head")
+        stack_layer(model, name, runs=len(adapters))
     for name in sorted(heads):
         parameter = model.get_parameter(name)
         for run, adapter in enumerate(adapters):
@@ -118,6 +120,16 @@ def stack_adapters(base: BaseModel, directories: Sequence[Path]) -> PreTrainedMo
     for number, dropout in enumerate(m for m in model.modules() if isinstance(m, StackedDropout)):
         dropout.connect(streams, number)
     return model.requires_grad_(False).eval()
+
+
+def _under_present_names(adapter: Adapter, model: nn.Module) -> Adapter:
+    """The adapter with its sites as this version of transformers names them."""
+    renamed = present_names(model, adapter.lora_a)
+    lora_a, lora_b = (
+        {renamed.get(site, site): tensor for site, tensor in matrices.items()}
+        for matrices in (adapter.lora_a, adapter.lora_b)
+    )
+    return replace(adapter, lora_a=lora_a, lora_b=lora_b)
 
 
 def _fill(layer: StackedLoRALinear, name: str, adapters: Sequence[Adapter]) -> None:

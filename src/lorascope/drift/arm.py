@@ -153,7 +153,7 @@ class Arm:
 
     def _models(self) -> Iterator[tuple[list[Run], nn.Module]]:
         """The arm's models, as many runs in each as can share one."""
-        if self.method.shares_base:
+        if self.method.change == "low-rank":
             try:
                 with self.watch.timing("loading"):
                     stacked = stack_adapters(self.base, [run.export for run in self.runs])
@@ -224,9 +224,10 @@ class Arm:
         """Of each run, what its updates measure and its relative change of all parameters, which `note_weights` takes. Changes
         nothing here but the watch, so that it may go on beside `read`. known_vectors: the base's singular vectors, kept for
         the next arm of the same base."""
+        change = self.method.change
         with self.watch.timing("weights"):
             found = measure_updates(
-                zip(*(weight_updates(self.base, run.export) for run in self.runs), strict=True),
+                zip(*(weight_updates(self.base, run.export, change=change) for run in self.runs), strict=True),
                 generator=torch.Generator().manual_seed(_CONTROL_SEED),
                 device=self.device,
                 known_vectors=known_vectors,
@@ -234,7 +235,10 @@ class Arm:
                 spare_cores=int(self.device.startswith("cuda")),  # for the thread that feeds the device
             )
             return [
-                (weight_measurements(drifts), relative_parameter_change(self.base, run.export, linear=drifts))
+                (
+                    weight_measurements(drifts),
+                    relative_parameter_change(self.base, run.export, change=change, linear=drifts),
+                )
                 for run, drifts in zip(self.runs, found, strict=True)
             ]
 

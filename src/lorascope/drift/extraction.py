@@ -203,6 +203,7 @@ class _Pool:
     def prepare(self, rows: np.ndarray, mask: Tensor | None, *, device: torch.device) -> bool:
         """Notes a batch: which examples it holds and which of its positions are real (None: all). False: none of its
         positions is asked for."""
+        self._num_examples = len(rows)
         if self.pooling == "mean":
             weights = None if mask is None else mask.float() / mask.sum(1, keepdim=True)
             self._weights = None if weights is None else weights.repeat(self.runs, 1).unsqueeze(1)
@@ -228,6 +229,8 @@ class _Pool:
         """What writes the pooled hidden states of a module into `target`."""
 
         def write(hidden: Float[Tensor, "batch tokens hidden"]) -> None:
+            if hidden.ndim == 2:  # OPT's MLP takes the tokens of all examples end to end
+                hidden = hidden.unflatten(0, (self.runs * self._num_examples, -1))
             with torch.autocast(hidden.device.type, enabled=False):
                 target[:, self._next] = self._pooled(hidden)
 
@@ -263,5 +266,5 @@ def _check_sums(features: Mapping[str, Float[Tensor, "runs layers examples hidde
         raise StudyError(
             f"the blocks of a {architecture} model add something else to the residual stream than the outputs of their "
             f"attention and MLP modules (they miss {float(error):.0%} of it)",
-            hint="measure.drift.sites: [residual] can be read; the others need this architecture in models/blocks.py",
+            hint="measure.drift.sites: [residual] can be read; the others need this architecture in models/architectures.py",
         )

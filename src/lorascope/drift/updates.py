@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,12 +19,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lorascope.errors import StudyError
+from lorascope.models.adapter_names import renamed_keys
+from lorascope.models.linear import is_transposed, linear_at, linear_weight
 from lorascope.models.loading import reading_checkpoint
-from lorascope.models.sites import ROLES, resolve_sites
+from lorascope.models.sites import resolve_sites, roles_of
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lorascope.models.loading import BaseModel
 
+Change = Literal["low-rank", "dense"]
 _PEFT_PREFIX = "base_model.model."
 # Settings of a LoRA adapter under which its update is alpha / rank * B @ A and nothing else, as PEFT writes them.
 _PLAIN_LORA: Mapping[str, tuple[Any, ...]] = {
@@ -33,7 +38,7 @@ _PLAIN_LORA: Mapping[str, tuple[Any, ...]] = {
     "use_rslora": (False, None),
     "use_qalora": (False, None),
     "use_bdlora": (None,),
-    "fan_in_fan_out": (False, None),
+    "fan_in_fan_out": (False, None, True),  # says how the base keeps its weight; A and B are the same
     "lora_bias": (False, None),
     "bias": ("none", None),
     "alpha_pattern": ({}, None),
@@ -56,12 +61,14 @@ class LowRank:
 @dataclass(frozen=True)
 class Matrix:
     """A linear weight of the base, [out, in]. site: its role ("query"), or its name without the layer's number where
-    the architecture has no table of roles. layer: None for a matrix outside the blocks."""
+    the architecture is not in the table. layer: None for a matrix outside the blocks. is_transposed: whether checkpoints
+    keep it as [in, out]."""
 
     name: str
     site: str
     layer: int | None
     weight: Float[Tensor, "out in"]
+    is_transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,27 +81,29 @@ class WeightUpdate:
 
 def base_matrices(base: BaseModel) -> list[Matrix]:
     """Every linear weight of the base in the model's order, the head excluded."""
-    table = ROLES.get(base.model.config.model_type, {})
-    roles = {name: role for role in table for name in resolve_sites(base.model, (role,), head=base.head)}
-    found = []
-    for name in resolve_sites(base.model, ("all-linear",), head=base.head):
+    names = resolve_sites(base.model, ("all-linear",), head=base.head)
+    roles, found = roles_of(base.model, names), []
+    for name in names:
         parts = name.split(".")
         number = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
         layer = None if number is None else int(parts[number])
         site = roles.get(name) or ".".join(part for i, part in enumerate(parts) if i != number)
-        found.append(Matrix(name, site, layer, base.model.get_submodule(name).get_parameter("weight").detach()))
+        linear = linear_at(base.model, name)
+        found.append(Matrix(name, site, layer, linear_weight(linear).detach(), is_transposed(linear)))
     return found
 
 
-def weight_updates(base: BaseModel, directory: Path) -> Iterator[WeightUpdate]:
+def weight_updates(base: BaseModel, directory: Path, *, change: Change) -> Iterator[WeightUpdate]:
     """The update of every linear weight of the base by the run exported to `directory`, in the model's order.
 
-    The directory holds PEFT's adapter or a plain checkpoint (`Method.export`). Tensors are read one at a time, on the
+    change: what the run's method makes of its base (`Method.change`): the directory holds PEFT's adapter for "low-rank", else
+    a plain checkpoint. Tensors are read one at a time, on the
     CPU. Raises StudyError for an export that is incomplete, belongs to another base, or is not plain LoRA.
     """
-    export = open_export(directory, base)
+    export = open_export(directory, base, change=change)
     matrices = base_matrices(base)
     if isinstance(export, _Adapter):
+        export.take_present_names(base.model)
         export.require_sites({matrix.name for matrix in matrices}, base.head)
     for matrix in matrices:
         yield WeightUpdate(matrix, export.change(matrix))
@@ -139,7 +148,11 @@ class _Checkpoint:
         return found
 
     def change(self, matrix: Matrix) -> Tensor | LowRank | None:
-        return self.parameter(f"{matrix.name}.weight", matrix.weight.shape)
+        shape = matrix.weight.shape
+        if not matrix.is_transposed:
+            return self.parameter(f"{matrix.name}.weight", shape)
+        found = self.parameter(f"{matrix.name}.weight", torch.Size(reversed(shape)))
+        return None if found is None else found.t()
 
     def parameter(self, name: str, shape: torch.Size) -> Tensor | None:
         """A parameter as the run left it, None where it is the base's."""
@@ -152,6 +165,7 @@ class _Adapter(_Checkpoint):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, "adapter_model.safetensors.index.json", "adapter_model.safetensors")
         self.config = json.loads((directory / "adapter_config.json").read_text())
+        self._renamed: dict[str, str] = {}
         for key, plain in _PLAIN_LORA.items():
             if self.config.get(key) not in plain:
                 raise StudyError(
@@ -159,6 +173,14 @@ class _Adapter(_Checkpoint):
                     hint="weight-space measures know plain LoRA and full checkpoints: merge this adapter into its base "
                     "(merge_and_unload) and measure the checkpoint",
                 )
+
+    def take_present_names(self, model: nn.Module) -> None:
+        """Reads tensors that another version of transformers named otherwise under their names in `model`."""
+        self._renamed = {present: own for own, present in renamed_keys(model, self.files).items()}
+        self.files |= {present: self.files.pop(own) for present, own in self._renamed.items()}
+
+    def _read(self, name: str) -> Tensor:
+        return self._handles[self.files[name]].get_tensor(self._renamed.get(name, name))
 
     def require_sites(self, names: set[str], head: tuple[str, ...]) -> None:
         """Every tensor must be a factor of a known matrix or the head's, or the update would be incomplete."""
@@ -209,16 +231,19 @@ class _RenamedCheckpoint(_Checkpoint):
         return self._tensors[name]
 
 
-def open_export(directory: Path, base: BaseModel) -> _Checkpoint:
-    """The exported run of a base, to read tensors from. Raises StudyError if the directory holds none."""
-    if (directory / "adapter_config.json").is_file():
-        return _Adapter(directory)
-    names = ("model.safetensors.index.json", "model.safetensors")
+def open_export(directory: Path, base: BaseModel, *, change: Change) -> _Checkpoint:
+    """The exported run of a base, to read tensors from. Raises StudyError if the directory holds none of this kind."""
+    if change == "low-rank":
+        names, wanted = ("adapter_config.json",), "adapter_config.json"
+    else:
+        names, wanted = ("model.safetensors.index.json", "model.safetensors"), "model.safetensors"
     if not any((directory / name).is_file() for name in names):
         raise StudyError(
-            f"{directory} holds no exported run (neither adapter_config.json nor model.safetensors)",
-            hint="give the `export` directory of a finished train step",
+            f"{directory} holds no exported run of a {change} change (no {wanted})",
+            hint="give the `export` directory of a finished train step, and its method",
         )
+    if change == "low-rank":
+        return _Adapter(directory)
     checkpoint = _Checkpoint(directory, *names)
     is_whole = all(name in checkpoint.files for name, _ in base.model.named_parameters())
     return checkpoint if is_whole else _RenamedCheckpoint(directory, base)

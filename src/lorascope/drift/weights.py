@@ -33,7 +33,7 @@ from lorascope.drift.spectra import (
     singular_values,
     stable_rank,
 )
-from lorascope.drift.updates import LowRank, Matrix, WeightUpdate, open_export
+from lorascope.drift.updates import Change, LowRank, Matrix, WeightUpdate, open_export
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -263,13 +263,16 @@ def _base_vectors(name: str, weight: Float[Tensor, "out in"], settings: _Setting
 
 
 @torch.no_grad()
-def relative_parameter_change(base: BaseModel, directory: Path, *, linear: Sequence[MatrixDrift]) -> float:
+def relative_parameter_change(
+    base: BaseModel, directory: Path, *, change: Change, linear: Sequence[MatrixDrift]
+) -> float:
     """||dtheta|| / ||theta|| over every parameter of the base, its embeddings, norms and biases included and its head
     excluded. Full fine-tuning moves them all, so its linear weights alone would tell too little.
 
-    linear: what the run exported to `directory` made of the linear weights, which are not read again.
+    change: as in `weight_updates`. linear: what the run exported to `directory` made of the linear weights, which are not
+    read again.
     """
-    export, head = open_export(directory, base), tuple(f"{name}." for name in base.head)
+    export, head = open_export(directory, base, change=change), tuple(f"{name}." for name in base.head)
     measured = {f"{drift.name}.weight" for drift in linear}
     moved = math.fsum(drift.update_norm**2 for drift in linear)
     total = math.fsum(drift.weight_norm**2 for drift in linear)

@@ -10,7 +10,7 @@ import graphlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lorascope.engine.events import Emit, StepBlocked, StepFailed
@@ -218,14 +218,22 @@ class _Scheduling:
         """Of the ready steps that could start now those known the longest, of these the one that a worker is warmest for:
         else the rounds of one search would follow each other on a warm worker while another search has yet to begin."""
         best: tuple[int, int, Step] | None = None
-        for step_id in self._allowed():
-            warmth = self.executor.warmth(self.graph[step_id])
-            if warmth is None:
-                continue
+        for step_id, warmth in self._warmths():
             found = -self._generation[step_id], warmth
             if best is None or found > best[:2]:
                 best = *found, self.graph[step_id]
         return best[2] if best else None
+
+    def _warmths(self) -> Iterator[tuple[str, int]]:
+        """The ready steps that could start now, in order, with their warmth. A worker that became free while we asked could
+        take those that we asked about before as well, and these come first."""
+        warmths = {step_id: self.executor.warmth(self.graph[step_id]) for step_id in self._allowed()}
+        is_one_free = any(warmth is not None for warmth in warmths.values())
+        for step_id, warmth in warmths.items():
+            if warmth is None and is_one_free:
+                warmth = self.executor.warmth(self.graph[step_id])
+            if warmth is not None:
+                yield step_id, warmth
 
     def _allowed(self) -> list[str]:
         """The ready steps that may start beside what runs: one that must be alone waits until nothing else is left to run

@@ -13,7 +13,9 @@ from a table: those that a compiled kernel counts itself are 64 bits wide where 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +23,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
 from lorascope.errors import StudyError
+from lorascope.models.architectures import functional_dropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -159,8 +162,9 @@ def replace_dropouts(model: PreTrainedModel, streams: DropoutStreams) -> None:
     """Makes every dropout of the model a StackedDropout on `streams`, attention's included, in place.
 
     Those that the method put in place are connected; the base's own have one probability for all runs. Raises
-    StudyError where attention draws its dropout by itself.
+    StudyError where attention, or a module that calls dropout as a function, draws it by itself.
     """
+    _refuse_functional_dropout(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Dropout) and module.p > 0:
             parent, _, child = name.rpartition(".")
@@ -196,6 +200,37 @@ def _replace_attention_dropouts(model: PreTrainedModel, runs: int) -> None:
         setattr(module, _ATTENTION_DROPOUT, StackedDropout([p] * runs))
     _register_attention()
     model.set_attn_implementation(ATTENTION)
+    for module in found:
+        if getattr(getattr(module, "config", None), "_attn_implementation", ATTENTION) != ATTENTION:  # T5 keeps its own
+            raise _undrawable(model)
+
+
+def _refuse_functional_dropout(model: PreTrainedModel) -> None:
+    """A dropout that is called as a function (OPT, BART, T5) draws from torch's generator, so no run would repeat.
+    Attention modules that say whether they are causal hand theirs over."""
+    for module in model.modules():
+        settings = [
+            name for name, value in vars(module).items()
+            if "drop" in name and type(value) is float and value > 0 and _reads(type(module), name)
+        ]  # fmt: skip
+        if settings and not hasattr(module, "is_causal"):
+            raise _undrawable(model)
+
+
+def _undrawable(model: PreTrainedModel) -> StudyError:
+    """Names the settings of the checkpoint's config that turn every dropout off."""
+    settings = [name for name, p in model.config.to_dict().items() if "drop" in name and isinstance(p, float) and p > 0]
+    text, hint = functional_dropout(model.config.model_type, settings)
+    return StudyError(text, hint=hint)
+
+
+@cache
+def _reads(kind: type[nn.Module], setting: str) -> bool:
+    """Whether a module's own forward uses a setting."""
+    try:
+        return f"self.{setting}" in inspect.getsource(kind.forward)
+    except (OSError, TypeError):  # no source at hand: the gate "same seed, same losses" will tell
+        return False
 
 
 def _probability(attention: nn.Module) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorascope.methods.base import Method
+from lorascope.models.architectures import known_architecture
 from lorascope.models.loading import run_heads
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ class FullFineTuning(Method):
             for run, weights in enumerate(heads):
                 set_run(model, run, weights)
         model.requires_grad_(True)
+        for parameter in _unused(model):
+            parameter.requires_grad_(False)
 
     def expected_parameters(self, model: PreTrainedModel, *, head: Sequence[str]) -> int:
         del head
-        return sum(p.numel() for p in model.parameters())
+        return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in _unused(model))
 
     def export(self, model: PreTrainedModel, directory: Path, *, base: BaseModel, run: int = 0) -> None:
         del base
@@ -53,3 +56,10 @@ class FullFineTuning(Method):
         import torch
 
         return type(base.model).from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def _unused(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Parameters that the model never reads for a task, so they have no gradient."""
+    architecture = known_architecture(model.config.model_type)
+    there = dict(model.base_model.named_parameters()) if architecture is not None and architecture.unused else {}
+    return [there[name] for name in (architecture.unused if architecture is not None else ()) if name in there]

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lorascope.errors import StudyError
-from lorascope.methods.base import Method
+from lorascope.methods.base import Method, NotStackable
+from lorascope.models.adapter_names import readable_adapter
+from lorascope.models.linear import is_transposed, linear_at, linear_shape
 from lorascope.models.loading import run_heads
-from lorascope.models.sites import linear_at, resolve_sites
+from lorascope.models.sites import resolve_sites
 
 if TYPE_CHECKING:
     import torch
@@ -23,13 +25,14 @@ if TYPE_CHECKING:
 
     from lorascope.methods.stacked import StackedLoRALinear
     from lorascope.models.loading import BaseModel
-    from lorascope.study.spec import LoraSpec
+    from lorascope.study.methods.lora import LoraSpec
 
 
 class LoRA(Method):
     shares_base = True
     flops_per_parameter = 4
     stacks = True
+    change = "low-rank"
     spec: LoraSpec
 
     def prepare(
@@ -40,11 +43,12 @@ class LoRA(Method):
         generators: Sequence[torch.Generator],
         specs: Sequence[LoraSpec] | None = None,
     ) -> None:
-        from lorascope.methods.stacked import StackedLinear, StackedLoRALinear, replace_module, set_run
+        from lorascope.methods.stacked import StackedLoRALinear, parameter_layers, replace_module, set_run, stack_layer
 
         specs = [self.spec] * len(generators) if specs is None else specs
         sites = _sites(max(specs, key=lambda spec: spec.rank), model, head)
-        head_linears, heads = _head_linears(model, head), run_heads(model, head, generators)
+        head_layers = [name for root in head for name in parameter_layers(model, root)]
+        heads = run_heads(model, head, generators)
         model.requires_grad_(False)
         for name in sites:
             layer = StackedLoRALinear(
@@ -55,8 +59,14 @@ class LoRA(Method):
                 generators=generators,
             )
             replace_module(model, name, layer)
-        for name in head_linears:
-            replace_module(model, name, StackedLinear(linear_at(model, name), runs=len(generators)))
+        for name in head_layers:
+            try:
+                stack_layer(model, name, runs=len(generators))
+            except NotStackable as reason:
+                raise StudyError(
+                    f"the head of {type(model).__name__} ({', '.join(head)}) cannot be trained beside adapters: {reason}",
+                    hint="use full fine-tuning, or another architecture",
+                ) from None
             model.get_submodule(name).requires_grad_(True)
         for run, weights in enumerate(heads):
             set_run(model, run, weights)
@@ -64,7 +74,7 @@ class LoRA(Method):
     def expected_parameters(self, model: PreTrainedModel, *, head: Sequence[str]) -> int:
         """rank * (in + out) summed over the sites, plus the head."""
         layers = [linear_at(model, name) for name in _sites(self.spec, model, head)]
-        adapters = sum(self.spec.rank * (layer.in_features + layer.out_features) for layer in layers)
+        adapters = sum(self.spec.rank * sum(linear_shape(layer)) for layer in layers)
         return adapters + sum(p.numel() for name in head for p in model.get_submodule(name).parameters())
 
     def export(self, model: PreTrainedModel, directory: Path, *, base: BaseModel, run: int = 0) -> None:
@@ -82,6 +92,7 @@ class LoRA(Method):
             lora_dropout=self.spec.dropout,
             target_modules=_shortest_targets(sites, base),
             modules_to_save=list(base.head) or None,
+            fan_in_fan_out=all(is_transposed(linear_at(base.model, name)) for name in sites),
             inference_mode=True,
         )
         directory.mkdir(parents=True, exist_ok=True)
@@ -93,7 +104,8 @@ class LoRA(Method):
         from peft import PeftModel
 
         pristine = base.copy(torch.Generator().manual_seed(0), share_frozen=False)
-        return PeftModel.from_pretrained(pristine, str(directory)).eval()
+        with readable_adapter(directory, pristine) as readable:
+            return PeftModel.from_pretrained(pristine, str(readable)).eval()
 
     def merge(self, reloaded: nn.Module) -> nn.Module:
         return cast("PeftModel", reloaded).merge_and_unload(safe_merge=True)  # type: ignore[operator]
@@ -102,11 +114,11 @@ class LoRA(Method):
 def _sites(spec: LoraSpec, model: PreTrainedModel, head: Sequence[str]) -> list[str]:
     sites = resolve_sites(model, spec.sites, head=head)
     for name in sites:
-        layer = linear_at(model, name)
-        widest = min(layer.in_features, layer.out_features)
+        out, width = linear_shape(linear_at(model, name))
+        widest = min(out, width)
         if spec.rank > widest:
             raise StudyError(
-                f"rank {spec.rank} is larger than the layer {name} ({layer.out_features} x {layer.in_features})",
+                f"rank {spec.rank} is larger than the layer {name} ({out} x {width})",
                 where=f"methods.{spec.name}.rank",
                 hint=f"use a rank of at most {widest}, or leave this site out of `sites`",
             )
@@ -122,22 +134,6 @@ def _adapter_state(model: PreTrainedModel, head: Sequence[str], sites: Sequence[
     for root in head:
         state |= {f"{root}.{name}": tensor for name, tensor in model.get_submodule(root).named_parameters()}
     return {f"base_model.model.{name}": tensor for name, tensor in state.items()}
-
-
-def _head_linears(model: PreTrainedModel, head: Sequence[str]) -> list[str]:
-    from torch import nn
-
-    inside = [
-        f"{root}.{name}".rstrip(".") for root in head for name, m in model.get_submodule(root).named_modules()
-        if isinstance(m, nn.Linear)
-    ]  # fmt: skip
-    trained = sum(p.numel() for name in inside for p in model.get_submodule(name).parameters())
-    if trained != sum(p.numel() for root in head for p in model.get_submodule(root).parameters()):
-        raise StudyError(
-            f"the head of {type(model).__name__} ({', '.join(head)}) is not made of linear layers alone",
-            hint="LoRA can stack linear heads only; use full fine-tuning, or another architecture",
-        )
-    return inside
 
 
 def _shortest_targets(sites: Sequence[str], base: BaseModel) -> list[str]:

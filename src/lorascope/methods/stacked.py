@@ -17,9 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
 
 from lorascope.errors import NotStackable
 from lorascope.methods.dropout import StackedDropout
+from lorascope.models.linear import linear_shape
 
 
 class Stacked(nn.Module):
@@ -47,7 +49,7 @@ class StackedLoRALinear(Stacked):
 
     def __init__(
         self,
-        base: nn.Linear,
+        base: nn.Module,
         *,
         ranks: Sequence[int],
         alphas: Sequence[float],
@@ -55,16 +57,17 @@ class StackedLoRALinear(Stacked):
         generators: Sequence[torch.Generator],
     ) -> None:
         super().__init__()
-        device, runs, largest = base.weight.device, len(generators), max(ranks)
+        device, runs, largest = base.get_parameter("weight").device, len(generators), max(ranks)
+        out_features, in_features = linear_shape(base)
         self.base = base
         self.dropout = StackedDropout(dropouts)
         self.ranks = tuple(ranks)
-        bound = math.sqrt(6 / ((1 + 5) * base.in_features))
-        lora_a = torch.zeros(runs, largest, base.in_features)
+        bound = math.sqrt(6 / ((1 + 5) * in_features))
+        lora_a = torch.zeros(runs, largest, in_features)
         for run, (rank, generator) in enumerate(zip(ranks, generators, strict=True)):
-            lora_a[run, :rank] = torch.empty(rank, base.in_features).uniform_(-bound, bound, generator=generator)
+            lora_a[run, :rank] = torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
         self.lora_A = nn.Parameter(lora_a.to(device))
-        self.lora_B = nn.Parameter(torch.zeros(runs, base.out_features, largest, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(runs, out_features, largest, device=device))
         scaling = torch.tensor([alpha / rank for alpha, rank in zip(alphas, ranks, strict=True)], device=device)
         self.register_buffer("scaling", scaling.view(-1, 1, 1), persistent=False)
 
@@ -108,6 +111,27 @@ class StackedLinear(Stacked):
         one.weight = self._run("weight", run)
         if self.bias is not None:
             one.bias = self._run("bias", run)
+        return one.train(self.training)
+
+
+class StackedConv1D(Stacked):
+    """A `StackedLinear` whose weight is [runs, in, out], as GPT-2 keeps it."""
+
+    def __init__(self, base: Conv1D, *, runs: int) -> None:
+        super().__init__()
+        self.weight = _repeated(base.weight, runs)
+        self.bias = _repeated(base.bias, runs)
+
+    def forward(self, x: Float[Tensor, "examples *positions in"]) -> Float[Tensor, "examples *positions out"]:
+        runs, width, out = self.weight.shape
+        y = torch.baddbmm(self.bias.unsqueeze(1), x.reshape(runs, -1, width), self.weight)
+        return y.view(*x.shape[:-1], out)
+
+    def view(self, run: int) -> Conv1D:
+        _, width, out = self.weight.shape
+        with torch.device("meta"):
+            one = Conv1D(out, width)
+        one.weight, one.bias = self._run("weight", run), self._run("bias", run)
         return one.train(self.training)
 
 
@@ -210,20 +234,36 @@ def stack_model(model: nn.Module, runs: int) -> None:
     if shared:
         raise NotStackable(f"{min(shared)} is shared between layers of {type(model).__name__}")
     batch = BatchSize(model)
-    replacements = {
-        name: _stacked(name, module, runs, batch)
-        for name, module in model.named_modules()
-        if list(module.parameters(False))
-    }
+    replacements = {name: _stacked(name, module, runs, batch) for name, module in model.named_modules() if _own(module)}
     for name, layer in replacements.items():
         replace_module(model, name, layer.train(model.training))
 
 
-def _stacked(name: str, module: nn.Module, runs: int, batch: BatchSize) -> Stacked:
+def stack_layer(model: nn.Module, name: str, *, runs: int) -> None:
+    """Gives one layer of the model one set of weights a run, in place. Raises NotStackable."""
+    layer = model.get_submodule(name)
+    replace_module(model, name, _stacked(name, layer, runs, None).train(layer.training))
+
+
+def parameter_layers(model: nn.Module, root: str) -> list[str]:
+    """The names of the modules at or below `root` that have parameters of their own."""
+    return [
+        f"{root}.{name}".rstrip(".") for name, module in model.get_submodule(root).named_modules() if _own(module)
+    ]  # fmt: skip
+
+
+def _own(module: nn.Module) -> bool:
+    return bool(list(module.parameters(recurse=False)))
+
+
+def _stacked(name: str, module: nn.Module, runs: int, batch: BatchSize | None) -> Stacked:
     parameters = dict(module.named_parameters(recurse=False))
     if type(module) is nn.Linear:
         return StackedLinear(module, runs=runs)
-    if type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq:
+    if type(module) is Conv1D:
+        return StackedConv1D(module, runs=runs)
+    is_plain = type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq
+    if isinstance(module, nn.Embedding) and is_plain and batch is not None:
         return StackedEmbedding(module, runs=runs, batch=batch)
     if type(module) is nn.LayerNorm and module.weight.ndim == 1:
         return StackedLayerNorm(module, runs=runs)

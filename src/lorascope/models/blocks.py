@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorascope.errors import StudyError
+from lorascope.models.architectures import ARCHITECTURES, Spelling, known_architecture
+from lorascope.models.sites import spelling_of
 from lorascope.registry import nearest
 
 if TYPE_CHECKING:
@@ -29,26 +31,6 @@ FEATURE_SITES: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class BlockParts:
-    """Names of modules. stack: the list of blocks, within the model. attention, mlp: within a block, those whose output
-    is what is added to the residual stream."""
-
-    stack: str
-    attention: str
-    mlp: str
-
-
-_BERT = BlockParts("encoder.layer", "attention.output.dense", "output.dense")
-_LLAMA = BlockParts("layers", "self_attn.o_proj", "mlp")
-PARTS: Mapping[str, BlockParts] = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-}
 _ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn")
 _MLP_NAMES = ("mlp", "feed_forward", "ffn")
 
@@ -57,8 +39,8 @@ _MLP_NAMES = ("mlp", "feed_forward", "ffn")
 class Blocks:
     """The blocks of one model, in order, and the modules in them whose outputs are features (empty: not found).
 
-    is_known: the architecture stands in `PARTS`. Otherwise the modules were found by their usual names, and whoever reads
-    them has to check that each block adds their outputs to its input.
+    is_known: the architecture stands in the table (models/architectures.py). Otherwise the modules were found by their usual
+    names, and whoever reads them has to check that each block adds their outputs to its input.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -96,13 +78,11 @@ def find_blocks(model: nn.Module) -> Blocks:
     Raises StudyError where there is no such list, or more than one.
     """
     plain = plain_model(model)
-    config = plain.config
-    parts = PARTS.get(config.model_type)
-    stack = _stack(plain, parts)
-    blocks = tuple(stack)
-    if parts is not None:
-        attentions = tuple(block.get_submodule(parts.attention) for block in blocks)
-        return Blocks(blocks, attentions, tuple(block.get_submodule(parts.mlp) for block in blocks), is_known=True)
+    spelling = spelling_of(plain)
+    blocks = tuple(_stack(plain, spelling))
+    if spelling is not None:
+        attentions = tuple(block.get_submodule(spelling.attention) for block in blocks)
+        return Blocks(blocks, attentions, tuple(block.get_submodule(spelling.mlp) for block in blocks), is_known=True)
     attention, mlp = _child(blocks[0], _ATTENTION_NAMES), _child(blocks[0], _MLP_NAMES)
     return Blocks(
         blocks,
@@ -129,6 +109,9 @@ def attention_modules(blocks: Blocks) -> list[nn.Module]:
 
 def decides_on_last_token(model: nn.Module) -> bool:
     """Whether a classification head reads the last real token (a causal decoder) or the first (an encoder's CLS)."""
+    architecture = known_architecture(plain_model(model).config.model_type)
+    if architecture is not None:
+        return architecture.is_causal
     return bool(attention_modules(find_blocks(model))[0].is_causal)
 
 
@@ -167,12 +150,12 @@ def check_comparable(model: nn.Module, base: nn.Module, *, name: str) -> None:
             )
 
 
-def _stack(model: PreTrainedModel, parts: BlockParts | None) -> nn.ModuleList:
+def _stack(model: PreTrainedModel, spelling: Spelling | None) -> nn.ModuleList:
     from torch import nn
 
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    if parts is not None:
-        matching = {n: m for n, m in lists.items() if n == parts.stack or n.endswith(f".{parts.stack}")}
+    if spelling is not None:
+        matching = {n: m for n, m in lists.items() if n == spelling.blocks or n.endswith(f".{spelling.blocks}")}
     else:
         depth = getattr(model.config, "num_hidden_layers", None)
         alike = {n: m for n, m in lists.items() if len(m) == depth and len({type(block) for block in m}) == 1}
@@ -181,7 +164,7 @@ def _stack(model: PreTrainedModel, parts: BlockParts | None) -> nn.ModuleList:
         found = f"it has {len(matching)} lists of blocks ({', '.join(matching)})" if matching else "it has no such list"
         raise StudyError(
             f"the blocks of a {model.config.model_type} model cannot be told: {found}",
-            hint=f"drift knows {', '.join(PARTS)}, and other models with one list of `num_hidden_layers` like blocks",
+            hint=f"drift knows {', '.join(ARCHITECTURES)}, and other models with one list of `num_hidden_layers` like blocks",
         )
     return next(iter(matching.values()))
 

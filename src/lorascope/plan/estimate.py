@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from lorascope.engine.step import Step, canonical_json
 from lorascope.plan.history import History, Observation
 from lorascope.plan.workload import Training, amount_of, training_of
+from lorascope.study.methods import shared_settings
 
 Source = Literal["finished", "calibration", "scaled", "unknown"]
 _PER_SEED = ("seeds", "machine")
@@ -150,7 +151,7 @@ def _arm(step: Step) -> str:
 
 def _relatives(step: Step) -> str:
     """What decides the pace of an update but for its tokens: the model, what of it is trained, the precision."""
-    method = {key: step.params["method"].get(key) for key in ("kind", "sites")}
+    method = shared_settings(step.params["method"])
     precision = step.params["train"]["precision"]
     return canonical_json({"model": step.params["model"], "method": method, "precision": precision})
 
@@ -187,7 +188,7 @@ def _shape(step: Step) -> str:
 
 def _kin(step: Step) -> str:
     method = step.params.get("method")
-    method = {key: method.get(key) for key in ("kind", "sites")} if method else None
+    method = shared_settings(method) if method else None
     shared = {"model": step.params.get("model"), "method": method, "version": step.version}
     if step.kind == "serving":
         settings = {key: value for key, value in step.params["serving"].items() if key != "repeats"}

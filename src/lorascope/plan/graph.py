@@ -31,7 +31,8 @@ from lorascope.plan.steps.runs import (
 )
 from lorascope.plan.steps.searches import Finished, Searching, add_searches, trials_behind, tuned
 from lorascope.search.propose import Ask, ask_sampler
-from lorascope.study.spec import AnyMethodSpec, ModelSpec, Study, TaskSpec
+from lorascope.study.methods.base import MethodBase
+from lorascope.study.spec import ModelSpec, Study, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class _Growing:
         model: PlannedModel,
         task: str,
         name: str,
-        method: AnyMethodSpec,
+        method: MethodBase,
         sanity: Step,
         inputs: Mapping[str, str],
         trials: Iterable[str],

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorascope.errors import StudyError
+from lorascope.models.adapter_names import under_present_names
 from lorascope.serving.forms import Dtype
 from lorascope.serving.trained import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TrainedRun
 from lorascope.study.measure import Workload
@@ -36,6 +37,7 @@ def write_adapter(run: TrainedRun, directory: Path, *, workload: Workload, dtype
     run.require_adapter("served")
     config = json.loads((run.export / ADAPTER_CONFIG).read_text())
     state = load_file(run.export / ADAPTER_WEIGHTS)
+    config, state = under_present_names(config, state, run.base.model)
     if run.base.revision is None:  # a base that is on no hub is found where it lies
         config["base_model_name_or_path"] = str(run.checkpoint.resolve())
     if workload == "generation":

@@ -22,7 +22,7 @@ def loading_lines(run: TrainedRun, directory: Path, *, form: str, workload: str)
         auto = _auto_class(run, workload)
         lines = {
             "transformers": f"from transformers import {auto}\nmodel = {auto}.from_pretrained({place!r})",
-            "vllm": shlex.join(["vllm", "serve", place, *_runner(workload)]),
+            "vllm": shlex.join(["vllm", "serve", place, *_runner(auto)]),
         }
     if _auto_class(run, workload) not in (SERVED_HEAD, _GENERATES):  # vLLM is not known to serve such a head
         lines.pop("vllm")
@@ -54,14 +54,14 @@ def _vllm_with_adapter(run: TrainedRun, base: str, place: str, workload: str) ->
     rank = _largest_rank(json.loads((run.export / ADAPTER_CONFIG).read_text()))
     served = base
     before: list[str] = []
-    if workload == "classification":  # vLLM needs a base that has a head for the adapter's to replace
+    if workload == "classification" and run.task.head.is_new:  # vLLM needs a base that has a head to be replaced
         served = f"{place}-base"
         before = [shlex.join(["lorascope", "export", run.id, "--format", "base", "--to", served])]
     revision = ["--revision", run.base.revision] if served == base and run.base.revision else []
     largest = next((allowed for allowed in _VLLM_RANKS if allowed >= rank), rank)
     command = [
-        "vllm", "serve", served, *revision, *_runner(workload), "--enable-lora", "--max-lora-rank", str(largest),
-        "--lora-modules", f"{Path(place).name}={place}",
+        "vllm", "serve", served, *revision, *_runner(_auto_class(run, workload)), "--enable-lora",
+        "--max-lora-rank", str(largest), "--lora-modules", f"{Path(place).name}={place}",
     ]  # fmt: skip
     return "\n".join([*before, shlex.join(command)])
 
@@ -70,5 +70,5 @@ def _largest_rank(config: dict[str, Any]) -> int:
     return max([config["r"], *(config.get("rank_pattern") or {}).values()])
 
 
-def _runner(workload: str) -> list[str]:
-    return ["--runner", "pooling"] if workload == "classification" else []
+def _runner(auto_class: str) -> list[str]:
+    return ["--runner", "pooling"] if auto_class == SERVED_HEAD else []

@@ -14,7 +14,7 @@ from lorascope.serving.record import read_serving
 from lorascope.stats.facts.study import StudyFacts
 from lorascope.study.checks.serving import served_method
 from lorascope.study.measure import ServingSpec
-from lorascope.study.spec import FullSpec, Study
+from lorascope.study.spec import Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ class ServingMeasure(Measure):
             deps |= {f"adapter:{place}": step.id for place, step in enumerate(trained[:wanted])}
             methods["adapter"] = trained[0].params["method"]
         if "full" in spec.arms:
-            full = next(m for m in study.methods if isinstance(m, FullSpec))
+            full = next(m for m in study.methods if m.trains_everything)
             run = arms[0].trained[full.name][0]
             deps["full"] = run.id
             methods["full"] = run.params["method"]

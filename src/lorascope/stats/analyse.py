@@ -153,7 +153,7 @@ def _families(num_hypotheses: int, num_comparisons: int) -> str:
 
 def _pairs_to_compare(study: Study) -> list[tuple[str, str, str, str]]:
     """Every method against full fine-tuning (or, without it, the first method), and what the hypotheses compare."""
-    reference = next((method.name for method in study.methods if method.kind == "full"), study.methods[0].name)
+    reference = study.reference
     wanted = [(method.name, reference) for method in study.methods if method.name != reference]
     for hypothesis in study.hypotheses.values():
         if isinstance(hypothesis, Overhead):

@@ -10,7 +10,9 @@ from typing import Any
 
 from lorascope.study.base import Spec
 from lorascope.study.fields import FIELDS
-from lorascope.study.spec import EarlyStopping, MethodBase, Seeds, TrainOverrides
+from lorascope.study.methods.base import MethodBase
+from lorascope.study.spec import Seeds
+from lorascope.study.train import EarlyStopping, TrainOverrides
 
 
 def field_tables() -> Mapping[type[Spec], str]:

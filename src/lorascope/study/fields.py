@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from lorascope.metrics import cost, serving
 from lorascope.metrics.quality import QUALITY
-from lorascope.study import hypothesis, measure, search, spec, track
+from lorascope.study import hypothesis, measure, ranges, search, spec, track, train
 from lorascope.study.base import Spec
+from lorascope.study.methods import method_specs
 from lorascope.study.tasks.classification import FileTask
 from lorascope.study.tasks.named import NamedTask
 
@@ -60,28 +61,6 @@ _TRAIN: Fields = {
     "early_stopping": "`{patience: 3}` by default; `null` runs every epoch.",
     "gang": "Runs trained together in one process: `auto` (default: as many as the device trains well), a largest "
     "number, or `off` for each alone. Gangs are faster and give the same results; not part of a run's identity.",
-}
-_METHOD: Fields = {
-    "name": "How hypotheses and report call it. Default: its kind; needed where two methods are of one kind.",
-    "train": "Fields of the study's `train` that this method sets for itself.",
-    "hyperparameters": "What an earlier search found, relative to the study file: a directory with `TASK_METHOD.yaml` for each "
-    "task, such as `results/STUDY/optimal`, or one such file for all tasks. The method is then not searched.",
-}
-_FULL: Fields = {
-    **_METHOD,
-    "kind": "`full`: every weight is trained.",
-    "learning_rate": "Peak rate. 5e-5 is the upper end of what full fine-tuning of encoders is usually given.",
-}
-_LORA: Fields = {
-    **_METHOD,
-    "kind": "`lora`: W + alpha/rank * B A at the chosen sites (Hu et al. 2021); base frozen, head trained.",
-    "learning_rate": "Peak rate. Ten times that of full fine-tuning, where LoRA's optimum lies; the two methods never "
-    "share one.",
-    "rank": "Width of the two matrices.",
-    "alpha": "Numerator of the scale alpha/rank.",
-    "dropout": "On the adapter's input.",
-    "sites": "By meaning (`query`, `value`, `attention`, `mlp`, `all-linear`) or by module name. Default: query and "
-    "value, the paper's choice.",
 }
 _SEEDS: Fields = {
     "initialisation": "Seed of the adapter and the new head.",
@@ -265,6 +244,12 @@ _RANGE: Fields = {
     "log": "`true`: equal factors are equally likely, which suits rates.",
 }
 
+
+def _described(method: type[Spec]) -> Fields:
+    """The sentences that stand in a method's own file."""
+    return {name: field.description or "" for name, field in method.model_fields.items()}
+
+
 FIELDS: Mapping[type[Spec], Fields] = {
     spec.Study: _STUDY,
     spec.ModelSpec: _MODEL,
@@ -274,14 +259,13 @@ FIELDS: Mapping[type[Spec], Fields] = {
     NamedTask: NamedTask.sentences,
     FileTask: FileTask.sentences,
     spec.DataSpec: _DATA,
-    spec.TrainSpec: _TRAIN,
-    spec.EarlyStopping: _EARLY_STOPPING,
-    spec.FullSpec: _FULL,
-    spec.LoraSpec: _LORA,
-    spec.TrainOverrides: {name: _TRAIN[name] for name in spec.TrainOverrides.model_fields},
+    train.TrainSpec: _TRAIN,
+    train.EarlyStopping: _EARLY_STOPPING,
+    **{method: _described(method) for method in method_specs().values()},
+    train.TrainOverrides: {name: _TRAIN[name] for name in train.TrainOverrides.model_fields},
     spec.Seeds: _SEEDS,
     search.SearchSpec: _SEARCH,
-    search.Range: _RANGE,
+    ranges.Range: _RANGE,
     measure.MeasureSpec: _MEASURE,
     measure.DriftSpec: _DRIFT,
     measure.ServingSpec: _SERVING,

@@ -4,7 +4,6 @@ file in which a search leaves its optimum and a later study takes it up.
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -15,8 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from lorascope.errors import StudyError
 from lorascope.registry import nearest
 from lorascope.study.loading.document import parse_yaml
-from lorascope.study.search import Range
-from lorascope.study.spec import AnyMethodSpec, Study, TrainOverrides
+from lorascope.study.methods import method_specs
+from lorascope.study.methods.base import MethodBase
+from lorascope.study.ranges import Range
+from lorascope.study.spec import Study
+from lorascope.study.train import TrainOverrides
 
 _NOT_SEARCHED = {"name", "kind", "train", "hyperparameters", "sites", "micro_batch_size"}
 WHOLE = frozenset({"batch_size", "epochs", "rank", "alpha"})
@@ -36,10 +38,7 @@ def is_whole(name: str, dimension: Range) -> bool:
 @cache
 def searchable(kind: str) -> dict[str, Any]:
     """Setting -> its pydantic type, for every one that a search may set of a method of this kind."""
-    spec = next(
-        m for m in typing.get_args(AnyMethodSpec) if typing.get_args(m.model_fields["kind"].annotation)[0] == kind
-    )
-    fields = {**TrainOverrides.model_fields, **spec.model_fields}
+    fields = {**TrainOverrides.model_fields, **method_specs()[kind].model_fields}
     return {
         name: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         for name, field in fields.items()
@@ -47,7 +46,7 @@ def searchable(kind: str) -> dict[str, Any]:
     }
 
 
-def with_hyperparameters(method: AnyMethodSpec, values: Mapping[str, Any]) -> AnyMethodSpec:
+def with_hyperparameters(method: MethodBase, values: Mapping[str, Any]) -> MethodBase:
     """The method with these values in the place of its own. Raises StudyError for one it does not have, or cannot."""
     own, train = {}, {}
     for name, value in values.items():
@@ -78,7 +77,7 @@ def optimum_name(study: Study, *, model: str, task: str, method: str) -> str:
     return f"{'_'.join(parts)}.yaml"
 
 
-def given_hyperparameters(study: Study, method: AnyMethodSpec, *, model: str, task: str) -> dict[str, Any]:
+def given_hyperparameters(study: Study, method: MethodBase, *, model: str, task: str) -> dict[str, Any]:
     """What `method.hyperparameters` says for a (model, task). Raises StudyError for a file that is absent or another's."""
     assert method.hyperparameters is not None
     path = _file_of(Path(method.hyperparameters), study, method, model=model, task=task)
@@ -108,7 +107,7 @@ def given_hyperparameters(study: Study, method: AnyMethodSpec, *, model: str, ta
     return values
 
 
-def _file_of(given: Path, study: Study, method: AnyMethodSpec, *, model: str, task: str) -> Path:
+def _file_of(given: Path, study: Study, method: MethodBase, *, model: str, task: str) -> Path:
     if given.is_file():
         return given
     if not given.is_dir():

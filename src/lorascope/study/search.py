@@ -6,70 +6,16 @@ an equal budget is the format's, not the author's. Only the ranges are a method'
 
 from __future__ import annotations
 
-import math
+import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from lorascope.study.base import Name, Spec
 from lorascope.study.loading.document import describe
-from lorascope.study.units import parse_fraction
-
-
-def _as_number(value: Any) -> Any:
-    if isinstance(value, bool) or (isinstance(value, str) and not value.strip().endswith("%")):
-        raise ValueError(f"expected a number; found {describe(value)}")
-    return _finite(parse_fraction(value))
-
-
-def _as_choice(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"expected a number or a word; found {describe(value)}")
-    return _finite(parse_fraction(value) if isinstance(value, str) and value.strip().endswith("%") else value)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"expected a finite number; found {describe(value)}")
-    return value
-
-
-Number = Annotated[int | float, BeforeValidator(_as_number)]
-
-
-class Range(Spec):
-    """Every number from low to high, both included. log: equal factors are equally likely. Whole where both ends are and
-    the setting counts something (batch_size, epochs, rank, alpha)."""
-
-    low: Number
-    high: Number
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Range:
-        if self.low == self.high:
-            raise ValueError(f"the range from {self.low:g} to {self.high:g} is empty: give the method the value itself")
-        if self.low > self.high:
-            raise ValueError(f"low {self.low:g} is above high {self.high:g}: swap them")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a logarithmic range begins above 0; found low {self.low:g}")
-        return self
-
-    def place(self, value: float) -> float:
-        """Where a value lies: 0 at low, 1 at high, on the range's own scale."""
-        scale = math.log if self.log else float
-        return (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
-
-    def at(self, place: float) -> float:
-        """The value at a place, which may lie outside 0 to 1."""
-        if self.log:
-            return self.low * (self.high / self.low) ** place
-        return self.low + (self.high - self.low) * place
-
-
-Choice = Annotated[str | int | float, BeforeValidator(_as_choice)]
-Values = tuple[Choice, ...]
+from lorascope.study.methods import method_specs
+from lorascope.study.ranges import Choice, Range, Values
 
 
 def _branch(value: Any) -> str | None:
@@ -87,6 +33,9 @@ Dimension = Annotated[
     ),
 ]
 Preset = Literal["published", "wide"]
+PRESETS: tuple[str, ...] = typing.get_args(Preset)
+"""The ranges of published comparisons, and wider ones as larger models and recent advice on LoRA call for. `wide` leaves
+epochs and batch size alone, so every trial of every method makes equally many updates. Each method has its own."""
 Space = Annotated[
     Annotated[Preset, Tag("<Preset>")] | Annotated[dict[str, Dimension], Tag("<Dimensions>")],
     Discriminator(lambda value: "<Dimensions>" if isinstance(value, Mapping) else "<Preset>"),
@@ -135,36 +84,4 @@ class SearchSpec(Spec):
     def of(self, method: str, kind: str) -> Mapping[str, Range | tuple[Choice, ...]]:
         """What is searched of a method, and where: the preset's ranges where the study gives none of its own."""
         space = self.space if isinstance(self.space, str) else self.space.get(method, "published")
-        return PRESETS[space].get(kind, {}) if isinstance(space, str) else space
-
-
-def _log(low: int | float, high: int | float) -> Range:
-    return Range(low=low, high=high, log=True)
-
-
-# The ranges of published comparisons, and wider ones as larger models and recent advice on LoRA call for. `wide` leaves
-# epochs and batch size alone, so every trial of every method makes equally many updates.
-_WARMUP, _WEIGHT_DECAY = Range(low=0.0, high=0.3), Range(low=0.0, high=0.1)
-_LORA = {
-    "learning_rate": _log(5e-5, 5e-3),
-    "warmup": _WARMUP,
-    "weight_decay": _WEIGHT_DECAY,
-    "alpha": Range(low=8, high=64),
-    "dropout": Range(low=0.0, high=0.2),
-}
-PRESETS: Mapping[Preset, Mapping[str, Mapping[str, Range | tuple[Choice, ...]]]] = {
-    "published": {
-        "full": {
-            "learning_rate": _log(1e-6, 5e-5),
-            "batch_size": Range(low=1, high=4),
-            "warmup": Range(low=0.0, high=0.2),
-            "weight_decay": Range(low=0.0, high=0.01),
-            "epochs": Range(low=2, high=4),
-        },
-        "lora": _LORA,
-    },
-    "wide": {
-        "full": {"learning_rate": _log(1e-6, 1e-3), "warmup": _WARMUP, "weight_decay": _WEIGHT_DECAY},
-        "lora": {**_LORA, "learning_rate": _log(1e-5, 3e-2), "alpha": _log(4, 128)},
-    },
-}
+        return method_specs()[kind].ranges.get(space, {}) if isinstance(space, str) else space

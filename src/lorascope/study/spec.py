@@ -7,18 +7,19 @@ shape. Importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from lorascope.registry import METHOD_SETTINGS, nearest, resolve
 from lorascope.study.base import Name, Spec, branch_by_key
 from lorascope.study.hypothesis import Hypothesis
 from lorascope.study.measure import MeasureSpec
+from lorascope.study.methods import MethodSpec, reference_arm
+from lorascope.study.methods.base import MethodBase
 from lorascope.study.search import SearchSpec
 from lorascope.study.tasks import TaskSpec
 from lorascope.study.track import TrackerSpec
+from lorascope.study.train import TrainSpec
 from lorascope.study.units import Fraction
 
 # ---------------------------------------------------------------------------------------------------------- models
@@ -86,143 +87,6 @@ class DataSpec(Spec):
     split_seed: int = 0
 
 
-# -------------------------------------------------------------------------------------------------------- training
-
-
-class EarlyStopping(Spec):
-    """Stop after `patience` evaluations without a better validation score."""
-
-    patience: Annotated[int, Field(ge=1)] = 3
-
-
-def _check_gang(value: Any) -> Any:
-    if value in ("auto", "off") or (type(value) is int and value >= 1):
-        return value
-    match = nearest(str(value), ("auto", "off"))
-    meant = f": did you mean `{match}`?" if match else ""
-    raise ValueError(f"must be auto, off or a whole number of runs, at least 1; found {value!r}{meant}")
-
-
-Gang = Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=1)], BeforeValidator(_check_gang)]
-
-
-class TrainSpec(Spec):
-    """How every run of the study is trained. A method may override single fields (`methods[].train`).
-
-    batch_size: examples an update. micro_batch_size: examples a forward pass (None: the whole batch); the rest is
-    gradient accumulation. max_length: tokens. warmup: fraction of all updates. evaluations_per_epoch: how often the
-    validation score is taken. gang: the most runs trained together in one process; it changes no result and is not
-    part of a run's identity.
-    """
-
-    epochs: Annotated[float, Field(gt=0)] = 3
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    max_length: Annotated[int, Field(ge=8)] = 384
-    precision: Literal["fp32", "bf16"] = "fp32"
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: Fraction = 0.06
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
-    evaluations_per_epoch: Annotated[int, Field(ge=1)] = 1
-    early_stopping: EarlyStopping | None = EarlyStopping()
-    gang: Gang = "auto"
-
-    @model_validator(mode="after")
-    def _whole_micro_batches(self) -> TrainSpec:
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
-            )
-        return self
-
-
-class TrainOverrides(Spec):
-    """The fields of `train` that a method may set for itself; what is absent stays the study's."""
-
-    epochs: Annotated[float, Field(gt=0)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    schedule: Literal["linear", "cosine", "constant"] | None = None
-    warmup: Fraction | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
-    gradient_clip: Annotated[float, Field(gt=0)] | None = None
-
-
-# --------------------------------------------------------------------------------------------------------- methods
-
-
-class MethodBase(Spec):
-    """Shared by every method. name: how the study refers to it (default: its kind).
-
-    learning_rate belongs to the method because the optimum does: LoRA's is about ten times that of full fine-tuning.
-    hyperparameters: what an earlier search found, a directory of `TASK_METHOD.yaml` or one such file for all tasks.
-    gangs: whether runs of this kind can be trained together in one process. has_adapter: whether what is trained stays
-    apart from the base, so that it can be served next to it or merged into it.
-    """
-
-    gangs: ClassVar[bool] = False
-    has_adapter: ClassVar[bool] = False
-
-    name: Name
-    train: TrainOverrides = TrainOverrides()
-    hyperparameters: str | None = None
-
-
-class FullSpec(MethodBase):
-    """Full fine-tuning: every weight of the model is trained."""
-
-    gangs: ClassVar[bool] = True
-
-    kind: Literal["full"]
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-
-
-class LoraSpec(MethodBase):
-    """LoRA (Hu et al. 2021): W + alpha/rank * B A at the chosen sites, the base frozen, the head trained.
-
-    sites: by meaning ("query", "value", "attention", "mlp", "all-linear") or by module name ("q_proj").
-    """
-
-    gangs: ClassVar[bool] = True
-    has_adapter: ClassVar[bool] = True
-
-    kind: Literal["lora"]
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    rank: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[float, Field(gt=0)] = 16
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    sites: tuple[str, ...] = ("query", "value")
-
-
-AnyMethodSpec = FullSpec | LoraSpec
-_BUILT_IN = {"full": FullSpec, "lora": LoraSpec}
-
-
-def _branch_of_method(value: Any) -> str | None:
-    """The kind; a plug-in's settings have a class that only the plug-in knows."""
-    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
-    return "<MethodBase>" if kind not in _BUILT_IN and kind in METHOD_SETTINGS else kind
-
-
-def _with_own_settings(value: Any) -> Any:
-    """The settings of a plug-in's method in their own class."""
-    return resolve(METHOD_SETTINGS, value["kind"]).model_validate(value) if isinstance(value, Mapping) else value
-
-
-if TYPE_CHECKING:
-    MethodSpec = AnyMethodSpec
-else:
-    MethodSpec = Annotated[
-        Annotated[FullSpec, Tag("full")]
-        | Annotated[LoraSpec, Tag("lora")]
-        | Annotated[SerializeAsAny[MethodBase], BeforeValidator(_with_own_settings), Tag("<MethodBase>")],
-        Discriminator(_branch_of_method),
-    ]
-
-
 # ----------------------------------------------------------------------------------------------------------- seeds
 
 
@@ -251,7 +115,12 @@ class Seeds(Spec):
 
 
 class Study(Spec):
-    """The question, whole. See docs/writing-a-study.md for every field and why its default is what it is."""
+    """The question, whole. See docs/writing-a-study.md for every field and why its default is what it is.
+
+    Its validator is built when it is first used, so that methods of plug-ins are among those that it knows.
+    """
+
+    model_config = ConfigDict(defer_build=True)
 
     name: Name
     question: str
@@ -279,7 +148,12 @@ class Study(Spec):
             value = {**value, "search": {}}
         return value
 
-    def method(self, name: str) -> AnyMethodSpec:
+    @property
+    def reference(self) -> str:
+        """The method that the others are compared with."""
+        return reference_arm((method.name, method.kind) for method in self.methods)
+
+    def method(self, name: str) -> MethodBase:
         """The method the study calls `name`. Raises KeyError."""
         return {method.name: method for method in self.methods}[name]
 

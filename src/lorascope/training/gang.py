@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorascope.methods.base import Method, Moment
 from lorascope.methods.dropout import dropout_key
 from lorascope.methods.stacked import stacked_names
 from lorascope.training.buckets import bucket_count, choose_buckets, rounding_to
@@ -131,6 +132,8 @@ class Gang:
         batch = self._feed.take({member: member.last_update for member in self.members})
         updates = [place.progress.update for place in self.places]
         rates = [p.rate(u) if p in self.members else 0.0 for p, u in zip(self.places, updates, strict=True)]
+        if type(self.places[0].method).before_step is not Method.before_step:
+            self.moment.set(updates)
         losses = self.stepper.update(batch.micro_batches, self._keys(updates, batch), rates)
         for member in self.members:
             run = self.places.index(member)
@@ -262,6 +265,10 @@ class Gang:
         self.flat = FlatParameters(method.param_groups(self.model), names, runs=len(members), stacked=stacked)
         self.views = [member.method.view(self.model, run) for run, member in enumerate(members)]
         self.optimiser = GangOptimiser(self.flat, [member.train for member in members])
+        self.kept, self.moment = (
+            method.state(self.model),
+            Moment.of([m.total_updates for m in members], device=self.device),
+        )
         for member in members:
             if states is not None and member in states:  # not of one that joined those that were rescued
                 self._load(member, states[member])
@@ -271,6 +278,8 @@ class Gang:
             "streams": streams,
             "flat": self.flat,
             "optimiser": self.optimiser,
+            "method": method,
+            "moment": self.moment,
         }
         if is_captured:
             self.stepper = CapturedStepper(self.model, is_compiled=self._compiles(members), **parts)
@@ -304,13 +313,17 @@ class Gang:
 
     def _state(self, member: Member) -> dict[str, Any]:
         weights = {name: t.clone() for name, t in self._weights(member).items()}
-        return {"weights": weights, "optimiser": self.optimiser.state(self.places.index(member))}
+        run = self.places.index(member)
+        kept = {name: tensor[run].clone() for name, tensor in self.kept.items()}
+        return {"weights": weights, "optimiser": self.optimiser.state(run), **({"method": kept} if kept else {})}
 
     def _load(self, member: Member, state: dict[str, Any]) -> None:
         run = self.places.index(member)
         with torch.no_grad():
             self.flat.load_row(self.flat.values[run], state["weights"])
             self.optimiser.restore(run, state["optimiser"])
+            for name, tensor in self.kept.items():
+                tensor[run].copy_(state["method"][name])
 
     def _save(self, saving: Mapping[Member, Checkpointer]) -> None:
         save_together((saving[member], {**member.state(), **self._state(member)}) for member in self.members)

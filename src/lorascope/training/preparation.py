@@ -14,6 +14,7 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.warm import Kept
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.dropout import DropoutStreams, replace_dropouts
+from lorascope.models.architectures import known_architecture
 from lorascope.models.loading import BaseModel, load_base
 from lorascope.registry import METHODS, resolve
 from lorascope.study.spec import MethodSpec, Seeds
@@ -68,6 +69,9 @@ def prepared_model(
     first, generators = methods[0], [torch.Generator().manual_seed(s.initialisation) for s in seeds]
     if len(methods) > 1 and not first.stacks:
         raise NotStackable(f"{type(first).__name__} trains one run at a time")
+    architecture = known_architecture(base.model.config.model_type)
+    if len(methods) > 1 and architecture is not None and architecture.trains_alone:
+        raise NotStackable(f"{type(base.model).__name__} takes one run at a time: {architecture.trains_alone}")
     specs = {"specs": [method.spec for method in methods]} if first.stacks else {}
     model = base.copy(generators[0], share_frozen=first.shares_base)
     first.prepare(model, head=base.head, generators=generators, **specs)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from lorascope.models.linear import is_linear, linear_weight
 from lorascope.training.gang import Gang
 from lorascope.training.hardware import peak_flops
 from lorascope.training.preparation import processor_for
@@ -45,6 +46,7 @@ def commit_result(
     gang_peak = gang_peak_bytes(run)
     is_probed = run.alone is not None and measured["gang"] > 1
     measured["peak_memory_bytes"] = run.alone.peak_bytes - _idle_bytes(run) if is_probed and run.alone else gang_peak
+    kept = method.record(gang.model, gang.places.index(member))
     return {
         "validation": run.reading.scores(predictions),
         "best_update": progress.best_update,
@@ -60,6 +62,7 @@ def commit_result(
         "device": context.device.partition(":")[0],
         "reference_precision": REFERENCE_PRECISION,
         "step": gang.describe_step(),
+        **({"method": kept} if kept else {}),
         **measured,
         "gang_peak_memory_bytes": gang_peak,
         "total_seconds": time.perf_counter() - run.started,
@@ -92,4 +95,4 @@ def _write_files(run: Run, model: PreTrainedModel, predictions: Any) -> None:
 
 def linear_parameters(model: torch.nn.Module) -> int:
     """The N of "6N FLOPs a token": weights of linear layers, embeddings not counted (Kaplan et al. 2020)."""
-    return sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    return sum(linear_weight(m).numel() for m in model.modules() if is_linear(m))

@@ -21,12 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from lorascope.data.batches import MASK
+from lorascope.models.architectures import known_architecture
+from lorascope.models.blocks import find_blocks, plain_model
+from lorascope.models.sites import spelling_of
 from lorascope.training.flat import FlatParameters
 from lorascope.training.hardware import reset_peak_memory, side_stream
 from lorascope.training.optimiser import GangOptimiser
 from lorascope.training.reading import Reading
 
 if TYPE_CHECKING:
+    from lorascope.methods.base import Method, Moment
     from lorascope.methods.dropout import DropoutStreams
     from lorascope.training.feed import MicroBatch
 
@@ -60,9 +64,12 @@ class Stepper:
         streams: DropoutStreams,
         flat: FlatParameters,
         optimiser: GangOptimiser,
+        method: Method,
+        moment: Moment,
     ) -> None:
         self.model, self.reading, self.streams = model, reading, streams
         self.flat, self.optimiser = flat, optimiser
+        self.method, self.moment = method, moment
         self.losses = torch.zeros(flat.runs, device=self.device)
         self.preparation_seconds = 0.0
         self._needs_mask = not is_causal(model)
@@ -95,6 +102,10 @@ class Stepper:
         self._compute({name: t.to(self.device, non_blocking=True) for name, t in host.items()})
 
     def _apply(self) -> None:
+        self._step()
+
+    def _step(self) -> None:
+        self.method.before_step(self.model, moment=self.moment)
         self.optimiser.step()
 
     def _compute(self, batch: dict[str, Tensor]) -> None:
@@ -104,7 +115,12 @@ class Stepper:
         outputs = self.reading.outputs(self.model, inputs)
         per_example = self.reading.task.scoring.loss_per_example(outputs, batch) * batch["weights"]
         losses = per_example.view(self.flat.runs, -1).sum(dim=1)
-        losses.sum().backward()
+        penalty = self.method.penalty(self.model)
+        if penalty is None:
+            losses.sum().backward()
+        else:  # a micro-batch bears its share, so that it counts once an update
+            shares = batch["weights"].view(self.flat.runs, -1).sum(dim=1)
+            (losses + penalty * shares).sum().backward()
         self.losses += losses.detach()
 
 
@@ -162,13 +178,13 @@ class CapturedStepper(Stepper):
 
     def _apply(self) -> None:
         if self.problem is not None or not self._has_stepped:
-            self.optimiser.step()
+            self._step()
             self._has_stepped = True
             return
         if self._optimiser_graph is None:
-            self._optimiser_graph = self._capture(self.optimiser.step)
+            self._optimiser_graph = self._capture(self._step)
         if self._optimiser_graph is None:
-            self.optimiser.step()
+            self._step()
         else:
             self._optimiser_graph.replay()
 
@@ -282,6 +298,9 @@ def is_causal(model: nn.Module) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or getattr(config, "sliding_window", None) is not None:
         return False
+    architecture = known_architecture(config.model_type)
+    if architecture is not None and not architecture.is_causal:
+        return False
     flags = [module.is_causal for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)]
     return bool(flags) and all(flags)
 
@@ -339,14 +358,21 @@ def compile_blocks(model: nn.Module) -> list[nn.Module]:
     """Compiles the model's repeated blocks, in place: one compilation serves all of them, at every length. Returns them;
     `del block.forward` undoes it."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _COMPILED_VARIANTS)
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
-    blocks = list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=()))
+    blocks = _repeated_blocks(model)
     trains_embeddings = any(p.requires_grad for p in model.get_input_embeddings().parameters())  # type: ignore[operator]
     # Over frozen embeddings the first block is another program (its input needs no gradient), not worth compiling.
     chosen = blocks if trains_embeddings else blocks[1:]
     for block in chosen:
         block.forward = _with_free_length(torch.compile(block.forward))
     return chosen
+
+
+def _repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """Those of a known architecture, else the largest list of modules."""
+    if spelling_of(plain_model(model)) is not None:
+        return list(find_blocks(model).blocks)
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
+    return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=()))
 
 
 def _with_free_length(forward: Callable[..., Any]) -> Callable[..., Any]:

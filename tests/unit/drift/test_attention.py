@@ -22,7 +22,8 @@ from lorascope.errors import StudyError
 from lorascope.methods.lora import LoRA
 from lorascope.models.blocks import attention_modules, find_blocks
 from lorascope.models.loading import BaseModel
-from lorascope.study.spec import LoraSpec, Seeds
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import Seeds
 from lorascope.training.preparation import prepared_model
 
 TASK: dict[str, Any] = {"reading": tiny_reading()}

@@ -21,10 +21,10 @@ from lorascope.drift.probe import TokenSample, choose_tokens
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.methods.base import NotStackable
 from lorascope.methods.lora import LoRA
-from lorascope.models.blocks import FEATURE_SITES, PARTS, check_comparable, find_blocks
+from lorascope.models.blocks import FEATURE_SITES, check_comparable, find_blocks
 from lorascope.models.loading import BaseModel
-from lorascope.models.sites import ROLES
-from lorascope.study.spec import LoraSpec, Seeds
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import Seeds
 from lorascope.training.preparation import prepared_model
 
 ROUNDING = {"rtol": 2e-5, "atol": 2e-5}
@@ -109,9 +109,7 @@ def test_llama_blocks_add_their_attention_and_mlp_features(
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta"], indirect=True)
-def test_bert_blocks_normalise_after_adding_their_attention_and_mlp_features(
-    base: BaseModel, columns: ColumnStore
-) -> None:
+def test_bert_blocks_normalise_after_adding_attention_and_mlp(base: BaseModel, columns: ColumnStore) -> None:
     """By token, where normalising and pooling commute."""
     everything = choose_tokens(columns.lengths, 10**6, seed=0)
     found = extract(base.model, columns, **TASK, pooling=everything)
@@ -121,13 +119,10 @@ def test_bert_blocks_normalise_after_adding_their_attention_and_mlp_features(
         torch.testing.assert_close(found["residual"][layer + 1], out, **ROUNDING)
 
 
-def test_blocks_are_known_for_every_architecture_whose_adapter_sites_are() -> None:
-    assert PARTS.keys() == ROLES.keys()
-
-
 def test_other_models_are_read_by_their_list_of_blocks(probes: dict[str, ColumnStore]) -> None:
     torch.manual_seed(0)
     model = GPT2Model(GPT2Config(vocab_size=16, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+    model.config.model_type = "mine"
     features = extract(model, probes["llama"], **TASK)
     states = hidden_states(model, probes["llama"])
     for layer in (0, 1):
@@ -144,15 +139,16 @@ def test_blocks_that_add_something_else_are_refused(probes: dict[str, ColumnStor
     shape = {"vocab_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
     torch.manual_seed(0)
     model = Gemma2Model(Gemma2Config(**shape, num_key_value_heads=2, intermediate_size=48, pad_token_id=0)).eval()
-    with pytest.raises(StudyError, match="gemma2 model add something else to the residual stream"):
+    model.config.model_type = "mine"
+    with pytest.raises(StudyError, match="mine model add something else to the residual stream"):
         extract(model, probes["llama"], **TASK, sites=["attention"])
     assert extract(model, probes["llama"], **TASK, sites=["residual"])["residual"].shape == (3, 24, 32)
 
 
 def test_models_without_one_list_of_blocks_are_refused(probes: dict[str, ColumnStore]) -> None:
     model = GPT2Model(GPT2Config(vocab_size=16, n_embd=32, n_layer=2, n_head=4))
-    model.config.n_layer = 3
-    with pytest.raises(StudyError, match="the blocks of a gpt2 model cannot be told: it has no such list"):
+    model.config.model_type, model.config.n_layer = "mine", 3
+    with pytest.raises(StudyError, match="the blocks of a mine model cannot be told: it has no such list"):
         extract(model, probes["llama"], **TASK)
     model.config.n_layer = 2
     model.more = copy.deepcopy(model.h)
@@ -204,9 +200,7 @@ def test_the_mean_of_all_token_features_is_the_mean_feature(base: BaseModel, col
         torch.testing.assert_close(torch.stack(pooled, dim=1), means[site], **ROUNDING)
 
 
-def test_the_decision_token_is_the_last_of_a_decoder_and_the_first_of_an_encoder(
-    base: BaseModel, columns: ColumnStore
-) -> None:
+def test_decoders_decide_on_the_last_token_and_encoders_on_the_first(base: BaseModel, columns: ColumnStore) -> None:
     decides_last = base.model.config.model_type == "llama"
     positions = columns.lengths - 1 if decides_last else np.zeros_like(columns.lengths)
     tokens = TokenSample(np.arange(len(columns)), positions)

@@ -33,7 +33,9 @@ from lorascope.methods.base import Method
 from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.models.loading import BaseModel
-from lorascope.study.spec import FullSpec, LoraSpec, Seeds
+from lorascope.study.methods.full import FullSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import Seeds
 from lorascope.training.preparation import prepared_model
 
 SHAPE = {

@@ -41,7 +41,9 @@ from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.models.loading import BaseModel
 from lorascope.stats.measurements import validate_measurements
-from lorascope.study.spec import FullSpec, LoraSpec, Seeds
+from lorascope.study.methods.full import FullSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import Seeds
 from lorascope.training.preparation import prepared_model
 
 EXACT = {"dtype": torch.float64}
@@ -71,12 +73,19 @@ def measured(weight: Tensor, change: Tensor | LowRank, **options: object) -> Mat
     return drift
 
 
+def change_of(directory: Path) -> Any:
+    """What the method that exported it would say."""
+    return "low-rank" if (directory / "adapter_config.json").is_file() else "dense"
+
+
 def measured_export(base: BaseModel, directory: Path) -> list[MatrixDrift]:
     return measured_exports(base, directory)[0]
 
 
 def measured_exports(base: BaseModel, *directories: Path) -> list[list[MatrixDrift]]:
-    updates = zip(*(weight_updates(base, directory) for directory in directories), strict=True)
+    updates = zip(
+        *(weight_updates(base, directory, change=change_of(directory)) for directory in directories), strict=True
+    )
     return measure_updates(updates, generator=drawn(), device="cpu")
 
 
@@ -205,7 +214,7 @@ def test_a_small_update_makes_no_intruders_and_nor_does_its_control() -> None:
     assert (drift.intruders.count, drift.control.count) == (0, 0)
 
 
-def test_the_control_of_a_large_adapter_makes_as_many_intruders_as_its_rank() -> None:
+def test_a_large_adapters_control_has_as_many_intruders_as_its_rank() -> None:
     """Gaussian factors have nearly equal singular values, here all far above W's, in random directions of a large space:
     each is an intruder, and together they hold the energy of the update."""
     weight = matrix_of(SPECTRUM / 40, 400, 300)
@@ -217,7 +226,7 @@ def test_the_control_of_a_large_adapter_makes_as_many_intruders_as_its_rank() ->
     assert energy == pytest.approx(100**2 / (100**2 + float((SPECTRUM / 40).square().sum())), rel=1e-3)
 
 
-def test_the_control_of_a_dense_update_has_its_norm_and_the_size_random_matrices_have() -> None:
+def test_the_control_of_a_dense_update_has_its_norm() -> None:
     """A Gaussian n x n matrix of Frobenius norm c has a largest singular value of 2 c / sqrt(n) (Bai and Yin 1993): here
     it stays below W's top ten, where one of rank 1 would be above."""
     weight = matrix_of(SPECTRUM, 400, 400)
@@ -410,7 +419,9 @@ def test_an_adapters_updates_are_those_that_peft_computes(base: BaseModel, tmp_p
     peft_model = method.reload(directory, base=base)
     assert isinstance(peft_model, PeftModel)
     layers = dict(peft_model.get_base_model().named_modules())
-    adapted = [update for update in weight_updates(base, directory) if update.change is not None]
+    adapted = [
+        update for update in weight_updates(base, directory, change=change_of(directory)) if update.change is not None
+    ]
     assert len(adapted) == 2 * 2
     for update in adapted:
         assert isinstance(update.change, LowRank)
@@ -460,7 +471,7 @@ def test_a_run_that_did_not_move_has_drifted_nowhere(base: BaseModel, tmp_path: 
         drifts = measured_export(base, directory)
         assert not any(drift.changed for drift in drifts)
         assert set(summarise_drift(drifts).values()) == {0.0}
-        assert relative_parameter_change(base, directory, linear=drifts) == 0
+        assert relative_parameter_change(base, directory, change=change_of(directory), linear=drifts) == 0
 
 
 def test_the_change_of_all_parameters_counts_embeddings_and_norms(base: BaseModel, tmp_path: Path) -> None:
@@ -471,7 +482,9 @@ def test_the_change_of_all_parameters_counts_embeddings_and_norms(base: BaseMode
     moved = math.hypot(*(float((tuned[n] - p).detach().double().norm()) for n, p in inside.items()))
     size = math.hypot(*(float(p.detach().double().norm()) for p in inside.values()))
     linear = measured_export(base, directory)
-    assert relative_parameter_change(base, directory, linear=linear) == pytest.approx(moved / size)
+    assert relative_parameter_change(base, directory, change=change_of(directory), linear=linear) == pytest.approx(
+        moved / size
+    )
     assert moved > summarise_drift(linear)["update_norm"]
 
 
@@ -481,7 +494,9 @@ def test_an_adapter_changes_no_parameter_but_its_sites(base: BaseModel, tmp_path
     inside = [p for n, p in base.model.named_parameters() if not n.startswith(tuple(f"{h}." for h in base.head))]
     size = math.hypot(*(float(p.detach().double().norm()) for p in inside))
     moved = summarise_drift(drifts)["update_norm"]
-    assert relative_parameter_change(base, directory, linear=drifts) == pytest.approx(moved / size)
+    assert relative_parameter_change(base, directory, change=change_of(directory), linear=drifts) == pytest.approx(
+        moved / size
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -498,7 +513,7 @@ def test_the_table_is_fit_for_the_measurements(base: BaseModel, tmp_path: Path) 
     assert one["singular_value_1"] ** 2 * one["stable_rank"] == pytest.approx(one["update_norm"] ** 2)
 
 
-def test_summaries_pool_norms_over_all_matrices_and_average_ranks_over_the_changed() -> None:
+def test_summaries_pool_norms_and_average_ranks_of_changed_matrices() -> None:
     drift = {"query": measured(SPECTRUM.diag(), 3 * torch.eye(20, **EXACT))}
     weight = torch.eye(20, **EXACT)
     unchanged = WeightUpdate(Matrix("blocks.0.k", "key", 0, weight), None)
@@ -524,7 +539,7 @@ def test_matrices_outside_the_blocks_are_measured_once(base: BaseModel) -> None:
 
 def refusal(base: BaseModel, directory: Path) -> str:
     with pytest.raises(StudyError) as caught:
-        list(weight_updates(base, directory))
+        list(weight_updates(base, directory, change=change_of(directory)))
     return str(caught.value).replace(str(directory), "DIR")
 
 
@@ -535,8 +550,8 @@ def llama(tiny_checkpoints: dict[str, Path]) -> BaseModel:
 
 def test_a_directory_without_a_run_is_refused(llama: BaseModel, tmp_path: Path) -> None:
     assert refusal(llama, tmp_path) == (
-        "DIR holds no exported run (neither adapter_config.json nor model.safetensors)\n"
-        "  hint: give the `export` directory of a finished train step"
+        "DIR holds no exported run of a dense change (no model.safetensors)\n"
+        "  hint: give the `export` directory of a finished train step, and its method"
     )
 
 

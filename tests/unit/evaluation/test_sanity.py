@@ -25,7 +25,9 @@ from lorascope.evaluation.evaluate import merge_gate, reload_gate
 from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.methods.stacked import StackedLoRALinear
-from lorascope.study.spec import FullSpec, LoraSpec, TrainSpec
+from lorascope.study.methods.full import FullSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import TrainSpec
 from lorascope.training.reading import Reading
 
 FULL = FullSpec(name="full", kind="full")

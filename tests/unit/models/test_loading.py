@@ -18,7 +18,8 @@ from lorascope.models.loading import head_modules
 from lorascope.models.sites import resolve_sites
 from lorascope.models.tokenizer import load_tokenizer
 from lorascope.registry import MODELS
-from lorascope.study.spec import LoraSpec, ModelSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import ModelSpec
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 40}
 

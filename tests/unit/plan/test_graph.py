@@ -12,7 +12,8 @@ from lorascope.engine.step import Resources
 from lorascope.plan.graph import build_graph
 from lorascope.plan.steps.results import analysis_step
 from lorascope.study.loading.load import load_study
-from lorascope.study.spec import FullSpec, MethodBase
+from lorascope.study.methods.base import MethodBase
+from lorascope.study.methods.full import FullSpec
 
 
 def ids(path: Path) -> set[str]:

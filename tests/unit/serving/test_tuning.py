@@ -161,7 +161,7 @@ def test_a_lever_of_gpus_is_not_tried_on_a_processor(comparison):
     assert len(Engine.started) == 4, "the default and three levers"
 
 
-def test_trials_that_are_started_together_take_turns_size_by_size_and_the_default_is_last(comparison, monkeypatch):
+def test_trials_started_together_take_turns_by_size(comparison, monkeypatch):
     monkeypatch.setattr(together, "time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr(tuning, "known_levers", lambda *given, **named: [Lever("a", {"a": 1}), Lever("b", {"b": 1})])
     at_once = comparison.spec.model_copy(update={"engines_at_once": 3})

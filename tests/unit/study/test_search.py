@@ -10,7 +10,10 @@ from study_errors import error_of
 from lorascope.errors import StudyError
 from lorascope.study.hyperparameters import given_hyperparameters, with_hyperparameters
 from lorascope.study.loading.load import load_study
-from lorascope.study.search import PRESETS, Range
+from lorascope.study.methods import method_specs
+from lorascope.study.methods.full import FullSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.ranges import Range
 from lorascope.study.spec import Study
 
 STUDY = """\
@@ -50,10 +53,11 @@ def test_a_search_by_default_is_fifteen_trials_over_the_published_ranges(tmp_pat
     }
 
 
-def test_the_wide_ranges_hold_the_published_ones_and_leave_the_number_of_updates_alone() -> None:
-    for kind, wide in PRESETS["wide"].items():
+def test_the_wide_ranges_hold_the_published_ones() -> None:
+    for kind, method in method_specs().items():
+        wide = method.ranges["wide"]
         for name, dimension in wide.items():
-            published = PRESETS["published"][kind][name]
+            published = method.ranges["published"][name]
             assert isinstance(dimension, Range) and isinstance(published, Range)
             assert dimension.low <= published.low and dimension.high >= published.high, (kind, name)
         assert not {"epochs", "batch_size"} & set(wide)
@@ -63,8 +67,8 @@ def test_a_method_that_is_not_named_gets_the_published_ranges(tmp_path: Path) ->
     (tmp_path / "study.yaml").write_text(STUDY + "  space: {lora: wide}\n")
     search = load_study(tmp_path / "study.yaml").search
     assert search is not None
-    assert search.of("lora", "lora") == PRESETS["wide"]["lora"]
-    assert search.of("full", "full") == PRESETS["published"]["full"]
+    assert search.of("lora", "lora") == LoraSpec.ranges["wide"]
+    assert search.of("full", "full") == FullSpec.ranges["published"]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,12 @@ from lorascope.errors import EnvironmentProblem
 from lorascope.plan.graph import build_graph
 from lorascope.plan.steps.results import analysis_step
 from lorascope.serving.interpreter import engine_kind
+from lorascope.study.checks.serving import check_serving
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.load import load_study
 from lorascope.study.measure import ServingSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import Study
 
 GOOD = """\
 name: small
@@ -185,7 +188,7 @@ def test_one_step_a_model_waits_for_the_runs_it_serves_and_runs_alone(tmp_path: 
     assert str(tmp_path) not in repr(step.params)
 
 
-def test_where_an_interpreter_lies_is_no_part_of_identity_but_its_engine_is(tmp_path: Path) -> None:
+def test_an_engine_is_identity_and_where_it_lies_is_not(tmp_path: Path) -> None:
     link = tmp_path / "python"
     link.symlink_to(sys.executable)
     with pytest.raises(EnvironmentProblem, match=r"which .* does not have") as caught:
@@ -206,7 +209,7 @@ def test_where_an_interpreter_lies_is_no_part_of_identity_but_its_engine_is(tmp_
     assert steps[0].id != steps[2].id
 
 
-def test_the_same_vllm_behind_its_server_is_another_engine_and_has_no_switching(tmp_path: Path) -> None:
+def test_vllm_behind_its_server_is_another_engine_without_switching(tmp_path: Path) -> None:
     engine = fake_engine(tmp_path / "engine", "1.0")
     names = {}
     for kind in ("vllm", "vllm-server"):
@@ -219,7 +222,7 @@ def test_the_same_vllm_behind_its_server_is_another_engine_and_has_no_switching(
     ]  # fmt: skip
 
 
-def test_what_tables_of_kernels_say_is_part_of_identity_and_where_they_lie_is_not(tmp_path: Path) -> None:
+def test_kernel_tables_are_identity_and_where_they_lie_is_not(tmp_path: Path) -> None:
     engine = fake_engine(tmp_path / "engine", "1.0")
     steps = []
     for folder, content in (("here", "{}"), ("there", "{}"), ("here", '{"1": 2}')):
@@ -257,3 +260,14 @@ def test_an_interpreter_that_is_not_there_names_the_command_that_makes_one(
     monkeypatch.setenv("LORASCOPE_SERVE_PYTHON", str(fake_engine(tmp_path / "engine", "3.0")))
     (step,) = build_graph(load_study(path), data_dir=None).of_kind("serving")
     assert step.params["engine"] == {"name": "vllm", "version": "3.0"}
+
+
+def test_adapters_that_an_engine_cannot_serve_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LoraSpec, "served_by", ("transformers",))
+    fields = {"name": "s", "question": "?", "models": ["m"], "tasks": ["mrpc"], "methods": ["lora"]}
+    for engine, expected in (("transformers", 0), ("vllm", 1)):
+        serving = {"arms": ["base", 1], "engine": engine}
+        study = Study.model_validate({**fields, "measure": {"serving": serving}})
+        assert study.measure.serving is not None
+        texts = [mistake.text for mistake in check_serving(study, study.measure.serving)]
+        assert len([text for text in texts if f"{engine} cannot serve adapters of kind `lora`" in text]) == expected

@@ -38,7 +38,10 @@ from lorascope.methods.dropout import StackedDropout
 from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.models.catalog import describe_model
-from lorascope.study.spec import EarlyStopping, FullSpec, LoraSpec, ModelSpec, Seeds, TrainSpec
+from lorascope.study.methods.full import FullSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import ModelSpec, Seeds, TrainSpec
+from lorascope.study.train import EarlyStopping
 from lorascope.tasks.class_scoring import ClassScoring
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang

@@ -16,7 +16,9 @@ from transformers import AutoTokenizer
 
 from lorascope.methods.dropout import silence_dropout
 from lorascope.registry import METHODS, resolve
-from lorascope.study.spec import FullSpec, LoraSpec, Seeds, TrainSpec
+from lorascope.study.methods.full import FullSpec
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import Seeds, TrainSpec
 
 TRAIN = TrainSpec(epochs=1, batch_size=8, warmup=0, schedule="constant", weight_decay=0.01)
 SEEDS = Seeds.model_validate(3)

@@ -13,7 +13,8 @@ from lorascope.engine.step import Resources, Step, canonical_json
 from lorascope.plan.labels import VERSIONS, PlannedModel
 from lorascope.plugins import stamped
 from lorascope.registry import METHOD_SETTINGS, TASKS
-from lorascope.study.spec import AnyMethodSpec, DataSpec, Study, TaskSpec, TrainSpec
+from lorascope.study.methods.base import MethodBase
+from lorascope.study.spec import DataSpec, Study, TaskSpec, TrainSpec
 from lorascope.study.tasks import file_fields
 
 
@@ -50,7 +51,7 @@ def tokens_step(study: Study, model: PlannedModel, data: Step) -> Step:
     )
 
 
-def sanity_step(study: Study, model: PlannedModel, task: str, method: AnyMethodSpec, inputs: Mapping[str, str]) -> Step:
+def sanity_step(study: Study, model: PlannedModel, task: str, method: MethodBase, inputs: Mapping[str, str]) -> Step:
     return Step(
         kind="sanity",
         version=VERSIONS["sanity"],
@@ -61,7 +62,7 @@ def sanity_step(study: Study, model: PlannedModel, task: str, method: AnyMethodS
     )
 
 
-def training_params(study: Study, model: PlannedModel, method: AnyMethodSpec) -> dict[str, Any]:
+def training_params(study: Study, model: PlannedModel, method: MethodBase) -> dict[str, Any]:
     """What is trained and how, as literals."""
     return {
         "model": model.identity,
@@ -72,13 +73,13 @@ def training_params(study: Study, model: PlannedModel, method: AnyMethodSpec) ->
     }
 
 
-def resolved_training(study: Study, method: AnyMethodSpec) -> TrainSpec:
+def resolved_training(study: Study, method: MethodBase) -> TrainSpec:
     """The study's training settings with the method's own in their place."""
     overrides = {key: value for key, value in method.train.model_dump().items() if value is not None}
     return TrainSpec.model_validate({**study.train.model_dump(), **overrides})
 
 
-def gang_resources(model: Mapping[str, Any], method: AnyMethodSpec, train: TrainSpec) -> Resources:
+def gang_resources(model: Mapping[str, Any], method: MethodBase, train: TrainSpec) -> Resources:
     """What a run of `method` shares with those it can be trained together with: the base, what is trained of it, and
     the shape of a batch. What may differ (rank, learning rate, seeds, task, schedule, ...) is left out.
     """
@@ -86,7 +87,7 @@ def gang_resources(model: Mapping[str, Any], method: AnyMethodSpec, train: Train
         return Resources()
     shared = {
         "model": model,
-        "method": method.model_dump(mode="json", include={"kind", "sites"}),
+        "method": method.model_dump(mode="json", include=set(method.alike)),
         "train": train.model_dump(mode="json", include={"batch_size", "micro_batch_size", "precision"}),
     }
     limits = {"auto": None, "off": 1}

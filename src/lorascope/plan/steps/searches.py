@@ -19,8 +19,9 @@ from lorascope.search.propose import Ask
 from lorascope.search.replay import Attempt, Replay, replay, stages
 from lorascope.search.space import edges, extended, is_extendable
 from lorascope.study.hyperparameters import given_hyperparameters, with_hyperparameters
+from lorascope.study.methods.base import MethodBase
 from lorascope.study.search import SearchSpec
-from lorascope.study.spec import AnyMethodSpec, Seeds, Study
+from lorascope.study.spec import Seeds, Study
 
 
 class Add(Protocol):
@@ -40,7 +41,7 @@ class Searching:
     """
 
     label: RunLabel
-    method: AnyMethodSpec
+    method: MethodBase
     found: Replay
     steps: Sequence[str]
     open_steps: Sequence[str]
@@ -54,7 +55,7 @@ class Searching:
         return None if best is None else best.params
 
 
-def tuned(study: Study, method: AnyMethodSpec, *, model: str, task: str, searches: Sequence[Searching]) -> Any:
+def tuned(study: Study, method: MethodBase, *, model: str, task: str, searches: Sequence[Searching]) -> Any:
     """The method as it is to be compared: as written, with the hyper-parameters of a file, or with its optimum. None while
     its search goes on, and after one without an optimum."""
     if method.hyperparameters is not None:
@@ -147,7 +148,7 @@ class _Bench:
     spec: SearchSpec
     model: PlannedModel
     task: str
-    method: AnyMethodSpec
+    method: MethodBase
     inputs: Mapping[str, str]
     finished: Finished
     ask: Ask

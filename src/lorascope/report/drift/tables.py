@@ -23,6 +23,7 @@ from lorascope.report.page.document import Column, Table
 from lorascope.report.page.facts import Facts, Measured
 from lorascope.report.study.ledger import number_columns
 from lorascope.stats.analysis import DriftReduction
+from lorascope.study.methods import reference_arm
 
 Writer = Callable[[float | None], str]
 
@@ -213,8 +214,7 @@ def weights_table(facts: Facts) -> Table | None:
 
 def function_table(facts: Facts) -> Table | None:
     """What models do differently: which examples they decide differently, where attention looks, what they forgot."""
-    methods = facts.study.methods
-    reference = next((m.name for m in methods if m.kind == "full"), methods[0].name)
+    reference = reference_arm((method.name, method.kind) for method in facts.study.methods)
     decisions = {
         f"flips_from_{reference}": (f"decisions unlike {wording.name(reference)}'s", wording.percentage),
         "flips_between_seeds": ("unlike another seed's", wording.percentage),

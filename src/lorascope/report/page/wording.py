@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from lorascope.metrics import cost, serving
 from lorascope.metrics.metric import Direction
 from lorascope.metrics.quality import QUALITY
 from lorascope.stats.analysis import Comparison, Interval
+from lorascope.study.methods import method_specs
 
 ABSENT = "–"
 MINUS = "−"
 _ROUNDING = 1e-9
 
 _NAMES = {
-    "full": "full fine-tuning",
-    "lora": "LoRA",
     "adalora": "AdaLoRA",
     "dora": "DoRA",
     "qlora": "QLoRA",
@@ -33,7 +33,12 @@ _NAMES = {
 
 def name(identifier: str) -> str:
     """The literature's spelling of a method or task; a name the study made up stays as it is."""
-    return _NAMES.get(identifier, identifier)
+    return _NAMES.get(identifier) or _method_titles().get(identifier) or identifier
+
+
+@cache
+def _method_titles() -> dict[str, str]:
+    return {kind: spec.title for kind, spec in method_specs().items()}
 
 
 def as_float(value: float | int | None) -> float | None:

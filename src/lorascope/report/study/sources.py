@@ -12,6 +12,7 @@ from lorascope.report.page.facts import Facts
 from lorascope.report.study.ledger import number_columns
 from lorascope.stats.facts.declared import MethodFacts
 from lorascope.stats.facts.found import DataFacts
+from lorascope.study.methods import method_specs
 
 
 def sizes_table(facts: Facts) -> Table | None:
@@ -137,8 +138,16 @@ def _plain(key: str, value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-_TRAINED = {"full": "all weights"}
-"""What methods without settings of their own train."""
+def _what_is_trained(method: MethodFacts) -> str:
+    """In words; the kind alone of a method whose plug-in is not installed here."""
+    spec = method_specs().get(method.kind)
+    if spec is None or not spec.trains:
+        return method.kind
+    settings = {name: value for name, value in vars(method).items() if value is not None}
+    try:
+        return spec.trains.format(**{k: wording.listing(v) if isinstance(v, tuple) else v for k, v in settings.items()})
+    except KeyError:  # a setting that the facts of a study do not hold
+        return spec.title
 
 
 def _as_trained(facts: Facts, method: MethodFacts) -> list[tuple[str, MethodFacts]]:
@@ -156,12 +165,10 @@ def settings_table(facts: Facts) -> Table:
     for written in facts.study.methods:
         for place, method in _as_trained(facts, written):
             train = shared.changed_by(method.train) if method.train is not None else shared
-            rank = f"rank {method.rank}, alpha {method.alpha:g}" if method.rank is not None else ""
-            sites = f"on {wording.listing(method.sites)}" if method.sites else ""
             rows.append(
                 (
                     wording.name(method.name) + (f" ({place})" if place else ""),
-                    ", ".join(filter(None, (rank, sites))) or _TRAINED.get(method.kind, method.kind),
+                    _what_is_trained(method),
                     wording.rate(method.learning_rate),
                     _plain("epochs", train.epochs),
                     _plain("batch_size", train.batch_size),

@@ -85,7 +85,7 @@ class _Part:
 
 def _pairs(study: Study) -> list[tuple[str, str]]:
     """Every method over full fine-tuning (or, without it, the first method), and what hypotheses on drift compare."""
-    reference = next((method.name for method in study.methods if method.kind == "full"), study.methods[0].name)
+    reference = study.reference
     declared = [(h.lower, h.than) for h in study.hypotheses.values() if isinstance(h, Lower) and h.on == "drift"]
     wanted = [(method.name, reference) for method in study.methods if method.name != reference]
     return list(dict.fromkeys([*wanted, *declared]))

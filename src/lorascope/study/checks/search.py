@@ -12,8 +12,11 @@ from lorascope.errors import StudyError
 from lorascope.registry import nearest
 from lorascope.study.hyperparameters import checked_value, searchable
 from lorascope.study.loading.document import KeyPath, Mistake, dotted
-from lorascope.study.search import PRESETS, Range, SearchSpec
-from lorascope.study.spec import AnyMethodSpec, Study, TrainOverrides
+from lorascope.study.methods.base import MethodBase
+from lorascope.study.ranges import Range
+from lorascope.study.search import PRESETS, SearchSpec
+from lorascope.study.spec import Study
+from lorascope.study.train import TrainOverrides
 
 FEWEST_SEEDS_TO_PRUNE = 5
 """A trial is stopped at p < 0.1; after three seeds the smallest p-value of a signed-rank test is 1/8, after four it is 1/16,
@@ -91,7 +94,7 @@ def _methods_of_the_space(study: Study, search: SearchSpec) -> Iterator[Mistake]
             yield Mistake(("search", "space", name), text, "remove it, or the method's `hyperparameters`")
 
 
-def _space(study: Study, search: SearchSpec, method: AnyMethodSpec) -> Iterator[Mistake]:
+def _space(study: Study, search: SearchSpec, method: MethodBase) -> Iterator[Mistake]:
     path, space = _path_of(search, method), search.of(method.name, method.kind)
     if not space:
         text = f"search.space.{method.name}: nothing to search"
@@ -111,12 +114,12 @@ def _space(study: Study, search: SearchSpec, method: AnyMethodSpec) -> Iterator[
         yield from _grid(search, method, space, path=path)
 
 
-def _path_of(search: SearchSpec, method: AnyMethodSpec) -> KeyPath:
+def _path_of(search: SearchSpec, method: MethodBase) -> KeyPath:
     is_own = not isinstance(search.space, str) and method.name in search.space
     return ("search", "space", method.name) if is_own else ("search", "space")
 
 
-def _dimension(name: str, dimension: Any, *, path: KeyPath, method: AnyMethodSpec) -> Mistake | None:
+def _dimension(name: str, dimension: Any, *, path: KeyPath, method: MethodBase) -> Mistake | None:
     """What is wrong with one setting's range or list, the first thing only."""
     here, known = dotted(path), searchable(method.kind)
     if name not in known:
@@ -156,7 +159,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _written_twice(study: Study, method: AnyMethodSpec, name: str) -> Iterator[Mistake]:
+def _written_twice(study: Study, method: MethodBase, name: str) -> Iterator[Mistake]:
     """A value given to the method that the search replaces: its author believes otherwise."""
     index = study.methods.index(method)
     in_train = name in TrainOverrides.model_fields
@@ -167,7 +170,7 @@ def _written_twice(study: Study, method: AnyMethodSpec, name: str) -> Iterator[M
         yield Mistake(path, text, "remove it here, or take it out of `search.space`")
 
 
-def _micro_batches(study: Study, method: AnyMethodSpec, dimension: Any, *, path: KeyPath) -> Iterator[Mistake]:
+def _micro_batches(study: Study, method: MethodBase, dimension: Any, *, path: KeyPath) -> Iterator[Mistake]:
     micro = method.train.micro_batch_size or study.train.micro_batch_size
     sizes = range(int(dimension.low), int(dimension.high) + 1) if isinstance(dimension, Range) else dimension
     if micro and (bad := [size for size in sizes if size % micro]):
@@ -175,7 +178,7 @@ def _micro_batches(study: Study, method: AnyMethodSpec, dimension: Any, *, path:
         yield Mistake(path, text, "list multiples of it, or remove `micro_batch_size`")
 
 
-def _grid(search: SearchSpec, method: AnyMethodSpec, space: Mapping[str, Any], *, path: KeyPath) -> Iterator[Mistake]:
+def _grid(search: SearchSpec, method: MethodBase, space: Mapping[str, Any], *, path: KeyPath) -> Iterator[Mistake]:
     ranges = [name for name, dimension in space.items() if isinstance(dimension, Range)]
     if ranges:
         text = f"search.space: a grid needs lists of values; {ranges[0]} of `{method.name}` is a range"

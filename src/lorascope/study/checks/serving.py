@@ -8,7 +8,8 @@ from lorascope.registry import nearest
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.document import Mistake
 from lorascope.study.measure import ServingSpec, arm_name
-from lorascope.study.spec import FullSpec, MethodBase, Study
+from lorascope.study.methods.base import MethodBase
+from lorascope.study.spec import Study
 
 _HERE = ("measure", "serving")
 
@@ -34,6 +35,9 @@ def check_serving(study: Study, spec: ServingSpec) -> Iterator[Mistake]:
     elif adapters and method is None:
         text = f"measure.serving.arms: `{adapters[0]}` needs an adapter, and no method of the study has one"
         yield Mistake((*_HERE, "arms"), text, "add a method such as `lora`, or serve `base` and `full` alone")
+    if method is not None and spec.most_adapters and spec.engine not in method.served_by:
+        text = f"measure.serving.arms: {spec.engine} cannot serve adapters of kind `{method.kind}` beside the base"
+        yield Mistake((*_HERE, "arms"), text, f"serve `merged`, or use an engine that can: {_engines(method)}")
     num_runs = len(study.tasks) * len(study.seeds)
     if spec.most_adapters > num_runs:
         text = (
@@ -41,7 +45,7 @@ def check_serving(study: Study, spec: ServingSpec) -> Iterator[Mistake]:
             f"model, and the study has {num_runs} ({len(study.tasks)} tasks x {len(study.seeds)} seeds)"
         )
         yield Mistake((*_HERE, "arms"), text, f"serve at most {num_runs}, or add seeds")
-    if "full" in spec.arms and not any(isinstance(m, FullSpec) for m in study.methods):
+    if "full" in spec.arms and not any(m.trains_everything for m in study.methods):
         text = "measure.serving.arms: `full` needs a fully fine-tuned run, and the study has no method of kind full"
         yield Mistake((*_HERE, "arms"), text, "add the method `full`, or remove the arm")
     for key in ("arms", "workloads", "batch_sizes", "request_rates", "choices", "sampling"):
@@ -50,6 +54,10 @@ def check_serving(study: Study, spec: ServingSpec) -> Iterator[Mistake]:
             twice = next(value for index, value in enumerate(values) if value in values[:index])
             yield Mistake((*_HERE, key), f"measure.serving.{key}: `{twice}` is there twice", "remove one of them")
     yield from _without_effect(spec)
+
+
+def _engines(method: MethodBase) -> str:
+    return ", ".join(method.served_by) or "there is none"
 
 
 def _without_effect(spec: ServingSpec) -> Iterator[Mistake]:

@@ -17,7 +17,8 @@ from lorascope.study.hyperparameters import given_hyperparameters
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.document import Mistake
 from lorascope.study.loading.overrides import item_name
-from lorascope.study.spec import MethodBase, PathSource, Study
+from lorascope.study.methods.base import MethodBase
+from lorascope.study.spec import PathSource, Study
 from lorascope.study.tasks import FileTask, NamedTask, unit_of
 from lorascope.study.tasks.base import TaskSettings
 

@@ -11,6 +11,9 @@ from lorascope.registry import METHODS, TRACKERS, nearest
 from lorascope.study import spec
 from lorascope.study.base import Spec
 from lorascope.study.loading.document import KeyPath, Mistake, describe, dotted
+from lorascope.study.methods import method_specs
+from lorascope.study.methods.base import MethodBase
+from lorascope.study.train import TrainSpec
 
 _EXPECTED = {
     "int": "a whole number",
@@ -119,7 +122,7 @@ def _unknown_key(error: Any, path: KeyPath) -> Mistake:
     hint = f"allowed here: {', '.join(allowed)}"
     if match:
         return Mistake(path, f"{within}unknown key `{key}`: did you mean `{match}`?", hint)
-    homes = [home for home, model in _HOMES.items() if key in model.model_fields]
+    homes = [home for home, model in _homes().items() if key in model.model_fields]
     if homes:
         hint = f"`{key}` is a key of {' and '.join(f'`{home}`' for home in homes)}; {hint}"
     return Mistake(path, f"{within}unknown key `{key}`", hint)
@@ -168,15 +171,15 @@ def _kind_of(model: type[Spec]) -> str | None:
 
 def _models_in(annotations: Iterable[Any]) -> Iterable[type[Spec]]:
     for annotation in annotations:
-        if isinstance(annotation, type) and issubclass(annotation, Spec):
+        if annotation is MethodBase:
+            yield from method_specs().values()
+        elif isinstance(annotation, type) and issubclass(annotation, Spec):
             yield annotation
         else:
             yield from _models_in(typing.get_args(annotation))
 
 
-_HOMES: dict[str, type[Spec]] = {
-    "the study": spec.Study,
-    "data": spec.DataSpec,
-    "train": spec.TrainSpec,
-    **{f"methods[] of kind {_kind_of(method)}": method for method in reversed(typing.get_args(spec.AnyMethodSpec))},
-}
+def _homes() -> dict[str, type[Spec]]:
+    """Where a key may have been meant to stand."""
+    methods = {f"methods[] of kind {kind}": method for kind, method in reversed(method_specs().items())}
+    return {"the study": spec.Study, "data": spec.DataSpec, "train": TrainSpec, **methods}

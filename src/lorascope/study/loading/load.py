@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from lorascope.study.checks.study import check_files, check_names, check_study
-from lorascope.study.loading.document import read_document
+from lorascope.study.loading.document import Mistake, read_document
 from lorascope.study.loading.explain import explain_errors
 from lorascope.study.loading.overrides import apply_override
 from lorascope.study.spec import Study
 from lorascope.study.tasks import file_fields
 
+Check = Callable[[Study], Iterable[Mistake]]
 
-def load_study(path: str | Path, *, overrides: Sequence[str] = (), files: bool = False) -> Study:
+
+def load_study(
+    path: str | Path, *, overrides: Sequence[str] = (), files: bool = False, further: Check = lambda study: ()
+) -> Study:
     """The study in a YAML file, with `--set` overrides applied in order. Files it names are relative to it.
 
-    overrides: "methods.lora.rank=16", ...; each value is YAML. files: also require that the files it names exist.
-    Raises StudyError with file, line, what was found, what is allowed and the nearest match, for all mistakes at once.
+    overrides: "methods.lora.rank=16", ...; each value is YAML. files: also require that the files it names exist. further:
+    more mistakes, looked for if there are no others (`plan.suitability.check_models`). Raises StudyError with file, line,
+    what was found, what is allowed and the nearest match, for all mistakes at once.
     """
     path = Path(path)
     document = read_document(path)
@@ -36,6 +41,7 @@ def load_study(path: str | Path, *, overrides: Sequence[str] = (), files: bool =
     mistakes += check_study(study)
     if files:
         mistakes += check_files(study)
+    mistakes = mistakes or list(further(study))
     if mistakes:
         raise document.error(mistakes)
     return study

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import typing
 from typing import Any
 
 from lorascope.registry import METHODS, MODELS, TASKS, TRACKERS
 from lorascope.study.fields import FIELDS
-from lorascope.study.spec import AnyMethodSpec, Study
+from lorascope.study.methods import method_specs
+from lorascope.study.spec import Study
 
 _PERCENTAGE = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$"}
 _FRACTIONS = ("validation_fraction", "warmup", "margin", "by", "at_most")
@@ -24,7 +24,7 @@ def study_schema() -> dict[str, Any]:
         for name in _FRACTIONS:
             if name in target["properties"]:
                 target["properties"][name] = _or_text(target["properties"][name], _PERCENTAGE)
-    for method in typing.get_args(AnyMethodSpec):
+    for method in method_specs().values():
         definitions[method.__name__]["required"].remove("name")  # the loader fills it in from `kind`
     _allow_shorthands(schema["properties"])
     text = definitions["FileTask"]["properties"]["text"]

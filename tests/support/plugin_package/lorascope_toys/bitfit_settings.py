@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from lorascope.study.spec import MethodBase
+from lorascope.study.methods.base import MethodBase
 
 
 class BitFitSpec(MethodBase):

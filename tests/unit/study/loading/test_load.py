@@ -11,7 +11,8 @@ from lorascope.study.base import Spec
 from lorascope.study.fields import FIELDS
 from lorascope.study.loading.load import load_study
 from lorascope.study.loading.schema import study_schema
-from lorascope.study.spec import LoraSpec, PathSource, Study
+from lorascope.study.methods.lora import LoraSpec
+from lorascope.study.spec import PathSource, Study
 from lorascope.study.tasks import FileTask, NamedTask
 
 REPOSITORY = Path(__file__).parents[4]
