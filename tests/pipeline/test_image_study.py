@@ -34,7 +34,7 @@ models: [{name: patches, source: {path: vit}}]
 tasks: [{name: colours, kind: toy-images, images: images.parquet}]
 methods:
   - {kind: full, learning_rate: 3e-3}
-  - {kind: lora, learning_rate: 1e-2, rank: 4, sites: [q_proj, v_proj]}
+  - {kind: lora, learning_rate: 1e-2, rank: 4, sites: [query, value]}
 seeds: [1, 2]
 train: {epochs: 5, batch_size: 16, early_stopping: null, gang: 2}
 measure: {drift: {examples: 40, draws: 100, pooling: decision-token}}
