@@ -64,9 +64,6 @@ METHOD_SETTINGS = NameTable(
     needs=("model_validate", "model_fields"),
 )
 
-# Of plug-ins, by model_type; those that lorascope knows are in models/architectures.py.
-ARCHITECTURES = NameTable("architectures", {}, is_open=True, needs=("spellings", "is_causal"))
-
 # Of quality, in the order in which they are listed; costs and figures of serving stand in `metrics` alone.
 METRICS = NameTable(
     "metrics",
@@ -82,6 +79,9 @@ METRICS = NameTable(
     is_open=True,
     needs=("name", "direction", "estimator"),
 )
+
+# Of plug-ins, by model_type; those that lorascope knows are in models/architectures.py.
+ARCHITECTURES = NameTable("architectures", {}, is_open=True, needs=("spellings", "is_causal"))
 
 TASKS = NameTable(
     "tasks",
