@@ -76,7 +76,13 @@ def _rows(kind: Listed, store: str) -> list[dict[str, Any]]:
             {"step": artifact.id, "kind": artifact.step.kind, "bytes": sum(artifact.record["files"].values())}
             for artifact in open_store(store).artifacts()
         ]
-    return [_row(entry) for name, entry in TABLES[kind].items() if (kind, name) != ("tasks", "classification")]
+    rows = [_row(entry) for name, entry in TABLES[kind].items() if (kind, name) != ("tasks", "classification")]
+    if kind == "architectures":
+        from lorascope.models import architectures
+
+        own = {"implemented in": architectures.__name__, "brought by": "built in"}
+        return [*({"name": name, **own} for name in architectures.ARCHITECTURES), *rows]
+    return rows
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -68,5 +68,4 @@ def test_a_task_of_images_without_classes_has_no_balance_and_no_tokens(facts):
     tables = {table.name: table for table in build_document(images).tables}
     assert "balance" not in tables
     assert "images/s" in [column.heading for column in tables["cost"].columns]
-    assert "images" in tables["settings"].note
     assert "token" not in markdown_page("report.md.j2", document=build_document(images)).lower()
