@@ -199,9 +199,9 @@ def test_less_perplexity_is_better_in_the_verdict_and_the_report(finished: Path)
     (analysis,) = artifacts(finished, "analysis")
     found = json.loads(analysis.file("analysis.json").read_text())
     means = {score["method"]: score["mean"] for score in found["scores"]}
-    verb = "loses" if means["lora"] > means["full"] else "gains"
-    text = report(finished)
-    assert f"LoRA {verb} {abs(means['lora'] - means['full']):.3f} of perplexity against full fine-tuning" in text
+    how = "higher (worse)" if means["lora"] > means["full"] else "lower (better)"
+    gap = f"{abs(means['lora'] - means['full']):.3f} {how} than that of full fine-tuning"
+    assert f"The perplexity of LoRA is {gap}" in report(finished)
     (hypothesis,) = found["hypotheses"]
     assert "lower perplexity" in hypothesis["claim"]
     assert "gate" not in hypothesis["reason"]
