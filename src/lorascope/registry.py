@@ -64,12 +64,9 @@ METHOD_SETTINGS = NameTable(
     needs=("model_validate", "model_fields"),
 )
 
-<<<<<<< HEAD
 # Of plug-ins, by model_type; those that lorascope knows are in models/architectures.py.
 ARCHITECTURES = NameTable("architectures", {}, is_open=True, needs=("spellings", "is_causal"))
 
-=======
->>>>>>> tokens
 # Of quality, in the order in which they are listed; costs and figures of serving stand in `metrics` alone.
 METRICS = NameTable(
     "metrics",
@@ -86,12 +83,6 @@ METRICS = NameTable(
     needs=("name", "direction", "estimator"),
 )
 
-<<<<<<< HEAD
-=======
-# Of plug-ins, by model_type; those that lorascope knows are in models/architectures.py.
-ARCHITECTURES = NameTable("architectures", {}, is_open=True, needs=("spellings", "is_causal"))
-
->>>>>>> tokens
 TASKS = NameTable(
     "tasks",
     {
