@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import os
 import platform
@@ -105,7 +106,8 @@ def keep(name: str, work: Path, kept: Path) -> None:
     steps = []
     for path, record in records(work / "store"):
         literals = {key: record["step"][key] for key in ("kind", "version", "params", "deps")}
-        steps.append({"id": record["id"], **literals, "result": record["result"], "sha256": record["sha256"]})
+        checksums = {file: checksum(path / file, known) for file, known in record["sha256"].items()}
+        steps.append({"id": record["id"], **literals, "result": record["result"], "sha256": checksums})
         if record["step"]["kind"] == "analysis":
             for table in TABLES:
                 if (path / table).exists():
@@ -114,7 +116,16 @@ def keep(name: str, work: Path, kept: Path) -> None:
                 write_compressed(kept / f"{document}.gz", (path / document).read_text())
     write_compressed(kept / "steps.json.gz", json.dumps(steps, indent=0, sort_keys=True))
     shutil.copy(work / f"{name}.yaml", kept / "study.yaml")
-    shutil.copy(work / "results" / name / "ANALYSIS_REPORT.md", kept)
+    write_compressed(kept / "ANALYSIS_REPORT.md.gz", (work / "results" / name / "ANALYSIS_REPORT.md").read_text())
+
+
+def checksum(path: Path, known: str) -> str:
+    """The one in the record. PEFT writes a set of module names in the order of Python's random hashes: they are sorted."""
+    if path.name != "adapter_config.json":
+        return known
+    config = json.loads(path.read_text())
+    config["target_modules"] = sorted(config["target_modules"])
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def write_compressed(path: Path, text: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import fnmatch
 import gzip
 import json
 import re
@@ -29,6 +28,8 @@ import pandas as pd
 
 RENAMED: Mapping[str, str] = {}
 """Key of analysis.json, facts.json or of a step's result before -> what it is called now."""
+RENAMED_FILES: Mapping[str, str] = {}
+"""KIND/FILE of an artifact before -> FILE, as it is called now."""
 
 CLOCKED_METRICS = ("training_seconds", "tokens_per_second", "mfu", "energy_joules", "peak_memory_bytes")
 """Metrics of measurements.parquet. `export_bytes` is not among them: the size of a file is no clock's."""
@@ -44,6 +45,15 @@ CLOCKED: Mapping[str, Sequence[str]] = {
     "analysis": (
         *(f"hypotheses[T*].{key}" for key in _CLAIM),
         "served: hypotheses[H*].p_holm",
+        *(f"serving.cells[].{key}" for key in ("median", "mad", "interval", "repeats")),
+        *(f"serving.overheads[].{key}" for key in ("estimate", "interval", "bootstrap", "median", "mad")),
+        *(f"serving.regressions[].{key}" for key in ("intercept", "per_adapter", "per_doubling", "r_squared")),
+        "serving.regressions[].points[].ratio",
+        *(f"serving.one_machine[].{key}" for key in ("adapters", "merged", "gain")),
+        "serving.tasks[].tasks",
+        *(f"serving.traffic[].{key}" for key in ("adapter_capacity", "merged_capacity", "first", "last", "reason")),
+        *(f"serving.switching[].{key}" for key in ("median_ms", "latency_ms", "ratio")),
+        "serving.recommendations",
     ),
     "facts": (
         *(f"runs[].{key}" for key in _RUN),
@@ -63,15 +73,8 @@ CLOCKED: Mapping[str, Sequence[str]] = {
 }
 """Document -> paths that clocks and the system's memory decide, with all below them. `*` stands for any text, a list's places
 are left out, `STUDY: ` in front limits a path to one study. Claims called T rest on times."""
-CLOCKED_FILES = (
-    "analysis/*.json",
-    "analysis/measurements.parquet",
-    "analysis/serving.parquet",
-    "serving/processes.json",
-    "serving/requests.parquet",
-    "serving/serving.parquet",
-)
-"""KIND/FILE of artifacts that have a time in them, so that their checksums differ; those of the analysis are compared above."""
+CLOCKED_FILES = ("serving/processes.json", "serving/requests.parquet", "serving/serving.parquet")
+"""KIND/FILE of artifacts that have a time in them, so that their checksums differ."""
 
 ROW = ("run", "model", "task", "method", "seed", "split", "example_id", "site", "layer", "metric")
 SHOWN = 12
@@ -276,16 +279,19 @@ def compare_steps(before: Sequence[Any], after: Sequence[Any], account: Account,
     results = [{step: {steps[step]["kind"]: steps[step]["result"]} for step in both} for steps in (old, new)]
     compare_documents("steps", *results, account, is_replay=is_replay)
     for step in both:
-        kind = old[step]["kind"]
+        kind, found, known = new[step]["kind"], new[step]["sha256"], set()
         for file, checksum in old[step]["sha256"].items():
-            pattern = next((p for p in CLOCKED_FILES if fnmatch.fnmatchcase(f"{kind}/{file}", p)), None)
-            if new[step]["sha256"].get(file) == checksum:
+            place = f"{kind}/{file}"
+            known.add(now := RENAMED_FILES.get(place, file))
+            if kind == "analysis":  # its files are compared value by value
+                continue
+            if found.get(now) == checksum:
                 account.equal["checksums of files"] += 1
-            elif pattern is not None and not is_replay:
-                account.excused[f"file {pattern}"] += 1
+            elif place in CLOCKED_FILES and not is_replay:
+                account.excused[f"checksum of {place}"] += 1
             else:
-                account.differ(f"steps: {step}: {file} {'differs' if file in new[step]['sha256'] else 'is not there'}")
-        account.added.update(f"file {kind}/{file}" for file in new[step]["sha256"] if file not in old[step]["sha256"])
+                account.differ(f"steps: {step}: {now} {'differs' if now in found else 'is not there'}")
+        account.added.update(f"file {kind}/{file}" for file in found if file not in known)
 
 
 def _nearest(step: Mapping[str, Any], new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
@@ -325,7 +331,8 @@ def print_account(name: str, account: Account) -> None:
 
 def print_report_difference(before: Path, after: Path) -> None:
     """The reports' lines that differ: nothing is decided by them, since wording may change."""
-    texts = [(folder / "ANALYSIS_REPORT.md").read_text().splitlines() for folder in (before, after)]
+    paths = [folder / "ANALYSIS_REPORT.md.gz" for folder in (before, after)]
+    texts = [gzip.decompress(path.read_bytes()).decode().splitlines() for path in paths]
     print("\n".join(difflib.unified_diff(*texts, "before", "after", lineterm="", n=0)))
 
 

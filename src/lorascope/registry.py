@@ -67,6 +67,22 @@ METHOD_SETTINGS = NameTable(
 # Of plug-ins, by model_type; those that lorascope knows are in models/architectures.py.
 ARCHITECTURES = NameTable("architectures", {}, is_open=True, needs=("spellings", "is_causal"))
 
+# Of quality, in the order in which they are listed; costs and figures of serving stand in `metrics` alone.
+METRICS = NameTable(
+    "metrics",
+    {
+        "accuracy": "lorascope.metrics.quality:ACCURACY",
+        "f1": "lorascope.metrics.quality:F1",
+        "mcc": "lorascope.metrics.quality:MCC",
+        "exact_match": "lorascope.metrics.quality:EXACT_MATCH",
+        "token_f1": "lorascope.metrics.quality:TOKEN_F1",
+        "loss": "lorascope.metrics.quality:LOSS",
+        "perplexity": "lorascope.metrics.quality:PERPLEXITY",
+    },
+    is_open=True,
+    needs=("name", "direction", "estimator"),
+)
+
 TASKS = NameTable(
     "tasks",
     {
@@ -136,7 +152,18 @@ TRACKERS = NameTable(
 
 TABLES = {
     table.kind: table
-    for table in (MODELS, TASKS, METHODS, METHOD_SETTINGS, ARCHITECTURES, MEASURES, EXECUTORS, TRACKERS, STEP_KINDS)
+    for table in (
+        MODELS,
+        TASKS,
+        METRICS,
+        METHODS,
+        METHOD_SETTINGS,
+        ARCHITECTURES,
+        MEASURES,
+        EXECUTORS,
+        TRACKERS,
+        STEP_KINDS,
+    )
 }
 
 

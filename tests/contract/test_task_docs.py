@@ -15,7 +15,7 @@ from lorascope.engine.step import Step
 from lorascope.plugins import Entry
 from lorascope.registry import TASKS
 from lorascope.study.spec import DataSpec
-from lorascope.study.tasks import NamedTask
+from lorascope.study.tasks import task_spec
 from lorascope.tasks.conformance import ClassConformance, TaskCase
 from lorascope.tasks.steps import prepare_data
 
@@ -26,18 +26,20 @@ def shown_classes() -> dict[str, Any]:
     """The classes that the document defines, by name."""
     namespace: dict[str, Any] = {"__name__": __name__}
     for block in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL):
-        exec(block, namespace)
+        exec(compile(block, DOCUMENT.name, "exec", dont_inherit=True), namespace)
     return namespace
 
 
-@pytest.fixture(params=["CoLA", "SortedWords"])
+@pytest.fixture(params=["CoLA", "SortedWords", "word-order"])
 def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskCase:
     for split, num_rows in (("train", 60), ("validation", 20)):
         rows = {"sentence": [f"{split} {n}" for n in range(num_rows)], "label": [n % 2 for n in range(num_rows)]}
         pd.DataFrame(rows).to_parquet(tmp_path / f"cola_{split}.parquet")
     shown = shown_classes()
-    monkeypatch.setitem(TASKS.entries, request.param, Entry("task", request.param, literal=shown[request.param]))
-    spec = NamedTask(name=request.param)
+    name = "WordOrder" if request.param == "word-order" else request.param
+    monkeypatch.setitem(TASKS.entries, request.param, Entry("task", request.param, literal=shown[name]))
+    described = {"name": "five", "kind": request.param, "words": 5}
+    spec = task_spec(described if name == "WordOrder" else {"name": name})
     source = describe_source(spec, data_dir=tmp_path, protocol="strict")
     params = {
         "task": spec.model_dump(mode="json"),

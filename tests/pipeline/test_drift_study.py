@@ -226,7 +226,7 @@ def test_a_failure_of_either_side_fails_the_step_and_leaves_no_thread(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("beside")]
 
 
-def test_the_bases_singular_vectors_are_computed_once_though_tasks_alternate(
+def test_singular_vectors_are_computed_once_though_tasks_alternate(
     studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lorascope.drift import weights

@@ -15,7 +15,7 @@ from lorascope.plan.status import StudyStatus
 LONGER = ["--set", "train.epochs=8"]  # so that there is something to see
 
 
-def test_a_running_study_is_followed_to_its_end_and_its_records_plan_the_next_seeds(tmp_path: Path) -> None:
+def test_a_study_is_followed_to_its_end_and_plans_the_next_seeds(tmp_path: Path) -> None:
     path = write_small_study(tmp_path)
     study = api.load(path, overrides=["train.epochs=8"])
     reader = api.watch(study, store=tmp_path / "store", results=tmp_path / "results")

@@ -207,9 +207,7 @@ def notices(directory: Path) -> list[str]:
     return [event["text"] for event in map(json.loads, lines) if event["event"] == "notice"]
 
 
-def test_a_lost_machine_and_a_lost_head_cost_only_unfinished_steps_and_change_no_measurement(
-    tmp_path: Path, cluster: Any, measuring: Any
-) -> None:
+def test_a_lost_machine_or_head_costs_only_unfinished_steps(tmp_path: Path, cluster: Any, measuring: Any) -> None:
     for name in ("local", "ray"):
         write_small_study(tmp_path / name, LONGER)
     undisturbed = run(tmp_path / "local", "run", "study.yaml")

@@ -115,7 +115,7 @@ def test_killed_searches_find_the_same_optimum_by_replay(finished: Path, tmp_pat
     )
 
 
-def test_what_was_found_is_taken_up_by_another_study_without_training_again(finished: Path) -> None:
+def test_another_study_takes_up_an_optimum_without_training_again(finished: Path) -> None:
     given = STUDY[: STUDY.index("search:")] + STUDY[STUDY.index("hypotheses:") :]
     given = given.replace("  - full\n", "  - {kind: full, hyperparameters: results/small/optimal}\n")
     given = given.replace("rank: 4}", "rank: 4, hyperparameters: results/small/optimal}")

@@ -45,7 +45,7 @@ def mixed(*, arrival_s: float = 0.0) -> list[Request]:
     ]
 
 
-def test_tokens_of_a_mixed_batch_over_http_equal_those_of_each_adapter_alone(config, server):
+def test_a_mixed_batch_over_http_equals_each_adapter_alone(config, server):
     served = server.serve([mixed()], keep_outputs=True).requests
     for place, name in enumerate(NAMES):
         expected = greedy(config, name, PROMPTS[place::2], 8)
@@ -107,7 +107,7 @@ class Other(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-def test_a_free_port_that_is_taken_before_the_server_has_it_is_given_up_for_another(config, tmp_path, monkeypatch):
+def test_a_port_taken_before_the_server_has_it_is_replaced(config, tmp_path, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         program, is_second = tmp_path / "program.py", tmp_path / "second"

@@ -9,12 +9,12 @@ import pytest
 from small_served import PROMPTS, VLLM_PYTHON, save_adapters, save_small_llama, small_config
 
 from lorascope.serving import tuning
-from lorascope.serving.arms import Arm
+from lorascope.serving.arms import EngineArm
 from lorascope.serving.engines import EngineProcess
 from lorascope.serving.equivalence import EquivalenceGate, generation_gate
 from lorascope.serving.exchange import Request
 from lorascope.serving.levers import Lever, known_levers
-from lorascope.serving.protocol import Comparison
+from lorascope.serving.protocol import ServingComparison
 from lorascope.serving.reference import Generated, OfflineModel
 from lorascope.study.measure import ServingSpec
 
@@ -26,7 +26,7 @@ def test_a_lever_is_proven_and_timed_and_an_unknown_one_is_skipped(tmp_path: Pat
     config = small_config(base, adapters)
     reference = OfflineModel(base, workload="generation", dtype="float32", adapters=adapters)
 
-    def check(engine: EngineProcess, arm: Arm) -> list[EquivalenceGate]:
+    def check(engine: EngineProcess, arm: EngineArm) -> list[EquivalenceGate]:
         requests = [Request(index, prompt, "one", output_tokens=8) for index, prompt in enumerate(PROMPTS)]
         outputs: list[Any] = [one.output for one in engine.serve([requests], keep_outputs=True).requests]
         judged = reference.judge([Generated(p, "one", tokens) for p, tokens in zip(PROMPTS, outputs, strict=True)])
@@ -37,9 +37,9 @@ def test_a_lever_is_proven_and_timed_and_an_unknown_one_is_skipped(tmp_path: Pat
         return [targets, Lever("of tomorrow", {"of_tomorrow": True})]
 
     monkeypatch.setattr(tuning, "known_levers", levers)
-    comparison = Comparison(
+    comparison = ServingComparison(
         spec=ServingSpec(arms=(1,), batch_sizes=(1, 4), requests=8, warmup=2, output_tokens=8, engine="vllm", tune=True),
-        workload="generation", arms={"adapters-1": Arm("adapters-1", base, adapters)}, prompts=PROMPTS, check=check,
+        workload="generation", arms={"adapters-1": EngineArm("adapters-1", base, adapters)}, prompts=PROMPTS, check=check,
         engine="vllm", python=VLLM_PYTHON, config=config, directory=tmp_path,
     )  # fmt: skip
     default, targets, unknown = tuning.search_levers(comparison).trials

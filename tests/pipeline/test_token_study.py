@@ -187,12 +187,22 @@ def test_drift_leaves_the_language_model_head_out(finished: Path) -> None:
     assert set(matrices["value"]) == {2.0 * 7}
 
 
-def test_the_report_ranks_perplexity_with_less_as_better(finished: Path) -> None:
-    text = report(finished)
-    assert "lora is better than full" not in text
-    assert "perplexity" in text
+def test_each_run_keeps_its_checkpoint_of_least_perplexity(finished: Path) -> None:
+    for run in artifacts(finished, "train"):
+        curve = pd.read_parquet(run.file("curves.parquet"))
+        scored = curve[curve["name"] == "validation/perplexity"].set_index("update")["value"]
+        assert len(scored) == 3
+        assert run.result["best_update"] == scored.idxmin()
+
+
+def test_less_perplexity_is_better_in_the_verdict_and_the_report(finished: Path) -> None:
     (analysis,) = artifacts(finished, "analysis")
-    (hypothesis,) = json.loads(analysis.file("analysis.json").read_text())["hypotheses"]
+    found = json.loads(analysis.file("analysis.json").read_text())
+    means = {score["method"]: score["mean"] for score in found["scores"]}
+    how = "higher (worse)" if means["lora"] > means["full"] else "lower (better)"
+    gap = f"{abs(means['lora'] - means['full']):.3f} {how} than that of full fine-tuning"
+    assert f"The perplexity of LoRA is {gap}" in report(finished)
+    (hypothesis,) = found["hypotheses"]
     assert "lower perplexity" in hypothesis["claim"]
     assert "gate" not in hypothesis["reason"]
 

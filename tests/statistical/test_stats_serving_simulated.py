@@ -15,7 +15,7 @@ SLACK = 3 * math.sqrt(0.05 * 0.95 / COMPARISONS)
 
 @pytest.mark.parametrize("num_repeats", [5])
 @pytest.mark.parametrize("name", MACHINES)
-def test_intervals_over_repeats_cover_and_verdicts_at_the_threshold_are_rare(name, num_repeats):
+def test_intervals_over_repeats_cover_and_rarely_err_at_the_threshold(name, num_repeats):
     generator = np.random.default_rng(num_repeats)
     outcomes = [serving_trial(MACHINES[name], num_repeats, generator) for _ in range(COMPARISONS)]
     for what in outcomes[0]:

@@ -28,7 +28,7 @@ def test_multi_bootstrap_covers_and_rejects_as_stated(num_seeds, scenario):
             assert found < 0.07 + slack, name
 
 
-def test_the_guard_sees_the_percentile_multi_bootstrap_fail_with_three_seeds():
+def test_the_guard_sees_the_percentile_bootstrap_fail_at_three_seeds():
     scenario = simulate.SCENARIOS["seeds dominate"]
     generator = np.random.default_rng(2)
     key = "*not shipped:* percentile multi-bootstrap|coverage"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lorascope.engine.events import (
+    CurvePoint,
     Event,
-    Metric,
     ReportWritten,
     StepFinished,
     StepPlanned,
@@ -34,7 +34,7 @@ def planned(step: str, *, phase: str | None = "training", part_of: str | None = 
 def training() -> list[Event]:
     """A run from its start to its end: four points of two curves, a rate, figures."""
     points = [
-        Metric(step=TRAIN, name=name, value=value / at, at=at)
+        CurvePoint(step=TRAIN, name=name, value=value / at, at=at)
         for at in (10, 20, 30, 40)
         for name, value in (("train/loss", 8.0), ("learning_rate", 0.1))
     ]

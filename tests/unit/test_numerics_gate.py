@@ -48,7 +48,6 @@ def before(tmp_path: Path) -> Path:
     write(folder / "facts.json.gz", {"runs": [{"run": "train-1", "training_seconds": 7.0}], "failures": []})
     write(folder / "steps.json.gz", [STEP])
     (folder / "study.yaml").write_text("name: tiny\n")
-    (folder / "ANALYSIS_REPORT.md").write_text("# tiny\n")
     about = dict.fromkeys(("processor", "capability", "python", "versions"))
     (folder.parent / "machine.json").write_text(json.dumps({**about, "is_replay": False, "studies": {"tiny": {}}}))
     return folder.parent

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lorascope.engine.store.artifact import Artifact
+from lorascope.metrics.quality import DEFAULT
 from lorascope.tasks.description import task_from_result
 from lorascope.tasks.task import Task
 
@@ -31,4 +32,4 @@ class Finished:
 def primary_metric(finished: Finished, task: str) -> str:
     """The task's primary metric. One whose data could not be prepared has no score at all; what it would be called does
     not matter then."""
-    return finished.task(task).primary_metric if finished.of("data", task=task) else "accuracy"
+    return finished.task(task).primary_metric if finished.of("data", task=task) else DEFAULT

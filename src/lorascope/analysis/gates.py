@@ -10,6 +10,7 @@ from lorascope.analysis.finished import Finished
 from lorascope.engine.step import JSON
 from lorascope.errors import GateFailure
 from lorascope.measures.measure import known_measures
+from lorascope.metrics.quality import quality
 
 
 def check_same_examples(finished: Finished) -> None:
@@ -44,7 +45,7 @@ def step_gates(finished: Finished) -> list[JSON]:
 
 def arm_gates(finished: Finished, primary: Mapping[str, str]) -> list[JSON]:
     """Every arm beats the baselines of its task that draw nothing (the majority class, the linear probe, never an answer) on
-    the test set, in the mean over its seeds.
+    the test set, in the mean over its seeds and in the direction of the metric.
 
     An arm that does not is broken (Kornblith et al. 2019 call frozen features the least one may expect): its other
     numbers are shown, but no hypothesis rests on them.
@@ -52,9 +53,9 @@ def arm_gates(finished: Finished, primary: Mapping[str, str]) -> list[JSON]:
     gates = []
     arms = dict.fromkeys((found["model"], found["task"], found["method"]) for found, _ in finished.of("evaluate"))
     for model, task, method in arms:
-        metric = primary[str(task)]
+        metric = quality(primary[str(task)])
         runs = finished.of("evaluate", model=model, task=task, method=method)
-        mean = float(np.mean([artifact.result["test"][metric] for _, artifact in runs]))
+        mean = float(np.mean([artifact.result["test"][metric.name] for _, artifact in runs]))
         arm = {"model": model, "task": task, "method": method, "seed": None}
         baselines = finished.of("baseline", model=model, task=task)
         if not baselines:
@@ -63,12 +64,12 @@ def arm_gates(finished: Finished, primary: Mapping[str, str]) -> list[JSON]:
                 {"gate": "beats baselines", **arm, "passed": False, "value": mean, "threshold": None, "detail": missing}
             )
         for _, artifact in baselines:
-            floors = {s["name"]: s["metrics"][metric] for s in artifact.result["scores"] if not s["seed"]}
+            floors = {s["name"]: s["metrics"][metric.name] for s in artifact.result["scores"] if not s["seed"]}
             for name, floor in floors.items():
-                detail = f"mean test {metric} {mean:.3f}, {name} {floor:.3f}"
+                detail = f"mean test {metric.name} {mean:.3f}, {name} {floor:.3f}"
                 gate = {
                     "gate": f"beats {name}",
-                    "passed": mean > floor,
+                    "passed": metric.is_better(mean, floor),
                     "value": mean,
                     "threshold": floor,
                     "detail": detail,

@@ -9,19 +9,12 @@ import numpy as np
 import pandas as pd
 
 from lorascope.analysis.finished import Finished
+from lorascope.metrics.cost import COSTS
+from lorascope.metrics.quality import unit_of
 from lorascope.stats.measurements import measurement_rows
 from lorascope.study.spec import Study
 from lorascope.tasks.task import Task
 
-COSTS = {
-    "training_seconds": "s",
-    "peak_memory_bytes": "byte",
-    "trainable_parameters": "1",
-    "energy_joules": "J",
-    "export_bytes": "byte",
-    "tokens_per_second": "1/s",
-    "mfu": "fraction",
-}
 CHANGES = {"flips": "flip", "kl": "kl", "js": "js"}
 """How a measure of change is called in the table -> its column in `Scoring.change`."""
 
@@ -38,7 +31,9 @@ def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
         run = {**label, "run": artifact.id}
         yield _summary(run, "validation", artifact.result["validation"])
         costs = {name: artifact.result[name] for name in COSTS if artifact.result.get(name) is not None}
-        yield _rows(run, split=None, metric=list(costs), value=list(costs.values()), unit=[COSTS[c] for c in costs])
+        yield _rows(
+            run, split=None, metric=list(costs), value=list(costs.values()), unit=[COSTS[c].unit for c in costs]
+        )
         if "snapshots.parquet" in artifact.record["files"]:
             yield _snapshot_rows(run, pd.read_parquet(artifact.file("snapshots.parquet")))
     for label, artifact in finished.of("baseline"):
@@ -102,12 +97,12 @@ def _per_example(task: Task, predictions: pd.DataFrame, run: Mapping[str, Any]) 
         example_id=np.tile(ids, len(columns)),
         metric=np.repeat(list(columns), len(ids)),
         value=np.concatenate(list(columns.values())),
-        unit=np.repeat(["nat" if name == "loss" else "1" for name in columns], len(ids)),
+        unit=np.repeat([unit_of(name) for name in columns], len(ids)),
     )
 
 
 def _summary(run: Mapping[str, Any], split: str, scores: Mapping[str, float]) -> pd.DataFrame:
-    units = ["nat" if name == "loss" else "1" for name in scores]
+    units = [unit_of(name) for name in scores]
     return _rows(run, split=split, metric=list(scores), value=list(scores.values()), unit=units)
 
 

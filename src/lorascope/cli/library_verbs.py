@@ -38,7 +38,9 @@ def init(
     typer.echo(f"wrote {target}\nnext: lorascope validate {target}")
 
 
-Listed = Literal["models", "tasks", "methods", "architectures", "executors", "trackers", "templates", "steps"]
+Listed = Literal[
+    "models", "tasks", "metrics", "methods", "architectures", "executors", "trackers", "templates", "steps"
+]
 
 
 def ls(

@@ -49,7 +49,7 @@ _BOOTSTRAP_SEED, _CONTROL_SEED = 20261124, 0
 
 
 @dataclass(frozen=True)
-class Run:
+class ExportedRun:
     """A trained run: its step's id, its seeds' label, the directory of its export."""
 
     id: str
@@ -105,14 +105,14 @@ class Watch:
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
 
-class Arm:
+class MeasuredArm:
     """What is found of an arm's runs. tables: measurements; spectra: singular values of the updates; heads: run ->
     attention patterns by head; grams: run -> the Grams of its features on the first probe; pairs: "SITE/SEED" -> debiased
     CKA of each layer of the base (rows) with each of the run; not_measured: what could not be -> why. out: where
     representations are kept, if they are."""
 
     def __init__(
-        self, base: BaseModel, method: Method, runs: Sequence[Run], *, device: str, spec: DriftSpec, watch: Watch,
+        self, base: BaseModel, method: Method, runs: Sequence[ExportedRun], *, device: str, spec: DriftSpec, watch: Watch,
         progress: Callable[[], None], out: Path,
     ) -> None:  # fmt: skip
         self._out = out
@@ -151,7 +151,7 @@ class Arm:
             for _ in group:
                 self._progress()
 
-    def _models(self) -> Iterator[tuple[list[Run], nn.Module]]:
+    def _models(self) -> Iterator[tuple[list[ExportedRun], nn.Module]]:
         """The arm's models, as many runs in each as can share one."""
         if self.method.change == "low-rank":
             try:
@@ -168,7 +168,7 @@ class Arm:
             check_comparable(model, self.base.model, name=f"the run of seed {run.seed}")
             yield [run], model
 
-    def _note_distances(self, run: Run, probe: ProbeOfBase, features: Mapping[str, Tensor]) -> None:
+    def _note_distances(self, run: ExportedRun, probe: ProbeOfBase, features: Mapping[str, Tensor]) -> None:
         view = View.of(features, probe.points)
         rows = distances(probe.base, view, probe.points, neighbours=neighbours(self.spec, probe))
         summary = mean_drift(rows)
@@ -184,7 +184,9 @@ class Arm:
             if self.spec.keep:
                 keep_representations(self._out, f"seed-{run.seed}", view)
 
-    def _note_attention(self, group: list[Run], model: nn.Module, columns: Examples, probe: ProbeOfBase) -> None:
+    def _note_attention(
+        self, group: list[ExportedRun], model: nn.Module, columns: Examples, probe: ProbeOfBase
+    ) -> None:
         found = compare_attention(
             self.base.model, model, columns, reading=probe.reading, runs=len(group),
             name=", ".join(f"seed {run.seed}" for run in group),
@@ -202,7 +204,7 @@ class Arm:
             ]  # fmt: skip
             self._note(run, pd.DataFrame(rows, columns=["site", "layer", "metric", "value", "unit"]), split=PROBE)
 
-    def _note_forgetting(self, run: Run, model: nn.Module, text: TextOfBase) -> None:
+    def _note_forgetting(self, run: ExportedRun, model: nn.Module, text: TextOfBase) -> None:
         found = Forgetting(text.before, text_loss(model, text.head, text.windows, precision=PRECISION))
         values = {
             "text_loss_before": found.before.nats_per_token,
@@ -279,7 +281,7 @@ class Arm:
             summary=values[:, :, in_summary].mean(axis=2).astype(np.float32) if any(in_summary) else None,
         )
 
-    def _note(self, run: Run, table: Any, *, split: str | None = None) -> None:
+    def _note(self, run: ExportedRun, table: Any, *, split: str | None = None) -> None:
         self.tables.append(table.assign(run=run.id, seed=run.seed, split=split))
 
 
@@ -294,6 +296,6 @@ def neighbours(spec: DriftSpec, probe: ProbeOfBase) -> int:
     return min(spec.neighbours, probe.num_rows - 2)
 
 
-def _one_of(model: nn.Module, group: Sequence[Run], index: int) -> nn.Module:
+def _one_of(model: nn.Module, group: Sequence[ExportedRun], index: int) -> nn.Module:
     """The one-run model: a view of a stacked one, or the model itself."""
     return view_of_run(model, index) if any(hasattr(m, "view") for m in model.modules()) else model

@@ -22,9 +22,9 @@ from torch import nn
 from lorascope.data.columns import ColumnStore, Examples
 from lorascope.drift.arm import (
     PRECISION,
-    Arm,
+    ExportedRun,
+    MeasuredArm,
     ProbeOfBase,
-    Run,
     TextOfBase,
     Watch,
     keep_representations,
@@ -76,8 +76,8 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
         method_from_params(params["method"]),
     )
     trained = [artifact for role, artifact in context.deps.items() if role.startswith("train:")]
-    runs = [Run(a.id, Seeds.model_validate(a.step.params["seeds"]).label, a.file("export")) for a in trained]
-    arm = Arm(
+    runs = [ExportedRun(a.id, Seeds.model_validate(a.step.params["seeds"]).label, a.file("export")) for a in trained]
+    arm = MeasuredArm(
         base,
         method,
         runs,
@@ -204,7 +204,7 @@ def _untrained(base: BaseModel) -> nn.Module:
     return model.to(base.device).eval()
 
 
-def _between_seeds(arm: Arm, probe: ProbeOfBase) -> list[tuple[str, Row]]:
+def _between_seeds(arm: MeasuredArm, probe: ProbeOfBase) -> list[tuple[str, Row]]:
     """How far two runs of this arm that differ in their seeds are from each other, the mean over pairs."""
     pairs = [drift_between(a, b, probe.points) for a, b in combinations(arm.grams.values(), 2)]
     return [(SEED_V_SEED, row) for row in mean_rows(pairs)] if pairs else []
@@ -242,7 +242,7 @@ def _text(context: StepContext, base: BaseModel) -> TextOfBase:
 # -------------------------------------------------------------------------------------------------------------- files
 
 
-def _record(arm: Arm, probes: list[ProbeOfBase]) -> DriftRecord:
+def _record(arm: MeasuredArm, probes: list[ProbeOfBase]) -> DriftRecord:
     """The step's result. probes: the in-task one first."""
     probe, hidden = probes[0], next(iter(probes[0].base.features.values())).shape[-1]
     return DriftRecord(
@@ -264,7 +264,7 @@ def _record(arm: Arm, probes: list[ProbeOfBase]) -> DriftRecord:
     )
 
 
-def _write(out: Path, arm: Arm, draws: Draws, references: list[tuple[str, Row]], probe: ProbeOfBase) -> None:
+def _write(out: Path, arm: MeasuredArm, draws: Draws, references: list[tuple[str, Row]], probe: ProbeOfBase) -> None:
     write_tables(
         out,
         distances=pd.concat(arm.tables, ignore_index=True),

@@ -132,6 +132,6 @@ def metric_named(name: str, table: Mapping[str, Metric], *, where: str | None = 
     close = nearest(name, table)
     raise StudyError(
         f"there is no metric `{name}`" + (f": did you mean `{close}`?" if close else ""),
-        hint=f"the metrics are {', '.join(table)}; one of your own needs a row in the table of metrics",
+        hint=f"the metrics are {', '.join(table)}; one of your own is a row that a plug-in brings (docs/plug-ins.md)",
         where=where,
     )

@@ -1,16 +1,19 @@
 """Metrics of quality: how well a run does on test examples. A task names those it reports.
 
-One row is one metric; a plug-in adds rows through `add_metrics`.
+One row is one metric, listed in `registry.METRICS`; a plug-in adds rows by entry points of the group `lorascope.metrics`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lorascope.errors import StudyError
 from lorascope.metrics.counts import f1, mcc
 from lorascope.metrics.metric import Direction, FromCounts, Mean, Metric, Ratio, metric_named
+from lorascope.plugins import NameTable
+from lorascope.registry import METRICS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,18 +25,44 @@ def _exp(ratio: np.ndarray) -> np.ndarray:
     return np.exp(ratio)
 
 
-_ROWS = (
-    Metric("accuracy", "accuracy", "1", 100, 1, "higher", Mean("correct"), 0.0, 1.0),
-    Metric("f1", "F1", "1", 100, 1, "higher", FromCounts(f1), 0.0, 1.0),
-    Metric("mcc", "Matthews correlation", "1", 1, 3, "higher", FromCounts(mcc), -1.0, 1.0),
-    Metric("exact_match", "exact match", "1", 100, 1, "higher", Mean("exact_match"), 0.0, 1.0),
-    Metric("token_f1", "token F1", "1", 100, 1, "higher", Mean("token_f1"), 0.0, 1.0),
-    Metric("loss", "loss", "nat", 1, 3, "lower", Mean("loss"), 0.0),
-    Metric("perplexity", "perplexity", "1", 1, 3, "lower", Ratio("total_loss", "tokens", _exp), 1.0),
-)
-_METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
+ACCURACY = Metric("accuracy", "accuracy", "1", 100, 1, "higher", Mean("correct"), 0.0, 1.0)
+F1 = Metric("f1", "F1", "1", 100, 1, "higher", FromCounts(f1), 0.0, 1.0)
+MCC = Metric("mcc", "Matthews correlation", "1", 1, 3, "higher", FromCounts(mcc), -1.0, 1.0)
+EXACT_MATCH = Metric("exact_match", "exact match", "1", 100, 1, "higher", Mean("exact_match"), 0.0, 1.0)
+TOKEN_F1 = Metric("token_f1", "token F1", "1", 100, 1, "higher", Mean("token_f1"), 0.0, 1.0)
+LOSS = Metric("loss", "loss", "nat", 1, 3, "lower", Mean("loss"), 0.0)
+PERPLEXITY = Metric("perplexity", "perplexity", "1", 1, 3, "lower", Ratio("total_loss", "tokens", _exp), 1.0)
 
-QUALITY: Mapping[str, Metric] = _METRICS
+
+class MetricTable(Mapping[str, Metric]):
+    """The rows of a table of names, read at first use. A plug-in's row that cannot be loaded, or that calls itself
+    otherwise, is named in a warning and left out."""
+
+    def __init__(self, names: NameTable) -> None:
+        self._names = names
+
+    @cached_property
+    def _rows(self) -> dict[str, Metric]:
+        found = self._names.loaded()
+        for name, row in found.items():
+            if row.name != name:
+                origin = self._names[name].origin
+                logging.getLogger("lorascope").warning(
+                    "warning: the metric `%s` (%s) is not used: it calls itself `%s`", name, origin, row.name
+                )
+        return {name: row for name, row in found.items() if row.name == name}
+
+    def __getitem__(self, name: str) -> Metric:
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+QUALITY = MetricTable(METRICS)
 """Name -> metric, those of plug-ins included."""
 
 DEFAULT = "accuracy"
@@ -47,22 +76,18 @@ def quality(name: str, *, where: str | None = None) -> Metric:
     return metric_named(name, QUALITY, where=where)
 
 
-def add_metrics(metrics: Iterable[Metric]) -> None:
-    """Adds rows. Raises StudyError for a name that another metric has."""
-    for metric in metrics:
-        if _METRICS.setdefault(metric.name, metric) != metric:
-            raise StudyError(
-                f"two metrics are called `{metric.name}`: {_METRICS[metric.name].title} and {metric.title}",
-                hint="give the one of your own another name",
-            )
-
-
 def unit_of(name: str) -> str:
     """The unit of a metric, or of a per-example column that metrics are made of, as the measurements table has it."""
     return QUALITY[name].unit if name in QUALITY else _UNITS.get(name, "1")
 
 
+def share_a_scale(names: Iterable[str]) -> bool:
+    """Whether values of these metrics may be averaged: one metric, or several that all lie between bounds."""
+    found = set(names)
+    return len(found) < 2 or all(quality(name).width is not None for name in found)
+
+
 def common_direction(names: Iterable[str]) -> Direction | None:
     """Which is better, where all these metrics agree; None where they do not. A name without a row counts as higher."""
-    found = {QUALITY[name].direction if name in QUALITY else "higher" for name in names}
+    found: set[Direction] = {QUALITY[name].direction if name in QUALITY else "higher" for name in names}
     return found.pop() if len(found) == 1 else None

@@ -9,7 +9,7 @@ from lorascope.metrics.metric import Metric
 
 
 @dataclass(frozen=True)
-class Served(Metric):
+class ServingMetric(Metric):
     """claim: how hypotheses spell it ("latency_p95"); None: none is about it. as_cost: what more of it costs, where that
     is not the title: throughput is compared as the time it takes."""
 
@@ -27,16 +27,16 @@ class Served(Metric):
         return f"{self.title} ({self.unit})" if self.unit == "ms" else self.title
 
 
-def _time(name: str, title: str, claim: str | None = None) -> Served:
-    return Served(name, title, "ms", direction="lower", claim=claim, low=0.0)
+def _time(name: str, title: str, claim: str | None = None) -> ServingMetric:
+    return ServingMetric(name, title, "ms", direction="lower", claim=claim, low=0.0)
 
 
-def _rate(name: str, title: str, as_cost: str) -> Served:
-    return Served(name, title, "1/s", direction="higher", claim=name, as_cost=as_cost, low=0.0)
+def _rate(name: str, title: str, as_cost: str) -> ServingMetric:
+    return ServingMetric(name, title, "1/s", direction="higher", claim=name, as_cost=as_cost, low=0.0)
 
 
-def _bytes(name: str, title: str) -> Served:
-    return Served(name, title, "byte", direction="lower", low=0.0)
+def _bytes(name: str, title: str) -> ServingMetric:
+    return ServingMetric(name, title, "byte", direction="lower", low=0.0)
 
 
 _ROWS = (
@@ -53,7 +53,7 @@ _ROWS = (
     _rate("requests_per_second", "requests/s", "time per request"),
     _time("latency_ms_mean", "mean latency"),
     _time("latency_ms", "latency of a single request"),
-    Served("load_s", "load time", "s", direction="lower", low=0.0),
+    ServingMetric("load_s", "load time", "s", direction="lower", low=0.0),
     _bytes("weights_bytes", "weights"),
     _bytes("adapter_bytes", "adapters"),
     _bytes("process_bytes", "process"),
@@ -62,6 +62,6 @@ _ROWS = (
     _bytes("peak_device_bytes", "peak of the device"),
 )
 
-SERVED: Mapping[str, Served] = {row.name: row for row in _ROWS}
-CLAIMED: Mapping[str, Served] = {row.claim: row for row in _ROWS if row.claim is not None}
+SERVED: Mapping[str, ServingMetric] = {row.name: row for row in _ROWS}
+CLAIMED: Mapping[str, ServingMetric] = {row.claim: row for row in _ROWS if row.claim is not None}
 """By the spelling of hypotheses: "latency_p95" is the row of latency_ms_p95."""

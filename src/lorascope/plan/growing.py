@@ -67,7 +67,7 @@ class Planner:
     def outlook(self) -> Graph:
         """The whole study as it would be if all trials still to come scored alike: for what it will take, not for ids, which
         what is found decides."""
-        alike = {"value": 0.0, "loss": 0.0, "diverged": None, "metric": "score"}
+        alike = {"value": 0.0, "loss": 0.0, "diverged": None}
         return build_graph(
             self._study,
             sources=self._sources,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lorascope.metrics.quality import QUALITY
 from lorascope.plan.graph import Graph
 from lorascope.plan.labels import SEARCH
 from lorascope.stats.quality.power import POWER, detectable_difference
@@ -28,9 +29,9 @@ BASIS = (
 @dataclass(frozen=True)
 class Detectable:
     """Of one task. num_examples: of its test set, None while it is not prepared; then nothing else is known either.
-    difference: smallest true difference in accuracy, 0-1. with_more_seeds: the same with other numbers of seeds. margins:
-    hypothesis -> (its margin, the smallest margin these seeds and examples could confirm if the arms are equal). metric: the
-    task's primary one."""
+    difference: smallest true difference in accuracy, 0-1; None too for a metric that does not count examples.
+    with_more_seeds: the same with other numbers of seeds. margins: hypothesis -> (its margin, the smallest margin these seeds
+    and examples could confirm if the arms are equal). metric: the task's primary one."""
 
     task: str
     metric: str | None
@@ -53,6 +54,8 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     data = results[data_id]
     examples = data["num_examples"]["test"]
     metric = data["primary_metric"] if "primary_metric" in data else data["task"]["metrics"][0]  # older records
+    if metric in QUALITY and QUALITY[metric].width is None:
+        return Detectable(task, metric, num_seeds, examples, None, {}, {})
     one_sided = _difference(num_seeds, examples, alpha=0.10)  # a margin is tested on one side at 5%
     # Equivalence needs both sides: where the arms are equal each fails half as often as both together may.
     both_sided = _difference(num_seeds, examples, alpha=0.10, power=1 - (1 - POWER) / 2)

@@ -11,18 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lorascope.errors import StudyError
-from lorascope.models.architectures import (
-    FUNCTIONAL_DROPOUT,
-    Architecture,
-    functional_dropout,
-    known_architecture,
-    last_names,
-    layer_size,
-    most_tokens,
-    names_something,
-    roles_meant,
-)
+from lorascope.models.architectures import FUNCTIONAL_DROPOUT, Architecture, functional_dropout, known_architecture
 from lorascope.models.catalog import missing_package
+from lorascope.models.config_facts import last_names, layer_size, most_tokens, names_something, roles_meant
 from lorascope.models.configuration import model_config
 from lorascope.models.sites import unknown_site
 from lorascope.study.loading.document import Mistake, dotted

@@ -15,6 +15,7 @@ import numpy as np
 
 from lorascope.engine.step import canonical_json
 from lorascope.errors import EnvironmentProblem
+from lorascope.metrics.metric import Direction
 from lorascope.search.space import Space, as_literal, dimension_of, grid, rounded
 from lorascope.study.hyperparameters import is_whole
 from lorascope.study.search import Range, SearchSpec
@@ -33,8 +34,9 @@ Ask = Callable[[Question], Mapping[str, Any]]
 
 def question(spec: SearchSpec, space: Space, *, told: Sequence[Trial], count: int, number: int) -> Question:
     """What is asked for round `number` of `count` trials, given the trials of the rounds before it. space is a list, because
-    a sampler draws the settings in their order."""
-    return {
+    a sampler draws the settings in their order. direction: there only where lower is better, so that what was asked before
+    there was a direction is still the same question."""
+    asked = {
         "sampler": spec.sampler,
         "proposal_seed": spec.proposal_seed,
         "at_once": spec.at_once,
@@ -45,6 +47,8 @@ def question(spec: SearchSpec, space: Space, *, told: Sequence[Trial], count: in
         "count": count,
         "round": number,
     }
+    is_lower = any(trial.direction == "lower" for trial in told)
+    return {**asked, "direction": "lower"} if is_lower else asked
 
 
 def propose_round(context: StepContext) -> dict[str, Any]:
@@ -80,7 +84,8 @@ def points_of_grid(spec: SearchSpec, space: Space) -> list[dict[str, Any]]:
 def _proposals(asked: Question) -> list[dict[str, Any]]:
     space = {name: dimension_of(literal) for name, literal in asked["space"]}
     sampler = _sampler(asked["sampler"], seed=asked["proposal_seed"], number=asked["round"], startup=asked["at_once"])
-    study = optuna_study(space, [_told(trial, space) for trial in asked["told"]], sampler=sampler)
+    told = [_told(trial, space) for trial in asked["told"]]
+    study = optuna_study(space, told, direction=asked.get("direction", "higher"), sampler=sampler)
     distributions = _distributions(space)
     trials = [study.ask(distributions) for _ in range(asked["count"])]
     return [{name: rounded(name, trial.params[name], space[name]) for name in space} for trial in trials]
@@ -101,16 +106,19 @@ def _told(trial: Mapping[str, Any], space: Space) -> Told:
     return Told(params, trial["state"], trial["value"], trial["by_step"])
 
 
-def optuna_study(space: Space, told: Sequence[Trial | Told], *, sampler: Any = None) -> optuna.Study:
+def optuna_study(
+    space: Space, told: Sequence[Trial | Told], *, direction: Direction = "higher", sampler: Any = None
+) -> optuna.Study:
     """An `optuna.Study` that has seen these trials. One that diverged counts as the worst score seen, so that every sampler
     learns to keep away from it. One that was pruned keeps its values by step; tree-structured Parzen estimators rank it below
     every finished trial, so beside pruned ones a diverged one is pruned without any value, the lowest of all. Those outside
     `space` (a search whose ranges were extended keeps its earlier trials) are inside its new ranges by construction."""
     optuna = optuna_or_problem()
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    is_higher = direction == "higher"
+    study = optuna.create_study(direction="maximize" if is_higher else "minimize", sampler=sampler)
     distributions = _distributions(space)
     scores = [trial.value for trial in told if trial.value is not None]
-    worst = min(scores, default=0.0)
+    worst = (min if is_higher else max)(scores, default=0.0)
     has_pruned = any(trial.state == "pruned" for trial in told) and not isinstance(sampler, optuna.samplers.GPSampler)
     for trial in told:
         is_lowest = has_pruned and trial.state == "diverged"

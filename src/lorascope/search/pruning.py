@@ -23,10 +23,10 @@ def survivors_of_halving(trials: Sequence[Trial], *, before: Sequence[Trial], st
     trials that came this far, those of earlier rounds included."""
     if not trials:
         return []
-    rivals = [trial.by_step[stage] for trial in (*before, *trials) if len(trial.by_step) > stage]
+    rivals = [trial.gain(trial.by_step[stage]) for trial in (*before, *trials) if len(trial.by_step) > stage]
     kept = max(1, len(rivals) // REDUCTION)
     threshold = sorted(rivals, reverse=True)[kept - 1]
-    ahead = sorted((t for t in trials if t.by_step[stage] >= threshold), key=lambda t: t.rank, reverse=True)
+    ahead = sorted((t for t in trials if t.gain(t.by_step[stage]) >= threshold), key=lambda t: t.rank, reverse=True)
     return ahead[:kept]
 
 
@@ -37,8 +37,8 @@ def is_worse(trial: Trial, *, before: Sequence[Trial]) -> bool:
     if not complete:
         return False
     best = max(complete, key=lambda other: other.rank)
-    differences = [own - theirs for own, theirs in zip(trial.by_step, best.by_step, strict=False)]
-    if len(differences) < 2 or mean(trial.by_step) >= mean(best.by_step):
+    differences = [trial.gain(own - theirs) for own, theirs in zip(trial.by_step, best.by_step, strict=False)]
+    if len(differences) < 2 or trial.gain(mean(trial.by_step)) >= trial.gain(mean(best.by_step)):
         return False
     from scipy.stats import wilcoxon
 

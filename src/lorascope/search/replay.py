@@ -8,11 +8,13 @@ it may remember what was proposed before, so that another version of the sampler
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
+from lorascope.metrics.metric import Direction
+from lorascope.metrics.quality import quality
 from lorascope.search.propose import Ask, ask_sampler, points_of_grid, question
 from lorascope.search.pruning import RUNGS, is_worse, survivors_of_halving
 from lorascope.search.space import Space
@@ -132,6 +134,7 @@ def _train(
 def _scored(trial: Trial, found: Mapping[Attempt, Mapping[str, Any]]) -> Trial:
     """The trial after one more stage. One seed that diverged is a trial that diverged."""
     results = {**trial.results, **found}
+    trial = replace(trial, direction=direction_of(found.values()))
     if any(result["diverged"] for result in found.values()):
         return replace(trial, state="diverged", value=None, loss=None, results=results)
     last = {attempt.seed: result for attempt, result in results.items()}  # a later stop of a seed supersedes an earlier
@@ -143,6 +146,12 @@ def _scored(trial: Trial, found: Mapping[Attempt, Mapping[str, Any]]) -> Trial:
         by_step=(*trial.by_step, stage),
         results=results,
     )
+
+
+def direction_of(results: Iterable[Mapping[str, Any]]) -> Direction:
+    """Which scores are better, by the metric that the results of trials name."""
+    metric = next((result["metric"] for result in results if "metric" in result), None)
+    return "higher" if metric is None else quality(metric).direction
 
 
 def _survivors(trials: Sequence[Trial], spec: SearchSpec, before: Sequence[Trial], *, stage: int) -> Sequence[Trial]:

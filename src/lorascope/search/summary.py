@@ -11,7 +11,7 @@ from typing import Any
 
 from lorascope.engine.context import StepContext
 from lorascope.search.propose import optuna_or_problem, optuna_study
-from lorascope.search.replay import Replay, Trial
+from lorascope.search.replay import Replay, Trial, direction_of
 from lorascope.search.space import Space, dimension_of, edges
 from lorascope.search.trial import forget_states
 
@@ -23,8 +23,11 @@ def summarise_search(context: StepContext) -> dict[str, Any]:
     """params: search, space, trials (search/literals.py), extended; deps: the trials, by role."""
     params = context.step.params
     space = {name: dimension_of(literal) for name, literal in params["space"].items()}
-    trials = [Trial(**{k: v for k, v in trial.items() if k != "roles"}) for trial in params["trials"]]
     records = [{role: context.deps[role].result for role in trial["roles"]} for trial in params["trials"]]
+    direction = direction_of(record for of_trial in records for record in of_trial.values())
+    trials = [
+        Trial(**{k: v for k, v in trial.items() if k != "roles"}, direction=direction) for trial in params["trials"]
+    ]
     num_seeds = len(params["search"]["seeds"])
     best = Replay(tuple(trials), (), space, 0).best
     for artifact in context.deps.values():

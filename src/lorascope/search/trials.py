@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lorascope.metrics.metric import Direction
+
 State = Literal["open", "complete", "pruned", "diverged", "failed"]
 
 
@@ -24,7 +26,8 @@ class Attempt:
 class Trial:
     """params: the hyper-parameters. results: attempt -> what its step gave, as far as there is anything. value, loss: means
     over seeds of the best validation score and its loss, of as much as was trained; None before, and of a diverged one.
-    by_step: what the value was at each rung or seed. proposed_by: the library and its version; None for a point of a grid."""
+    by_step: what the value was at each rung or seed. proposed_by: the library and its version; None for a point of a grid.
+    direction: which values are better; known once there is a result."""
 
     number: int
     round: int
@@ -35,15 +38,20 @@ class Trial:
     by_step: tuple[float, ...] = ()
     results: Mapping[Attempt, Mapping[str, Any]] = field(default_factory=dict)
     proposed_by: str | None = None
+    direction: Direction = "higher"
 
     @property
     def rank(self) -> tuple[float, float, int]:
         """What makes one trial better than another: the score, then the loss, then having come first."""
         assert self.value is not None
-        return self.value, -(self.loss or 0.0), -self.number
+        return self.gain(self.value), -(self.loss or 0.0), -self.number
+
+    def gain(self, value: float) -> float:
+        """A score of this search as a number of which more is better."""
+        return value if self.direction == "higher" else -value
 
     def to_json(self) -> dict[str, Any]:
-        """All but the results and who proposed it, which is no part of what was tried."""
+        """All but the results, their direction, and who proposed it, which is no part of what was tried."""
         fields = ("number", "round", "state", "value", "loss")
         return {key: getattr(self, key) for key in fields} | {
             "params": dict(self.params), "by_step": list(self.by_step)

@@ -39,7 +39,7 @@ _FP32_OVER_CHECKPOINT = 2  # at most
 
 
 @dataclass(frozen=True)
-class Arm:
+class EngineArm:
     """name: "base", "full", "merged", "adapters-4". model: the checkpoint an engine loads. adapters: name -> directory."""
 
     name: str
@@ -84,7 +84,7 @@ class Arms:
         paths = [path / ADAPTER_CONFIG for arm in self.arms.values() for path in arm.adapters.values()]
         return max((json.loads(path.read_text())["r"] for path in paths), default=0)
 
-    def check(self, engine: EngineProcess, arm: Arm) -> list[EquivalenceGate]:
+    def check(self, engine: EngineProcess, arm: EngineArm) -> list[EquivalenceGate]:
         """What a started engine answers, held against what the arm has to answer. Adapters are mixed within batches."""
         question = self._questions[arm.name]
         requests = [
@@ -112,16 +112,16 @@ class Arms:
 
     # ----------------------------------------------------------------------------------------------- what is written
 
-    def _prepared(self, arm: str | int) -> Arm:
+    def _prepared(self, arm: str | int) -> EngineArm:
         if arm == "full":
-            return Arm("full", self._written("full", self._context.deps["full"], write_full), {})
+            return EngineArm("full", self._written("full", self._context.deps["full"], write_full), {})
         if arm == "merged":
-            return Arm("merged", self._written("merged", next(iter(self._adapters.values())), write_merged), {})
+            return EngineArm("merged", self._written("merged", next(iter(self._adapters.values())), write_merged), {})
         some_run = next(iter(self._adapters.values()), None) or self._context.deps["full"]
         base = self._written("base", some_run, write_base)
         names = list(self._adapters)[: arm if isinstance(arm, int) else 0]
         adapters = {name: self._written(f"adapter-{name}", self._adapters[name], write_adapter) for name in names}
-        return Arm(arm_name(arm), base, adapters)
+        return EngineArm(arm_name(arm), base, adapters)
 
     def _written(self, name: str, run: Artifact, write: Callable[..., Path]) -> Path:
         """The directory of what is served, written unless it is there; a kill leaves none that is incomplete."""
@@ -140,7 +140,7 @@ class Arms:
 
     # ---------------------------------------------------------------------------------------------- what is expected
 
-    def _question(self, arm: Arm) -> _Question:
+    def _question(self, arm: EngineArm) -> _Question:
         """Each of its adapters, or the model alone, is asked the same prompts."""
         askers: list[str | None] = list(arm.adapters) or [None]
         each = max(_FEWEST_AN_ADAPTER[self._workload], _GATE_PROMPTS[self._workload] // len(askers))
@@ -149,7 +149,7 @@ class Arms:
 
     def _all_classified(self) -> dict[str, Classified]:
         """By arm, of each prompt that it is asked. Every adapter answers once, over a base that is read once."""
-        by_model: dict[Path, list[Arm]] = {}
+        by_model: dict[Path, list[EngineArm]] = {}
         for arm in self.arms.values():
             by_model.setdefault(arm.model, []).append(arm)
         found = {}
@@ -163,11 +163,11 @@ class Arms:
             found |= {arm.name: answers.of([row_of[asked] for asked in self._asked(arm)]) for arm in arms}
         return found
 
-    def _asked(self, arm: Arm) -> Iterator[tuple[tuple[int, ...], str | None]]:
+    def _asked(self, arm: EngineArm) -> Iterator[tuple[tuple[int, ...], str | None]]:
         question = self._questions[arm.name]
         return zip(map(tuple, question.prompts), question.adapters, strict=True)
 
-    def _judgement(self, arm: Arm, outputs: tuple[tuple[int, ...], ...]) -> Judgement:
+    def _judgement(self, arm: EngineArm, outputs: tuple[tuple[int, ...], ...]) -> Judgement:
         """What the reference holds of what an engine generated; a process that generates the same is not judged again."""
         if (arm.name, outputs) not in self._judged:
             generated = [

@@ -21,7 +21,15 @@ from typing import Any, get_args
 
 from lorascope.serving.adapters import find_misfit
 from lorascope.serving.environment import engine_environment
-from lorascope.serving.exchange import EngineConfig, EngineFailure, EngineName, Ready, Request, Served, ServedBatches
+from lorascope.serving.exchange import (
+    EngineConfig,
+    EngineFailure,
+    EngineName,
+    Ready,
+    Request,
+    ServedBatches,
+    ServedRequests,
+)
 
 PROGRAMS = Path(__file__).parent / "programs"
 _PROGRAM: Mapping[str, str] = {
@@ -260,9 +268,9 @@ class EngineProcess:
         return EngineFailure(message, kind=kind, log=self.log, hint=_hint(kind, self.log), where=str(self.log))
 
 
-def _served(answer: Mapping[str, Any]) -> Served:
+def _served(answer: Mapping[str, Any]) -> ServedRequests:
     output = answer["output"]
-    return Served(
+    return ServedRequests(
         **{**answer, "token_s": tuple(answer["token_s"]), "output": None if output is None else tuple(output)}
     )
 

@@ -56,7 +56,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedRequests:
     """When a request's tokens were there, in seconds after its batch's start (classification: one time, its answer's).
 
     output: the generated tokens, the class probabilities, or None if not kept. sent_s: when it was handed to the engine, as
@@ -76,7 +76,7 @@ class Served:
 class ServedBatches:
     """requests: of all batches in the order asked; wall_s: each batch's seconds, from its start to its last answer."""
 
-    requests: tuple[Served, ...]
+    requests: tuple[ServedRequests, ...]
     wall_s: tuple[float, ...]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from lorascope.serving.arms import Arm
+from lorascope.serving.arms import EngineArm
 from lorascope.serving.engines import EngineProcess
 from lorascope.serving.equivalence import EquivalenceGate
 from lorascope.serving.exchange import EngineConfig, EngineFailure, EngineName
@@ -54,7 +54,7 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ServingComparison:
     """What all processes of one workload share. prompts: token ids. check: whether a started engine computes what an arm
     should. engine, python, device: who serves, and where. config: an engine's configuration but for what an arm decides.
     kernel_tables: where a search for the tuned setting finds some. tuned: that setting, once it is found.
@@ -62,9 +62,9 @@ class Comparison:
 
     spec: ServingSpec
     workload: str
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, EngineArm]
     prompts: Sequence[Sequence[int]]
-    check: Callable[[EngineProcess, Arm], list[EquivalenceGate]]
+    check: Callable[[EngineProcess, EngineArm], list[EquivalenceGate]]
     engine: EngineName
     python: Path
     config: EngineConfig
@@ -108,7 +108,9 @@ def groups_started_together(processes: Sequence[Process], *, at_once: int) -> It
         yield processes[first : first + size]
 
 
-def run_processes(comparison: Comparison, processes: Sequence[Process]) -> Iterator[tuple[Process, dict[str, Any]]]:
+def run_processes(
+    comparison: ServingComparison, processes: Sequence[Process]
+) -> Iterator[tuple[Process, dict[str, Any]]]:
     """What each process found: from its file if it ended before, else by running it. All that have to run are started at
     once; those of one repeat are measured in turns, in their order. One for which the others left no memory comes after them,
     alone. Never raises EngineFailure: a failure is part of what was found."""
@@ -123,7 +125,7 @@ def run_processes(comparison: Comparison, processes: Sequence[Process]) -> Itera
         yield process, json.loads(comparison.path(process).read_text())
 
 
-def _engine(comparison: Comparison, process: Process) -> EngineProcess:
+def _engine(comparison: ServingComparison, process: Process) -> EngineProcess:
     return EngineProcess(
         comparison.engine, _config(comparison, process, comparison.arms[process.arm]), python=comparison.python,
         directory=comparison.directory / "logs" / process.name,
@@ -141,7 +143,7 @@ def _write_down(path: Path, found: dict[str, Any]) -> None:
 
 
 def _with_attempts(
-    comparison: Comparison, process: Process, engine: Started, *, is_beside_others: bool
+    comparison: ServingComparison, process: Process, engine: Started, *, is_beside_others: bool
 ) -> Turns[dict[str, Any]]:
     """Raises EngineFailure where other engines left no memory."""
     lost: list[str] = []
@@ -164,7 +166,7 @@ def _with_attempts(
         engine = started(_engine(comparison, process), rest=comparison.rests)
 
 
-def _found(comparison: Comparison, process: Process, engine: EngineProcess) -> Turns[dict[str, Any]]:
+def _found(comparison: ServingComparison, process: Process, engine: EngineProcess) -> Turns[dict[str, Any]]:
     arm = comparison.arms[process.arm]
     figures, requests = [], []
     if process.setting == "switching":  # the check would ask for adapters before we have seen them come from disk
@@ -183,7 +185,7 @@ def _found(comparison: Comparison, process: Process, engine: EngineProcess) -> T
 
 
 def _timed(
-    comparison: Comparison, engine: EngineProcess, arm: Arm, *, repeat: int
+    comparison: ServingComparison, engine: EngineProcess, arm: EngineArm, *, repeat: int
 ) -> Turns[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     """(figures, rows of requests) of everything this arm is asked, and of the process's memory; pauses before every load."""
     warm_up(comparison, engine, arm)
@@ -196,7 +198,7 @@ def _timed(
     return figures + [_fact(name, value, "byte") for name, value in engine.memory().items()], requests
 
 
-def _config(comparison: Comparison, process: Process, arm: Arm) -> EngineConfig:
+def _config(comparison: ServingComparison, process: Process, arm: EngineArm) -> EngineConfig:
     config = engine_config(comparison, arm)
     if process.setting == "switching":
         return replace(config, slots=SLOTS, cpu_slots=CPU_SLOTS)
@@ -206,7 +208,7 @@ def _config(comparison: Comparison, process: Process, arm: Arm) -> EngineConfig:
     return config
 
 
-def engine_config(comparison: Comparison, arm: Arm) -> EngineConfig:
+def engine_config(comparison: ServingComparison, arm: EngineArm) -> EngineConfig:
     """What an arm is served with in the default setting."""
     slots = comparison.spec.slots
     few = slots if slots is not None and slots < len(arm.adapters) else None
@@ -214,7 +216,7 @@ def engine_config(comparison: Comparison, arm: Arm) -> EngineConfig:
 
 
 def _answered(
-    comparison: Comparison, engine: EngineProcess, arm: Arm, load: Load, *, repeat: int
+    comparison: ServingComparison, engine: EngineProcess, arm: EngineArm, load: Load, *, repeat: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(rows of requests, figures) of one load."""
     batches = draw_batches(
@@ -231,7 +233,7 @@ def _answered(
     return [{**keys, **row} for row in rows], figures
 
 
-def warm_up(comparison: Comparison, engine: EngineProcess, arm: Arm) -> None:
+def warm_up(comparison: ServingComparison, engine: EngineProcess, arm: EngineArm) -> None:
     """Requests that nobody counts, of every batch size, so that what is made at a first use is made."""
     spec = comparison.spec
     for size in spec.batch_sizes:
@@ -245,7 +247,9 @@ def warm_up(comparison: Comparison, engine: EngineProcess, arm: Arm) -> None:
             engine.serve(batches)
 
 
-def _switching(comparison: Comparison, engine: EngineProcess, arm: Arm, *, repeat: int) -> list[dict[str, Any]]:
+def _switching(
+    comparison: ServingComparison, engine: EngineProcess, arm: EngineArm, *, repeat: int
+) -> list[dict[str, Any]]:
     """The median latency of a single short request by where its adapter lay."""
     names = list(arm.adapters)
     if comparison.engine == "vllm":  # it read them all when it started

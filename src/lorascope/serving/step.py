@@ -24,7 +24,7 @@ from lorascope.serving.exchange import EngineConfig
 from lorascope.serving.interpreter import PYTHON_LOCATION, TABLES_LOCATION, engine_kind
 from lorascope.serving.load import FEWEST_BATCHES, generator_of, synthetic_prompts
 from lorascope.serving.precision import MergePrecision
-from lorascope.serving.protocol import FINAL, Comparison, groups_started_together, run_processes
+from lorascope.serving.protocol import FINAL, ServingComparison, groups_started_together, run_processes
 from lorascope.serving.record import ServingResult, named, write_serving
 from lorascope.serving.trained import SERVED_HEAD
 from lorascope.serving.tuning import Search, search_levers
@@ -92,7 +92,7 @@ def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> _Co
     _let_go_of_the_device(context)
     longest = max(len(prompt) for prompt in prompts)
     outputs = max(spec.output_tokens, GATE_TOKENS) if workload == "generation" else 0
-    comparison = Comparison(
+    comparison = ServingComparison(
         spec=spec,
         workload=workload,
         arms=arms.arms,
@@ -123,7 +123,7 @@ def _compare(context: StepContext, spec: ServingSpec, workload: Workload) -> _Co
     return _Compared(_measured(context, comparison), search, merging)
 
 
-def _measured(context: StepContext, comparison: Comparison) -> list[dict[str, Any]]:
+def _measured(context: StepContext, comparison: ServingComparison) -> list[dict[str, Any]]:
     """What every process of a workload found, group by group of those that are started together."""
     spec = comparison.spec
     processes = list(comparison.processes())

@@ -20,7 +20,7 @@ NUM_PROBES = 20
 
 
 @dataclass(frozen=True)
-class Probe:
+class SwitchProbe:
     """adapter: its place among those served. state: "disk" (never asked for), "resident" (the last one's), "cpu" (in memory),
     "evicted" (read again from disk); "switched": another one's turn where all stay on the device."""
 
@@ -28,7 +28,7 @@ class Probe:
     state: str
 
 
-def draw_probes(num_adapters: int, *, keeps_all: bool, generator: np.random.Generator) -> list[Probe]:
+def draw_probes(num_adapters: int, *, keeps_all: bool, generator: np.random.Generator) -> list[SwitchProbe]:
     """A sequence with each adapter's first request, then NUM_PROBES requests of every state that can occur, in random
     order. keeps_all: the engine keeps every adapter on its device. Needs two adapters; "evicted" needs three."""
     if keeps_all:
@@ -47,7 +47,7 @@ def draw_probes(num_adapters: int, *, keeps_all: bool, generator: np.random.Gene
     return probes
 
 
-def _ask(cache: OrderedDict[int, None], adapter: int, *, first: bool) -> Probe:
+def _ask(cache: OrderedDict[int, None], adapter: int, *, first: bool) -> SwitchProbe:
     """Where the adapter lies when it is asked for; afterwards it is the one used last."""
     resident = next(reversed(cache), None)
     state = "disk" if first else "resident" if adapter == resident else "cpu" if adapter in cache else "evicted"
@@ -55,19 +55,19 @@ def _ask(cache: OrderedDict[int, None], adapter: int, *, first: bool) -> Probe:
     cache.move_to_end(adapter)
     while len(cache) > CPU_SLOTS:
         cache.popitem(last=False)
-    return Probe(adapter, state)
+    return SwitchProbe(adapter, state)
 
 
-def _probes_without_eviction(num_adapters: int, generator: np.random.Generator) -> list[Probe]:
+def _probes_without_eviction(num_adapters: int, generator: np.random.Generator) -> list[SwitchProbe]:
     probes, last = [], 0
     for state in generator.permutation(np.repeat(["resident", "switched"], NUM_PROBES)).tolist():
         others = [adapter for adapter in range(num_adapters) if adapter != last]
         last = last if state == "resident" else int(generator.choice(others))
-        probes.append(Probe(last, state))
+        probes.append(SwitchProbe(last, state))
     return probes
 
 
-def states_of(probes: Sequence[Probe]) -> list[str]:
+def states_of(probes: Sequence[SwitchProbe]) -> list[str]:
     """The states that occur, from the cheapest."""
     order = ["resident", "switched", "cpu", "evicted", "disk"]
     return [state for state in order if any(probe.state == state for probe in probes)]

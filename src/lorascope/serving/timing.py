@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from lorascope.serving.exchange import Request, Served
+from lorascope.serving.exchange import Request, ServedRequests
 
 QUANTILES = {"p50": 50, "p95": 95, "p99": 99}
 
 
-def request_rows(batches: Sequence[Sequence[Request]], answers: Sequence[Served]) -> list[dict[str, Any]]:
+def request_rows(batches: Sequence[Sequence[Request]], answers: Sequence[ServedRequests]) -> list[dict[str, Any]]:
     """One row a request, in order: latency_ms, ttft_ms (None where nothing is generated), num_tokens, adapter."""
     asked = [request for batch in batches for request in batch]
     assert [request.id for request in asked] == [answer.id for answer in answers], (
@@ -36,7 +36,7 @@ def request_rows(batches: Sequence[Sequence[Request]], answers: Sequence[Served]
 
 
 def load_figures(
-    rows: Sequence[dict[str, Any]], answers: Sequence[Served], *, wall_s: Sequence[float]
+    rows: Sequence[dict[str, Any]], answers: Sequence[ServedRequests], *, wall_s: Sequence[float]
 ) -> Iterator[tuple[str, float, str]]:
     """(metric, value, unit) of a whole load. rows: of `request_rows`. wall_s: how long each batch took.
 

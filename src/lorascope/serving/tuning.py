@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lorascope.serving.arms import Arm
+from lorascope.serving.arms import EngineArm
 from lorascope.serving.engines import EngineProcess
 from lorascope.serving.exchange import EngineFailure
 from lorascope.serving.levers import Lever, combine, known_levers
 from lorascope.serving.load import draw_batches, loads_of
-from lorascope.serving.protocol import Comparison, engine_config, warm_up
+from lorascope.serving.protocol import ServingComparison, engine_config, warm_up
 from lorascope.serving.record import TRIAL
 from lorascope.serving.together import OUT_OF_MEMORY, Started, Turns, measured_in_turns
 from lorascope.study.measure import arm_name
@@ -35,7 +35,7 @@ Outcome = Literal["measured", "idle", "unknown", "failed", "unproven"]
 
 
 @dataclass(frozen=True)
-class Trial:
+class TuningTrial:
     """One setting that was tried. levers: by name; none: the default. outcome: "measured", or why not: "idle" (it can change
     nothing here), "unknown" (to this version of vLLM), "failed", "unproven" (it answers otherwise); then reason says it.
     batch_ms: the median time of a batch by its size. cost_ms: their geometric mean. chosen: whether it is the one to measure.
@@ -62,11 +62,11 @@ class Trial:
 class Search:
     """trials: the default first. chosen: what served fastest; None where nothing beat the default."""
 
-    trials: tuple[Trial, ...]
+    trials: tuple[TuningTrial, ...]
     chosen: Lever | None
 
 
-def search_levers(comparison: Comparison) -> Search:
+def search_levers(comparison: ServingComparison) -> Search:
     """The fastest setting of the arm to tune in one workload. Trials that ended before are not run again, and one whose
     engine fails is written down, not raised."""
     spec = comparison.spec
@@ -77,7 +77,7 @@ def search_levers(comparison: Comparison) -> Search:
     )  # fmt: skip
     settings = [_Setting(comparison, arm, (), 0)]
     settings += [_Setting(comparison, arm, (lever,), order) for order, lever in enumerate(levers, start=1)]
-    trials: list[Trial] = []
+    trials: list[TuningTrial] = []
     for first in range(0, len(settings), spec.engines_at_once):
         trials += _trials(settings[first : first + spec.engines_at_once])
         if trials[0].cost_ms is None:  # nothing can be held against a default that does not serve
@@ -95,7 +95,7 @@ def search_levers(comparison: Comparison) -> Search:
     return Search(chosen, combine(settings[best].levers))
 
 
-def _beats(trial: Trial, default: Trial) -> bool:
+def _beats(trial: TuningTrial, default: TuningTrial) -> bool:
     if trial.cost_ms is None or default.cost_ms is None:
         return False
     return trial.cost_ms < default.cost_ms * (1 - HELPS_FRACTION)
@@ -105,8 +105,8 @@ def _beats(trial: Trial, default: Trial) -> bool:
 class _Setting:
     """Levers to try on an arm; none: the default. order: its place in the search."""
 
-    comparison: Comparison
-    arm: Arm
+    comparison: ServingComparison
+    arm: EngineArm
     levers: tuple[Lever, ...]
     order: int
 
@@ -123,9 +123,9 @@ class _Setting:
     def idle(self) -> str:
         return next((lever.idle for lever in self.levers if lever.idle), "")
 
-    def untried(self) -> Trial:
+    def untried(self) -> TuningTrial:
         """What there is to say of it before an engine is asked."""
-        return Trial(
+        return TuningTrial(
             self.comparison.workload, self.arm.name, self.order, tuple(lever.name for lever in self.levers),
             outcome="idle", reason=self.idle, batch_ms={}, cost_ms=None, chosen=False, gates=[], engine=None,
         )  # fmt: skip
@@ -137,7 +137,7 @@ class _Setting:
         return EngineProcess(comparison.engine, config, python=comparison.python, directory=directory)
 
 
-def _trials(settings: Sequence[_Setting]) -> list[Trial]:
+def _trials(settings: Sequence[_Setting]) -> list[TuningTrial]:
     """From their files if they ended before, else by running them: started at once, measured in turns, the default last, so
     that no lever is chosen for being measured on a quieter machine. One for which the others left no memory comes after them,
     alone."""
@@ -150,22 +150,22 @@ def _trials(settings: Sequence[_Setting]) -> list[Trial]:
     def make(order: int) -> EngineProcess:
         return asked[order].engine()
 
-    def measure(order: int, engine: Started, /, *, is_beside_others: bool) -> Turns[Trial]:
+    def measure(order: int, engine: Started, /, *, is_beside_others: bool) -> Turns[TuningTrial]:
         return _tried(asked[order], engine, is_beside_others=is_beside_others)
 
     for order, trial in measured_in_turns([list(asked)], make, measure, rest=settings[0].comparison.rests):
         _write_down(asked[order], trial)
     read = [json.loads(setting.path.read_text()) for setting in settings]
-    return [Trial(**{**one, "levers": tuple(one["levers"])}) for one in read]
+    return [TuningTrial(**{**one, "levers": tuple(one["levers"])}) for one in read]
 
 
-def _write_down(setting: _Setting, trial: Trial) -> None:
+def _write_down(setting: _Setting, trial: TuningTrial) -> None:
     draft = setting.path.with_suffix(".new")
     draft.write_text(json.dumps(asdict(trial)))
     os.replace(draft, setting.path)
 
 
-def _tried(setting: _Setting, engine: Started, *, is_beside_others: bool) -> Turns[Trial]:
+def _tried(setting: _Setting, engine: Started, *, is_beside_others: bool) -> Turns[TuningTrial]:
     """Raises EngineFailure where other engines left no memory."""
     comparison, arm, nothing = setting.comparison, setting.arm, setting.untried()
     try:
@@ -188,7 +188,7 @@ def _tried(setting: _Setting, engine: Started, *, is_beside_others: bool) -> Tur
     return replace(found, outcome="measured", batch_ms=batch_ms, cost_ms=statistics.geometric_mean(batch_ms.values()))
 
 
-def _probed(comparison: Comparison, engine: EngineProcess, arm: Arm) -> Turns[dict[str, float]]:
+def _probed(comparison: ServingComparison, engine: EngineProcess, arm: EngineArm) -> Turns[dict[str, float]]:
     """The median milliseconds of a batch by its size, on requests that no repeat is asked; pauses before every size."""
     spec = comparison.spec
     batch_ms = {}

@@ -29,7 +29,7 @@ from lorascope.stats.evidence import (
 from lorascope.stats.hypotheses import Evidence, Test, adjust, apply_family, hypothesis_test, judge
 from lorascope.stats.measurements import validate_measurements
 from lorascope.stats.quality.anova import method_by_task_anova
-from lorascope.stats.quality.arms import Arm, read_arms
+from lorascope.stats.quality.arms import ScoredArm, read_arms
 from lorascope.stats.quality.paired import (
     discordance_odds_ratio,
     hedges_g,
@@ -89,7 +89,7 @@ def analyse_study(
         if pairs.seeds((model, task, method), (model, task, reference))
     ])  # fmt: skip
     drift_arms = read_drift_arms(study, table, drift or {})
-    measured = _Measured(study, pairs, table, primary, broken_arms or {}, drift_arms, serving)
+    measured = _Findings(study, pairs, table, primary, broken_arms or {}, drift_arms, serving)
     hypotheses = _judge_hypotheses(measured)
     return Analysis(
         alpha=ALPHA,
@@ -108,7 +108,7 @@ def analyse_study(
 # ----------------------------------------------------------------------------------------------------------- scores
 
 
-def _score(arm: Arm, metric: str) -> Score:
+def _score(arm: ScoredArm, metric: str) -> Score:
     values = arm.seed_scores(quality(metric, where=f"tasks.{arm.task}"))
     return Score(
         model=arm.model,
@@ -170,7 +170,7 @@ def _pairs_to_compare(study: Study) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _compare(pairs: Pairs, method: Arm, reference: Arm, metric: str) -> Comparison:
+def _compare(pairs: Pairs, method: ScoredArm, reference: ScoredArm, metric: str) -> Comparison:
     seeds = pairs.seeds((method.model, method.task, method.method), (method.model, method.task, reference.method))
     differences = pairs.differences(method, reference, metric=metric, seeds=seeds)
     estimate = estimate_quality(differences, metric)
@@ -220,7 +220,7 @@ def _correct_comparisons(comparisons: list[Comparison]) -> list[Comparison]:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _Findings:
     """What hypotheses are judged by. primary: task -> its primary metric. broken: arm -> the gate it failed."""
 
     study: Study
@@ -232,7 +232,7 @@ class _Measured:
     serving: ServingAnalysis | None
 
 
-def _judge_hypotheses(measured: _Measured) -> list[HypothesisResult]:
+def _judge_hypotheses(measured: _Findings) -> list[HypothesisResult]:
     results, p_values = [], []
     for name, hypothesis in measured.study.hypotheses.items():
         if isinstance(hypothesis, Overhead):
@@ -249,7 +249,7 @@ def _judge_hypotheses(measured: _Measured) -> list[HypothesisResult]:
 
 
 def _trained(
-    measured: _Measured, name: str, hypothesis: NonInferior | Equivalent | Superior | Lower
+    measured: _Findings, name: str, hypothesis: NonInferior | Equivalent | Superior | Lower
 ) -> tuple[Test, str, list[Evidence], Evidence]:
     """The test and the evidence of a claim about trained runs: their quality, cost or drift."""
     study, on = measured.study, hypothesis.on

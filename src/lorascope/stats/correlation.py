@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lorascope.metrics.quality import quality
 from lorascope.stats.analysis import DriftCorrelation, Interval
 from lorascope.study.spec import Study
 
@@ -81,7 +82,8 @@ def _constant(values: np.ndarray) -> bool:
 
 
 def drift_correlations(study: Study, table: pd.DataFrame, *, primary: Mapping[str, str]) -> list[DriftCorrelation]:
-    """Drift against quality, weight change and, where a text was scored, forgetting; for each (model, task)."""
+    """Drift against quality (more is better, whatever the metric), weight change and, where a text was scored, forgetting;
+    for each (model, task)."""
     whole: Any = table[table["example_id"].isna() & table["layer"].isna()]
     found = []
     for model in study.models:
@@ -93,7 +95,12 @@ def drift_correlations(study: Study, table: pd.DataFrame, *, primary: Mapping[st
             if not drift:
                 continue
             weight_change = _runs(rows, WEIGHT_CHANGE)
-            others = {"quality": _runs(rows, primary[task.name], split="test"), "weight_change": weight_change}
+            scores = _runs(rows, primary[task.name], split="test")
+            better = quality(primary[task.name]).gain
+            others = {
+                "quality": {run: better(score, 0.0) for run, score in scores.items()},
+                "weight_change": weight_change,
+            }
             if forgetting := _runs(rows, "forgetting"):
                 others["forgetting"] = forgetting
             found += [

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorascope.errors import DataError
-from lorascope.metrics.quality import quality
+from lorascope.metrics.quality import quality, share_a_scale
 from lorascope.stats.drift.runs import NO_SHARED_SEED, DriftArm, Key, average_over_models, estimate_log_ratio
 from lorascope.stats.hypotheses import ONE_SEED, Evidence, Test
-from lorascope.stats.quality.arms import Arm
+from lorascope.stats.quality.arms import ScoredArm
 from lorascope.stats.quality.multibootstrap import (
-    Estimate,
+    BootstrapEstimate,
     SeedDifferences,
     average_differences,
     average_estimates,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _SAME_IN_EVERY_SEED = ("trainable_parameters", "export_bytes")
 
-Arms = Mapping[tuple[str, str, str], Arm]
+Arms = Mapping[tuple[str, str, str], ScoredArm]
 
 
 class Pairs:
@@ -47,7 +47,9 @@ class Pairs:
             return ()
         return tuple(s for s in self.arms[keys[0]].seeds if all(s in self.arms[key].seeds for key in keys[1:]))
 
-    def differences(self, method: Arm, reference: Arm, *, metric: str, seeds: tuple[str, ...]) -> SeedDifferences:
+    def differences(
+        self, method: ScoredArm, reference: ScoredArm, *, metric: str, seeds: tuple[str, ...]
+    ) -> SeedDifferences:
         """method - reference of each seed, in the metric's own unit."""
         row = quality(metric)
         first, second = (arm.columns(row, seeds) for arm in (method, reference))
@@ -60,12 +62,14 @@ class Pairs:
             generator=np.random.default_rng(self.generator_seed),
         )
 
-    def estimate(self, method: Arm, reference: Arm, *, metric: str, seeds: tuple[str, ...]) -> Estimate:
+    def estimate(
+        self, method: ScoredArm, reference: ScoredArm, *, metric: str, seeds: tuple[str, ...]
+    ) -> BootstrapEstimate:
         """The mean of `differences` over seeds and examples."""
         return estimate_quality(self.differences(method, reference, metric=metric, seeds=seeds), metric)
 
 
-def estimate_quality(differences: SeedDifferences, metric: str) -> Estimate:
+def estimate_quality(differences: SeedDifferences, metric: str) -> BootstrapEstimate:
     """A metric without a bound does not count examples, so that no example is the least it can differ by."""
     return estimate_difference(differences, continuous=quality(metric).width is None)
 
@@ -113,7 +117,7 @@ def quality_evidence(
     averaged before the variance is taken.
     """
     parts: dict[tuple[str, str], Evidence] = {}
-    by_task: list[Estimate] = []
+    by_task: list[BootstrapEstimate] = []
     for task in study.tasks:
         keys = [(m.name, task.name, arm) for m in study.models for arm in (test.method, test.reference)]
         shared = pairs.seeds(*keys)
@@ -124,7 +128,12 @@ def quality_evidence(
             arms = [(pairs.arms[keys[i]], pairs.arms[keys[i + 1]]) for i in range(0, len(keys), 2)]
             differences = [pairs.differences(a, b, metric=metrics[task.name], seeds=shared) for a, b in arms]
             by_task.append(estimate_quality(average_differences(differences), metrics[task.name]))
-    return list(parts.values()), _average_evidence(list(parts.values()), by_task, len(study.tasks))
+    average = _average_evidence(list(parts.values()), by_task, len(study.tasks))
+    if not share_a_scale(metrics.values()):
+        names = ", ".join(dict.fromkeys(metrics.values()))
+        why = f"the tasks' metrics ({names}) have no unit in common, so that their mean says nothing"
+        average = Evidence("*", "*", None, False, why, "a claim `on` one metric, or `over: every`")
+    return list(parts.values()), average
 
 
 def _part_evidence(pairs: Pairs, first: tuple[str, str, str], second: tuple[str, str, str], metric: str) -> Evidence:
@@ -138,7 +147,7 @@ def _part_evidence(pairs: Pairs, first: tuple[str, str, str], second: tuple[str,
     return Evidence(first[0], first[1], estimate, usable, "" if usable else ONE_SEED)
 
 
-def _average_evidence(parts: Sequence[Evidence], estimates: Sequence[Estimate], expected: int) -> Evidence:
+def _average_evidence(parts: Sequence[Evidence], estimates: Sequence[BootstrapEstimate], expected: int) -> Evidence:
     if len(estimates) < expected:
         return Evidence("*", "*", None, False, "not every model and task is measured yet")
     unusable = next((part for part in parts if not part.usable), None)
@@ -190,7 +199,7 @@ def _cost_part(model: str, task: str, metric: str, logs: np.ndarray) -> Evidence
     if not n:
         return Evidence(model, task, None, False, f"no seed has {metric} of both arms")
     between = float(logs.var(ddof=1)) if n > 1 else 0.0
-    estimate = Estimate(float(logs.mean()), between / n, max(n - 1, 1), between, 0.0, 0.0, n, 0)
+    estimate = BootstrapEstimate(float(logs.mean()), between / n, max(n - 1, 1), between, 0.0, 0.0, n, 0)
     usable = n > 1 or metric in _SAME_IN_EVERY_SEED
     return Evidence(model, task, estimate, usable, "" if usable else ONE_SEED)
 

@@ -14,7 +14,7 @@ from lorascope.metrics.metric import Direction
 from lorascope.metrics.quality import common_direction
 from lorascope.stats.analysis import HypothesisResult, Interval, Part, Verdict
 from lorascope.stats.claims import amount, edge, lower_claim, margin_claim, overhead_claim, relation, superior_claim
-from lorascope.stats.quality.multibootstrap import Estimate
+from lorascope.stats.quality.multibootstrap import BootstrapEstimate
 from lorascope.stats.quality.power import what_would_decide, what_would_decide_by_repeats
 from lorascope.stats.serving.repeats import ratio_over_repeats
 from lorascope.study.hypothesis import Equivalent, Hypothesis, Lower, NonInferior, Overhead, Superior
@@ -38,10 +38,10 @@ class Test:
     claim: str
     threshold: float | None
     tail: float
-    p_support: Callable[[Estimate], float]
-    p_refute: Callable[[Estimate], float]
-    show: Callable[[Estimate], Interval]
-    distance: Callable[[Estimate], float]
+    p_support: Callable[[BootstrapEstimate], float]
+    p_refute: Callable[[BootstrapEstimate], float]
+    show: Callable[[BootstrapEstimate], Interval]
+    distance: Callable[[BootstrapEstimate], float]
     low: float | None
     high: float | None
     bounds: str
@@ -102,7 +102,7 @@ def _equivalence_test(hypothesis: Equivalent, metrics: Sequence[str]) -> Test:
 def _superiority_test(hypothesis: Superior, metrics: Sequence[str], direction: Direction) -> Test:
     arm, to = hypothesis.superior, hypothesis.to
     claim, is_higher = superior_claim(arm, to, metrics, direction), direction == "higher"
-    better, worse = Estimate.p_above, Estimate.p_below
+    better, worse = BootstrapEstimate.p_above, BootstrapEstimate.p_below
     if not is_higher:
         better, worse = worse, better
     return Test(
@@ -123,7 +123,7 @@ def _lower_test(hypothesis: Lower) -> Test:
     examples = "probe examples" if hypothesis.on == "drift" else None
     how = f"t over seeds{' and examples' if examples else ''}, log scale"
 
-    def show(estimate: Estimate) -> Interval:
+    def show(estimate: BootstrapEstimate) -> Interval:
         log = estimate.interval(0.95)
         return Interval(math.exp(log.estimate), math.exp(log.low), math.exp(log.high), 0.95, how)
 
@@ -161,7 +161,7 @@ class Evidence:
 
     model: str
     task: str
-    estimate: Estimate | None
+    estimate: BootstrapEstimate | None
     usable: bool
     why: str = ""
     remedy: str = "at least two seeds of both arms (three or more to be of use)"

@@ -6,8 +6,10 @@ so that reading a study does not pay for its documentation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from lorascope.metrics import cost, serving
+from lorascope.metrics.quality import QUALITY
 from lorascope.study import hypothesis, measure, ranges, search, spec, track, train
 from lorascope.study.base import Spec
 from lorascope.study.methods import method_specs
@@ -65,9 +67,18 @@ _SEEDS: Fields = {
     "order": "Seed of the order of the training examples.",
     "dropout": "Seed of every dropout layer.",
 }
-_ON = "`primary` (the task's first metric), `accuracy`, `f1` or `mcc`."
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+_ON = f"`primary` (each task's first metric), or a metric that every task has: of {_names(QUALITY)}."
 _OVER = "`every`: the claim must hold on each (model, task); `average`: on their mean."
-_MARGIN = "In the metric's own units: 3% is three points of accuracy. Declared before the results are seen."
+_MARGIN = (
+    "In the metric's own unit: 3% is three points of accuracy, 0.5 half a unit of perplexity. Declared before the results "
+    "are seen."
+)
 _NON_INFERIOR: Fields = {
     "non_inferior": "The method that is claimed to lose at most `margin`.",
     "to": "The method it is compared with.",
@@ -83,7 +94,7 @@ _EQUIVALENT: Fields = {
     "over": _OVER,
 }
 _SUPERIOR: Fields = {
-    "superior": "The method claimed to score more.",
+    "superior": "The method claimed to be better, in the direction of the metric.",
     "to": "The method it is compared with.",
     "on": _ON,
     "over": _OVER,
@@ -91,16 +102,15 @@ _SUPERIOR: Fields = {
 _LOWER: Fields = {
     "lower": "The method that is claimed to need less, or to drift less.",
     "than": "The method it is compared with.",
-    "on": "The cost: `training_seconds`, `peak_memory_bytes`, `trainable_parameters`, `energy_joules`, `export_bytes`; "
-    "or `drift`, the mean distance of the residual stream's layers from the base's (needs `measure.drift`).",
+    "on": f"The cost: {_names(cost.CLAIMED)}; or `drift`, "
+    "the mean distance of the residual stream's layers from the base's (needs `measure.drift`).",
     "by": "By at least this fraction.",
     "over": _OVER,
 }
 _OVERHEAD: Fields = {
     "overhead": "The serving arm that is claimed to cost little more: `base`, `full`, `merged` or `adapters-N`.",
     "over": "The serving arm it is compared with.",
-    "on": "`latency_p50`, `latency_p95`, `latency_p99`, `ttft_p50`, `ttft_p95` (time to first token; `generation` only), "
-    "`tokens_per_second` or `requests_per_second`.",
+    "on": f"One of {_names(serving.CLAIMED)}; `ttft` is the time to first token (`generation` only).",
     "at_most": "By at most this fraction. The test is on the ratio within a repeat, over repeats.",
     "at": "`every`: the claim must hold for each model, workload and batch size; `average`: for their mean.",
 }

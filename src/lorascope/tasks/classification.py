@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class Classification(Task):
     """label_names: one a class, by index. text_columns: one, or two for a pair. metrics: the primary one first."""
 
+    metric_choices = ("accuracy", "f1", "mcc", "loss")
+
     def __init__(
         self, name: str, *, label_names: Sequence[str], text_columns: Sequence[str], metrics: Sequence[str]
     ) -> None:

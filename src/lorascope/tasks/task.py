@@ -30,11 +30,13 @@ class Task(ABC):
     """One task. Built from what the `data` step recorded, so it is the same in every step.
 
     name: as the study calls it. settings: of a kind that a study describes (`kind: classification`); None for a task that
-    a study names. reads: the class of its inputs, known before there are any data.
+    a study names. reads: the class of its inputs, known before there are any data. metric_choices: the metrics that its
+    per-example columns can make, on which a study may declare a claim; None: not known before its data are read.
     """
 
     settings: ClassVar[type[TaskSettings] | None] = None
     reads: ClassVar[type[Inputs]] = TextInputs
+    metric_choices: ClassVar[tuple[str, ...] | None] = None
 
     def __init__(self, name: str, *, inputs: Inputs, head: Head, scoring: Scoring) -> None:
         self.name, self.inputs, self.head, self.scoring = name, inputs, head, scoring

@@ -17,6 +17,7 @@ import numpy as np
 from lorascope.data.batches import epoch_batches
 from lorascope.engine.events import CurvePoint, Emit, Notice, StepProgress
 from lorascope.errors import Diverged, StudyError
+from lorascope.metrics.quality import quality
 from lorascope.training.meters import Meters
 from lorascope.training.schedule import learning_rate_factor
 
@@ -38,8 +39,8 @@ _SEQUENCE_SEED = 20261123
 @dataclass
 class Progress:
     """Where a run is. update: updates done; evaluated: the last of them after which validation was scored. best_*: the
-    evaluation with the best score so far; stale: evaluations since. observed, snapshots: the last update at which the
-    run was looked at, and what was seen, one row an update and name."""
+    evaluation with the best score so far (before the first: one that any score beats); stale: evaluations since.
+    observed, snapshots: the last update at which the run was looked at, and what was seen, one row an update and name."""
 
     update: int = 0
     evaluated: int = 0
@@ -61,7 +62,7 @@ class Member:
     where it ends, its schedule that of the whole training. keep: what to do with the state it ends in, to go on from.
     problem: why the run broke, None while it is sound.
 
-    The task's primary metric selects the checkpoint (higher is better; ties go to the lower loss).
+    The task's primary metric selects the checkpoint, in its direction; ties go to the lower loss.
     """
 
     def __init__(
@@ -85,7 +86,8 @@ class Member:
         self.method, self.reading, self.columns = method, reading, columns
         self.train, self.learning_rate, self.seeds, self.validate = train, learning_rate, seeds, validate
         self.emit, self.step_id = emit or (lambda event: None), step_id
-        self.progress, self.meters = Progress(), Meters()
+        self.metric = quality(self.task.primary_metric)
+        self.progress, self.meters = Progress(best_score=self.metric.worst), Meters()
         self.best_weights: dict[str, Tensor] = {}
         self.updates_per_epoch = math.ceil(len(columns) / train.batch_size)
         self.total_updates = max(1, math.ceil(train.epochs * self.updates_per_epoch))
@@ -165,9 +167,9 @@ class Member:
         progress = self.progress
         for name, value in scores.items():
             self._point(f"validation/{name}", value, progress.update)
-        score, loss = scores[self.task.primary_metric], scores["loss"]
+        score, loss = scores[self.metric.name], scores["loss"]
         progress.evaluated = progress.update
-        for name, value in (("loss", loss), (self.task.primary_metric, score)):
+        for name, value in (("loss", loss), (self.metric.name, score)):
             if math.isfinite(value):
                 continue
             raise Diverged(
@@ -175,7 +177,9 @@ class Member:
                 hint=f"the last updates broke the model: lower the learning rate ({self.learning_rate:g}), lengthen the "
                 "warm-up, clip the gradient, or train in fp32",
             )
-        is_best = (score, -loss) > (progress.best_score, -progress.best_loss)
+        is_best = self.metric.is_better(score, progress.best_score) or (
+            score == progress.best_score and loss < progress.best_loss
+        )
         if is_best:
             progress.best_score, progress.best_loss = score, loss
             progress.best_update, progress.stale = progress.update, 0

@@ -33,7 +33,7 @@ _COMPILE_FROM_UPDATES = 2500  # of all runs together
 
 
 @dataclass(frozen=True)
-class Cost:
+class UpdateCost:
     """What an update costs. seconds: at the usual length; peak_bytes: at the longest, everything else included."""
 
     seconds: float
@@ -67,7 +67,7 @@ def gang_size(
     limit: int | None,
     build: Callable[[Sequence[Member]], Gang],
     decision: GangDecision,
-) -> tuple[int, Cost | None]:
+) -> tuple[int, UpdateCost | None]:
     """How many of the members to train together, and what one alone costs (None: they train alone, as was known before).
 
     limit: the study's `train.gang`. build: a gang of these members that is thrown away. decision: where a timing is kept,
@@ -93,7 +93,7 @@ def gang_size(
     return (most if together else 1), alone
 
 
-def probe(gang: Gang, device: str) -> Cost:
+def probe(gang: Gang, device: str) -> UpdateCost:
     """Two updates of a gang that is thrown away: on the longest batches, then on usual ones, which is timed."""
     reset_peak_memory(device)
     gang.rehearse([_rows(member, np.argsort(-np.asarray(member.columns.lengths))) for member in gang.members])
@@ -103,7 +103,7 @@ def probe(gang: Gang, device: str) -> Cost:
     start = time.perf_counter()
     gang.rehearse(usual)
     synchronise(device)
-    return Cost(time.perf_counter() - start, peak)
+    return UpdateCost(time.perf_counter() - start, peak)
 
 
 def pays_to_compile(members: Sequence[Member]) -> bool:

@@ -10,7 +10,7 @@ from lorascope.models.loading import BaseModel
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.member import Member
 from lorascope.training.reading import Reading
-from lorascope.training.sizing import Cost
+from lorascope.training.sizing import UpdateCost
 
 
 @dataclass(eq=False)
@@ -25,7 +25,7 @@ class Run:
     validation: ColumnStore
     checkpointer: Checkpointer
     started: float = 0.0
-    alone: Cost | None = None
+    alone: UpdateCost | None = None
 
     @property
     def reading(self) -> Reading:

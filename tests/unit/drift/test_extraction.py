@@ -109,9 +109,7 @@ def test_llama_blocks_add_their_attention_and_mlp_features(
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta"], indirect=True)
-def test_bert_blocks_normalise_after_adding_their_attention_and_mlp_features(
-    base: BaseModel, columns: ColumnStore
-) -> None:
+def test_bert_blocks_normalise_after_adding_attention_and_mlp(base: BaseModel, columns: ColumnStore) -> None:
     """By token, where normalising and pooling commute."""
     everything = choose_tokens(columns.lengths, 10**6, seed=0)
     found = extract(base.model, columns, **TASK, pooling=everything)
@@ -202,9 +200,7 @@ def test_the_mean_of_all_token_features_is_the_mean_feature(base: BaseModel, col
         torch.testing.assert_close(torch.stack(pooled, dim=1), means[site], **ROUNDING)
 
 
-def test_the_decision_token_is_the_last_of_a_decoder_and_the_first_of_an_encoder(
-    base: BaseModel, columns: ColumnStore
-) -> None:
+def test_decoders_decide_on_the_last_token_and_encoders_on_the_first(base: BaseModel, columns: ColumnStore) -> None:
     decides_last = base.model.config.model_type == "llama"
     positions = columns.lengths - 1 if decides_last else np.zeros_like(columns.lengths)
     tokens = TokenSample(np.arange(len(columns)), positions)

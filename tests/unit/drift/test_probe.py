@@ -93,7 +93,7 @@ def test_chosen_tokens_are_real_sorted_and_distinct() -> None:
     assert pairs != list(zip(*(a.tolist() for a in vars(choose_tokens(lengths, 6, seed=1)).values()), strict=True))
 
 
-def test_a_studys_pooling_is_kept_but_for_tokens_of_which_a_fixed_sample_is_drawn():
+def test_pooling_by_token_draws_a_fixed_sample_of_tokens():
     columns = SimpleNamespace(lengths=np.full(300, 7))
     assert [rows_of(pooling, columns) for pooling in ("mean", "decision-token")] == ["mean", "decision-token"]
     one, two = (rows_of("token", columns) for _ in range(2))

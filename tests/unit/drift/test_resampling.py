@@ -85,7 +85,7 @@ def test_models_share_their_resamples_so_that_differences_are_paired():
     assert (draws[:, 0] - draws[:, 1]).std() < 0.3 * draws[:, 0].std()
 
 
-def test_bootstrap_intervals_hold_the_population_cka_where_copies_taken_as_different_examples_do_not():
+def test_bootstrap_intervals_hold_the_cka_of_the_population():
     """120 samples of 64 examples of Gaussian features whose population CKA is known in closed form."""
     examples, hidden, draws, samples = 64, 64, 200, 120
     rng = np.random.default_rng(0)

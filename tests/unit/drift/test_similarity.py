@@ -159,7 +159,7 @@ def test_small_drift_keeps_its_digits_in_float32():
         assert drift == pytest.approx(exact, rel=1e-2)
 
 
-def test_debiased_cka_of_independent_features_is_zero_on_average_where_biased_is_nine_tenths():
+def test_debiased_cka_of_independent_features_is_zero_on_average():
     """64 pairs at n = 64, d = 768. A single pair scatters by sqrt(2)/n = 0.022; only the mean is near 0."""
     generator = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, 8, 64, 768, generator=generator)
@@ -191,7 +191,7 @@ def test_standardised_features_are_blind_to_the_scale_of_each_feature():
     assert float((linear_cka(grams(first), grams(scaled)) - linear_cka(grams(first), grams(second))).abs().min()) > 0.1
 
 
-def test_features_that_vary_by_rounding_alone_count_as_nothing_when_standardised():
+def test_features_that_vary_by_rounding_alone_count_as_constant():
     """The same number computed in batches of different shape flickers in its last bit: no variation to blow up."""
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(1, 41, 8, generator=generator)
@@ -214,7 +214,7 @@ def test_features_far_from_zero_keep_their_cka_in_float32():
         assert value == pytest.approx(exact, abs=1e-8)
 
 
-def test_one_outlier_dimension_hides_a_drift_that_standardised_features_show():
+def test_an_outlier_dimension_hides_what_standardising_shows():
     generator = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, 1, 200, 64, generator=generator)
     outlier = 100 * torch.randn(1, 200, 1, generator=generator)
@@ -234,7 +234,7 @@ def test_a_constant_layer_is_refused_by_name():
     assert linear_cka(kept, kept).tolist() == pytest.approx([1, 1])
 
 
-def test_examples_that_are_all_equally_far_apart_are_refused_by_the_debiased_estimator():
+def test_the_debiased_estimator_refuses_equidistant_examples():
     simplex = torch.eye(12).unsqueeze(0)
     with pytest.raises(StudyError, match="equally far apart"):
         grams(simplex)
@@ -345,7 +345,7 @@ def test_mutual_neighbours_equal_a_search_by_hand(models, k):
         assert overlap[layer].tolist() == [len(a & b) / k for a, b in both]
 
 
-def test_mutual_neighbours_of_a_model_with_itself_are_all_and_of_independent_ones_few():
+def test_mutual_neighbours_are_all_with_itself_and_few_with_others():
     generator = torch.Generator().manual_seed(0)
     first, second = (grams(x, estimator="biased") for x in torch.randn(2, 4, 101, 32, generator=generator))
     assert mutual_knn(first, first).min().item() == 1

@@ -58,7 +58,7 @@ def test_a_layer_that_a_run_made_constant_is_refused_by_name() -> None:
         View.of(run, Points.of(base))
 
 
-def test_drift_in_one_number_is_the_mean_over_the_blocks_of_the_residual_stream() -> None:
+def test_drift_in_one_number_is_the_mean_over_residual_blocks() -> None:
     rows = [("residual", 0, "drift", 9.0), ("residual", 1, "drift", 0.1), ("residual", 2, "drift", 0.3),
             ("attention", 1, "drift", 5.0), ("residual", 1, "cosine_distance", 7.0)]  # fmt: skip
     assert mean_drift(rows) == pytest.approx(0.2)

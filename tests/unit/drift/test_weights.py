@@ -214,7 +214,7 @@ def test_a_small_update_makes_no_intruders_and_nor_does_its_control() -> None:
     assert (drift.intruders.count, drift.control.count) == (0, 0)
 
 
-def test_the_control_of_a_large_adapter_makes_as_many_intruders_as_its_rank() -> None:
+def test_a_large_adapters_control_has_as_many_intruders_as_its_rank() -> None:
     """Gaussian factors have nearly equal singular values, here all far above W's, in random directions of a large space:
     each is an intruder, and together they hold the energy of the update."""
     weight = matrix_of(SPECTRUM / 40, 400, 300)
@@ -226,7 +226,7 @@ def test_the_control_of_a_large_adapter_makes_as_many_intruders_as_its_rank() ->
     assert energy == pytest.approx(100**2 / (100**2 + float((SPECTRUM / 40).square().sum())), rel=1e-3)
 
 
-def test_the_control_of_a_dense_update_has_its_norm_and_the_size_random_matrices_have() -> None:
+def test_the_control_of_a_dense_update_has_its_norm() -> None:
     """A Gaussian n x n matrix of Frobenius norm c has a largest singular value of 2 c / sqrt(n) (Bai and Yin 1993): here
     it stays below W's top ten, where one of rank 1 would be above."""
     weight = matrix_of(SPECTRUM, 400, 400)
@@ -513,7 +513,7 @@ def test_the_table_is_fit_for_the_measurements(base: BaseModel, tmp_path: Path) 
     assert one["singular_value_1"] ** 2 * one["stable_rank"] == pytest.approx(one["update_norm"] ** 2)
 
 
-def test_summaries_pool_norms_over_all_matrices_and_average_ranks_over_the_changed() -> None:
+def test_summaries_pool_norms_and_average_ranks_of_changed_matrices() -> None:
     drift = {"query": measured(SPECTRUM.diag(), 3 * torch.eye(20, **EXACT))}
     weight = torch.eye(20, **EXACT)
     unchanged = WeightUpdate(Matrix("blocks.0.k", "key", 0, weight), None)

@@ -107,7 +107,7 @@ def test_bytes_of_the_hash_are_uniform(shift: int) -> None:
     assert abs(chi_square - 255) < 5 * math.sqrt(2 * 255)
 
 
-def test_keys_of_neighbouring_updates_and_seeds_differ_in_half_of_their_bits() -> None:
+def test_neighbouring_keys_differ_in_half_of_their_bits() -> None:
     keys = np.array([[dropout_key(seed, update, 0) for update in range(200)] for seed in range(50)])
     assert len(np.unique(keys)) >= keys.size - 2  # 0.01 chance collisions are expected
     assert keys.min() >= -(2**31)

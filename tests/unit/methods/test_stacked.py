@@ -57,7 +57,7 @@ def test_two_runs_together_equal_each_alone_forward_and_backward() -> None:
         torch.testing.assert_close(getattr(together, name).grad, expected)
 
 
-def test_runs_of_other_ranks_equal_each_alone_and_their_padding_never_moves() -> None:
+def test_runs_of_mixed_ranks_equal_each_alone_and_padding_stays_zero() -> None:
     base = nn.Linear(10, 7).requires_grad_(False)
     ranks, alphas = [1, 5, 3], [1.0, 20.0, 6.0]
     together = lora(base, 1, 2, 3, ranks=ranks, alphas=alphas)

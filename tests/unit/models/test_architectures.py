@@ -21,8 +21,9 @@ from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.full import FullFineTuning
 from lorascope.methods.lora import LoRA
 from lorascope.methods.stacked import view
-from lorascope.models.architectures import ARCHITECTURES, layer_size
+from lorascope.models.architectures import ARCHITECTURES
 from lorascope.models.blocks import attention_modules, find_blocks
+from lorascope.models.config_facts import layer_size
 from lorascope.models.linear import linear_at, linear_shape, linear_weight
 from lorascope.models.loading import BaseModel
 from lorascope.models.sites import present_names, resolve_sites, roles_of, spelling_of

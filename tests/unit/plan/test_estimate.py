@@ -107,7 +107,7 @@ def test_a_calibration_counts_until_a_run_is_finished(graph: Graph, store: Store
     assert estimated(second, store).source == "finished"
 
 
-def test_trials_of_its_search_tell_what_a_run_takes_until_a_run_is_finished(graph: Graph, store: Store) -> None:
+def test_trials_tell_what_a_run_takes_until_a_run_is_finished(graph: Graph, store: Store) -> None:
     """A trial of half the epochs, two evaluations an epoch like the run."""
     finish_preparation(store, graph)
     run = runs(graph, "full")[0]
@@ -217,7 +217,7 @@ def test_the_work_of_a_run_is_counted_from_its_data(graph: Graph, store: Store) 
 # --------------------------------------------------------------------------------------------------------- calibration
 
 
-def test_a_calibration_changes_no_identity_and_nothing_of_the_study_needs_it(graph: Graph, store: Store) -> None:
+def test_a_calibration_changes_no_identity_and_nothing_needs_it(graph: Graph, store: Store) -> None:
     finish_preparation(store, graph)
     steps = calibration_steps(graph, machine=MACHINE, results=read_history(store, device="cpu").results)
     own = {step.id for step in graph.steps}
@@ -286,7 +286,7 @@ def test_runs_that_train_together_stay_one_job_on_one_worker(graph: Graph, store
     assert all(len(p.job.steps) == 1 for p in off.schedule.placed)
 
 
-def test_the_detectable_difference_needs_the_examples_and_shrinks_with_seeds(graph: Graph, store: Store) -> None:
+def test_the_detectable_difference_shrinks_with_seeds(graph: Graph, store: Store) -> None:
     (unknown,) = plan(graph, store).power
     assert (unknown.num_examples, unknown.difference) == (None, None)
     finish_preparation(store, graph)

@@ -94,7 +94,7 @@ def test_states_come_from_the_store_alone(graph: Graph, store: Store) -> None:
     assert not found.is_over
 
 
-def test_a_gang_of_another_process_is_shown_with_its_members_progress_and_loss(graph: Graph, store: Store) -> None:
+def test_another_processes_gang_is_shown_with_progress_and_loss(graph: Graph, store: Store) -> None:
     first, second = (step.id for step in graph.of_kind("train")[:2])
     with another_process_at(store, first, second) as pid:
         tell(
@@ -136,7 +136,7 @@ def test_the_time_left_is_none_while_nothing_supports_one(graph: Graph, store: S
     assert reader(graph, store).read().left is None
 
 
-def test_the_time_left_rests_on_finished_runs_and_on_how_far_the_running_ones_are(graph: Graph, store: Store) -> None:
+def test_time_left_rests_on_finished_and_running_runs(graph: Graph, store: Store) -> None:
     """One of two arms is finished at 20 s a run; a run of the other is half through after 30 s, its twin is to come."""
     full, lora = graph.of_kind("train")[:2], graph.of_kind("train")[2:]
     finish(store, full[0], seconds=20, result=trained(training=12, evaluation=6))
@@ -177,7 +177,7 @@ def test_what_compiling_and_capturing_took_is_no_part_of_a_pace(graph: Graph, st
     assert found.left is not None and found.left.seconds == pytest.approx(30)
 
 
-def test_before_it_has_a_pace_a_run_taken_up_takes_the_rest_of_its_estimate(graph: Graph, store: Store) -> None:
+def test_a_resumed_run_without_a_pace_takes_the_rest_of_its_estimate(graph: Graph, store: Store) -> None:
     first, second = (step for step in graph.of_kind("train")[:2])
     finish(store, first, seconds=20, result=trained(training=12, evaluation=6))
     with another_process_at(store, second.id):
@@ -235,7 +235,7 @@ def test_a_log_is_read_on_from_where_the_last_look_ended(tmp_path: Path) -> None
     assert list(follower.new_events()) == []
 
 
-def test_lines_that_are_no_events_are_passed_over_and_a_new_log_is_read_anew(tmp_path: Path) -> None:
+def test_lines_that_are_not_events_are_skipped_and_new_logs_read(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     event = StepStarted(step="a", worker="w")
     path.write_text('{"event": "of-the-future", "x": 1}\n{torn\n' + json.dumps(event.to_json()) + "\n")

@@ -183,7 +183,7 @@ def test_summary_comes_first_and_sections_follow_in_order(reports):
     ]
 
 
-def test_hypothesis_shows_verdict_estimate_interval_n_and_what_would_decide(reports):
+def test_a_hypothesis_shows_verdict_estimate_interval_and_n(reports):
     markdown = (reports["plain"] / "ANALYSIS_REPORT.md").read_text(encoding="utf-8")
     summary = markdown.split("## Results")[0]
     assert "### H1: inconclusive" in summary

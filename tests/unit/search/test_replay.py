@@ -144,7 +144,7 @@ def test_a_trial_that_diverges_is_an_outcome_that_never_wins() -> None:
 # ---------------------------------------------------------------------------------------------------------- pruning
 
 
-def test_halving_lets_the_best_third_go_on_and_the_first_look_is_the_cheap_one() -> None:
+def test_halving_lets_the_best_third_go_on_after_a_cheap_look() -> None:
     spec = SearchSpec(trials=9, at_once=9, pruning="halving")
     found, trained = carry_out(spec)
     by_stop = {stop: [a.trial for a in trained if a.stops[-1] == stop] for stop in RUNGS}
@@ -194,7 +194,7 @@ def test_what_counts_as_worse_is_what_optunas_wilcoxon_pruner_prunes(seed: int) 
     assert is_worse(Trial(1, 1, {}, "open", None, None, trial), before=[finished]) == asked.should_prune()
 
 
-def test_wilcoxon_ends_a_trial_that_is_worse_seed_by_seed_and_no_trial_of_the_first_round() -> None:
+def test_wilcoxon_ends_a_trial_that_is_worse_seed_by_seed() -> None:
     spec = SearchSpec(trials=6, at_once=2, seeds=(0, 1, 2, 3, 4, 5), pruning="wilcoxon")
 
     def one_good_trial(attempt: Attempt) -> float:
@@ -228,7 +228,7 @@ def test_an_end_beyond_which_nothing_lies_is_no_edge() -> None:
     assert [edge.name for edge in found] == ["warmup", "batch_size"]
 
 
-def test_an_extended_search_keeps_its_trials_and_adds_a_round_on_the_longer_range() -> None:
+def test_an_extended_search_keeps_its_trials_and_adds_a_round() -> None:
     spec = SearchSpec(trials=4, at_once=2)
     before, _ = carry_out(spec)
     found = edges(SPACE, {"learning_rate": 1e-2, "alpha": 32, "dropout": 0.1})

@@ -65,7 +65,7 @@ def context(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> Callable[..., 
 
 
 @pytest.mark.parametrize("method", [FULL, LORA], ids=["full", "lora"])
-def test_a_trial_scores_what_the_run_of_the_same_settings_scores_and_keeps_no_weights(
+def test_a_trial_scores_what_its_run_scores_and_keeps_no_weights(
     context: Callable[..., StepContext], method: Mapping[str, Any]
 ) -> None:
     judged, run = context(method), context(method)

@@ -340,9 +340,7 @@ def test_a_device_is_looked_up_among_the_visible_ones(monkeypatch):
 
 
 @pytest.mark.parametrize(("options", "num_starts"), [({}, 3), ({"port": 8000}, 1)])
-def test_a_taken_port_is_tried_again_a_few_times_unless_it_is_the_one_asked_for(
-    generation, tmp_path, monkeypatch, options, num_starts
-):
+def test_a_taken_port_is_tried_again_unless_it_was_asked_for(generation, tmp_path, monkeypatch, options, num_starts):
     program = tmp_path / "program.py"
     program.write_text(
         "import sys\n"

@@ -78,7 +78,7 @@ def test_in_fp32_every_log_odds_has_to_agree_however_sure_the_model_is(
 
 
 @pytest.mark.parametrize(("rounding", "holds"), [(0.051, True), (0.049, False)])
-def test_in_bf16_the_models_own_rounding_says_by_how_much_log_odds_may_differ(rounding: float, holds: bool) -> None:
+def test_in_bf16_rounding_says_by_how_much_log_odds_may_differ(rounding: float, holds: bool) -> None:
     z = np.linspace(-3, 3, 50)
     reference = two_classes(z, errors=alternating(50, rounding))
     gate = classification_gates(reference, served_at(z + alternating(50, 0.4)), dtype="bfloat16")[0]
@@ -106,7 +106,7 @@ def test_bf16_forgives_one_log_odds_in_a_hundred_and_one_of_fewer(n: int, beyond
     assert gate.detail.startswith(f"{n - beyond} of {n} log-odds differ by no more")
 
 
-def test_what_moves_all_classes_alike_is_no_rounding_and_each_class_is_compared_with_the_best() -> None:
+def test_each_class_is_compared_with_the_best_one() -> None:
     logits = np.array([[1.0, 3.0, 0.0], [4.0, 1.0, 2.0]] * 10)
     reference = Classified(softmax(logits), softmax(logits + 7))
     gate = classification_gates(reference, softmax(logits), dtype="bfloat16")[0]
@@ -127,7 +127,7 @@ def test_a_flip_that_the_bound_covers_is_roundings_and_another_is_not() -> None:
         assert decisions.detail.startswith("1 of 50 decisions differ") and "of the 49 that" in decisions.detail
 
 
-def test_kl_equals_its_closed_form_and_may_be_sixteen_times_the_references_own() -> None:
+def test_kl_equals_its_closed_form_and_may_be_16_times_the_references() -> None:
     p, q = np.array([[0.5, 0.5]]), np.array([[0.25, 0.75]])
     kl = classification_gates(Classified(p, p), q, dtype="bfloat16")[2]
     assert kl.value == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(2 / 3)) and not kl.passed
@@ -147,7 +147,7 @@ def test_one_adapter_of_a_hundred_that_is_wrong_is_seen_by_kl() -> None:
     assert found == {"log-odds": True, "decisions": True, "KL": False}
 
 
-def test_a_certain_mistake_and_what_is_no_number_fail_with_values_that_can_be_written_down() -> None:
+def test_certain_mistakes_and_nan_fail_with_values_json_can_hold() -> None:
     sure = Classified(np.array([[1.0, 0.0]] * 4), np.array([[1.0, 0.0]] * 4))
     wrong = classification_gates(sure, sure.exact[:, ::-1], dtype="bfloat16")
     assert not any(gate.passed for gate in wrong)
@@ -176,7 +176,7 @@ def test_a_token_may_trail_by_a_ten_thousandth_of_the_best_logit_in_fp32(behind:
     assert ("1 trail it by more" in gate.detail) is not holds
 
 
-def test_in_bf16_the_models_own_rounding_says_by_how_much_a_token_may_trail() -> None:
+def test_in_bf16_rounding_says_by_how_much_a_token_may_trail() -> None:
     behind = [0.0] * 90 + [0.3] * 10
     assert generation_gate(judgement(behind, rounding=0.06), num_tokens=100, dtype="bfloat16").passed
     assert not generation_gate(judgement(behind, rounding=0.04), num_tokens=100, dtype="bfloat16").passed
@@ -324,9 +324,7 @@ def generated_by(model: Path, prompts: Any, num_tokens: int, *, adapter: Path | 
     return found
 
 
-def test_what_generate_chooses_is_the_best_and_any_other_token_trails_by_its_logit(
-    committed: CommittedRun, tmp_path: Path
-) -> None:
+def test_a_token_trails_the_best_one_by_its_logit(committed: CommittedRun, tmp_path: Path) -> None:
     place = written(committed, tmp_path, "generation")
     prompts = committed.prompts[:10]
     outputs = generated_by(place["merged"], prompts, 6)
@@ -367,9 +365,7 @@ def test_rounding_is_that_of_the_logits_in_bf16_between_rivals(committed: Commit
     assert found.rounding > 0
 
 
-def test_classes_are_those_of_the_model_in_fp32_and_in_bf16_whatever_the_order_of_prompts(
-    committed: CommittedRun, tmp_path: Path
-) -> None:
+def test_classes_do_not_depend_on_the_order_of_prompts(committed: CommittedRun, tmp_path: Path) -> None:
     cast_to: Any = {"workload": "classification", "dtype": "bfloat16"}
     base = write_base(committed.run, tmp_path / "base", **cast_to)
     adapters = {"one": write_adapter(committed.run, tmp_path / "one", **cast_to)}

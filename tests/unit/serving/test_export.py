@@ -58,7 +58,7 @@ def test_adapter_read_by_peft_computes_what_was_trained(architecture: str, check
     np.testing.assert_allclose(logits(committed, read), logits(committed, committed.in_memory), atol=SAME)
 
 
-def test_adapter_over_the_exported_base_puts_its_head_in_place_of_the_drawn_one(checkpoints, tmp_path: Path) -> None:
+def test_an_adapters_head_replaces_the_drawn_head_of_the_base(checkpoints, tmp_path: Path) -> None:
     committed = commit_run(tmp_path, checkpoints["llama"], LORA)
     out = write_adapter(committed.run, tmp_path / "adapter", workload="classification")
     base = write_base(committed.run, tmp_path / "base", workload="classification", seed=1)

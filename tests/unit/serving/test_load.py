@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lorascope.serving.exchange import Request, Served
+from lorascope.serving.exchange import Request, ServedRequests
 from lorascope.serving.load import (
     Load,
     choose_adapters,
@@ -97,7 +97,7 @@ def test_the_loads_of_an_arm_are_those_the_study_names() -> None:
     assert {load.sampling for load in loads_of(spec, workload="classification", num_adapters=4)} == {"greedy"}
 
 
-def test_synthetic_prompts_have_the_lengths_in_turn_and_avoid_special_tokens() -> None:
+def test_synthetic_prompts_take_lengths_in_turn_without_specials() -> None:
     prompts = synthetic_prompts([4, 6], vocabulary=50, count=5)
     assert [len(prompt) for prompt in prompts] == [4, 6, 4, 6, 4]
     assert min(map(min, prompts)) >= 5
@@ -117,9 +117,9 @@ def test_the_order_of_arms_is_another_in_every_repeat() -> None:
 # --------------------------------------------------------------------------------------------------------------- times
 
 
-def served(request: Request, *, first: float, last: float, count: int) -> Served:
+def served(request: Request, *, first: float, last: float, count: int) -> ServedRequests:
     times = tuple(np.linspace(first, last, count).tolist())
-    return Served(
+    return ServedRequests(
         id=request.id, arrival_s=request.arrival_s, first_s=first, last_s=last, token_s=times, output=None, sent_s=0.0
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ def test_latency_of_an_open_loop_runs_from_the_arrival() -> None:
 
 
 @pytest.mark.parametrize("num_adapters", [3, 4, 16])
-def test_probes_say_where_an_adapter_lies_for_an_engine_with_one_slot_and_two_in_memory(num_adapters: int) -> None:
+def test_probes_say_where_an_adapter_lies(num_adapters: int) -> None:
     probes = draw_probes(num_adapters, keeps_all=False, generator=generator_of("test", num_adapters))
     assert [p.state for p in probes[:num_adapters]] == ["disk"] * num_adapters
     used: list[int] = []
@@ -173,7 +173,7 @@ def test_probes_say_where_an_adapter_lies_for_an_engine_with_one_slot_and_two_in
     )
 
 
-def test_two_adapters_are_never_evicted_and_an_engine_that_keeps_all_only_switches() -> None:
+def test_two_adapters_are_never_evicted() -> None:
     states = {p.state for p in draw_probes(2, keeps_all=False, generator=generator_of("test", 0))}
     assert states == {"disk", "resident", "cpu"}
     probes = draw_probes(4, keeps_all=True, generator=generator_of("test", 0))

@@ -13,9 +13,9 @@ import pytest
 
 from lorascope.engine.events import StepProgress
 from lorascope.serving import protocol, step, together
-from lorascope.serving.arms import Arm
+from lorascope.serving.arms import EngineArm
 from lorascope.serving.equivalence import EquivalenceGate
-from lorascope.serving.exchange import EngineConfig, EngineFailure, Ready, Served, ServedBatches
+from lorascope.serving.exchange import EngineConfig, EngineFailure, Ready, ServedBatches, ServedRequests
 from lorascope.study.measure import ServingSpec
 
 
@@ -59,7 +59,7 @@ class Engine:
         asked = [request for batch in batches for request in batch]
         self.num_asked += len(asked)
         return ServedBatches(
-            tuple(Served(r.id, 0.0, 0.01, 0.01, (0.01,), None, 0.0) for r in asked), (0.01,) * len(batches)
+            tuple(ServedRequests(r.id, 0.0, 0.01, 0.01, (0.01,), None, 0.0) for r in asked), (0.01,) * len(batches)
         )
 
     def memory(self) -> dict[str, int]:
@@ -85,7 +85,7 @@ def comparison_of(
             arms=arms, batch_sizes=batch_sizes, requests=3, warmup=1, repeats=repeats, engines_at_once=at_once
         ),
         workload="classification",
-        arms={arm: Arm(arm, directory, {}) for arm in arms},
+        arms={arm: EngineArm(arm, directory, {}) for arm in arms},
         prompts=[[5, 6, 7]],
         check=check,
         engine="transformers",
@@ -95,7 +95,7 @@ def comparison_of(
     )
 
 
-def equals_its_run(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+def equals_its_run(engine: Any, arm: EngineArm) -> list[EquivalenceGate]:
     return [EquivalenceGate("log-odds", 0.0, 1e-3, True, 1, "")]
 
 
@@ -103,7 +103,7 @@ def equals_its_run(engine: Any, arm: Arm) -> list[EquivalenceGate]:
 def test_an_arm_is_timed_only_if_it_computes_what_its_run_does(tmp_path: Path, diary: list[str], passed: bool) -> None:
     asked_when_checked = []
 
-    def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+    def check(engine: Any, arm: EngineArm) -> list[EquivalenceGate]:
         asked_when_checked.append(engine.num_asked)
         return [EquivalenceGate("log-odds", 0.5, 1e-3, passed, 1, "it answers otherwise")]
 
@@ -121,10 +121,8 @@ def test_an_arm_is_timed_only_if_it_computes_what_its_run_does(tmp_path: Path, d
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_rows_of_a_process_that_was_killed_before_its_figures_stand_in_no_table(
-    tmp_path: Path, diary: list[str], passed: bool
-) -> None:
-    def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+def test_rows_of_a_killed_process_stand_in_no_table(tmp_path: Path, diary: list[str], passed: bool) -> None:
+    def check(engine: Any, arm: EngineArm) -> list[EquivalenceGate]:
         return [EquivalenceGate("log-odds", 0.5, 1e-3, passed, 1, "it answers otherwise")]
 
     directory = tmp_path / "processes"
@@ -140,7 +138,7 @@ def test_rows_of_a_process_that_was_killed_before_its_figures_stand_in_no_table(
     assert not passed or 77 not in set(table["request"])
 
 
-def test_arms_of_a_repeat_answer_load_by_load_in_turns_and_repeats_do_not_mix(tmp_path: Path, diary: list[str]) -> None:
+def test_arms_of_a_repeat_take_turns_and_repeats_do_not_mix(tmp_path: Path, diary: list[str]) -> None:
     comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", repeats=2, at_once=4, batch_sizes=(1, 2))
     processes = list(comparison.processes())
     found = [told for _, told in protocol.run_processes(comparison, processes)]
@@ -170,7 +168,7 @@ def test_engines_are_started_by_whole_repeats_where_one_fits(tmp_path: Path, at_
     assert [process for group in groups for process in group] == processes
 
 
-def test_one_that_dies_in_its_second_load_starts_over_while_the_others_have_their_turns(
+def test_an_engine_that_dies_starts_over_while_others_go_on(
     tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", batch_sizes=(1, 2, 4))
@@ -217,7 +215,7 @@ def test_the_time_to_load_is_told_only_where_engines_load_alone(
     assert ("load_s" in {figure["metric"] for figure in found["figures"]}) is told
 
 
-def test_an_engine_that_found_no_memory_beside_the_others_is_started_again_alone(
+def test_an_engine_without_memory_is_started_again_alone(
     tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(self: Engine) -> Engine:
@@ -268,7 +266,7 @@ def of_arm(diary: list[str], arm: str) -> list[str]:
     return [word for place, word in enumerate(mine) if place == 0 or mine[place - 1] != word]
 
 
-def test_an_engine_that_ends_while_it_waits_is_started_again_at_its_turn_and_rests(
+def test_an_engine_that_ends_while_waiting_starts_at_its_turn(
     tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_once(monkeypatch, "merged", "memory", EngineFailure("the engine died (SIGKILL)\n | log", kind="died"))
@@ -294,7 +292,7 @@ def test_one_that_is_started_again_rests_where_the_others_rested(
     assert of_arm(diary, "merged") == ["starts", *rest, "ends", "starts", *rest, "serves", "ends"]
 
 
-def test_one_that_runs_out_of_memory_at_its_turn_is_measured_alone_after_the_others(
+def test_an_engine_out_of_memory_is_measured_alone_at_the_end(
     tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", "full")
@@ -340,7 +338,7 @@ def test_no_engine_is_left_when_another_cannot_be_started_at_all(
 
 
 def test_engines_that_wait_are_ended_when_the_study_is_interrupted(tmp_path: Path, diary: list[str]) -> None:
-    def interrupt(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+    def interrupt(engine: Any, arm: EngineArm) -> list[EquivalenceGate]:
         raise KeyboardInterrupt
 
     comparison = comparison_of(tmp_path, interrupt, "base", "merged", "full")
@@ -357,9 +355,7 @@ def started_and_ended(diary: list[str]) -> tuple[list[str], list[str]]:
     return sorted(starts), sorted(ends)
 
 
-def test_whatever_is_raised_at_a_turn_ends_all_engines_also_one_that_was_started_again(
-    tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_at_a_turn_ends_all_engines(tmp_path: Path, diary: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = comparison_of(tmp_path, equals_its_run, "base", "merged", repeats=2, at_once=4, batch_sizes=(1, 2, 4))
     first, second, *_ = processes = list(comparison.processes())
     dies_at_load(monkeypatch, first.name, 1)

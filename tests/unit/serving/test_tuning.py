@@ -16,11 +16,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from lorascope.serving import together, tuning
-from lorascope.serving.arms import Arm
+from lorascope.serving.arms import EngineArm
 from lorascope.serving.equivalence import EquivalenceGate
-from lorascope.serving.exchange import EngineConfig, EngineFailure, Ready, Served, ServedBatches
+from lorascope.serving.exchange import EngineConfig, EngineFailure, Ready, ServedBatches, ServedRequests
 from lorascope.serving.levers import Lever, changed_modules, combine, known_levers
-from lorascope.serving.protocol import Comparison
+from lorascope.serving.protocol import ServingComparison
 from lorascope.serving.record import read_serving
 from lorascope.study.measure import ServingSpec
 
@@ -59,13 +59,13 @@ class Engine:
     def serve(self, batches: Any, **named: Any) -> ServedBatches:
         self.asked.append(("+".join(list(self.config.options)[1:]), len(batches[0])))
         asked = [request for batch in batches for request in batch]
-        answers = tuple(Served(r.id, 0.0, 0.01, 0.01, (0.01,), None, 0.0) for r in asked)
+        answers = tuple(ServedRequests(r.id, 0.0, 0.01, 0.01, (0.01,), None, 0.0) for r in asked)
         assert isinstance(self._took, float)
         return ServedBatches(answers, (self._took,) * len(batches))
 
 
 @pytest.fixture
-def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Comparison:
+def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServingComparison:
     """Two adapters on two modules, served in batches of 1 and 2 by the stand-in."""
     monkeypatch.setattr(tuning, "EngineProcess", Engine)
     monkeypatch.setattr(Engine, "started", [])
@@ -79,10 +79,10 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Comparison:
             tmp_path / name / "adapter_model.safetensors",
         )  # fmt: skip
         adapters[name] = tmp_path / name
-    return Comparison(
+    return ServingComparison(
         spec=ServingSpec(arms=("merged", 2), batch_sizes=(1, 2), requests=3, warmup=0, tune=True, engine="vllm"),
         workload="classification",
-        arms={"adapters-2": Arm("adapters-2", tmp_path, adapters)},
+        arms={"adapters-2": EngineArm("adapters-2", tmp_path, adapters)},
         prompts=[[5, 6, 7], [8, 9]],
         check=lambda engine, arm: [EquivalenceGate("log-odds", 0.0, 1e-3, True, 1, "")],
         engine="vllm",
@@ -144,7 +144,7 @@ def test_what_this_vllm_does_not_know_or_cannot_start_is_said_and_skipped(compar
 def test_a_setting_that_answers_otherwise_is_not_timed(comparison, monkeypatch):
     serve_in(monkeypatch, lora_target_modules=0.1)
 
-    def check(engine: Any, arm: Arm) -> list[EquivalenceGate]:
+    def check(engine: Any, arm: EngineArm) -> list[EquivalenceGate]:
         right = TARGETS not in engine.config.options
         return [EquivalenceGate("log-odds", 0.5, 1e-3, right, 1, "it answers otherwise")]
 
@@ -161,7 +161,7 @@ def test_a_lever_of_gpus_is_not_tried_on_a_processor(comparison):
     assert len(Engine.started) == 4, "the default and three levers"
 
 
-def test_trials_that_are_started_together_take_turns_size_by_size_and_the_default_is_last(comparison, monkeypatch):
+def test_trials_started_together_take_turns_by_size(comparison, monkeypatch):
     monkeypatch.setattr(together, "time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr(tuning, "known_levers", lambda *given, **named: [Lever("a", {"a": 1}), Lever("b", {"b": 1})])
     at_once = comparison.spec.model_copy(update={"engines_at_once": 3})

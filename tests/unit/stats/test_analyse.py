@@ -28,7 +28,7 @@ def test_a_ten_point_loss_refutes_non_inferiority():
     assert analysis.conclusion is not None and analysis.conclusion["verdict"] == "refuted"
 
 
-def test_a_loss_of_just_the_margin_is_inconclusive_and_says_what_would_decide():
+def test_a_loss_of_just_the_margin_says_what_would_decide():
     analysis = analyse_study(make_study(), make_measurements(lora=0.80), primary=PRIMARY)
     assert analysis.hypotheses[0].verdict == "inconclusive"
     assert "test examples" in analysis.hypotheses[0].would_decide
@@ -135,7 +135,7 @@ def test_a_misspelt_method_in_a_hypothesis_names_the_nearest():
         analyse_study(study, make_measurements(examples=50), primary=PRIMARY)
 
 
-def test_permutation_is_withheld_below_six_seeds_and_says_how_many_it_takes():
+def test_permutation_is_withheld_below_six_seeds():
     comparison = analyse_study(make_study(), make_measurements(), primary=PRIMARY).comparisons[0]
     assert comparison.permutation_p is None
     assert (comparison.permutation_floor, comparison.seeds_needed) == (0.0625, 6)

@@ -53,7 +53,7 @@ def test_a_search_by_default_is_fifteen_trials_over_the_published_ranges(tmp_pat
     }
 
 
-def test_the_wide_ranges_hold_the_published_ones_and_leave_the_number_of_updates_alone() -> None:
+def test_the_wide_ranges_hold_the_published_ones() -> None:
     for kind, method in method_specs().items():
         wide = method.ranges["wide"]
         for name, dimension in wide.items():

@@ -188,7 +188,7 @@ def test_one_step_a_model_waits_for_the_runs_it_serves_and_runs_alone(tmp_path: 
     assert str(tmp_path) not in repr(step.params)
 
 
-def test_where_an_interpreter_lies_is_no_part_of_identity_but_its_engine_is(tmp_path: Path) -> None:
+def test_an_engine_is_identity_and_where_it_lies_is_not(tmp_path: Path) -> None:
     link = tmp_path / "python"
     link.symlink_to(sys.executable)
     with pytest.raises(EnvironmentProblem, match=r"which .* does not have") as caught:
@@ -209,7 +209,7 @@ def test_where_an_interpreter_lies_is_no_part_of_identity_but_its_engine_is(tmp_
     assert steps[0].id != steps[2].id
 
 
-def test_the_same_vllm_behind_its_server_is_another_engine_and_has_no_switching(tmp_path: Path) -> None:
+def test_vllm_behind_its_server_is_another_engine_without_switching(tmp_path: Path) -> None:
     engine = fake_engine(tmp_path / "engine", "1.0")
     names = {}
     for kind in ("vllm", "vllm-server"):
@@ -222,7 +222,7 @@ def test_the_same_vllm_behind_its_server_is_another_engine_and_has_no_switching(
     ]  # fmt: skip
 
 
-def test_what_tables_of_kernels_say_is_part_of_identity_and_where_they_lie_is_not(tmp_path: Path) -> None:
+def test_kernel_tables_are_identity_and_where_they_lie_is_not(tmp_path: Path) -> None:
     engine = fake_engine(tmp_path / "engine", "1.0")
     steps = []
     for folder, content in (("here", "{}"), ("there", "{}"), ("here", '{"1": 2}')):

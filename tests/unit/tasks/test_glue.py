@@ -85,7 +85,7 @@ def test_training_rows_that_stand_in_the_glue_test_set_are_dropped(data_dir: Pat
     assert "rte-train-15" not in {*frames["train"]["example_id"], *frames["validation"]["example_id"]}
 
 
-def test_paper_keeps_training_rows_that_stand_in_its_test_set_and_counts_them(data_dir: Path) -> None:
+def test_paper_keeps_and_counts_training_rows_of_its_test_set(data_dir: Path) -> None:
     train = rte_table("train", 100)
     train.loc[5, ["sentence1", "sentence2"]] = ["validation premise 7", "validation claim 7"]
     train.to_parquet(data_dir / "rte_train.parquet")

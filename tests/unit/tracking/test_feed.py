@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tracked_fixture import TRAIN, scoring, training, whole_study
 
-from lorascope.engine.events import Event, Metric, Notice, StepStarted, StudyStarted
+from lorascope.engine.events import CurvePoint, Event, Notice, StepStarted, StudyStarted
 from lorascope.study.track import Attached, TrackioSpec
 from lorascope.tracking.feed import Patience, TrackerFeed
 
@@ -73,7 +73,7 @@ def test_a_tracker_that_hangs_does_not_hold_up_the_study(tmp_path: Path) -> None
     for event in training():
         fed.feed(event)
     for at in range(100_000):  # far more than a pipe and the queue hold
-        fed.feed(Metric(step=TRAIN, name="train/loss", value=1.0, at=at))
+        fed.feed(CurvePoint(step=TRAIN, name="train/loss", value=1.0, at=at))
     fed.feed.close()  # the tracker would hang for an hour
     texts = [notice.text for notice in fed.said]
     assert "trackio: gave no sign for 1 s and was stopped" in texts[0]
@@ -86,7 +86,7 @@ def test_what_a_slow_tracker_misses_is_points_of_curves_and_no_step(tmp_path: Pa
         fed.feed(training()[0])
         fed.feed(StepStarted(step=TRAIN, worker="w"))
         for at in range(20_000):
-            fed.feed(Metric(step=TRAIN, name="train/loss", value=1.0, at=at))
+            fed.feed(CurvePoint(step=TRAIN, name="train/loss", value=1.0, at=at))
         for event in [*training()[2:], *scoring()]:
             fed.feed(event)
     told = fed.told()

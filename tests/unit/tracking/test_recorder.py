@@ -11,7 +11,7 @@ import pytest
 from broken_trackers import Writes
 from tracked_fixture import EVALUATE, NAME, TRAIN, planned, scoring, training, whole_study
 
-from lorascope.engine.events import Event, Metric, StepBlocked, StepFailed, StepFinished, StepStarted, StudyStarted
+from lorascope.engine.events import CurvePoint, Event, StepBlocked, StepFailed, StepFinished, StepStarted, StudyStarted
 from lorascope.engine.figures import figures_in
 from lorascope.tracking.recorder import Recorder
 from lorascope.tracking.tracker import TrackingPlace
@@ -61,7 +61,7 @@ def test_runs_of_a_gang_are_kept_apart(tmp_path: Path) -> None:
     events: list[Event] = [planned(TRAIN), other]
     for at in (1, 2):
         events += [
-            Metric(step=step, name="train/loss", value=value, at=at)
+            CurvePoint(step=step, name="train/loss", value=value, at=at)
             for step, value in ((TRAIN, 1.0), ("train-tiny-mrpc-lora-2-00", 2.0))
         ]
     logged = [line for line in recorded(tmp_path, events) if line[1] == "log"]

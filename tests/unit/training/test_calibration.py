@@ -55,7 +55,7 @@ def test_its_figures_are_of_a_few_updates_and_of_the_gang_that_would_train(calib
         assert artifact.result["gang_peak_memory_bytes"] > 2**26
 
 
-def test_a_second_calibration_finds_everything_and_calibrations_are_no_results(calibrated: Path) -> None:
+def test_a_second_calibration_finds_everything(calibrated: Path) -> None:
     study = api.load(calibrated / "study.yaml", overrides=["measure.drift.draws=100"])
     before = [artifact.id for artifact in Store(calibrated / "store").artifacts()]
     api.calibrate(study, store=calibrated / "store", devices=["cpu"])
@@ -67,7 +67,7 @@ def test_a_second_calibration_finds_everything_and_calibrations_are_no_results(c
     assert set(record["step"]["params"]["machine"]) == {"host", "device", "torch"}
 
 
-def test_the_plan_knows_who_trains_together_as_long_as_the_decision_is_kept(calibrated: Path, tmp_path: Path) -> None:
+def test_the_plan_knows_who_trains_together(calibrated: Path, tmp_path: Path) -> None:
     study = api.load(calibrated / "study.yaml", overrides=["measure.drift.draws=100"])
     assert api.plan(study, store=calibrated / "store", devices=["cpu"]).undecided == ()
     decided = {
@@ -87,9 +87,7 @@ def test_the_plan_knows_who_trains_together_as_long_as_the_decision_is_kept(cali
     assert api.plan(fixed, store=copy, devices=["cpu"]).undecided == ()
 
 
-def test_what_was_timed_on_a_sample_of_the_validation_set_is_still_found_as_it_was_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_timed_on_a_sample_is_found_as_it_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.EXECUTORS.entries, "local", registry.EXECUTORS["inline"])  # it is to see the next line
     monkeypatch.setattr(calibration, "VALIDATION_EXAMPLES", 16)
     study = api.load(write_small_study(tmp_path, STUDY.replace("draws: 200", "draws: 100")))
@@ -119,7 +117,7 @@ def member(lengths: np.ndarray, *, batch_size: int = 4) -> Member:
     )  # fmt: skip
 
 
-def test_the_longest_batch_comes_first_and_the_epoch_stays_the_same_batches() -> None:
+def test_the_longest_batch_comes_first_of_the_same_batches() -> None:
     lengths = np.random.default_rng(0).integers(5, 60, size=397)
     plain, sampled = member(lengths), member(lengths)
     sample_first_epoch(sampled)

@@ -48,7 +48,7 @@ from lorascope.training.gang import Departure, Gang
 from lorascope.training.member import Member
 from lorascope.training.preparation import prepared_model
 from lorascope.training.run import train_gang
-from lorascope.training.sizing import Cost
+from lorascope.training.sizing import UpdateCost
 from lorascope.training.stepper import CapturedStepper, Stepper, is_causal
 
 STEADY = TrainSpec(batch_size=8, epochs=3, early_stopping=None)
@@ -370,7 +370,7 @@ def test_gangs_grow_again_when_memory_is_free_again(
         return update(self, *arguments)
 
     made = contexts(8, LORA, 8)
-    monkeypatch.setattr("lorascope.training.sizing.probe", lambda gang, device: Cost(1.0, 1))
+    monkeypatch.setattr("lorascope.training.sizing.probe", lambda gang, device: UpdateCost(1.0, 1))
     monkeypatch.setattr(Stepper, "update", short_twice)
     done = outcomes(made)
     turns = [(size, len(list(same))) for size, same in itertools.groupby(calls)]
@@ -396,7 +396,8 @@ def test_runs_train_as_was_decided_on_this_machine_before(
     def gangs(together_s: float) -> list[int]:
         seconds = {1: 1.0, 2: together_s}
         monkeypatch.setattr(
-            "lorascope.training.sizing.probe", lambda gang, device: Cost(seconds[len(gang.members)], peak_bytes=2**20)
+            "lorascope.training.sizing.probe",
+            lambda gang, device: UpdateCost(seconds[len(gang.members)], peak_bytes=2**20),
         )
         made = [replace(context, cache_dir=tmp_path / "cache") for context in contexts(2, LORA)]
         return [result["gang"] for result in outcomes(made).values()]

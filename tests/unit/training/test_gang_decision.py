@@ -11,7 +11,7 @@ import pytest
 from lorascope.engine import provenance
 from lorascope.training import sizing
 from lorascope.training.gang_decision import GangDecision
-from lorascope.training.sizing import Cost, gang_size
+from lorascope.training.sizing import UpdateCost, gang_size
 
 
 def decision(cache: Path, *tokens: str, gang_key: str = "lora") -> GangDecision:
@@ -26,9 +26,9 @@ class Clock:
         self.timed: list[int] = []
         monkeypatch.setattr(sizing, "probe", self._probe)
 
-    def _probe(self, gang: Any, device: str) -> Cost:
+    def _probe(self, gang: Any, device: str) -> UpdateCost:
         self.timed.append(len(gang))
-        return Cost(self.seconds[len(gang)], peak_bytes=1)
+        return UpdateCost(self.seconds[len(gang)], peak_bytes=1)
 
     def size(self, kept: GangDecision, *, runs: int = 3, limit: int | None = None) -> int:
         members: Sequence[Any] = list(range(runs))

@@ -158,7 +158,7 @@ def test_checkpoint_writing_is_bounded_by_its_share_of_time(tmp_path: Path, monk
     assert torch.equal(loaded["weights"]["w"], torch.ones(3))
 
 
-def test_a_kill_while_writing_leaves_the_checkpoints_of_the_whole_gang_as_they_were(tmp_path: Path) -> None:
+def test_a_kill_while_writing_leaves_the_gangs_checkpoints(tmp_path: Path) -> None:
     """A run that went on from another update than the others of its gang would share other batches."""
     gang = [Checkpointer(tmp_path / name) for name in "ab"]
     for checkpointer in gang:

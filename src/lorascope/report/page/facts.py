@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorascope.metrics.quality import DEFAULT
 from lorascope.report.page import wording
 from lorascope.stats.analysis import Analysis, HypothesisResult, Score
 from lorascope.stats.facts.declared import StudyDeclared
@@ -141,7 +142,7 @@ class Facts:
         for row in (*self.analysis.comparisons, *self.analysis.scores):
             if row.task == task:
                 return row.metric
-        return "accuracy"
+        return DEFAULT
 
     def hypothesis_metric(self, result: HypothesisResult, *, task: str) -> str:
         """What a hypothesis is about, by the name the study uses: a cost, a metric, or the task's primary one."""

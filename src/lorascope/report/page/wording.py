@@ -11,6 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from lorascope.metrics import cost, serving
+from lorascope.metrics.metric import Direction
+from lorascope.metrics.quality import QUALITY
 from lorascope.stats.analysis import Comparison, Interval
 from lorascope.study.methods import method_specs
 
@@ -192,11 +195,14 @@ def rate(value: float | None) -> str:
 # ------------------------------------------------------------------------------------------------------------ metrics
 
 
+_UNITS = {"nat": "nats", "1": "", "fraction": ""}
+
+
 @dataclass(frozen=True)
 class MetricStyle:
     """How a metric is written. scale: factor from its own unit; unit follows a value, gap_unit follows a difference.
 
-    low, high: the values the metric can take, in its own unit; None where it has no bound.
+    low, high: the values the metric can take, in its own unit; None where it has no bound. direction: which is better.
     """
 
     label: str
@@ -206,40 +212,29 @@ class MetricStyle:
     gap_unit: str
     low: float | None = None
     high: float | None = None
+    direction: Direction = "higher"
 
     @property
     def axis(self) -> str:
-        return f"{self.label} ({self.unit})" if self.unit else self.label
+        """ "accuracy (%)", "perplexity, lower is better"."""
+        return (f"{self.label} ({self.unit})" if self.unit else self.label) + self.note
 
     @property
     def gap_axis(self) -> str:
         return f"difference in {self.label} ({self.gap_unit})" if self.gap_unit else f"difference in {self.label}"
 
+    def is_better(self, value: float, than: float) -> bool:
+        return value > than if self.direction == "higher" else value < than
 
-_METRICS = {
-    "accuracy": MetricStyle("accuracy", 100, 1, "%", "points", 0.0, 1.0),
-    "f1": MetricStyle("F1", 100, 1, "%", "points", 0.0, 1.0),
-    "mcc": MetricStyle("Matthews correlation", 1, 3, "", "", -1.0, 1.0),
-    "loss": MetricStyle("loss", 1, 3, "nats", "nats", 0.0),
-}
+    @property
+    def note(self) -> str:
+        """What an axis says of the direction: nothing where it is the usual one."""
+        return "" if self.direction == "higher" else ", lower is better"
 
-COSTS = {
-    "training_seconds": "training time",
-    "peak_memory_bytes": "peak memory",
-    "trainable_parameters": "trainable parameters",
-    "energy_joules": "energy",
-    "export_bytes": "export size",
-}
 
-SERVED = {
-    "latency_p50": "median latency",
-    "latency_p95": "p95 latency",
-    "latency_p99": "p99 latency",
-    "ttft_p50": "median time to first token",
-    "ttft_p95": "p95 time to first token",
-    "tokens_per_second": "time per token",
-    "requests_per_second": "time per request",
-}
+COSTS = {name: row.title for name, row in cost.CLAIMED.items()}
+
+SERVED = {claim: row.cost for claim, row in serving.CLAIMED.items()}
 """What hypotheses about the overhead of serving are on; throughput as the time it takes."""
 
 # Compared as a share of the reference's, not by a difference.
@@ -247,10 +242,16 @@ RATIOS = {**COSTS, "drift": "drift from the base", **SERVED}
 
 
 def metric_style(metric: str) -> MetricStyle:
-    """Known metrics by name; costs and drift as a percentage of the reference's (a hypothesis compares them so)."""
+    """Known metrics by name; costs and drift as a percentage of the reference's (a hypothesis compares them so). One without
+    a row here (of a plug-in that is not installed) is written plainly."""
     if metric in RATIOS:
         return MetricStyle(f"{RATIOS[metric]}, share of the reference's", 100, 1, "%", "%")
-    return _METRICS.get(metric, MetricStyle(metric.replace("_", " "), 1, 3, "", ""))
+    row = QUALITY.get(metric)
+    if row is None:
+        return MetricStyle(metric.replace("_", " "), 1, 3, "", "")
+    unit = _UNITS.get(row.unit, row.unit)
+    units = ("%", "points") if row.in_points else (unit, unit)
+    return MetricStyle(row.title, row.scale, row.digits, *units, row.low, row.high, row.direction)
 
 
 def score(metric: str, value: float | None) -> str:
@@ -323,19 +324,28 @@ def sample(num_seeds: int, num_examples: int, *, unit: str = "seed") -> str:
 
 def gap_sentence(comparison: Comparison, *, place: str) -> str:
     """ "LoRA loses 0.4 points of accuracy against full fine-tuning on RTE (95% interval −2.1 to +1.3; ...)"."""
-    style = metric_style(comparison.metric)
-    estimate = comparison.difference.estimate
-    size = decimal(abs(estimate) * style.scale, style.digits)
-    verb = "loses" if estimate < 0 else "gains"
-    if float(size.replace(",", "")) == 0:
-        change = f"scores the same {style.label} as"
-    else:
-        amount = f"{size} {style.gap_unit} of" if style.gap_unit else f"{size} of"
-        change = f"{verb} {amount} {style.label} against"
+    arms = name(comparison.method), name(comparison.reference)
+    change = change_text(comparison.metric, comparison.difference.estimate, arms=arms, joint=f" on {place}")
     interval = f"{confidence(comparison.difference)} {gap_range(comparison.metric, comparison.difference)}"
     n = sample(comparison.num_seeds, comparison.num_examples)
-    subject = name(comparison.method)
-    return f"{subject} {change} {name(comparison.reference)} on {place} ({interval}; {n})."
+    return f"{change.replace('the ', 'The ', 1) if change.startswith('the ') else change} ({interval}; {n})."
+
+
+def change_text(metric: str, difference: float, *, arms: tuple[str, str], joint: str = "") -> str:
+    """ "LoRA loses 0.4 points of accuracy against full fine-tuning"; "the perplexity of LoRA is 0.280 higher (worse) than
+    that of full fine-tuning". difference: of the first arm from the second, in the metric's own unit. joint: what follows."""
+    style, (first, second) = metric_style(metric), arms
+    size = decimal(abs(difference) * style.scale, style.digits)
+    amount = f"{size} {style.gap_unit}" if style.gap_unit else size
+    is_same = float(size.replace(",", "")) == 0
+    if style.direction == "higher":
+        if is_same:
+            return f"{first} scores the same {style.label} as {second}{joint}"
+        return f"{first} {'loses' if difference < 0 else 'gains'} {amount} of {style.label} against {second}{joint}"
+    if is_same:
+        return f"{first} has the same {style.label} as {second}{joint}"
+    how = "lower (better)" if difference < 0 else "higher (worse)"
+    return f"the {style.label} of {first} is {amount} {how} than that of {second}{joint}"
 
 
 def sentence(text: str) -> str:

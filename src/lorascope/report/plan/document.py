@@ -5,10 +5,11 @@ Generated from the study and its plan alone, before any result exists, so that i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorascope.metrics.quality import DEFAULT, QUALITY, common_direction
 from lorascope.plan.graph import resolved_training
 from lorascope.plan.outlook import StudyPlan, Sum
 from lorascope.plan.phases import GATES, PHASES, waits_for
@@ -19,14 +20,15 @@ from lorascope.report.page.templating import markdown_page
 from lorascope.report.plan import wording as plan_wording
 from lorascope.report.plan.gantt import draw_gantt
 from lorascope.report.render import write_whole
+from lorascope.stats.claims import edge
 from lorascope.stats.hypotheses import hypothesis_test
 from lorascope.study.hypothesis import Hypothesis, Overhead
 from lorascope.study.tasks import unit_of
 
 _DECIDED = {
-    "non_inferior": "supported if the one-sided 95% bound of the difference lies above −{margin}, refuted if it lies below",
+    "non_inferior": "supported if the one-sided 95% bound of the difference lies {bounds}, refuted if it lies {beyond}",
     "equivalent": "supported if the 90% interval of the difference lies within ±{margin} (two one-sided tests)",
-    "superior": "supported if the 95% interval of the difference lies above 0",
+    "superior": "supported if the 95% interval of the difference lies {bounds}",
     "lower": "supported if the 95% interval of the ratio lies at or below {threshold}",
     "overhead": "supported if the one-sided 95% bound of the ratio lies at or below {threshold}",
 }
@@ -175,20 +177,30 @@ def _methods(plan: StudyPlan) -> Table:
 
 
 def _hypotheses(plan: StudyPlan) -> list[Mapping[str, str]]:
-    primary = " / ".join(dict.fromkeys(task.metric for task in plan.power if task.metric)) or "the primary score"
+    primary = tuple(dict.fromkeys(task.metric for task in plan.power if task.metric)) or ("the primary score",)
     found = []
     for name, hypothesis in plan.graph.study.hypotheses.items():
-        test = hypothesis_test(hypothesis, primary if hypothesis.on == "primary" else hypothesis.on)
+        metrics = primary if hypothesis.on == "primary" else (hypothesis.on,)
+        test = hypothesis_test(hypothesis, metrics)
         scope = hypothesis.at if isinstance(hypothesis, Overhead) else hypothesis.over
         claim = f"{test.claim} {test.scope[0 if scope == 'every' else 1]}"
-        found.append({"name": name, "claim": claim, "decided": _decided(hypothesis, test.threshold)})
+        found.append({"name": name, "claim": claim, "decided": _decided(hypothesis, test.threshold, metrics)})
     return found
 
 
-def _decided(hypothesis: Hypothesis, threshold: float | None) -> str:
+def _decided(hypothesis: Hypothesis, threshold: float | None, metrics: Sequence[str]) -> str:
+    """metrics: of a claim about quality; one whose data are not prepared is taken for one in points."""
     kind = next(kind for kind in _DECIDED if hasattr(hypothesis, kind))
-    margin = f"{100 * getattr(hypothesis, 'margin', 0.0):g} points"
-    return _DECIDED[kind].format(margin=margin, threshold=f"{100 * (threshold or 0.0):g}%")
+    known = metrics if all(name in QUALITY for name in metrics) else (DEFAULT,)
+    margin = getattr(hypothesis, "margin", 0.0)
+    is_higher = common_direction(known) != "lower"
+    inside, outside = ("above", "below") if is_higher else ("below", "above")
+    return _DECIDED[kind].format(
+        margin=edge(known, margin).removeprefix("+"),
+        bounds=f"{inside} {edge(known, -margin if is_higher else margin)}",
+        beyond=outside,
+        threshold=f"{100 * (threshold or 0.0):g}%",
+    )
 
 
 def _phase(plan: StudyPlan, place: int) -> Mapping[str, Any]:

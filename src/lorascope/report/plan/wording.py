@@ -106,10 +106,19 @@ def disk_sentence(plan: StudyPlan) -> str:
 def power_sentence(found: Detectable) -> str:
     """What a task's seeds and examples could detect, and which margins they are too few for."""
     seeds = wording.plural(found.num_seeds, "seed")
+    if found.difference is None and found.num_examples is not None:
+        metric = wording.metric_style(found.metric or "").label
+        examples = wording.plural(found.num_examples, "test example")
+        return (
+            f"{wording.name(found.task)}: what {seeds} and {examples} can see of {metric} is known once runs have shown how "
+            "much it varies."
+        )
     if found.difference is None:
         return f"{wording.name(found.task)}: unknown until its data are prepared ({seeds})."
     examples = wording.plural(found.num_examples or 0, "test example")
-    text = f"{wording.name(found.task)}: {seeds} and {examples} detect a difference of {_points(found.difference)} of accuracy"
+    accuracy = wording.metric_style("accuracy").label
+    size = f"{_points(found.difference)} of {accuracy}"
+    text = f"{wording.name(found.task)}: {seeds} and {examples} detect a difference of {size}"
     more = [f"{_points(size)} with {n}" for n, size in found.with_more_seeds.items() if n > found.num_seeds]
     text += f" ({', '.join(more)} seeds)." if more else "."
     for name, (margin, least) in found.margins.items():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorascope.report.page import canvas, wording
 from lorascope.report.page.facts import Facts
-from lorascope.report.search.rows import cells_of, count, finals_of
+from lorascope.report.search.rows import cells_of, count, direction_of, finals_of
 from lorascope.stats.facts.searches import SearchFacts
 from lorascope.stats.search import best_so_far, expected_best
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _HEIGHT, _LEFT, _RIGHT = 1.75, 0.48, 1.05
 _BELOW = 0.09
-"""Of a panel's height, kept free below the lowest score: for diverged trials, or for each method's range."""
+"""Of a panel's height, kept free beyond the worst score for diverged trials, and below for each method's range."""
 
 
 def draw_progress(facts: Facts, width: float) -> Figure:
@@ -52,14 +52,17 @@ def _progress_panel(axes: Axes, facts: Facts, rows: Sequence[SearchFacts]) -> No
     for place, row in enumerate(rows):
         tint = canvas.colour(facts.methods, row.method)
         dodge = 0.16 * (place - (len(rows) - 1) / 2)
+        direction = direction_of(row)
         _trials(axes, facts, row, [trial.number + 1 + dodge for trial in row.trials], floor)
-        best = [(n + 1, value * scale) for n, value in enumerate(best_so_far(finals_of(row))) if value is not None]
+        so_far = best_so_far(finals_of(row), direction)
+        best = [(n + 1, value * scale) for n, value in enumerate(so_far) if value is not None]
         if not best:
             continue
         axes.step(*zip(*best, strict=True), where="post", color=tint, linewidth=1.6, zorder=3)
         scores = [trial.value for trial in row.trials if trial.value is not None]
-        known = [*scores, *[min(scores)] * count(row, "diverged")]
-        expected = [value * scale for value in expected_best(known)]
+        worst = min(scores) if direction == "higher" else max(scores)
+        known = [*scores, *[worst] * count(row, "diverged")]
+        expected = [value * scale for value in expected_best(known, direction)]
         axes.plot(range(1, len(expected) + 1), expected, color=tint, linewidth=1.0, linestyle=(0, (3, 2)), zorder=2)
         ends.append((row.method, best[-1][1]))
     axes.set_xlim(0.4, max(len(row.trials) for row in rows) + 0.6)
@@ -89,7 +92,7 @@ def _rates_panel(axes: Axes, facts: Facts, rows: Sequence[SearchFacts]) -> None:
 
 
 def _set_height(axes: Axes, rows: Sequence[SearchFacts], *, lanes: int) -> float:
-    """Limits around all scores, with room below for `lanes`; the height at which diverged trials stand."""
+    """Limits around all scores, with room below for `lanes`; the height at which diverged trials stand: at the worse end."""
     scale = wording.metric_style(rows[0].metric).scale
     scores = [trial.value * scale for row in rows for trial in row.trials if trial.value is not None] or [
         0.0,
@@ -97,9 +100,11 @@ def _set_height(axes: Axes, rows: Sequence[SearchFacts], *, lanes: int) -> float
     ]
     low, high = min(scores), max(scores)
     span = (high - low) or 0.02 * scale
-    below = (0.06 + _BELOW * lanes) * span
-    axes.set_ylim(low - below, high + 0.06 * span)
-    return low - 0.05 * span
+    below, above = (0.06 + _BELOW * lanes) * span, 0.06 * span
+    if direction_of(rows[0]) == "lower":
+        below, above = (0.06 + _BELOW * (lanes - 1)) * span, (0.06 + _BELOW) * span
+    axes.set_ylim(low - below, high + above)
+    return low - 0.05 * span if direction_of(rows[0]) == "higher" else high + 0.05 * span
 
 
 def _trials(axes: Axes, facts: Facts, row: SearchFacts, places: Sequence[float], floor: float) -> None:

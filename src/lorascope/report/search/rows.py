@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from lorascope.metrics.metric import Direction
 from lorascope.report.page import wording
 from lorascope.report.page.facts import Facts
 from lorascope.stats.facts.searches import EdgeFacts, SearchFacts, TrialFacts
@@ -22,6 +23,11 @@ SAMPLERS = {
     "random": "random sampling",
     "grid": "a grid",
 }
+
+
+def direction_of(search: SearchFacts) -> Direction:
+    """Which scores of it are better."""
+    return wording.metric_style(search.metric).direction
 
 
 def searches_of(facts: Facts) -> list[SearchFacts]:

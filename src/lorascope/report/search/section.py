@@ -10,7 +10,16 @@ from lorascope.report.page.document import Block, Bullets, Illustration
 from lorascope.report.page.facts import Facts
 from lorascope.report.search import importance, progress
 from lorascope.report.search import tables as search_tables
-from lorascope.report.search.rows import SAMPLERS, cells_of, count, saved_fraction, searches_of, setting, value_text
+from lorascope.report.search.rows import (
+    SAMPLERS,
+    cells_of,
+    count,
+    direction_of,
+    saved_fraction,
+    searches_of,
+    setting,
+    value_text,
+)
 from lorascope.stats.facts.declared import SearchDeclared
 from lorascope.stats.facts.searches import SearchFacts
 
@@ -93,8 +102,13 @@ def _marks(facts: Facts) -> str:
     if any(count(search, "pruned") for search in searches):
         kinds.append("small and pale: one that was pruned, at its last score")
     if any(count(search, "diverged") for search in searches):
-        kinds.append("cross at the bottom: one that diverged")
+        kinds.append(f"cross at the {_worse_end(searches)}: one that diverged")
     return "; ".join(kinds)
+
+
+def _worse_end(searches: Sequence[SearchFacts]) -> str:
+    ends = {"bottom" if direction_of(search) == "higher" else "top" for search in searches}
+    return ends.pop() if len(ends) == 1 else "worse end"
 
 
 def _progress(facts: Facts) -> Illustration:

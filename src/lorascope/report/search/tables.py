@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lorascope.report.page import wording
 from lorascope.report.page.document import Column, Table
 from lorascope.report.page.facts import Facts
 from lorascope.report.search.rows import (
     count,
+    direction_of,
     edges_of,
     range_of,
     saved_fraction,
@@ -15,6 +18,7 @@ from lorascope.report.search.rows import (
     total,
     value_text,
 )
+from lorascope.stats.facts.searches import SearchFacts
 
 
 def optima_table(facts: Facts) -> Table | None:
@@ -61,6 +65,11 @@ def _basis(facts: Facts) -> str:
     return ", or of their scores at the first look, where few were trained to their end" if early else ""
 
 
+def _extreme(searches: Sequence[SearchFacts]) -> str:
+    ends = {"largest" if direction_of(search) == "higher" else "smallest" for search in searches}
+    return ends.pop() if len(ends) == 1 else "best"
+
+
 def budget_table(facts: Facts) -> Table | None:
     """What each search was given and took."""
     searches = searches_of(facts)
@@ -92,6 +101,6 @@ def budget_table(facts: Facts) -> Table | None:
         columns=tuple(Column(heading, numeric=place > 1) for place, heading in enumerate(headings)),
         rows=tuple(rows),
         note="The number of trials, their seeds, pruning and cap on examples are one setting for all methods. Time: each "
-        "trial's share of its gang's. A search's best score is the largest of many on the set it was chosen on, so it is "
-        "not a result.",
+        "trial's share of its gang's. A search's best score is the "
+        f"{_extreme(searches)} of many on the set it was chosen on, so it is not a result.",
     )

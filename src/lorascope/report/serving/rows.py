@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from lorascope.metrics.serving import SERVED
 from lorascope.report.page import wording
 from lorascope.report.page.facts import Facts
 from lorascope.stats.interval import Interval
@@ -16,17 +17,7 @@ Place = tuple[str, str]
 _FIRST_ARMS = ("base", "full", "merged")
 _ARMS = {"base": "base", "full": "full fine-tuning", "merged": "merged"}
 
-METRICS = {
-    "latency_ms_p50": "median latency (ms)",
-    "latency_ms_p95": "p95 latency (ms)",
-    "latency_ms_p99": "p99 latency (ms)",
-    "ttft_ms_p50": "median time to first token (ms)",
-    "ttft_ms_p95": "p95 time to first token (ms)",
-    "itl_ms_p50": "median time between tokens (ms)",
-    "itl_ms_p95": "p95 time between tokens (ms)",
-    "tokens_per_second": "tokens/s",
-    "requests_per_second": "requests/s",
-}
+METRICS = {name: row.axis for name, row in SERVED.items()}
 
 
 def serving_of(facts: Facts) -> ServingAnalysis:

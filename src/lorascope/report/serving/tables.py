@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lorascope.metrics.serving import SERVED
 from lorascope.report.page import wording
 from lorascope.report.page.document import Column, Table
 from lorascope.report.page.facts import Facts
 from lorascope.report.serving.rows import (
-    METRICS,
     arm_name,
     arms_of,
     load_name,
@@ -107,7 +107,7 @@ def overhead_table(facts: Facts, reference: str) -> Table | None:
 
 
 def _metric(o: ServingOverhead) -> str:
-    return "time per token" if o.metric == "tokens_per_second" else METRICS[o.metric].removesuffix(" (ms)")
+    return SERVED[o.metric].cost
 
 
 def _range(interval: Interval | None) -> str:
@@ -196,15 +196,15 @@ def _settings(settings: Mapping[str, Any]) -> str:
     )
 
 
-_FACTS = {
-    "load_s": "load time",
-    "weights_bytes": "weights",
-    "adapter_bytes": "adapters",
-    "process_bytes": "process",
-    "peak_process_bytes": "peak of the process",
-    "device_bytes": "device",
-    "peak_device_bytes": "peak of the device",
-}
+_FACTS = (
+    "load_s",
+    "weights_bytes",
+    "adapter_bytes",
+    "process_bytes",
+    "peak_process_bytes",
+    "device_bytes",
+    "peak_device_bytes",
+)
 
 
 def memory_table(facts: Facts) -> Table | None:
@@ -229,7 +229,7 @@ def memory_table(facts: Facts) -> Table | None:
     return Table(
         name="serving_memory",
         title="Memory and load times",
-        columns=number_columns("workload", "arm", *(_FACTS[m] for m in shown), "repeats", numeric_from=2),
+        columns=number_columns("workload", "arm", *(SERVED[m].title for m in shown), "repeats", numeric_from=2),
         rows=tuple(rows),
         note="Medians over repeats. Adapters: all slots together. Peaks include the key-value cache that was reserved.",
     )
@@ -239,7 +239,7 @@ def regression_table(facts: Facts) -> Table | None:
     rows = tuple(
         (
             place_name(facts, (fit.model, fit.workload)),
-            METRICS[fit.metric].removesuffix(" (ms)"),
+            SERVED[fit.metric].title,
             _factor(fit.per_adapter),
             _factor(fit.per_doubling),
             wording.decimal(fit.r_squared, 2),

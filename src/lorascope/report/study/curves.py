@@ -36,7 +36,8 @@ def draw_validation(facts: Facts, width: float, *, name: str) -> Figure:
 
 def draw_loss(facts: Facts, width: float, *, name: str) -> Figure:
     """Training or validation loss over updates. name: "train/loss" or "validation/loss"."""
-    axis = "training loss (nats)" if name == "train/loss" else "validation loss (nats)"
+    style = wording.metric_style("loss")
+    axis = f"{'training' if name == 'train/loss' else 'validation'} {style.label} ({style.unit})"
     return _draw(facts, width, name=name, scale=1.0, axis=axis, mark_best=False)
 
 

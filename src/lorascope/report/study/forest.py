@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lorascope.report.page import canvas, wording
 from lorascope.report.page.facts import Facts
@@ -44,11 +44,13 @@ def draw_forest(facts: Facts, width: float) -> Figure:
 
 @dataclass(frozen=True)
 class _Mark:
-    """A vertical line with a label above it. x: on the axis; row: how many labels lie between it and the panel."""
+    """A vertical line with a label above it. x: on the axis; row: how many labels lie between it and the panel. side: which
+    end of the label stands at x, where its middle would take it off the figure."""
 
     x: float
     text: str
     row: int = 0
+    side: Literal["center", "left", "right"] = "center"
 
 
 def _marks(facts: Facts, metric: str, *, panel_width: float) -> list[_Mark]:
@@ -62,7 +64,9 @@ def _marks(facts: Facts, metric: str, *, panel_width: float) -> list[_Mark]:
         row = 0
         while any(row == other.row and _touch(mark, other, inches=inches) for other in placed):
             row += 1
-        placed.append(replace(mark, row=row))
+        room = panel_width / 2 - abs(mark.x) * inches + _SIDE
+        fits = _CHARACTER * len(mark.text) / 2 <= room
+        placed.append(replace(mark, row=row, side="center" if fits else "right" if mark.x > 0 else "left"))
     return placed
 
 
@@ -151,7 +155,8 @@ def _panel(
     reach = _reach(facts, metric)
     axes.set_xlim(-reach, reach)
     axes.set_yticks([])
-    canvas.axis_label(axes, f"{style.gap_axis}\n← reference better\u00a0\u00a0\u00a0\u00a0\u00a0method better →")
+    left, right = ("reference", "method") if style.direction == "higher" else ("method", "reference")
+    canvas.axis_label(axes, f"{style.gap_axis}\n← {left} better\u00a0\u00a0\u00a0\u00a0\u00a0{right} better →")
 
 
 def _write(axes: Axes, text: str, *, x: int, y: float, bold: bool = False) -> None:
@@ -189,7 +194,9 @@ def _interval(axes: Axes, facts: Facts, comparison: Comparison, *, y: float) -> 
 
 
 def _margins(facts: Facts, metric: str) -> dict[float, list[str]]:
-    """Where the declared margins lie (below zero; both sides for equivalence) and which hypotheses declare them."""
+    """Where the declared margins lie (on the worse side of zero; both sides for equivalence) and which hypotheses declare
+    them."""
+    worse = -1 if wording.metric_style(metric).direction == "higher" else 1
     margins: dict[float, list[str]] = {}
     for result in facts.analysis.hypotheses:
         hypothesis = facts.study.hypotheses.get(result.name)
@@ -197,7 +204,7 @@ def _margins(facts: Facts, metric: str) -> dict[float, list[str]]:
         metrics = {facts.hypothesis_metric(result, task=task) for task in facts.tasks}
         if hypothesis is None or margin is None or metric not in metrics:
             continue
-        for x in (-margin, margin) if hypothesis.equivalent is not None else (-margin,):
+        for x in (-margin, margin) if hypothesis.equivalent is not None else (worse * margin,):
             margins.setdefault(x, []).append(result.name)
     return margins
 
@@ -209,7 +216,7 @@ def _above(axes: Axes, mark: _Mark) -> None:
         xycoords=("data", "axes fraction"),
         xytext=(0, 4 + 72 * _LABEL_ROW * mark.row),
         textcoords="offset points",
-        ha="center",
+        ha=mark.side,
         fontsize=canvas.FONT - 1.5,
         color=canvas.MUTED,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from lorascope.metrics.cost import COSTS
 from lorascope.report.drift.limits import drift_limitations
 from lorascope.report.page import wording
 from lorascope.report.page.facts import Facts
@@ -45,14 +46,16 @@ def _weak_arms(facts: Facts) -> Iterator[str]:
     for score in facts.analysis.scores:
         if score.metric != facts.primary_metric(score.task):
             continue
+        style = wording.metric_style(score.metric)
         rivals = [
             row.name
             for row in facts.cell_baselines(score.model, score.task, metric=score.metric)
-            if row.mean >= score.mean
+            if not style.is_better(score.mean, row.mean)
         ]
         if rivals:
             where = facts.place(score.model, score.task)
-            weak.append(f"{wording.name(score.method)} on {where} (not above {wording.listing(rivals)})")
+            side = "not above" if style.direction == "higher" else "not below"
+            weak.append(f"{wording.name(score.method)} on {where} ({side} {wording.listing(rivals)})")
     if weak:
         yield (
             f"Some arms learned nothing useful: {wording.listing(weak)}. A difference between such arms is not evidence."
@@ -220,8 +223,8 @@ def _measurement(facts: Facts) -> Iterator[str]:
     if not facts.runs:
         return
     absent = [
-        label
-        for key, label in (("energy_joules", "energy"), ("mfu", "MFU"), ("peak_memory_bytes", "peak memory"))
+        COSTS[key].title
+        for key in ("energy_joules", "mfu", "peak_memory_bytes")
         if all(wording.as_float(getattr(run, key)) is None for run in facts.runs)
     ]
     devices = sorted({str(run.device) for run in facts.runs})

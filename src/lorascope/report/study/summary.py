@@ -115,11 +115,9 @@ def _statement(facts: Facts, result: HypothesisResult, estimate: Interval, *, me
     if metric in wording.COSTS:
         return f"{first} needs {value} of the {wording.COSTS[metric]} of {second}"
     style = wording.metric_style(metric)
-    size = wording.margin_text(metric, estimate.estimate)
     if wording.gap(metric, estimate.estimate, unit=False).strip("+−0.,") == "":
-        return f"{first} and {second} score the same {style.label}"
-    verb = "loses" if estimate.estimate < 0 else "gains"
-    return f"{first} {verb} {size} of {style.label} against {second}"
+        return f"{first} and {second} {'score' if style.direction == 'higher' else 'have'} the same {style.label}"
+    return wording.change_text(metric, estimate.estimate, arms=(first, second))
 
 
 def conclusion(facts: Facts) -> tuple[str, str] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lorascope.report.page import wording
 from lorascope.report.page.document import Column, Table
 from lorascope.report.page.facts import Facts
@@ -31,8 +33,16 @@ def results_table(facts: Facts) -> Table:
         columns=_text("task", "arm", "metric") + _number("mean", "95% t interval", "SD", "seeds", "test examples"),
         rows=tuple(rows),
         note="Mean over seeds; the t interval and the standard deviation are over seed means, so they cover chance in "
-        "training but not in the choice of the test set. Baselines in the same units, on the same examples.",
+        "training but not in the choice of the test set. Baselines in the same units, on the same examples."
+        f"{_direction_note(row.metric for row in facts.analysis.scores)}",
     )
+
+
+def _direction_note(metrics: Iterable[str]) -> str:
+    """Of the metrics of a table, those of which less is better."""
+    styles = [wording.metric_style(metric) for metric in dict.fromkeys(metrics)]
+    lower = [style.label for style in styles if style.direction == "lower"]
+    return f" Lower is better: {wording.listing(lower)}." if lower else ""
 
 
 def _arm_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[tuple[str, ...]]:
@@ -132,30 +142,34 @@ def differences_table(facts: Facts) -> Table:
         rows=rows,
         note=f"Intervals and p: {methods}, paired by example, seeds as a random effect. Corrected p-values: "
         f"{facts.analysis.family}. Detectable: the true difference that these seeds and examples would have "
-        f"shown with 80% power.",
+        f"shown with 80% power.{_direction_note(row.metric for row in facts.analysis.comparisons)}",
     )
 
 
 def effects_table(facts: Facts) -> Table:
+    """Without odds where no task has right and wrong examples."""
+    has_odds = any(row.mcnemar or row.odds_ratio for row in facts.analysis.comparisons)
     rows = tuple(
         (
             *_what(facts, row),
             wording.gap_range(row.metric, row.seed_difference),
             wording.plain_range(row.hedges_g, signed=True),
-            wording.plain_range(row.odds_ratio),
+            *([wording.plain_range(row.odds_ratio)] if has_odds else []),
             permutation_text(row, alpha=facts.analysis.alpha),
         )
         for row in facts.analysis.comparisons
     )
+    odds_heading = ("odds ratio (95%)",) if has_odds else ()
+    odds_note = " The odds ratio is of being right, method against reference." if has_odds else ""
     return Table(
         name="effects",
         title="Effect sizes and seed-level tests",
         columns=_text("task", "comparison")
-        + _number("95% t interval on seed differences", "Hedges g (95%)", "odds ratio (95%)")
+        + _number("95% t interval on seed differences", "Hedges g (95%)", *odds_heading)
         + _text("permutation test over seeds"),
         rows=rows,
         note="Hedges g is the difference in units of the spread between seeds: with few seeds it can be large by chance "
-        "alone. The odds ratio is of being right, method against reference.",
+        f"alone.{odds_note}",
     )
 
 

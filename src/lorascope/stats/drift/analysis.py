@@ -23,7 +23,7 @@ from lorascope.stats.drift.runs import (
     estimate_mean,
 )
 from lorascope.stats.hypotheses import adjust
-from lorascope.stats.quality.multibootstrap import Estimate, average_estimates
+from lorascope.stats.quality.multibootstrap import BootstrapEstimate, average_estimates
 from lorascope.study.hypothesis import Lower
 from lorascope.study.spec import Study
 
@@ -95,7 +95,7 @@ def _reductions(
     study: Study, model: str, pair: tuple[str, str], arms: Mapping[Key, DriftArm]
 ) -> Iterator[DriftReduction]:
     """Of one model and two methods: on each task that has both, and on average where there are several tasks."""
-    found: dict[_Part, dict[str, tuple[Estimate | None, str]]] = {}
+    found: dict[_Part, dict[str, tuple[BootstrapEstimate | None, str]]] = {}
     for task in study.tasks:
         keys = [(model, task.name, method) for method in pair]
         if any(key not in arms for key in keys):
@@ -131,7 +131,7 @@ def _comparable_parts(method: DriftArm, reference: DriftArm) -> Iterator[tuple[_
 
 
 def _reduction(
-    model: str, task: str, pair: tuple[str, str], part: _Part, estimate: Estimate | None, reason: str
+    model: str, task: str, pair: tuple[str, str], part: _Part, estimate: BootstrapEstimate | None, reason: str
 ) -> DriftReduction:
     seeds = estimate.num_seeds if estimate else 0
     return DriftReduction(
@@ -150,7 +150,7 @@ def _reduction(
     )
 
 
-def ratio_interval(estimate: Estimate) -> Interval:
+def ratio_interval(estimate: BootstrapEstimate) -> Interval:
     """The 95% interval of a ratio from the estimate of its log."""
     log = estimate.interval(0.95)
     how = f"{OVER_BOTH if estimate.num_seeds > 1 else ONE_SEED}, log scale"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lorascope.errors import DataError
-from lorascope.stats.quality.multibootstrap import Estimate, SeedDifferences, estimate_difference
+from lorascope.stats.quality.multibootstrap import BootstrapEstimate, SeedDifferences, estimate_difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,12 +220,12 @@ def _broken(key: Key, what: str) -> DataError:
 # --------------------------------------------------------------------------------------------------------- estimates
 
 
-def estimate_mean(sample: DriftSample) -> Estimate:
+def estimate_mean(sample: DriftSample) -> BootstrapEstimate:
     """The mean drift over seeds. One seed: its variance is over examples only."""
     return estimate_difference(_with_draws(sample.values, sample.draws, sample.num_examples), continuous=True)
 
 
-def estimate_log_ratio(method: DriftSample, reference: DriftSample) -> tuple[Estimate | None, str]:
+def estimate_log_ratio(method: DriftSample, reference: DriftSample) -> tuple[BootstrapEstimate | None, str]:
     """The mean over shared seeds of log(drift of method / drift of reference), or None and the reason in words.
 
     A log needs drifts above 0, in every run and every resample; the debiased estimator may give less for a run that
@@ -242,7 +242,7 @@ def estimate_log_ratio(method: DriftSample, reference: DriftSample) -> tuple[Est
     return estimate_difference(_with_draws(values, draws, first.num_examples), continuous=True), ""
 
 
-def average_over_models(estimates: Sequence[Estimate]) -> Estimate:
+def average_over_models(estimates: Sequence[BootstrapEstimate]) -> BootstrapEstimate:
     """The mean over models of one task. They share examples but not resamples, so how their estimates move together with
     the examples is not known: the shared part is taken at its largest, as if they moved as one."""
     if len(estimates) == 1:
@@ -250,7 +250,7 @@ def average_over_models(estimates: Sequence[Estimate]) -> Estimate:
     k = len(estimates)
     shared = float(np.mean([math.sqrt(e.shared_variance) for e in estimates])) ** 2
     own = sum(e.variance - e.shared_variance for e in estimates) / k**2
-    return Estimate(
+    return BootstrapEstimate(
         float(np.mean([e.mean for e in estimates])),
         own + shared,
         min(e.df for e in estimates),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lorascope.metrics.quality import share_a_scale
 from lorascope.stats.analysis import Score
 
 
@@ -19,7 +20,8 @@ def method_by_task_anova(scores: Sequence[Score]) -> list[dict[str, Any]] | None
     Effect rows: {"model", "kind": "effect", "term", "sum_squares", "df", "df_residual", "f", "p_value",
     "partial_eta_squared"} with partial eta^2 = SS / (SS + SS residual) (Cohen 1973). Post-hoc rows, Tukey HSD between
     methods within a task: {"model", "kind": "post-hoc", "task", "first", "second", "difference", "low", "high",
-    "p_value"}. None if no model's scores allow it (a missing cell, one seed, no variance).
+    "p_value"}. None if no model's scores allow it (a missing cell, one seed, no variance, metrics without a
+    scale in common).
     """
     rows: list[dict[str, Any]] = []
     for model in dict.fromkeys(score.model for score in scores):
@@ -32,7 +34,8 @@ def _one_model(model: str, scores: Sequence[Score]) -> list[dict[str, Any]]:
     tasks = list(dict.fromkeys(score.task for score in scores))
     complete = len(scores) == len(methods) * len(tasks) and all(len(score.seeds) >= 2 for score in scores)
     residual = sum(float(np.var(list(score.seeds.values()))) for score in scores)
-    if len(methods) < 2 or len(tasks) < 2 or not complete or residual == 0:
+    comparable = share_a_scale(score.metric for score in scores)
+    if len(methods) < 2 or len(tasks) < 2 or not complete or residual == 0 or not comparable:
         return []
     return _effects(model, scores) + [row for task in tasks for row in _post_hoc(model, task, scores)]
 

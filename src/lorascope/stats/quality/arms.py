@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ScoredArm:
     """One (model, task, method). seeds: in the study's order. rows: per-example column -> float64 [seeds, examples]."""
 
     model: str
@@ -65,7 +65,7 @@ class Arm:
         return whole_scores(metric.estimator, rows, num_classes=self.num_classes(metric))
 
 
-def read_arms(study: Study, measurements: pd.DataFrame) -> dict[tuple[str, str, str], Arm]:
+def read_arms(study: Study, measurements: pd.DataFrame) -> dict[tuple[str, str, str], ScoredArm]:
     """Every arm of the study that has test rows. Raises DataError unless all share their examples within (model, task).
 
     Examples shared across models of a task are checked too, for averaging over models relies on it.
@@ -73,7 +73,7 @@ def read_arms(study: Study, measurements: pd.DataFrame) -> dict[tuple[str, str, 
     rows: Any = measurements[(measurements["split"] == "test") & measurements["example_id"].notna()]
     rows = rows[rows["site"].isna() & rows["layer"].isna()]
     groups = dict(iter(rows.groupby(["model", "task", "method"], sort=False)))
-    arms: dict[tuple[str, str, str], Arm] = {}
+    arms: dict[tuple[str, str, str], ScoredArm] = {}
     for model in study.models:
         for task in study.tasks:
             for method in study.methods:
@@ -85,7 +85,7 @@ def read_arms(study: Study, measurements: pd.DataFrame) -> dict[tuple[str, str, 
     return {key: arm for key, arm in arms.items() if arm.seeds}
 
 
-def _read_arm(key: tuple[str, str, str], rows: Any, order: list[str]) -> Arm:
+def _read_arm(key: tuple[str, str, str], rows: Any, order: list[str]) -> ScoredArm:
     model, task, method = key
     present = set(rows["seed"])
     seeds = tuple(seed for seed in order if seed in present)
@@ -105,10 +105,10 @@ def _read_arm(key: tuple[str, str, str], rows: Any, order: list[str]) -> Arm:
             )
         examples = tuple(map(str, table.columns))
         tables[str(metric)] = table.loc[list(seeds)].to_numpy(float)
-    return Arm(model, task, method, seeds, examples, tables)
+    return ScoredArm(model, task, method, seeds, examples, tables)
 
 
-def _require_same_examples(arms: list[Arm]) -> None:
+def _require_same_examples(arms: list[ScoredArm]) -> None:
     for arm in arms[1:]:
         first = arms[0]
         if arm.examples != first.examples:

@@ -21,7 +21,7 @@ docs/statistics.md has the simulated coverage of this and of the plain percentil
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,7 @@ class SeedDifferences:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class BootstrapEstimate:
     """A mean over seeds and examples with its uncertainty taken apart.
 
     variance: of `mean`. df: of Student's t. seed_variance: true variance between seeds (0 if none is visible).
@@ -141,7 +141,7 @@ def metric_differences(
     return SeedDifferences(values, deviations, num_examples)
 
 
-def _weights(num_examples: int, num_resamples: int, generator: np.random.Generator):
+def _weights(num_examples: int, num_resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     """Bootstrap weights [some resamples, examples] in blocks that fit memory."""
     block = max(1, _CELLS_AT_ONCE // num_examples)
     probabilities = np.full(num_examples, 1 / num_examples)
@@ -159,7 +159,7 @@ def average_differences(parts: Sequence[SeedDifferences]) -> SeedDifferences:
     )
 
 
-def estimate_difference(differences: SeedDifferences, *, continuous: bool = False) -> Estimate:
+def estimate_difference(differences: SeedDifferences, *, continuous: bool = False) -> BootstrapEstimate:
     """The mean difference with its variance components. With one seed, only examples are sampled (df = examples - 1).
 
     The shared variance is at least that of one example changing sides, 1 / examples^2: a test set cannot show a smaller
@@ -172,7 +172,9 @@ def estimate_difference(differences: SeedDifferences, *, continuous: bool = Fals
     floor = 0.0 if continuous else 1 / num_examples**2
     if n == 1:
         variance = max(own, floor)
-        return Estimate(float(differences.values[0]), variance, num_examples - 1, 0.0, 0.0, variance, 1, num_examples)
+        return BootstrapEstimate(
+            float(differences.values[0]), variance, num_examples - 1, 0.0, 0.0, variance, 1, num_examples
+        )
     shared = max((float(covariance.sum()) - own * n) / (n * (n - 1)), floor)
     between = float(differences.values.var(ddof=1))
     interaction = max(own - shared, 0.0)
@@ -180,7 +182,7 @@ def estimate_difference(differences: SeedDifferences, *, continuous: bool = Fals
     stable = max(between, interaction / 2) / n  # few seeds can agree by chance; that is no licence for many df
     spread = stable**2 / (n - 1) + shared**2 / (num_examples - 1)
     df = (stable + shared) ** 2 / spread if spread else n - 1
-    return Estimate(
+    return BootstrapEstimate(
         float(differences.values.mean()),
         variance,
         df,
@@ -192,7 +194,7 @@ def estimate_difference(differences: SeedDifferences, *, continuous: bool = Fals
     )
 
 
-def average_estimates(parts: Sequence[Estimate]) -> Estimate:
+def average_estimates(parts: Sequence[BootstrapEstimate]) -> BootstrapEstimate:
     """The equally weighted mean of independent estimates (tasks), with Satterthwaite's degrees of freedom."""
     k = len(parts)
     variance = sum(part.variance for part in parts) / k**2
@@ -202,7 +204,7 @@ def average_estimates(parts: Sequence[Estimate]) -> Estimate:
     def mean(name: str) -> float:
         return float(sum(getattr(part, name) for part in parts)) / k**2
 
-    return Estimate(
+    return BootstrapEstimate(
         sum(part.mean for part in parts) / k,
         variance,
         df,

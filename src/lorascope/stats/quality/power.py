@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lorascope.stats.quality.multibootstrap import Estimate
+from lorascope.stats.quality.multibootstrap import BootstrapEstimate
 
 POWER = 0.8
 _MAX_SEEDS = 100
@@ -43,7 +43,7 @@ def detectable_difference(
     return _detectable(math.sqrt(seed_part + shared), _df(seed_part, shared, num_seeds, num_examples), alpha, power)
 
 
-def detectable_after(estimate: Estimate, *, alpha: float = 0.05, power: float = POWER) -> float:
+def detectable_after(estimate: BootstrapEstimate, *, alpha: float = 0.05, power: float = POWER) -> float:
     """What this estimate's own variance could have seen (it does not depend on the difference found)."""
     return _detectable(estimate.standard_error, estimate.df, alpha, power)
 
@@ -65,7 +65,7 @@ def _detectable(standard_error: float, df: float, alpha: float, power: float) ->
     return standard_error * float(root)
 
 
-def what_would_decide(estimate: Estimate, *, distance: float, tail: float, kind: str = "test examples") -> str:
+def what_would_decide(estimate: BootstrapEstimate, *, distance: float, tail: float, kind: str = "test examples") -> str:
     """Plain words: how many seeds, or how many examples, would give 80% power if the estimate were the truth.
 
     distance: from the estimate to what it is compared with. tail: the one-sided level of the deciding test. kind: what
@@ -87,7 +87,7 @@ def what_would_decide(estimate: Estimate, *, distance: float, tail: float, kind:
     )
 
 
-def what_would_decide_by_repeats(estimate: Estimate, *, distance: float, tail: float) -> str:
+def what_would_decide_by_repeats(estimate: BootstrapEstimate, *, distance: float, tail: float) -> str:
     """The same where repeats are all that varies."""
     repeats = _seeds_for(estimate, distance, tail) if estimate.variance else None
     now = f"now {estimate.num_seeds} repeats"
@@ -108,7 +108,7 @@ def _reaches(seed_part: float, shared: float, *, seeds: int, examples: int, dist
     return reach * math.sqrt(seed_part + shared) <= distance
 
 
-def _seeds_for(estimate: Estimate, distance: float, tail: float) -> int | None:
+def _seeds_for(estimate: BootstrapEstimate, distance: float, tail: float) -> int | None:
     own = estimate.seed_variance + estimate.interaction_variance
     if distance <= 0:
         return None
@@ -119,7 +119,7 @@ def _seeds_for(estimate: Estimate, distance: float, tail: float) -> int | None:
     return None
 
 
-def _examples_for(estimate: Estimate, distance: float, tail: float) -> int | None:
+def _examples_for(estimate: BootstrapEstimate, distance: float, tail: float) -> int | None:
     n, examples = estimate.num_seeds, estimate.num_examples
     if distance <= 0 or n < 2:
         return None

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lorascope.stats.interval import Interval
-from lorascope.stats.quality.multibootstrap import Estimate
+from lorascope.stats.quality.multibootstrap import BootstrapEstimate
 
 FEWEST = 3
 """Repeats below which no interval is printed: two have one degree of freedom, and t = 12.7."""
@@ -31,14 +31,14 @@ def paired_logs(first: Mapping[str, float], second: Mapping[str, float]) -> dict
     }
 
 
-def estimate_of_logs(logs: np.ndarray) -> Estimate:
+def estimate_of_logs(logs: np.ndarray) -> BootstrapEstimate:
     """The mean of one number a repeat; repeats are all that varies. logs: [repeats]."""
     n = len(logs)
     between = float(logs.var(ddof=1)) if n > 1 else 0.0
-    return Estimate(float(logs.mean()), between / n, max(n - 1, 1), between, 0.0, 0.0, n, 0)
+    return BootstrapEstimate(float(logs.mean()), between / n, max(n - 1, 1), between, 0.0, 0.0, n, 0)
 
 
-def ratio_over_repeats(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
+def ratio_over_repeats(estimate: BootstrapEstimate, *, confidence: float = 0.95) -> Interval:
     """The interval of a ratio from the estimate of its log."""
     log = estimate.interval(confidence)
     return Interval(math.exp(log.estimate), math.exp(log.low), math.exp(log.high), confidence, OVER_REPEATS)

@@ -84,14 +84,14 @@ class _Throughputs:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _MeasuredLoads:
     """Throughputs of one place: of medians, and of each repeat that measured every arm and batch size."""
 
     medians: _Throughputs
     repeats: list[_Throughputs]
 
     @classmethod
-    def of(cls, cells: Sequence[ServingCell]) -> _Measured:
+    def of(cls, cells: Sequence[ServingCell]) -> _MeasuredLoads:
         known = [
             cell
             for cell in cells
@@ -134,12 +134,12 @@ def machine_comparisons(cells: Sequence[ServingCell]) -> list[OneMachine]:
     ]
 
 
-def _places(cells: Sequence[ServingCell], metric: str) -> list[tuple[tuple[str, str], _Measured]]:
+def _places(cells: Sequence[ServingCell], metric: str) -> list[tuple[tuple[str, str], _MeasuredLoads]]:
     standard = standard_cells(cells)
-    return [(place, _Measured.of(pick(standard, *place, metric=metric))) for place in places(standard)]
+    return [(place, _MeasuredLoads.of(pick(standard, *place, metric=metric))) for place in places(standard)]
 
 
-def _on_one_machine(place: tuple[str, str], tasks: int, batch: float, measured: _Measured) -> OneMachine:
+def _on_one_machine(place: tuple[str, str], tasks: int, batch: float, measured: _MeasuredLoads) -> OneMachine:
     together, in_turns, gain = (
         measured.figure(lambda found, of=of: of(found, tasks, batch))
         for of in (_Throughputs.together, _Throughputs.in_turns, _Throughputs.gain)
@@ -197,7 +197,7 @@ def traffic_comparisons(cells: Sequence[ServingCell]) -> list[TrafficBreakEven]:
     return found
 
 
-def _traffic(place: tuple[str, str], tasks: int, mix: Mix, measured: _Measured) -> TrafficBreakEven:
+def _traffic(place: tuple[str, str], tasks: int, mix: Mix, measured: _MeasuredLoads) -> TrafficBreakEven:
     shares = shares_of(tasks, mix)
     of_medians, *of_repeats = (
         (*found.capacities(tasks), *traffic_break_even(*found.capacities(tasks), shares=shares))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorascope.errors import StudyError
-from lorascope.registry import MODELS, TASKS, nearest
+from lorascope.metrics.quality import QUALITY
+from lorascope.registry import MODELS, TASKS, nearest, resolve
 from lorascope.study.checks.search import check_search
 from lorascope.study.checks.serving import check_overhead, check_serving
 from lorascope.study.conclusion import parse_conclusion
@@ -24,7 +24,6 @@ from lorascope.study.tasks.base import TaskSettings
 
 _OWN_TASK = "for your own data give {name, kind: classification, train: FILE, text: COLUMN, label: COLUMN}"
 _OWN_MODEL = "for any other give {name, source: {hub: OWNER/NAME, revision: COMMIT}} or {name, source: {path: DIR}}"
-_FILE_METRICS = typing.get_args(typing.get_args(FileTask.model_fields["metrics"].annotation)[0])
 
 
 def check_names(data: dict[str, Any]) -> Iterator[Mistake]:
@@ -160,16 +159,28 @@ def _hypotheses(study: Study) -> Iterator[Mistake]:
         if compared[verb] == compared[other]:
             text = f"hypotheses.{name}: `{compared[verb]}` is compared with itself"
             yield Mistake(("hypotheses", name, other), text, "name two different methods")
-        if verb != "lower" and hypothesis.on not in ("primary", *_FILE_METRICS):
-            match = nearest(hypothesis.on, _FILE_METRICS)
-            meant = f": did you mean `{match}`?" if match else ""
-            text = f"hypotheses.{name}: `{hypothesis.on}` is not a quality metric{meant}"
-            yield Mistake(("hypotheses", name, "on"), text, f"allowed: primary, {', '.join(_FILE_METRICS)}")
+        if verb != "lower" and hypothesis.on != "primary":
+            yield from _quality_metric(study, name, hypothesis.on)
         if verb == "lower" and hypothesis.on == "drift":
             yield from _measured_drift(study, name)
         if verb == "equivalent" and hypothesis.margin == 0:  # pyright: ignore[reportAttributeAccessIssue]
             text = f"hypotheses.{name}: no data can show equivalence within a margin of 0"
             yield Mistake(("hypotheses", name, "margin"), text, "declare the largest difference that would not matter")
+
+
+def _quality_metric(study: Study, name: str, on: str) -> Iterator[Mistake]:
+    """A claim about quality is on a metric that every task can be scored by. A task that does not say which may be any."""
+    allowed = list(QUALITY)
+    for task in study.tasks:
+        key = task.kind if isinstance(task, TaskSettings) else task.name
+        choices = resolve(TASKS, key).metric_choices if key in TASKS else None
+        allowed = [metric for metric in allowed if choices is None or metric in choices]
+    if on not in allowed:
+        match = nearest(on, allowed)
+        meant = f": did you mean `{match}`?" if match else ""
+        what = "a metric of every task" if on in QUALITY else "a quality metric"
+        text = f"hypotheses.{name}: `{on}` is not {what}{meant}"
+        yield Mistake(("hypotheses", name, "on"), text, f"allowed: {', '.join(['primary', *allowed])}")
 
 
 def _measured_drift(study: Study, name: str) -> Iterator[Mistake]:

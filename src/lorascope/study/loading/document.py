@@ -28,7 +28,7 @@ class Mistake:
 
 
 @dataclass
-class Document:
+class YamlDocument:
     """data: dicts, lists and scalars. places: path -> "file:line", or "--set a.b=c" for what an override put there."""
 
     source: str
@@ -61,10 +61,10 @@ def _line_of(place: str) -> tuple[bool, int, str]:
     return (not line.isdigit(), int(line) if line.isdigit() else 0, place)
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: Path) -> YamlDocument:
     """The mapping in a YAML file. Raises StudyError for a file that is absent, empty, not YAML or not a mapping."""
     text = _read_text(path)
-    document = Document(source=str(path), data={})
+    document = YamlDocument(source=str(path), data={})
     document.data = parse_yaml(text, source=str(path), places=document.places)
     if document.data is None:
         raise StudyError("the file is empty", hint="`lorascope init` writes a study to start from", where=str(path))

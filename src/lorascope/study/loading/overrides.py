@@ -13,11 +13,11 @@ from typing import Any
 
 from lorascope.errors import StudyError
 from lorascope.registry import nearest
-from lorascope.study.loading.document import Document, KeyPath, describe, parse_yaml
+from lorascope.study.loading.document import KeyPath, YamlDocument, describe, parse_yaml
 from lorascope.study.spec import Study
 
 
-def apply_override(document: Document, override: str) -> None:
+def apply_override(document: YamlDocument, override: str) -> None:
     """Puts the override's value into the document. Raises StudyError if its path leads nowhere."""
     label = f"--set {override}"
     dotted_path, equals, text = override.partition("=")

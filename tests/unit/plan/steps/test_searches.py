@@ -177,7 +177,7 @@ def test_runs_that_wait_for_a_search_are_missing_runs(study: Study) -> None:
     assert last is not None and last.params["missing_runs"] == 2
 
 
-def test_hyperparameters_that_are_given_make_the_runs_that_their_search_made(study: Study, tmp_path: Path) -> None:
+def test_given_hyperparameters_make_the_runs_of_their_search(study: Study, tmp_path: Path) -> None:
     """What was found is written, taken up in another study, and nothing is trained again."""
     from lorascope.pipeline import _write_optima
 
@@ -275,9 +275,7 @@ def test_another_version_of_the_sampler_goes_on_with_the_trials_there_are(
     assert not read.waiting and [step.id for step in read.steps] == [step.id for step in done.steps]
 
 
-def test_proposals_are_the_same_in_every_fresh_store_and_kept_by_nobody_who_only_looks(
-    study: Study, tmp_path: Path
-) -> None:
+def test_proposals_repeat_in_fresh_stores_and_lookers_keep_none(study: Study, tmp_path: Path) -> None:
     def kept(name: str, **options: bool) -> dict[str, Any]:
         store = Store(tmp_path / name)
         finish_trials(Planner(study, store, data_dir=None, **options), store)

@@ -59,7 +59,7 @@ def figures_of(facts: Facts) -> dict[str, Illustration]:
     return {block.name: block for block in section_of(facts).blocks if isinstance(block, Illustration)}
 
 
-def test_a_study_without_serving_is_the_same_bytes_as_before_serving_could_be_measured(tmp_path):
+def test_a_study_without_serving_has_no_part_on_serving(tmp_path):
     first = write_analysis(tmp_path / "now", Shape(tasks=("docstrings",), seeds=(42,)))
     analysis = json.loads((first / "analysis.json").read_text())
     again = Analysis.from_json(analysis)
@@ -107,7 +107,7 @@ def test_figures_are_those_that_there_are_rows_for(facts, artifacts):
     assert set(figures_of(read_facts(artifacts["bare"]))) == {"serving_batch", "serving_overhead", "serving_memory"}
 
 
-def test_the_answer_states_overhead_interval_and_repeats_at_every_batch_size(facts):
+def test_the_answer_states_overhead_and_interval_by_batch_size(facts):
     rows = [o for o in overheads_of(facts, ("minilm-l6", "generation"), "latency_ms_p95") if o.arm == "adapters-4"]
     text = next(t for t in answer(facts) if t.startswith("Generation: 4 adapters have a higher p95 latency"))
     assert len(rows) == 5 and text.endswith("5 repeats.")
@@ -138,7 +138,7 @@ def test_the_hypothesis_is_told_with_repeats_and_never_with_seeds(facts):
     assert any(text.startswith(f"**H3 is {card.verdict}**") for text in answer(facts))
 
 
-def test_the_overhead_table_holds_the_paired_ratios_and_says_why_the_bootstrap_does_not_decide(facts):
+def test_the_overhead_table_says_why_the_bootstrap_does_not_decide(facts):
     table = tables_of(facts)["serving_overhead_merged"]
     (o,) = [
         o
@@ -173,7 +173,7 @@ def test_arms_that_failed_are_named_marked_and_in_no_figure(artifacts):
     assert any(text.startswith("Not every arm of serving is compared") for text in serving_limitations(facts))
 
 
-def test_the_gain_of_tuning_is_told_by_batch_size_with_intervals_and_what_was_tried(facts):
+def test_the_gain_of_tuning_is_told_by_batch_size_with_intervals(facts):
     serving = facts.analysis.serving
     assert serving is not None
     (text,) = [text for text in tuning_texts(facts) if text.startswith("Generation")]
@@ -191,7 +191,7 @@ def test_the_gain_of_tuning_is_told_by_batch_size_with_intervals_and_what_was_tr
     assert ("max_loras 2", "+20.0%") in {(row[1], row[3]) for row in table.rows}
 
 
-def test_no_gain_of_tuning_is_claimed_where_intervals_hold_none_or_nothing_was_found(facts):
+def test_no_gain_of_tuning_is_claimed_without_evidence(facts):
     serving = facts.analysis.serving
     assert serving is not None
     opened = [replace(t, interval=Interval(1.02, 0.9, 1.2, 0.95, "")) for t in serving.tuning]
@@ -217,7 +217,7 @@ def test_what_merging_changes_stands_beside_what_rounding_changes(facts):
     ]
 
 
-def test_every_break_even_is_told_with_its_interval_and_repeats_in_text_and_table(facts):
+def test_every_break_even_has_interval_and_repeats_in_text_and_table(facts):
     serving = facts.analysis.serving
     assert serving is not None
     (row,) = [t for t in serving.traffic if (t.workload, t.num_tasks, t.mix) == ("generation", 4, "uniform")]
@@ -239,7 +239,7 @@ def test_every_break_even_is_told_with_its_interval_and_repeats_in_text_and_tabl
     assert "95% t intervals over repeats" in figures_of(facts)["serving_break_even"].caption
 
 
-def test_a_break_even_without_an_interval_says_in_how_many_repeats_there_is_one_and_advises_nothing(facts):
+def test_a_break_even_without_an_interval_counts_repeats_instead(facts):
     serving = facts.analysis.serving
     assert serving is not None
     opened = [replace(t, last=replace(t.last, interval=None, num_found=3)) for t in serving.traffic]
@@ -251,7 +251,7 @@ def test_a_break_even_without_an_interval_says_in_how_many_repeats_there_is_one_
     assert not any("never needs more machines" in r.text for r in recommend(replace(serving, traffic=opened)))
 
 
-def test_the_figure_draws_the_interval_of_each_break_even_and_of_each_throughput(facts):
+def test_the_figure_draws_each_interval_of_break_even_and_throughput(facts):
     panels = draw_trade(facts, 7.0).axes
     spans = [patch for panel in panels for patch in panel.patches if isinstance(patch, Rectangle)]
     serving = facts.analysis.serving

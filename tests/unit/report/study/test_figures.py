@@ -41,7 +41,7 @@ def test_labels_above_a_forest_plot_never_overlap(facts, margin, width):
     assert all(box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
 
 
-def test_bars_of_accuracy_end_at_the_ends_of_accuracy_and_the_caption_says_so(facts):
+def test_bars_of_accuracy_end_where_accuracy_ends(facts):
     wide = with_first_score(facts, low=-0.2, high=1.3)
     assert results.drawn_ends(wide.analysis.scores[0]) == (0.0, 1.0)
     drawn = [x for axes in results.draw_results(wide, 7.0).axes for line in axes.lines for x in line.get_xdata()]
@@ -68,5 +68,4 @@ def test_a_task_of_images_without_classes_has_no_balance_and_no_tokens(facts):
     tables = {table.name: table for table in build_document(images).tables}
     assert "balance" not in tables
     assert "images/s" in [column.heading for column in tables["cost"].columns]
-    assert "images" in tables["settings"].note
     assert "token" not in markdown_page("report.md.j2", document=build_document(images)).lower()

@@ -19,7 +19,7 @@ from lorascope.stats.correlation import partial_spearman, spearman
 from lorascope.stats.drift.runs import DriftDraws, DriftSample, average_over_models, estimate_log_ratio, estimate_mean
 from lorascope.stats.hypotheses import adjust, hypothesis_test
 from lorascope.stats.measurements import validate_measurements
-from lorascope.stats.quality.multibootstrap import Estimate
+from lorascope.stats.quality.multibootstrap import BootstrapEstimate
 from lorascope.study.hypothesis import Lower
 from lorascope.study.loading.load import load_study
 from lorascope.study.spec import Study
@@ -110,7 +110,7 @@ def sample(method: str, values, draws) -> DriftSample:
 # --------------------------------------------------------------------------------------------------------- estimates
 
 
-def test_without_variance_over_examples_a_mean_drift_has_the_t_interval_over_seeds():
+def test_without_variance_over_examples_drift_has_a_t_interval():
     values = np.array([0.1, 0.2, 0.4])
     estimate = estimate_mean(sample("lora", values, np.tile(values, (50, 1))))
     interval = estimate.interval(0.95)
@@ -118,7 +118,7 @@ def test_without_variance_over_examples_a_mean_drift_has_the_t_interval_over_see
     assert (interval.low, interval.high) == pytest.approx((values.mean() - reach, values.mean() + reach))
 
 
-def test_without_variance_over_seeds_a_mean_drift_has_the_variance_that_seeds_share():
+def test_without_variance_over_seeds_drift_has_what_seeds_share():
     shared = np.random.default_rng(0).normal(0.3, 0.05, 500)
     estimate = estimate_mean(sample("lora", [0.3, 0.3, 0.3], np.tile(shared[:, None], (1, 3))))
     assert estimate.variance == pytest.approx(shared.var(ddof=1))
@@ -136,7 +136,7 @@ def test_what_the_probe_adds_to_each_seed_on_its_own_is_counted_once():
     assert estimate.shared_variance == pytest.approx(0.02**2)
 
 
-def test_two_seeds_have_one_degree_of_freedom_where_examples_bring_no_variance():
+def test_two_seeds_have_one_degree_of_freedom():
     values = np.array([0.1, 0.3])
     estimate = estimate_mean(sample("lora", values, np.tile(values, (50, 1))))
     assert estimate.df == pytest.approx(1)
@@ -195,8 +195,8 @@ def test_a_drift_that_some_resamples_lose_has_no_ratio():
 
 
 def test_models_of_a_task_are_averaged_as_if_their_examples_moved_as_one():
-    one = Estimate(-1.0, 0.05, 8.0, 0.1, 0.05, 0.02, 5, 400)
-    other = Estimate(-3.0, 0.13, 6.0, 0.3, 0.1, 0.08, 5, 400)
+    one = BootstrapEstimate(-1.0, 0.05, 8.0, 0.1, 0.05, 0.02, 5, 400)
+    other = BootstrapEstimate(-3.0, 0.13, 6.0, 0.3, 0.1, 0.08, 5, 400)
     average = average_over_models([one, other])
     assert average.mean == -2.0
     assert average.shared_variance == pytest.approx(((math.sqrt(0.02) + math.sqrt(0.08)) / 2) ** 2)
@@ -230,7 +230,7 @@ def test_one_seed_is_marked_and_its_interval_is_over_examples_only():
     assert (ratio.p_value, ratio.p_holm, ratio.num_seeds) == (None, None, 1)
 
 
-def test_ratios_of_known_runs_overall_in_thirds_in_each_layer_and_on_average():
+def test_ratios_of_known_runs_overall_by_third_and_by_layer():
     drift = drift_of(make_drift(lora=0.01, full=0.1, seed_sd=0.0))
     for found in drift.reductions:
         assert found.ratio is not None and found.ratio.estimate == pytest.approx(0.1), found
@@ -273,7 +273,7 @@ def test_corrected_p_values_are_those_of_statsmodels():
     assert adjust([]) == ([], [])
 
 
-def test_a_layer_that_lora_leaves_alone_has_a_reason_and_no_part_in_the_family():
+def test_an_untouched_layer_has_a_reason_and_is_not_in_the_family():
     table, draws = make_drift()
     embedding = (table["method"] == "lora") & (table["layer"] == 0) & (table["task"] == "rte")
     table.loc[embedding, "value"] = 0.0
@@ -305,7 +305,7 @@ def test_methods_are_compared_with_full_fine_tuning_and_as_hypotheses_say():
     assert list(pairs) == [("lora", "full"), ("wide", "full"), ("lora", "wide")]
 
 
-def test_a_study_without_drift_has_no_analysis_of_it_and_old_records_still_load():
+def test_a_study_without_drift_has_no_analysis_and_old_records_load():
     table, _ = make_drift()
     analysis = analyse((table[table["metric"] != "drift"], None))
     assert analysis.drift is None
@@ -544,7 +544,7 @@ def test_correlations_that_cannot_be_estimated_are_none():
     assert partial_spearman(x, x, given=x) is None and partial_spearman(x[:4], x[:4], given=x[:4] ** 2) is None
 
 
-def test_drift_is_correlated_with_quality_weight_change_and_forgetting_over_all_runs():
+def test_drift_is_correlated_with_other_measures_over_all_runs():
     found = drift_of(make_drift()).correlations
     assert [(c.task, c.x, c.y) for c in found] == [
         (task, "drift", y) for task in ("mrpc", "rte") for y in ("quality", "weight_change", "forgetting")

@@ -27,7 +27,7 @@ def overhead(analysis: ServingAnalysis, **wanted) -> ServingOverhead:
     return found[0]
 
 
-def test_the_overhead_is_the_geometric_mean_of_ratios_within_repeats_with_a_t_interval_of_their_logs():
+def test_overhead_is_the_geometric_mean_of_ratios_within_repeats():
     merged, adapters = [100.0, 80.0, 125.0, 90.0], [150.0, 104.0, 200.0, 126.0]
     found = overhead(analysis_of(rows("merged", merged), rows("adapters-4", adapters)), arm="adapters-4")
     logs = np.log([1.5, 1.3, 1.6, 1.4])
@@ -63,14 +63,14 @@ def test_two_repeats_have_an_estimate_but_no_interval_and_say_why():
     assert found.reason == "2 repeats: an interval takes at least 3"
 
 
-def test_every_arm_is_also_held_against_the_base_but_the_base_against_nothing():
+def test_every_arm_but_the_base_is_compared_with_the_base():
     analysis = analysis_of(*(rows(arm, [1.0, 2.0, 3.0]) for arm in ("base", "merged", "adapters-4")))
     assert {(o.arm, o.reference) for o in analysis.overheads} == {
         ("merged", "base"), ("adapters-4", "base"), ("adapters-4", "merged"),
     }  # fmt: skip
 
 
-def test_a_tuned_arm_is_held_against_the_reference_in_the_default_setting_and_says_so():
+def test_a_tuned_arm_is_compared_with_the_default_and_says_so():
     analysis = analysis_of(
         rows("merged", [10.0, 10.0, 10.1]), rows("adapters-4", [15.0, 15.0, 15.1]),
         rows("adapters-4", [12.0, 12.0, 12.1], setting="tuned"),

@@ -44,7 +44,7 @@ def cell(arm: str, level: float | None, metric: str, value: float, *others: floa
     )
 
 
-def test_throughput_between_measured_batches_is_linear_in_logs_and_is_never_extrapolated():
+def test_throughput_is_linear_in_logs_and_never_extrapolated():
     measured = {1.0: 100.0, 4.0: 400.0, 16.0: 800.0}
     assert interpolate_throughput(measured, 2.0) == pytest.approx(200.0)
     assert interpolate_throughput(measured, 8.0) == pytest.approx(400.0 * math.sqrt(2))
@@ -53,7 +53,7 @@ def test_throughput_between_measured_batches_is_linear_in_logs_and_is_never_extr
     assert interpolate_throughput({}, 1.0) is None
 
 
-def test_adapters_between_measured_arms_are_interpolated_and_beyond_them_unknown():
+def test_adapters_are_interpolated_between_arms_never_beyond():
     measured = {2: {4.0: 100.0}, 4: {4.0: 400.0}}
     assert interpolate_adapters(measured, 3, 4.0) == pytest.approx(200.0)
     assert interpolate_adapters(measured, 5, 4.0) is None and interpolate_adapters(measured, 1, 4.0) is None
@@ -74,7 +74,7 @@ def test_an_adapter_as_large_as_the_model_never_saves_memory():
 @pytest.mark.parametrize("mix", ["uniform", "zipf"])
 @pytest.mark.parametrize("tasks", [1, 2, 4, 7])
 @pytest.mark.parametrize("capacities", [(60.0, 100.0), (95.0, 100.0), (7.0, 10.0), (33.3, 100.0)])
-def test_the_traffic_break_even_is_what_counting_machines_at_every_traffic_finds(capacities, tasks, mix):
+def test_the_traffic_break_even_is_what_counting_machines_finds(capacities, tasks, mix):
     adapters, merged = capacities
     shares = shares_of(tasks, mix)
     first, last, reason = traffic_break_even(adapters, merged, shares=shares)
@@ -112,7 +112,7 @@ def test_shares_add_up_and_zipf_falls_as_one_over_rank():
     assert shares_of(3, "zipf") == pytest.approx([6 / 11, 3 / 11, 2 / 11])
 
 
-def test_one_machine_compares_adapters_with_merged_models_that_take_turns_at_a_share_of_the_batch():
+def test_one_machine_compares_adapters_with_merged_models_in_turns():
     merged = {1: 100.0, 2: 190.0, 4: 360.0}
     adapters = {2: {2: 150.0, 4: 280.0}, 4: {2: 140.0, 4: 260.0}}
     cells = [cell("merged", level, "tokens_per_second", value) for level, value in merged.items()]
@@ -157,7 +157,7 @@ def on_one_machine(gains: list[float], *, luck: list[float]) -> list[ServingCell
     ]
 
 
-def test_a_gain_is_taken_within_repeats_and_its_interval_is_t_on_logs_over_them() -> None:
+def test_a_gain_is_taken_within_repeats_with_a_t_interval_on_logs() -> None:
     gains = [1.2, 1.3, 1.25, 1.4]
     (found,) = machine_comparisons(on_one_machine(gains, luck=[1.0, 3.0, 0.2, 1.5]))
     assert found.gain is not None and found.gain.interval is not None and found.gain.value is not None
@@ -188,7 +188,7 @@ def test_the_interval_of_a_break_even_holds_the_truth_as_often_as_it_says() -> N
     assert 0.92 < np.mean(held) < 0.98
 
 
-def test_a_break_even_that_some_repeats_lack_has_no_interval_but_their_number() -> None:
+def test_a_break_even_that_some_repeats_lack_has_no_interval() -> None:
     """In two of five repeats adapters are as fast as merging: there is no traffic from which merging pays."""
     cells = [
         cell("merged", 1, "requests_per_second", *[100.0] * 5),
@@ -206,7 +206,7 @@ def test_two_repeats_and_a_repeat_that_one_arm_lacks_make_no_interval() -> None:
     assert (found.gain.num_found, found.gain.num_repeats) == (2, 2)
 
 
-def test_the_number_of_tasks_from_which_adapters_serve_more_is_found_in_every_repeat() -> None:
+def test_the_tasks_from_which_adapters_win_are_found_by_repeat() -> None:
     """Merged in turns serves 100 whatever its batch. Adapters serve 90 for two tasks and 110 for four in most repeats: they
     cross at three; in one they cross at four only, and in the last never."""
     merged = [cell("merged", batch, "tokens_per_second", *[100.0] * 5) for batch in (1, 2, 4)]

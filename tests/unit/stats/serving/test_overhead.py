@@ -91,7 +91,7 @@ def test_refutation_is_corrected_over_the_parts():
     assert one.verdict == "refuted" and many.verdict == "inconclusive"
 
 
-def test_an_interval_across_the_bound_is_inconclusive_and_says_how_many_repeats_would_decide():
+def test_an_interval_across_the_bound_says_what_would_decide():
     result, _ = verdict_of(measured({4.0: 0.26}, noise=3 * NOISE))
     assert result.verdict == "inconclusive"
     assert "only part of the 90% interval lies at or below 130% of merged" in result.reason
@@ -100,7 +100,7 @@ def test_an_interval_across_the_bound_is_inconclusive_and_says_how_many_repeats_
     assert "seed" not in result.would_decide and "example" not in result.would_decide
 
 
-def test_on_average_parts_are_averaged_within_repeats_before_the_variance_over_repeats():
+def test_parts_are_averaged_within_repeats_before_the_variance():
     """Two batches whose noise cancels within each repeat: the average is known exactly."""
     found = []
     for level, sign in ((1.0, 1), (4.0, -1)):

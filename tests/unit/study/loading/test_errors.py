@@ -178,7 +178,7 @@ def test_hypothesis_that_compares_a_method_with_itself(tmp_path: Path) -> None:
 def test_hypothesis_on_a_metric_that_does_not_exist(tmp_path: Path) -> None:
     assert error_of(GOOD + "hypotheses:\n  H1: {superior: lora, to: full, on: acuracy}\n", tmp_path) == (
         "study.yaml:10: hypotheses.H1: `acuracy` is not a quality metric: did you mean `accuracy`?\n"
-        "  hint: allowed: primary, accuracy, f1, mcc"
+        "  hint: allowed: primary, accuracy, f1, mcc, loss"
     )
 
 

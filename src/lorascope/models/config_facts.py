@@ -1,0 +1,73 @@
+"""What a row of the table of architectures and a checkpoint's config.json say together, before any model is loaded: which
+layers a site means, how large they are, how long an example may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lorascope.models.architectures import ALL_LINEAR, MEANINGS, Architecture
+
+
+def names_something(site: str, architecture: Architecture) -> bool:
+    """Whether a model of this architecture may have a linear layer that `site` means: by meaning, role or name."""
+    roles = architecture.roles
+    if site == ALL_LINEAR or any(role in roles for role in MEANINGS.get(site, (site,))):
+        return True
+    ends = [end for s in architecture.spellings for end in (*s.roles.values(), *s.others)]
+    return any(_is_end(site, end) or _is_end(end, site) for end in ends)
+
+
+def roles_meant(site: str, architecture: Architecture) -> tuple[str, ...]:
+    """The roles that a site of an architecture means."""
+    roles = architecture.roles
+    if site == ALL_LINEAR:
+        return roles
+    meant = [role for role in MEANINGS.get(site, (site,)) if role in roles]
+    ends = [(role, end) for s in architecture.spellings for role, end in s.roles.items()]
+    return tuple(meant or dict.fromkeys(role for role, end in ends if _is_end(site, end) or _is_end(end, site)))
+
+
+def last_names(architecture: Architecture) -> list[str]:
+    """The last parts of the names of its linear layers, as the first spelling has them."""
+    first = architecture.spellings[0]
+    return sorted({end.rpartition(".")[2] for end in (*first.roles.values(), *first.others)})
+
+
+def _is_end(end: str, name: str) -> bool:
+    return name == end or name.endswith(f".{end}")
+
+
+def layer_size(architecture: Architecture, role: str, config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(inputs, outputs) of the layers of a role, from the model's config.json alone; None where it does not say."""
+    keys = architecture.keys
+    hidden, heads, inner = (config.get(key) for key in (keys.hidden, keys.heads, keys.inner))
+    if keys.inner == "n_inner" and inner is None and hidden is not None:
+        inner = 4 * hidden
+    if inner is None and hidden is not None and config.get("mlp_ratio") and not config.get("use_swiglu_ffn"):
+        inner = int(hidden * config["mlp_ratio"])
+    if not (isinstance(hidden, int) and isinstance(heads, int) and isinstance(inner, int)):
+        return None
+    width = config.get(keys.head_width) or hidden // heads
+    queries, keys_or_values = heads * width, (config.get(keys.key_value_heads) or heads) * width
+    return {
+        "query": (hidden, queries),
+        "key": (hidden, keys_or_values),
+        "value": (hidden, keys_or_values),
+        "query-key-value": (hidden, queries + 2 * keys_or_values),
+        "attention-output": (queries, hidden),
+        "mlp-gate": (hidden, inner),
+        "mlp-up": (hidden, inner),
+        "mlp-gate-up": (hidden, 2 * inner),
+        "mlp-down": (inner, hidden),
+    }[role]
+
+
+def most_tokens(architecture: Architecture, config: Mapping[str, Any]) -> int | None:
+    """How long an example may be, where the architecture has learned a place for each token; None for any length."""
+    keys = architecture.keys
+    places = config.get(keys.positions) if keys.positions else None
+    if not isinstance(places, int):
+        return None
+    taken = (config.get("pad_token_id") or 0) + 1 if keys.reserved == "pad" else 0
+    return places - taken
