@@ -27,7 +27,10 @@ import numpy as np
 import pandas as pd
 
 RENAMED: Mapping[str, str] = {}
-"""Key of analysis.json, facts.json or of a step's result before -> what it is called now."""
+"""A key before -> what it is called now, wherever it stands; or `DOCUMENT: path` -> its path now, with all below it, such as
+`facts: serving.engines[].load_s` -> `serving.engines[].load_seconds`. Documents: analysis, facts, steps."""
+REWORDED: Mapping[str, str] = {}
+"""Pattern of words in a sentence before -> the words now (`re.sub`), for the texts in these documents."""
 RENAMED_FILES: Mapping[str, str] = {}
 """KIND/FILE of an artifact before -> FILE, as it is called now."""
 
@@ -135,7 +138,7 @@ def compare_measurements(before: Path, after: Path, account: Account, *, is_repl
     account.excused.update(f"value of {row[-1]}" for row in old.index[is_clocked])
     account.equal["rows of measurements"] += int((is_same & ~is_clocked).sum())
     for place in np.flatnonzero(~is_same)[:SHOWN]:
-        was, now = (f"{table['value'].iloc[place]!r} {table['unit'].iloc[place]}" for table in (old, new))
+        was, now = (f"{float(table['value'].iloc[place])!r} {table['unit'].iloc[place]}" for table in (old, new))
         account.differ(f"measurements: {named(old.index[place])}: {was} -> {now} ({int((~is_same).sum())} such rows)")
 
 
@@ -213,7 +216,8 @@ def compare_serving(before: Path, after: Path, account: Account, *, is_replay: b
 def compare_documents(name: str, before: Any, after: Any, account: Account, *, is_replay: bool) -> None:
     """Every leaf of before is in after, type and bits."""
     patterns = () if is_replay else [p for p in map(partial(_pattern_in, account.study), CLOCKED[name]) if p]
-    old, new = dict(leaves(before)), dict(leaves(after))
+    old = {renamed(name, path): reworded(value) for path, value in leaves(before)}
+    new = dict(leaves(after))
     different: dict[str, list[str]] = {}
     for path in dict.fromkeys([*old, *new]):
         was, now = old.get(path, ABSENT), new.get(path, ABSENT)
@@ -241,13 +245,34 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted path -> literal; items of a list by their place, or by their `name` where they are the hypotheses."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from leaves(item, f"{path}.{RENAMED.get(key, key)}" if path else RENAMED.get(key, key))
+            yield from leaves(item, f"{path}.{key}" if path else key)
     elif isinstance(value, list) and value:
         for place, item in enumerate(value):
             label = item["name"] if path == "hypotheses" and isinstance(item, dict) else place
             yield from leaves(item, f"{path}[{label}]")
     else:
         yield path, value
+
+
+def renamed(document: str, path: str) -> str:
+    """Where a value of before stands now."""
+    for was, now in RENAMED.items():
+        limit, _, prefix = was.rpartition(": ")
+        if not limit:
+            path = re.sub(rf"(^|(?<=\.)){re.escape(was)}(?=[.\[]|$)", now, path)
+        elif limit == document:
+            places = re.escape(prefix).replace(r"\[\]", r"(\[[^]]*\])")
+            if found := re.match(rf"{places}(?=[.\[]|$)", path):
+                kept = iter(found.groups())
+                path = re.sub(r"\[\]", lambda _, kept=kept: next(kept), now) + path[found.end() :]
+    return path
+
+
+def reworded(value: Any) -> Any:
+    if isinstance(value, str):
+        for was, now in REWORDED.items():
+            value = re.sub(was, now, value)
+    return value
 
 
 def is_below(path: str, pattern: str) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -59,13 +60,19 @@ def after(before: Path) -> Path:
 
 
 @pytest.fixture
-def compare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Compare:
-    """Runs compare.py: its status and what it prints."""
+def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """compare.py, under a name that no other benchmark's script has."""
     spec = importlib.util.spec_from_file_location("numerics_compare", GATE / "compare.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def compare(module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Compare:
+    """Runs compare.py: its status and what it prints."""
 
     def run(before: Path, after: Path) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["compare.py", str(before), str(after)])
@@ -137,6 +144,18 @@ def test_another_verdict_fact_step_or_weight_fails(
     status, told = compare(before, after)
     assert status == 1
     assert f"DIFFERS  {document}" in told
+
+
+def test_what_the_tables_rename_is_found_under_its_new_name(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renames = {"p_value": "p", "facts: serving.engines[].load_s": "engines[].load_seconds"}
+    monkeypatch.setattr(module, "RENAMED", renames)
+    monkeypatch.setattr(module, "REWORDED", {"is no (.*)": r"is not a \1"})
+    assert module.renamed("analysis", "hypotheses[H1].p_value") == "hypotheses[H1].p"
+    assert module.renamed("analysis", "serving.engines[3].load_s") == "serving.engines[3].load_s"
+    assert module.renamed("facts", "serving.engines[3].load_s") == "engines[3].load_seconds"
+    assert module.reworded("f2 is no metric") == "f2 is not a metric"
 
 
 def test_the_studies_of_the_gate_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
