@@ -35,7 +35,7 @@ class Shrinking(LoRA):
     def prepare(self, model: Any, **how: Any) -> None:
         super().prepare(model, **how)
         for layer in layers_of(model):
-            layer.register_buffer("seen", torch.zeros(len(layer.lora_A)))
+            layer.register_buffer("seen", torch.zeros(len(layer.lora_A), device=layer.lora_A.device))
 
     def penalty(self, model: nn.Module) -> Tensor:
         return SHARE * torch.stack([(layer.lora_B - 0.1).square().sum((1, 2)) for layer in layers_of(model)]).sum(0)
