@@ -29,7 +29,7 @@ import pandas as pd
 RENAMED: Mapping[str, str] = {}
 """A key before -> what it is called now, wherever it stands; or `DOCUMENT: path` -> its path now, with all below it, such as
 `facts: serving.engines[].load_s` -> `serving.engines[].load_seconds`. Documents: analysis, facts, steps."""
-REWORDED: Mapping[str, str] = {}
+REWORDED: Mapping[str, str] = {r"of logits on (\d+) examples": r"of outputs on \1 rows"}
 """Pattern of words in a sentence before -> the words now (`re.sub`), for the texts in these documents."""
 RENAMED_FILES: Mapping[str, str] = {}
 """KIND/FILE of an artifact before -> FILE, as it is called now."""

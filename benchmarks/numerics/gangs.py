@@ -14,13 +14,16 @@ import hashlib
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ratios
 
 SHAPE = {
     "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
@@ -44,18 +47,21 @@ def main() -> None:
     parser.add_argument("--gangs", nargs="+", default=list(GANGS))
     parser.add_argument("--tiny", action="store_true", help="a model of two layers and 6 updates: to try the script")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--old", default="the tree before", help="what results call the first tree")
     parser.add_argument("--side", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
         given.out.write_text(json.dumps({name: measure(name, given) for name in given.gangs}))
         return
-    rounds: list[list[dict[str, Any]]] = []
+    about, sides = about_machine(given), {name: [] for name in given.gangs}
     for _ in range(given.repeats):
-        rounds.append([run_side(tree, given) for tree in given.trees])
-        given.out.write_text(json.dumps(summary(rounds, given), indent=1))
-    for name, row in summary(rounds, given)["gangs"].items():
-        print(f"{name:28} {row['ms']} ms an update and run; new/old {row['time_ratio']:.3f}, "
-              f"memory {row['memory_ratio']:.3f}; equal to the last bit: {row['is_equal']}")  # fmt: skip
+        old, new = (run_side(tree, given) for tree in given.trees)
+        for name in given.gangs:
+            sides[name].append([old[name], new[name]])
+        ratios.write_list(given.out, comparisons(sides, about))
+    for row in comparisons(sides, about):
+        figures = f"old {row['peer']:.6g}, new {row['ours']:.6g} {row['unit']}; old/new {row['ratio']:.4f}"
+        print(f"{row['work']:50} {figures}; {row['note']}")
 
 
 def run_side(tree: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -72,29 +78,36 @@ def run_side(tree: Path, given: argparse.Namespace) -> dict[str, Any]:
         return json.loads(out.read_text())
 
 
-def summary(rounds: list[list[dict[str, Any]]], given: argparse.Namespace) -> dict[str, Any]:
-    """Medians over repeats, ratios repeat by repeat, and the raw samples."""
-    gangs = {}
-    for name in given.gangs:
-        old, new = ([sides[place][name] for sides in rounds] for place in (0, 1))
-        gangs[name] = {
-            "ms": [round(statistics.median(s["ms"] for s in side), 3) for side in (old, new)],
-            "time_ratio": statistics.median(n["ms"] / o["ms"] for o, n in zip(old, new, strict=True)),
-            "memory_ratio": statistics.median(
-                n["peak_bytes"] / max(o["peak_bytes"], 1) for o, n in zip(old, new, strict=True)
-            ),
-            "is_equal": len({s["sha256"] for s in (*old, *new)}) == 1,
-            "samples": {"old": old, "new": new},
-        }
+def comparisons(sides: dict[str, list[list[dict[str, Any]]]], about: dict[str, Any]) -> list[ratios.Row]:
+    """Time and memory of every gang, in the format of benchmark results. sides: gang -> its (old, new) of each repeat."""
+    rows = []
+    for name, repeats in sides.items():
+        old, new = ([pair[place] for pair in repeats] for place in (0, 1))
+        is_equal = len({side["sha256"] for side in (*old, *new)}) == 1
+        for what, key, unit in (("an update and run", "ms", "ms"), ("peak memory", "peak_bytes", "byte")):
+            row = ratios.compared(
+                f"{name}: {what}", [s[key] for s in new], [s[key] for s in old], peer_name=about["old"], unit=unit
+            )
+            rows.append({**row, "note": f"losses and weights equal to the last bit: {'yes' if is_equal else 'NO'}"})
+    shared = {key: about[key] for key in ("machine", "versions", "command")}
+    return ratios.described(rows, **shared)
+
+
+def about_machine(given: argparse.Namespace) -> dict[str, Any]:
+    """What is the same for all comparisons."""
     import torch
     import transformers
 
-    device = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else platform.processor()
+    device = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else "processor"
     return {
-        "command": " ".join(["python", "benchmarks/numerics/gangs.py", "OLD/src", "NEW/src", *sys.argv[3:]]),
-        "machine": {"device": device, "system": platform.platform(), "cpus": os.cpu_count()},
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "gangs": gangs,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}; {device}",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "command": ratios.command_line("benchmarks/numerics/gangs.py"),
+        "old": given.old,
     }
 
 

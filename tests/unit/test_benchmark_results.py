@@ -22,6 +22,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 SCRIPTS = {
     "drift": ("compare", "extraction", "simulate_coverage", "weights", "whole_study"),
     "engine": ("overhead", "ray_overhead"),
+    "numerics": ("capture", "compare", "gangs", "speed"),
     "planning": ("reality",),
     "search": ("compare", "fresh_seeds", "peer"),
     "serving": ("agreement", "make_checkpoint", "read_processes", "simulate_coverage"),

@@ -18,7 +18,7 @@ from lorascope.data.batches import ColumnUse
 from lorascope.data.columns import Columns
 from lorascope.models.heads import Head
 from lorascope.study.tasks.base import TaskSettings
-from lorascope.tasks.inputs import EXAMPLE, Inputs, TextInputs
+from lorascope.tasks.inputs import EXAMPLE, SIZE_BEFORE, Inputs, TextInputs
 from lorascope.tasks.scoring import Scoring
 
 if TYPE_CHECKING:
@@ -87,4 +87,5 @@ class Task(ABC):
         """Columns of one array a row; rows of one example stand together. `EXAMPLE` is always there."""
         columns = self.inputs.encode(examples, processor, max_length=max_length)
         columns.setdefault(EXAMPLE, [np.asarray(index, dtype=np.int64) for index in range(len(examples))])
-        return {**columns, **self.scoring.encode(examples, columns, processor)}
+        sizes = {name: columns.pop(name) for name in (SIZE_BEFORE,) if name in columns}
+        return {**columns, **self.scoring.encode(examples, columns, processor), **sizes}
