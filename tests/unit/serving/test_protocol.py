@@ -79,8 +79,8 @@ def diary(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def comparison_of(
     directory: Path, check: Any, *arms: Any, repeats: int = 1, at_once: int = 3, batch_sizes: tuple[int, ...] = (1,)
-) -> protocol.Comparison:
-    return protocol.Comparison(
+) -> protocol.ServingComparison:
+    return protocol.ServingComparison(
         spec=ServingSpec(
             arms=arms, batch_sizes=batch_sizes, requests=3, warmup=1, repeats=repeats, engines_at_once=at_once
         ),

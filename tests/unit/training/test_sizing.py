@@ -30,7 +30,7 @@ def test_a_gang_takes_a_workers_part_of_the_memory_that_is_free(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * GIB, 80 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: GIB)
-    alone = sizing.Cost(seconds=0.1, peak_bytes=9 * GIB)
+    alone = sizing.UpdateCost(seconds=0.1, peak_bytes=9 * GIB)
     monkeypatch.setattr(sizing, "probe", lambda gang, device: alone)
     members = [object()] * 10
     found = sizing.gang_size(
