@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from small_study import STUDY, write_small_study
+from tiny import tiny_reading
 
 from lorascope import api, registry
 from lorascope.engine.store.directory import Store
@@ -112,7 +113,7 @@ def member(lengths: np.ndarray, *, batch_size: int = 4) -> Member:
     from lorascope.study.spec import Seeds, TrainSpec
 
     return Member(
-        method=None, reading=None, columns=_Columns(lengths), train=TrainSpec(epochs=3, batch_size=batch_size),  # type: ignore[arg-type]
+        method=None, reading=tiny_reading(), columns=_Columns(lengths), train=TrainSpec(epochs=3, batch_size=batch_size),  # type: ignore[arg-type]
         learning_rate=1e-3, seeds=Seeds.model_validate(1), validate=lambda model: {},
     )  # fmt: skip
 
