@@ -39,7 +39,7 @@ def init(
 
 
 Listed = Literal[
-    "models", "tasks", "metrics", "methods", "architectures", "executors", "trackers", "templates", "steps"
+    "models", "tasks", "metrics", "measures", "methods", "architectures", "executors", "trackers", "templates", "steps"
 ]
 
 
