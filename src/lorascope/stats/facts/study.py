@@ -15,6 +15,7 @@ from lorascope.stats.facts.fact import Fact
 from lorascope.stats.facts.found import (
     BaselineFacts,
     DataFacts,
+    DriftDefinition,
     FailureFacts,
     GapFacts,
     GateFacts,
@@ -39,7 +40,8 @@ class MeasureFacts(Fact):
 @dataclass(frozen=True)
 class StudyFacts(Fact):
     """facts.json. data: by task. missing_runs: planned and not evaluated. serving: None where nothing was served. measures:
-    what further measures state, by their kind."""
+    what further measures state, by their kind. drift: how it was defined, by (model, task); empty where it was not measured,
+    and in facts from before a study could name several poolings."""
 
     study: StudyDeclared
     data: Mapping[str, DataFacts] = field(default_factory=dict)
@@ -56,3 +58,4 @@ class StudyFacts(Fact):
     search: tuple[SearchFacts, ...] = ()
     serving: ServingFacts | None = None
     measures: Mapping[str, MeasureFacts] = field(default_factory=dict)
+    drift: tuple[DriftDefinition, ...] = ()
