@@ -149,8 +149,8 @@ class Watch:
 
 class MeasuredArm:
     """What is found of an arm's runs. tables: measurements; spectra: singular values of the updates; heads: run ->
-    attention patterns by head; grams: run -> pooling -> the Grams of its features on the first probe; pairs: "SITE/SEED" -> debiased
-    CKA of each layer of the base (rows) with each of the run; not_measured: what could not be -> why. out: where
+    attention patterns by head; grams: run -> pooling -> the Grams of its features on the first probe; pairs: "SITE/SEED" ->
+    debiased CKA of each layer of the base (rows) with each of the run; not_measured: what could not be -> why. out: where
     representations are kept, if they are."""
 
     def __init__(

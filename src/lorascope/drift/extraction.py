@@ -64,7 +64,7 @@ def extract(
     name: str = "the model",
     max_tokens: int | None = None,
 ) -> Features:
-    """The features of one model by one pooling, site -> float32 [layers, examples, hidden] on its device, in the columns' order.
+    """One model's features by one pooling, site -> float32 [layers, examples, hidden] on its device, in the columns' order.
 
     model: a transformers model, one with PEFT adapters, or a gang's one-run view in the middle of training; modes, hooks
     and generators are left as they were. sites: of `FEATURE_SITES`; the residual stream has one layer more than the
@@ -127,6 +127,7 @@ def read_runs(
     """Features by several poolings, name -> what is wanted, from one pass over the examples. sinks: the base's on these
     examples; None: the model is the base, and they are decided in this pass."""
     runs = len(names)
+    assert sinks is not None or runs == 1 or all(one.pooling != "non-sink-mean" for one in wanted.values())
     asked = dict.fromkeys(site for _, sites in wanted.values() for site in sites)
     check_feature_sites(tuple(asked), model)
     plain, blocks = plain_model(model), find_blocks(model)

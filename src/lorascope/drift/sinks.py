@@ -41,8 +41,8 @@ class SinkFigures:
 
 @dataclass
 class SinkReader:
-    """Notes sinks while models read, batch by batch. layers: site -> how many. num_examples: of the probe. of_base: decided before; None: the model that
-    is read is the base, whose sinks are decided now."""
+    """Notes sinks while models read, batch by batch. layers: site -> how many. num_examples: of the probe. of_base: decided
+    before; None: the model that is read is the base, whose sinks are decided now."""
 
     layers: Mapping[str, int]
     num_examples: int
@@ -73,7 +73,8 @@ class SinkReader:
         own = (norms > SINK_FACTOR * medians) & real
         if self.of_base is None:
             base = norms * own
-            self._stored(site, norms.shape[1])[layer, self._next, : norms.shape[1]] = base
+            if self.runs == 1:
+                self._stored(site, norms.shape[1])[layer, self._next, : norms.shape[1]] = base
         else:
             stored = self.of_base.norms[site][layer].index_select(0, self._rows)[:, : norms.shape[1]]
             base = stored.repeat(self.runs, 1)

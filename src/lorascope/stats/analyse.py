@@ -15,6 +15,7 @@ from lorascope.metrics.quality import QUALITY, common_direction, quality
 from lorascope.registry import nearest
 from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score, Verdict
 from lorascope.stats.drift.analysis import analyse_drift
+from lorascope.stats.drift.robustness import with_verdicts_elsewhere
 from lorascope.stats.drift.runs import DriftArm, DriftDraws, Key, read_drift_arms
 from lorascope.stats.evidence import (
     Arms,
@@ -90,7 +91,9 @@ def analyse_study(
     ])  # fmt: skip
     drift_arms = read_drift_arms(study, table, drift or {})
     measured = _Findings(study, pairs, table, primary, broken_arms or {}, drift_arms, serving)
-    hypotheses = _judge_hypotheses(measured)
+    hypotheses = with_verdicts_elsewhere(
+        _judge_hypotheses(measured), drift_arms, lambda arms: _judge_hypotheses(replace(measured, drift_arms=arms))
+    )
     return Analysis(
         alpha=ALPHA,
         family=_families(len(hypotheses), len(comparisons)),

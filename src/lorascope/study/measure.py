@@ -9,7 +9,6 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from lorascope.registry import MEASURES
 from lorascope.study.base import Spec
 
-
 PoolingName = Literal["decision-token", "non-sink-mean", "mean", "token"]
 
 

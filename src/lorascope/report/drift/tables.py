@@ -10,6 +10,7 @@ from lorascope.report.drift.rows import (
     REFERENCES,
     SITES,
     arm_mean,
+    averaged_rows,
     drift_of,
     layer_rows,
     probe_tasks,
@@ -124,7 +125,7 @@ _MEASURES = {
 
 def measures_table(facts: Facts) -> Table | None:
     """Every distance to the base, with the references of drift below each task's arms."""
-    frames = {metric: layer_rows(facts, metric) for metric in _MEASURES}
+    frames = {metric: averaged_rows(facts, metric) for metric in _MEASURES}
     shown = [metric for metric, frame in frames.items() if len(frame)]
     rows: list[tuple[str, ...]] = []
     for model, task in facts.cells:
@@ -161,8 +162,8 @@ def elsewhere_table(facts: Facts) -> Table | None:
     probes = probe_tasks(facts)
     if not probes:
         return None
-    own = layer_rows(facts, "drift")
-    away = {probe: layer_rows(facts, "drift", split=f"probe:{probe}") for probe in probes}
+    own = averaged_rows(facts, "drift")
+    away = {probe: averaged_rows(facts, "drift", split=f"probe:{probe}") for probe in probes}
     rows = [
         (
             facts.place(model, task),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lorascope.report.drift.answer import summary_of_drift
+from lorascope.report.drift.definition import elsewhere_sentence
 from lorascope.report.page import wording
 from lorascope.report.page.document import Card
 from lorascope.report.page.facts import Facts
@@ -50,7 +51,15 @@ def hypothesis_cards(facts: Facts) -> tuple[Card, ...]:
             name=result.name,
             verdict=result.verdict,
             claim=result.claim,
-            answer=" ".join(part for part in (_answer(facts, result), wording.sentence(_reason(result))) if part),
+            answer=" ".join(
+                part
+                for part in (
+                    _answer(facts, result),
+                    wording.sentence(_reason(result)),
+                    elsewhere_sentence(facts, result),
+                )
+                if part
+            ),
             parts=parts_table(facts, result),
             would_decide=wording.sentence(result.would_decide) if result.verdict == "inconclusive" else "",
         )
