@@ -147,9 +147,10 @@ def _draws(artifact: Artifact) -> DriftDraws:
         draws = stored.draws[:, :, chosen]
         counted = [site == "residual" and layer > 0 and (site, layer) not in unhealthy for site, layer in points]
         # Where nothing is counted there is no drift in one number, nor a row of it in the measurements.
-        summary = draws[:, :, counted].mean(axis=2) if any(counted) else np.full(draws.shape[:2], np.nan)
-        if pooling == record.pooling and stored.summary is not None:
-            summary = stored.summary
+        none = np.full(draws.shape[:2], np.nan)
+        summary = draws[:, :, counted].mean(axis=2) if any(counted) else none
+        if pooling == record.pooling:
+            summary = none if stored.summary is None else stored.summary
         found.append(
             DriftDraws(
                 seeds=tuple(stored.seeds.tolist()),

@@ -38,7 +38,7 @@ from lorascope.drift.beside import beside
 from lorascope.drift.extraction import Wanted, read_runs
 from lorascope.drift.forgetting import load_language_head, text_loss
 from lorascope.drift.poolings import ordered_poolings
-from lorascope.drift.probe import choose_probe, rows_of
+from lorascope.drift.probe import choose_probe, class_labels, rows_of
 from lorascope.drift.record import PROBE, SEED_V_SEED, Draws, DriftRecord, ProbeRecord, write_heads, write_tables
 from lorascope.drift.similarity import expected_biased_cka
 from lorascope.drift.sinks import sink_rows
