@@ -182,7 +182,11 @@ class MeasuredArm:
                         self._note_features(run, probe, features)
                         rows = [(site, layer_number(site, i), *rest) for site, i, *rest in sink_rows(figures)]
                         table = pd.DataFrame(rows, columns=["site", "layer", "metric", "value"])
-                        self._note(run, table.assign(unit=table["metric"].map(SINK_UNITS)), split=probe.split)
+                        self._note(
+                            run,
+                            table.assign(unit=[SINK_UNITS[metric] for metric in table["metric"]]),
+                            split=probe.split,
+                        )
             if attention is not None:
                 with self.watch.timing("attention"):
                     self._note_attention(group, model, attention, probes[0])
@@ -326,8 +330,8 @@ class MeasuredArm:
         points = [(pooling, *point) for pooling, shown in probe.shown.items() for point in shown.points]
         unhealthy = probe.shown[probe.primary].unhealthy
         in_summary = [
-            pooling == probe.primary and is_block_output(*point) and tuple(point) not in unhealthy
-            for pooling, *point in points
+            pooling == probe.primary and is_block_output(site, layer) and (site, layer) not in unhealthy
+            for pooling, site, layer in points
         ]
         drawn = np.concatenate(values, axis=2)
         return Draws(

@@ -42,7 +42,7 @@ def ordered_poolings(
             f"a {plain_model(model).config.model_type} model has no token at which it decides",
             hint="measure.drift.pooling: [non-sink-mean, mean]",
         )
-    rule = "decision-token" if _decides_at_one_token(model, head, directory) else "non-sink-mean"
+    rule: PoolingName = "decision-token" if _decides_at_one_token(model, head, directory) else "non-sink-mean"
     first = rule if rule in possible else possible[0]
     return (first, *(name for name in possible if name != first))
 

@@ -190,11 +190,13 @@ def read_health(artifact: Artifact) -> pd.DataFrame:
 
 def _with_pooling(table: pd.DataFrame, artifact: Artifact) -> pd.DataFrame:
     """Files of version 3 have no column for it: all their distances are by the pooling of the step."""
+    import pandas as pd
+
     if "pooling" in table:
         return table
     is_distance = table["site"].isin(list(_FEATURE_SITES)) & table["split"].notna()
-    pooling = is_distance.map({True: DriftRecord.read(artifact).pooling, False: None})
-    return table.assign(pooling=pooling.astype("string"))
+    pooling = DriftRecord.read(artifact).pooling
+    return table.assign(pooling=pd.array([pooling if found else None for found in is_distance], dtype="string"))
 
 
 def _typed(table: Any) -> pd.DataFrame:

@@ -68,7 +68,7 @@ class SinkReader:
         norms = torch.linalg.vector_norm(hidden.float(), dim=2)
         real = torch.ones_like(norms, dtype=torch.bool) if self._mask is None else self._mask
         if not self._is_counted:
-            self._num_tokens, self._is_counted = self._num_tokens + real.sum(), True
+            self._num_tokens, self._is_counted = self._num_tokens + int(real.sum()), True
         medians = _medians(norms, real)
         own = (norms > SINK_FACTOR * medians) & real
         if self.of_base is None:
@@ -101,7 +101,7 @@ class SinkReader:
     def figures(self, run: int) -> SinkFigures:
         """What one of the runs showed."""
         share, norm, change = {}, {}, {}
-        tokens = int(self._num_tokens) / self.runs
+        tokens = self._num_tokens / self.runs
         for site, sums in self._sums.items():
             own, count, ratio, growth = sums[:, run].double().cpu().numpy()
             share[site] = own / tokens
