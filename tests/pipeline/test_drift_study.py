@@ -253,7 +253,8 @@ def test_drift_is_by_the_decision_token_and_the_others_stand_next_to_it(studied:
     assert set(by_split["probe"]) == {"decision-token", "non-sink-mean", "mean"}
     assert {name for split, names in by_split.items() if split != "probe" for name in names} == {"decision-token"}
     assert set(drift[drift["pooling"] == "mean"]["site"]) == {"residual"}
-    for known in json.loads((results / "facts.json").read_text())["drift"]:
+    (analysis,) = Store(studied / "store").artifacts("analysis")
+    for known in json.loads(analysis.file("facts.json").read_text())["drift"]:
         assert (known["pooling"], known["num_layers"], known["least_effective_rank"]) == ("decision-token", 2, 3.0)
     report = (results / "ANALYSIS_REPORT.md").read_text()
     assert "Drift is taken at the token on which the model decides, averaged over" in report

@@ -34,7 +34,11 @@ class DriftSpec(Spec):
         "attention",
         "mlp",
     )
-    pooling: Annotated[tuple[PoolingName, ...], Field(min_length=1), BeforeValidator(_as_list)] = (
+    pooling: Annotated[
+        tuple[PoolingName, ...],
+        Field(min_length=1),
+        BeforeValidator(_as_list, json_schema_input_type=PoolingName | tuple[PoolingName, ...]),
+    ] = (
         "decision-token",
         "non-sink-mean",
         "mean",
