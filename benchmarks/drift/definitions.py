@@ -64,12 +64,13 @@ def hypotheses(directory: Path) -> Rows:
     return found
 
 
-def drift_of_runs(measurements: Path, pooling: str | None) -> pd.Series:
-    """(task, method, seed) -> the mean over every layer 1..L of the residual stream. pooling: None in tables without one."""
+def drift_of_runs(measurements: Path, pooling: str) -> pd.Series:
+    """(task, method, seed) -> the mean over every layer 1..L of the residual stream. Tables of older versions have one
+    pooling and no column for it."""
     table = pd.read_parquet(measurements)
     rows: Any = table[(table["metric"] == "drift") & (table["split"] == "probe") & (table["site"] == "residual")]
     rows = rows[(rows["layer"].fillna(0) > 0) & ~rows["method"].str.contains(":")]
-    if pooling is not None:
+    if "pooling" in table:
         rows = rows[rows["pooling"] == pooling]
     return rows.groupby(["task", "method", "seed"])["value"].mean()
 
@@ -77,7 +78,7 @@ def drift_of_runs(measurements: Path, pooling: str | None) -> pd.Series:
 def against_before(directory: Path, before: Path) -> Rows:
     """The old definition in the old measurements and in these, arm by arm: what training once more changed."""
     now = drift_of_runs(directory / "measurements.parquet", OLD_POOLING)
-    then = drift_of_runs(before / "measurements.parquet", None)
+    then = drift_of_runs(before / "measurements.parquet", OLD_POOLING)
     both = pd.DataFrame({"before": then, "now": now}).dropna().reset_index()
     means: Any = both.groupby(["task", "method"])[["before", "now"]].mean().reset_index()
     counts = both.groupby(["task", "method"]).size()
