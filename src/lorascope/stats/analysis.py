@@ -118,6 +118,32 @@ class HypothesisResult:
     p_holm: float | None = None
     p_bonferroni: float | None = None
     side: Side = "support"
+    without_collapsed: SoundRunsResult | None = None
+
+
+@dataclass(frozen=True)
+class CollapsedRun:
+    """A run that learnt nothing, and how that shows ("predicts class 1 for all 408 test examples")."""
+
+    model: str
+    task: str
+    method: str
+    seed: str
+    why: str
+
+
+@dataclass(frozen=True)
+class SoundRunsResult:
+    """A hypothesis without the collapsed runs of its arms: secondary, for the claim is about all runs.
+
+    num_left_out: those runs. average: as of the hypothesis. verdict: what it would be alone, not corrected over the study.
+    unstable: the arms that lost more than one run in five, "lora on mrpc with m: 2 of 5 runs collapsed".
+    """
+
+    num_left_out: int
+    average: Interval | None
+    verdict: Verdict
+    unstable: list[str]
 
 
 @dataclass(frozen=True)
@@ -187,7 +213,9 @@ class DriftAnalysis:
 @dataclass(frozen=True)
 class Analysis:
     """Everything a report states. anova: method x task on seed scores (None if not estimable); drift, serving: None if
-    they were not measured."""
+    they were not measured. scores, comparisons: of each task's primary metric; other_scores, other_comparisons: of its
+    further metrics, a family of their own. baselines: scores of what needs no training. collapsed: runs that learnt
+    nothing."""
 
     alpha: float
     family: str
@@ -199,6 +227,10 @@ class Analysis:
     notes: list[str] = field(default_factory=list)
     drift: DriftAnalysis | None = None
     serving: ServingAnalysis | None = None
+    collapsed: list[CollapsedRun] = field(default_factory=list)
+    other_scores: list[Score] = field(default_factory=list)
+    other_comparisons: list[Comparison] = field(default_factory=list)
+    baselines: list[Score] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """JSON literals; `from_json` gives an equal object back. Numbers that do not exist are None, never NaN.

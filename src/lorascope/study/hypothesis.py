@@ -37,6 +37,10 @@ def _parse_margin(value: object, info: ValidationInfo) -> object:
 Margin = Annotated[float, Field(ge=0), BeforeValidator(_parse_margin)]
 
 
+BASELINES = ("majority", "random", "linear-probe")
+"""Arms that need no training and that a claim about quality may be held against; no method may have such a name."""
+
+
 class NonInferior(Spec):
     """`non_inferior` loses at most `margin` to `to` on a quality metric (one-sided, alpha 0.05).
 
@@ -48,7 +52,7 @@ class NonInferior(Spec):
     to: str
     on: str = "primary"
     margin: Margin
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Equivalent(Spec):
@@ -58,7 +62,7 @@ class Equivalent(Spec):
     to: str
     on: str = "primary"
     margin: Margin
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Superior(Spec):
@@ -67,7 +71,7 @@ class Superior(Spec):
     superior: str
     to: str
     on: str = "primary"
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Lower(Spec):
@@ -78,7 +82,7 @@ class Lower(Spec):
     than: str
     on: CostName
     by: Fraction
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Overhead(Spec):
