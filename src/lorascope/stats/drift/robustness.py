@@ -13,8 +13,16 @@ from typing import NamedTuple
 
 from lorascope.stats.analysis import DriftRobustness, HypothesisResult, Interval, VerdictElsewhere
 from lorascope.stats.drift.health import none_healthy
-from lorascope.stats.drift.runs import DriftArm, Key, estimate_log_ratio, estimate_mean
-from lorascope.stats.quality.multibootstrap import BootstrapEstimate, average_estimates
+from lorascope.stats.drift.runs import (
+    DriftArm,
+    DriftSample,
+    Key,
+    average_log_ratios,
+    estimate_log_ratio,
+    estimate_mean,
+)
+from lorascope.stats.facts.study import Seeding
+from lorascope.stats.quality.multibootstrap import BootstrapEstimate
 from lorascope.study.spec import Study
 
 OVER_BOTH = "t over seeds and examples"
@@ -49,80 +57,73 @@ def arms_by(arms: Arms, definition: Definition) -> dict[Key, DriftArm]:
     return found
 
 
-def robustness_rows(study: Study, model: str, arms: Arms) -> Iterator[DriftRobustness]:
+def robustness_rows(study: Study, model: str, arms: Arms, *, seeding: Seeding) -> Iterator[DriftRobustness]:
     """Of one model: every arm by every definition, the average over tasks of the ratios last; nothing where there is one
     definition."""
     own = {key: arm for key, arm in arms.items() if key[0] == model}
     wanted = definitions(own)
-    if len(wanted) < 2:
-        return
-    for definition in wanted:
+    for definition in wanted if len(wanted) > 1 else ():
         by = arms_by(own, definition)
-        ratios: dict[str, list[BootstrapEstimate]] = {}
+        pairs: dict[str, list[tuple[DriftSample, DriftSample]]] = {}
         for (_, task, method), arm in by.items():
-            row, estimate = _row(model, task, method, study.reference, definition, by)
             is_primary = own[model, task, method].pooling == definition.pooling and not definition.every_layer
-            yield replace(row, is_primary=is_primary)
-            if estimate is not None:
-                ratios.setdefault(method, []).append(estimate)
-            del arm
+            other = by.get((model, task, study.reference))
+            about = _About(model, task, method, study.reference, definition, is_primary)
+            yield _of_arm(about, arm, None if method == study.reference else other)
+            first, second = arm.overall(), None if other is None else other.overall()
+            if first is not None and second is not None and method != study.reference:
+                pairs.setdefault(method, []).append((first, second))
         tasks = {key[1] for key in by}
-        for method, estimates in ratios.items():
-            if len(tasks) > 1 and len(estimates) == len(tasks):
-                yield _average(model, method, study.reference, definition, own, estimates)
+        for method, found in pairs.items():
+            if len(tasks) > 1 and len(found) == len(tasks):
+                is_primary = not definition.every_layer and {arm.pooling for arm in own.values()} == {
+                    definition.pooling
+                }
+                about = _About(model, "*", method, study.reference, definition, is_primary)
+                yield _row(about, average_log_ratios([found], seeding=seeding))
 
 
-def _row(
-    model: str, task: str, method: str, reference: str, definition: Definition, by: Arms
-) -> tuple[DriftRobustness, BootstrapEstimate | None]:
-    arm, other = by[model, task, method], by.get((model, task, reference))
-    sample, ratio, reason = arm.overall(), None, ""
-    drift = None
-    num_all = len([layer for layer in arm.layers("residual") if layer > 0])
+class _About(NamedTuple):
+    """What a row is about."""
+
+    model: str
+    task: str
+    method: str
+    reference: str
+    definition: Definition
+    is_primary: bool
+
+
+def _of_arm(about: _About, arm: DriftArm, other: DriftArm | None) -> DriftRobustness:
+    """other: the reference arm, None for itself."""
+    sample, num_all = arm.overall(), len([layer for layer in arm.layers("residual") if layer > 0])
     if sample is None:
-        reason = none_healthy(num_all)
-    else:
-        estimate = estimate_mean(sample)
-        drift = estimate.interval(0.95, method=OVER_BOTH if estimate.num_seeds > 1 else ONE_SEED)
-        against = other.overall() if other is not None and method != reference else None
-        if against is not None:
-            ratio, reason = estimate_log_ratio(sample, against)
-    row = DriftRobustness(
-        model=model,
-        task=task,
-        method=method,
-        reference=reference,
-        pooling=definition.pooling,
-        every_layer=definition.every_layer,
-        is_primary=False,
-        num_layers=len(arm.averaged("residual")),
-        num_all=num_all,
-        drift=drift,
-        ratio=None if ratio is None else ratio_interval(ratio),
-        num_seeds=len(arm.seeds),
-        reason=reason,
-    )
-    return row, ratio
+        return replace(_row(about, (None, none_healthy(num_all))), num_all=num_all)
+    against = None if other is None else other.overall()
+    row = _row(about, (None, "") if against is None else estimate_log_ratio(sample, against))
+    estimate = estimate_mean(sample)
+    drift = estimate.interval(0.95, method=OVER_BOTH if estimate.num_seeds > 1 else ONE_SEED)
+    counted = len(arm.averaged("residual"))
+    return replace(row, drift=drift, num_layers=counted, num_all=num_all, num_seeds=len(arm.seeds))
 
 
-def _average(
-    model: str, method: str, reference: str, definition: Definition, arms: Arms, estimates: Sequence[BootstrapEstimate]
-) -> DriftRobustness:
-    average = average_estimates(list(estimates))
-    is_primary = not definition.every_layer and all(arm.pooling == definition.pooling for arm in arms.values())
+def _row(about: _About, ratio: tuple[BootstrapEstimate | None, str]) -> DriftRobustness:
+    """With a ratio, or the reason why there is none."""
+    estimate, reason = ratio
     return DriftRobustness(
-        model=model,
-        task="*",
-        method=method,
-        reference=reference,
-        pooling=definition.pooling,
-        every_layer=definition.every_layer,
-        is_primary=is_primary,
+        model=about.model,
+        task=about.task,
+        method=about.method,
+        reference=about.reference,
+        pooling=about.definition.pooling,
+        every_layer=about.definition.every_layer,
+        is_primary=about.is_primary,
         num_layers=0,
         num_all=0,
         drift=None,
-        ratio=ratio_interval(average),
-        num_seeds=average.num_seeds,
+        ratio=None if estimate is None else ratio_interval(estimate),
+        num_seeds=0 if estimate is None else estimate.num_seeds,
+        reason=reason,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lorascope.stats.facts.declared import StudyDeclared
 from lorascope.stats.facts.fact import Fact
@@ -28,6 +29,9 @@ from lorascope.stats.facts.found import (
 from lorascope.stats.facts.searches import SearchFacts
 from lorascope.stats.facts.served import ServingFacts
 
+Seeding = Literal["shared", "derived"]
+"""How tasks get the numbers that runs start from: all from the study's seed itself, or each from numbers derived for it."""
+
 
 @dataclass(frozen=True)
 class MeasureFacts(Fact):
@@ -40,8 +44,9 @@ class MeasureFacts(Fact):
 @dataclass(frozen=True)
 class StudyFacts(Fact):
     """facts.json. data: by task. missing_runs: planned and not evaluated. serving: None where nothing was served. measures:
-    what further measures state, by their kind. drift: how it was defined, by (model, task); empty where it was not measured,
-    and in facts from before a study could name several poolings."""
+    what further measures state, by their kind. seeding: files of before tasks had seeds of their own do not name it. drift:
+    how it was defined, by (model, task); empty where it was not measured, and in facts from before a study could name several
+    poolings."""
 
     study: StudyDeclared
     data: Mapping[str, DataFacts] = field(default_factory=dict)
@@ -58,4 +63,5 @@ class StudyFacts(Fact):
     search: tuple[SearchFacts, ...] = ()
     serving: ServingFacts | None = None
     measures: Mapping[str, MeasureFacts] = field(default_factory=dict)
+    seeding: Seeding = "shared"
     drift: tuple[DriftDefinition, ...] = ()
