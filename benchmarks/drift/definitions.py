@@ -81,7 +81,7 @@ def against_before(directory: Path, before: Path) -> Rows:
     then = drift_of_runs(before / "measurements.parquet", OLD_POOLING)
     both = pd.DataFrame({"before": then, "now": now}).dropna().reset_index()
     means: Any = both.groupby(["task", "method"])[["before", "now"]].mean().reset_index()
-    counts = both.groupby(["task", "method"]).size()
+    counts: Any = both.groupby(["task", "method"]).size()
     return [
         {"task": task, "method": method, "before": old, "now": new, "runs": int(counts[task, method])}
         for task, method, old, new in means.itertuples(index=False)

@@ -36,7 +36,9 @@ def ordered_poolings(
 
     The decision token is left out for a model that has none. Raises StudyError if nothing else was asked for.
     """
-    possible = tuple(name for name in listed if name != "decision-token" or _has_decision_token(model))
+    possible: list[PoolingName] = [*listed]
+    if "decision-token" in possible and not _has_decision_token(model):
+        possible.remove("decision-token")
     if not possible:
         raise StudyError(
             f"a {plain_model(model).config.model_type} model has no token at which it decides",
