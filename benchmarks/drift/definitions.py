@@ -79,7 +79,7 @@ def against_before(directory: Path, before: Path) -> Rows:
     """The old definition in the old measurements and in these, arm by arm: what training once more changed."""
     now = drift_of_runs(directory / "measurements.parquet", OLD_POOLING)
     then = drift_of_runs(before / "measurements.parquet", OLD_POOLING)
-    both = pd.DataFrame({"before": then, "now": now}).dropna().reset_index()
+    both: Any = pd.DataFrame({"before": then, "now": now}).dropna().reset_index()
     means: Any = both.groupby(["task", "method"])[["before", "now"]].mean().reset_index()
     counts: Any = both.groupby(["task", "method"]).size()
     return [
