@@ -52,7 +52,9 @@ def write_served_analysis(
         study = Study.model_validate(facts["study"])
         parts, average = overhead_evidence(study, declared, serving)
         test = hypothesis_test(declared)
-        result, sides = judge("H3", test, metric=declared.on, parts=parts, average=average, over=declared.at, alpha=0.05)
+        result, sides = judge(
+            "H3", test, metric=declared.on, parts=parts, average=average, over=declared.at, alpha=0.05
+        )
         hypotheses = [*hypotheses, *apply_family([result], [sides], 0.05)]
         facts["study"]["hypotheses"]["H3"] = declared.model_dump(mode="json")
     written = replace(analysis, serving=serving, hypotheses=hypotheses)
