@@ -54,6 +54,20 @@ def test_an_unknown_metric_is_named_with_the_nearest():
     assert "perplexity" in (error.value.hint or "")
 
 
+def test_a_row_without_an_estimator_is_left_out(caplog):
+    assert dict(MetricTable(NameTable("metrics", {"bare": Metric("bare", "bare score")}))) == {}
+    assert caplog.messages == [
+        "warning: the metric `bare` (built in) is not used: it has no estimator, which says how it comes from examples"
+    ]
+
+
+def test_a_row_of_an_unknown_direction_or_empty_range_is_refused():
+    with pytest.raises(ValueError, match="the direction of the metric `score` is 'down'"):
+        Metric("score", "score", direction="down")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the bounds of the metric `score` are 1\.0 and 0\.0"):
+        Metric("score", "score", low=1.0, high=0.0)
+
+
 def test_a_row_that_calls_itself_otherwise_is_left_out(caplog):
     own = Metric("made_up", "made-up score", estimator=Mean("made_up"))
     table = MetricTable(NameTable("metrics", {"made_up": own, "another": own}))
