@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from lorascope.errors import StudyError
 from lorascope.metrics.counts import f1, mcc
 from lorascope.metrics.metric import Direction, FromCounts, Mean, Metric, Ratio, metric_named
 from lorascope.plugins import NameTable
@@ -74,7 +75,10 @@ _UNITS = {"loss": "nat", "total_loss": "nat"}
 
 
 def quality(name: str, *, where: str | None = None) -> Metric:
-    """The metric of this name. Raises StudyError, with the nearest name, where there is none."""
+    """The metric of this name. Raises StudyError where there is none: with the reason, where a plug-in's is left out, else
+    with the nearest name."""
+    if name not in QUALITY and (problem := METRICS.problems.get(name)):
+        raise StudyError(problem, where=where)
     return metric_named(name, QUALITY, where=where)
 
 
