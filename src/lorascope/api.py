@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,10 +21,11 @@ from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.store.opening import StorePlace, open_store
 from lorascope.engine.workers.devices import check_devices
 from lorascope.errors import StudyError
-from lorascope.pipeline import Outcome, Results, Workers, analysis_of, execute_all, make_directory, run_study
+from lorascope.pipeline import Outcome, Results, Workers, analysis_of, execute_all, run_study, write_report
 from lorascope.plan.graph import Graph
 from lorascope.plan.growing import Planner
 from lorascope.plan.suitability import require_suitable
+from lorascope.report.folder import folder_of
 from lorascope.serving.forms import Dtype, Form
 from lorascope.study.loading.load import load_study
 from lorascope.study.measure import Workload
@@ -35,9 +37,10 @@ if TYPE_CHECKING:
     from lorascope.plan.outlook import StudyPlan
     from lorascope.plan.status import StatusReader
     from lorascope.serving.publish import Published
+    from lorascope.stats.analysis import HypothesisResult
 
 __all__ = [
-    "Outcome", "Results", "Workers", "calibrate", "export", "graph", "load", "plan", "report", "results", "run", "status",
+    "Outcome", "Reanalysed", "Results", "Workers", "analyse", "calibrate", "export", "graph", "load", "plan", "report", "results", "run", "status",
     "verify", "watch",
 ]  # fmt: skip
 
@@ -81,8 +84,8 @@ def run(
     opened = open_store(store)
     opened.check()
     planner = Planner(study, opened, data_dir=data_dir, only=only, keeps_proposals=True)
-    folder = results / study.name
-    make_directory(folder)
+    folder = folder_of(study, Path(results))
+    folder.take()
     return run_study(
         planner, opened, workers.at(opened, data_dir=data_dir), folder=folder, trackers=trackers, emit=emit
     )
@@ -171,11 +174,38 @@ def report(
     study: Study, *, store: StorePlace = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
 ) -> Path:
     """Renders the report of a study that has been run, again, and returns the path of its page."""
-    from lorascope.report.render import render_report
-
     artifact = _finished_analysis(study, open_store(store), data_dir)
-    make_directory(results / study.name)
-    return render_report(artifact.path, results / study.name)
+    folder = folder_of(study, Path(results))
+    folder.take()
+    return write_report(artifact, study, folder.path, emit=fan_out(), again=True)
+
+
+@dataclass(frozen=True)
+class Reanalysed:
+    """report: the page. lacks: what the folder does not hold, and what follows from that."""
+
+    report: Path
+    verdicts: Sequence[HypothesisResult]
+    conclusion: str | None
+    lacks: Sequence[str]
+
+
+def analyse(directory: str | Path, *, study: Study | None = None, to: str | Path | None = None) -> Reanalysed:
+    """Redoes the statistics and the report of a finished study from the folder of its report alone, without the store.
+
+    study: in place of the one that the folder states, for hypotheses as they were declared elsewhere. to: where the report
+    is written; default: in `directory`, where the report that is there is kept as `previous` if the statistics differ.
+    Raises StudyError where the folder has no measurements or states no study.
+    """
+    from lorascope.analysis.again import analyse_folder
+    from lorascope.report.again import write_again
+
+    directory = Path(directory)
+    redone = analyse_folder(directory, study=study)
+    page = write_again(redone.analysis, redone.facts, directory, to=Path(to) if to else directory, study=study)
+    found = redone.analysis
+    conclusion = None if found.conclusion is None else f"{found.conclusion['text']}: {found.conclusion['verdict']}"
+    return Reanalysed(page, found.hypotheses, conclusion, redone.lacks)
 
 
 def status(
@@ -212,7 +242,7 @@ def watch(
 
     opened = open_store(store)
     planner = Planner(study, opened, data_dir=data_dir)
-    return StatusReader(planner.current, opened, results / study.name / "events.jsonl")
+    return StatusReader(planner.current, opened, folder_of(study, Path(results)).path / "events.jsonl")
 
 
 def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None) -> list[str]:

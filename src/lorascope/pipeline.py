@@ -11,16 +11,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorascope.engine.events import Emit, ReportWritten, StudyFinished, StudyGrew, StudyStarted, fan_out
+from lorascope.engine.events import Emit, Notice, ReportWritten, StudyFinished, StudyGrew, StudyStarted, fan_out
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
 from lorascope.engine.store.artifact import Artifact
-from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.errors import StudyError
 from lorascope.plan.announce import announcing
 from lorascope.plan.graph import Graph
 from lorascope.plan.growing import Planner, news
 from lorascope.plan.steps.results import analysis_step
 from lorascope.registry import EXECUTORS, nearest, resolve
+from lorascope.report.folder import Folder, make_room, study_text
 from lorascope.search.literals import optimum_yaml
 from lorascope.study.hyperparameters import optimum_name
 from lorascope.tracking.feed import TrackerFeed
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lorascope.engine.executor import Executor
     from lorascope.engine.store.directory import Store
     from lorascope.stats.analysis import Analysis, HypothesisResult
+    from lorascope.study.spec import Study
     from lorascope.study.track import AnyTrackerSpec
 
 
@@ -114,24 +116,27 @@ def run_study(
     store: Store,
     workers: Executor,
     *,
-    folder: Path,
+    folder: Folder,
     trackers: Sequence[AnyTrackerSpec],
     emit: Emit | None,
 ) -> Outcome:
     """Computes what the store lacks of the plan, analyses it and writes the report to `folder`; ends the workers.
 
-    trackers: what events go to, in addition to folder/events.jsonl and `emit`.
+    trackers: what events go to, in addition to the folder's events.jsonl and `emit`.
     """
     started = time.monotonic()
     study = planner.graph.study
-    with _listening(planner, store, folder=folder, trackers=trackers, emit=emit) as tell:
-        outcome, last = _compute(planner, store, workers, folder=folder, tell=tell)
+    with _listening(planner, store, folder=folder.path, trackers=trackers, emit=emit) as tell:
+        if folder.why:
+            tell(Notice(level="info", text=f"the results are in {folder.path}: {folder.why}"))
+        outcome, last = _compute(planner, store, workers, folder=folder.path, tell=tell)
         outcome = replace(outcome, seconds=time.monotonic() - started)
         tell(_finished(study.name, outcome))
         if last is None or not store.has(last.id):
             return outcome
         artifact = store.artifact(last.id)
-        page, verdicts = _write_report(artifact, folder), Results(artifact).analysis.hypotheses
+        page = write_report(artifact, study, folder.path, emit=tell)
+        verdicts = Results(artifact).analysis.hypotheses
         tell(ReportWritten(path=str(page), verdicts={result.name: result.verdict for result in verdicts}))
         return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
 
@@ -203,16 +208,6 @@ def analysis_of(planned: Graph, store: Store, *, failures: Mapping[str, Failure]
     return analysis_step(planned, finished=finished, failures=failures)
 
 
-def make_directory(path: Path) -> None:
-    """The directory of the results, made before hours of work rather than after. Raises EnvironmentProblem."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"the results cannot be written to {path}: {error.strerror}", hint="name another directory with --results"
-        ) from error
-
-
 def _finished(study: str, outcome: Outcome) -> StudyFinished:
     return StudyFinished(
         study=study,
@@ -248,15 +243,20 @@ def _write_optima(planned: Graph, directory: Path) -> None:
         if spec is None or search.optimum is None:
             continue
         text = optimum_yaml(search.found, spec, study=planned.study.name, label=label, kind=search.method.kind)
-        make_directory(directory)
+        directory.mkdir(parents=True, exist_ok=True)
         write_file(directory / optimum_name(planned.study, **label), text, flush=False)
 
 
-def _write_report(artifact: Artifact, directory: Path) -> Path:
-    """The report of this analysis; rendered only if the one there is of another analysis or another lorascope."""
+def write_report(artifact: Artifact, study: Study, directory: Path, *, emit: Emit, again: bool = False) -> Path:
+    """The report of this analysis, with the study next to it; rendered only if the one there is of another analysis, study or
+    lorascope, or if it should be done `again`."""
     stamp, page = directory / ".analysis", directory / "report.html"
     identity = f"{artifact.id} {__version__}"
-    if page.exists() and stamp.exists() and stamp.read_text() == identity:
+    is_same = stamp.exists() and stamp.read_text() == identity
+    kept = make_room(directory, study_text(study, directory))
+    if kept is not None:
+        emit(Notice(level="info", text=f"the report as it was before is kept in {kept}"))
+    elif page.exists() and is_same and not again:
         return page
     from lorascope.report.render import render_report
 

@@ -1,16 +1,18 @@
-"""Verbs about a study: `validate`, `run`, `report`, `verify`; each a thin skin over `lorascope.api`.
+"""Verbs about a study: `validate`, `run`, `report`, `analyse`, `verify`; each a thin skin over `lorascope.api`.
 
 The API is imported inside the verbs: `--help` and `validate` must answer at once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -33,8 +35,9 @@ from lorascope.cli.options import (
     checked_data_dir,
     load,
 )
-from lorascope.cli.outcome import outcome_as_json, print_outcome
+from lorascope.cli.outcome import outcome_as_json, print_outcome, print_verdicts
 from lorascope.cli.steps import num_runs, study_in_words
+from lorascope.errors import StudyError
 
 if TYPE_CHECKING:
     from lorascope.engine.step import Step
@@ -113,6 +116,38 @@ def report(
     study = load(study_file, overrides)
     path = api.report(study, store=store, results=results, data_dir=checked_data_dir(data))
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
+
+
+def analyse(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder of a report, such as results/NAME.", show_default=False)
+    ],
+    study_file: Annotated[
+        Path | None,
+        typer.Option("--study", metavar="STUDY", help="The study as it was declared, where DIR does not say it."),
+    ] = None,
+    overrides: Overrides = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Where to write. Default: in place; the last report is kept in previous/."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Redo the statistics and the report of a finished study from the folder of its report, without the store."""
+    from lorascope import api
+    from lorascope.study.loading.load import read_old_study
+
+    if overrides and study_file is None:
+        raise StudyError("--set has no effect on a study that is not named", hint="name its file with --study")
+    study = read_old_study(study_file, overrides=overrides or ()) if study_file else None
+    found = api.analyse(directory, study=study, to=to)
+    if as_json:
+        verdicts = [dataclasses.asdict(result) for result in found.verdicts]
+        told = {"report": str(found.report), "lacks": list(found.lacks), "conclusion": found.conclusion}
+        print(json.dumps({**told, "verdicts": verdicts}, indent=2))
+        return
+    print_verdicts(found.verdicts, output())
+    print("\n".join([*(f"lacks {text}" for text in found.lacks), f"report: {found.report}"]))
 
 
 def verify(

@@ -7,15 +7,19 @@ shape. Importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
 from lorascope.study.base import Name, Spec, branch_by_key
 from lorascope.study.hypothesis import Hypothesis
 from lorascope.study.measure import MeasureSpec
 from lorascope.study.methods import MethodSpec, reference_arm
 from lorascope.study.methods.base import MethodBase
+from lorascope.study.origin import Origin
 from lorascope.study.search import SearchSpec
 from lorascope.study.tasks import TaskSpec
 from lorascope.study.track import TrackerSpec
@@ -138,6 +142,7 @@ class Study(Spec):
     track: tuple[TrackerSpec, ...] = ()
     hypotheses: dict[Name, Hypothesis] = Field(default={})
     conclusion: str | None = None
+    _origin: Origin = PrivateAttr(default=Origin())
 
     @model_validator(mode="before")
     @classmethod
@@ -147,6 +152,22 @@ class Study(Spec):
         if isinstance(value, dict) and value.get("search") is True:
             value = {**value, "search": {}}
         return value
+
+    @property
+    def origin(self) -> Origin:
+        """Where it was read from."""
+        return self._origin
+
+    @property
+    def content(self) -> str:
+        """SHA-256 of all that it states."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def read_from(self, file: Path, *, overrides: Sequence[str]) -> Study:
+        """The same study, which knows where it came from."""
+        known = self.model_copy()
+        known._origin = Origin(file.resolve(), tuple(overrides), self.content)
+        return known
 
     @property
     def reference(self) -> str:
