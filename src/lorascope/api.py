@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from lorascope.stats.analysis import HypothesisResult
 
 __all__ = [
-    "Outcome", "Reanalysed", "Results", "Workers", "analyse", "calibrate", "export", "graph", "load", "plan", "report", "results", "run", "status",
-    "verify", "watch",
+    "Outcome", "Reanalysed", "Results", "Workers", "analyse", "calibrate", "export", "graph", "load", "plan", "report",
+    "results", "run", "status", "verify", "watch",
 ]  # fmt: skip
 
 DEFAULT_STORE = Path("store")

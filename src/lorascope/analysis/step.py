@@ -18,9 +18,9 @@ from lorascope.analysis.facts import study_facts
 from lorascope.analysis.finished import Finished, primary_metric
 from lorascope.analysis.gates import arm_gates, broken_arms, check_same_examples, step_gates
 from lorascope.analysis.rows import curves, function_rows, measured_rows
+from lorascope.analysis.stated import study_of
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
-from lorascope.analysis.stated import study_of
 from lorascope.measures.measure import MeasuredEvidence, known_measures
 from lorascope.stats.analyse import analyse_study
 from lorascope.stats.drift.draws import DRAWS, write_draws

@@ -129,7 +129,9 @@ def analyse(
     overrides: Overrides = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="DIR", help="Where to write. Default: in place; the last report is kept in previous/."),
+        typer.Option(
+            "--to", metavar="DIR", help="Where to write. Default: in place; the last report is kept in previous/."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -30,10 +30,9 @@ FURTHER = (DRAWS, "serving.parquet")
 def render_report(analysis_dir: Path, directory: Path) -> Path:
     """Render `analysis_dir` into `directory` (results/<study>/, made if absent) and return the path of report.html.
 
-    analysis_dir holds analysis.json, facts.json, curves.parquet and measurements.parquet (and serving.parquet where an older
-    version served). Writes ANALYSIS_REPORT.md, report.html, figures/*.png and *.pdf, tables/*.tex, and copies what it was
-    made from, so that the statistics can be redone from `directory` alone. Files of other names are left alone. Raises FileNotFoundError for a
-    missing input, before anything is written.
+    analysis_dir holds NEEDED, and of FURTHER what there is. Writes ANALYSIS_REPORT.md, report.html, figures/*.png and *.pdf,
+    tables/*.tex, and copies what it was made from, so that the statistics can be redone from `directory` alone. Files of
+    other names are left alone. Raises FileNotFoundError for a missing input, before anything is written.
     """
     copies = {name: (analysis_dir / name).read_bytes() for name in NEEDED}
     further = (analysis_dir / name for name in FURTHER)

@@ -35,8 +35,6 @@ def read_draws(path: Path) -> dict[Key, DriftDraws]:
         for place, entry in enumerate(json.loads(str(file[_INDEX]))):
             key = tuple(entry.pop("key"))
             plain = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
-            arrays = {
-                name.partition("/")[2]: file[name] for name in file.files if name.partition("/")[0] == str(place)
-            }
+            arrays = {name.partition("/")[2]: file[name] for name in file.files if name.partition("/")[0] == str(place)}
             found[key] = DriftDraws(**plain, **arrays)
     return found

@@ -38,8 +38,8 @@ class MeasureFacts(Fact):
 
 @dataclass(frozen=True)
 class StudyFacts(Fact):
-    """facts.json. data: by task. primary: task -> its primary metric. missing_runs: planned and not evaluated. serving: None where nothing was served. measures:
-    what further measures state, by their kind."""
+    """facts.json. data: by task. primary: task -> its primary metric. missing_runs: planned and not evaluated. serving: None
+    where nothing was served. measures: what further measures state, by their kind."""
 
     study: StudyDeclared
     data: Mapping[str, DataFacts] = field(default_factory=dict)

@@ -51,9 +51,13 @@ def _without_effect(data: dict[str, Any]) -> list[KeyPath]:
 
 def _holds(data: Any, path: Sequence[str | int]) -> bool:
     for part in path:
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        if (
+            isinstance(data, dict)
+            and part in data
+            or isinstance(data, list)
+            and isinstance(part, int)
+            and part < len(data)
+        ):
             data = data[part]
         else:
             return False
