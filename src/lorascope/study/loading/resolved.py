@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lorascope.study.checks.study import check_files, check_study
-from lorascope.study.loading.document import KeyPath
+from pydantic import ValidationError
+
+from lorascope.study.checks.study import check_study
 from lorascope.study.loading.load import with_paths_from
 from lorascope.study.spec import Study
 
@@ -36,35 +38,44 @@ def _stated(study: Study) -> dict[str, Any]:
             {"kind": method.kind, "name": method.name, **method.model_dump(mode="json", exclude_unset=True)}
             for method in study.methods
         ]
-    data = {key: value for key, value in data.items() if key not in ("search", "conclusion") or value is not None}
-    while useless := _without_effect(data):
-        for path in useless:
-            _remove(data, path)
-    return data if Study.model_validate(data) == study else study.model_dump(mode="json", exclude_unset=True)
+    short = {**_without_nulls(data), "train": data["train"]}  # there a null says something: no clipping, no early stopping
+    data = short if _reads_as(short, study) else data
+    while (fewer := _without_one_mistake(data, study)) is not None:
+        data = fewer
+    return data if _reads_as(data, study) else study.model_dump(mode="json", exclude_unset=True)
 
 
-def _without_effect(data: dict[str, Any]) -> list[KeyPath]:
-    study = Study.model_validate(data)
-    mistakes: Iterable[Any] = [*check_study(study), *check_files(study)]
-    return [m.path for m in mistakes if "has no effect" in m.text and _holds(data, m.path)]
+def _without_nulls(value: Any) -> Any:
+    """Without keys that hold nothing."""
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return {key: inner for key, inner in kept.items() if inner != {} or value[key] == {}}
 
 
-def _holds(data: Any, path: Sequence[str | int]) -> bool:
-    for part in path:
-        if (
-            isinstance(data, dict)
-            and part in data
-            or isinstance(data, list)
-            and isinstance(part, int)
-            and part < len(data)
-        ):
-            data = data[part]
-        else:
-            return False
-    return isinstance(path[-1], str)
+def _without_one_mistake(data: dict[str, Any], study: Study) -> dict[str, Any] | None:
+    """The data without a default that only counts as a mistake because it is written, None where there is none."""
+    for mistake in check_study(Study.model_validate(data)):
+        fewer = copy.deepcopy(data)
+        if _removed(fewer, mistake.path) and _reads_as(fewer, study):
+            return fewer
+    return None
 
 
-def _remove(data: Any, path: Sequence[str | int]) -> None:
+def _reads_as(data: dict[str, Any], study: Study) -> bool:
+    try:
+        return Study.model_validate(data) == study
+    except ValidationError:  # the key was needed
+        return False
+
+
+def _removed(data: Any, path: Sequence[str | int]) -> bool:
+    """Whether there was such a key; it is gone then."""
     for part in path[:-1]:
+        is_item = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if not is_item and not (isinstance(data, dict) and part in data):
+            return False
         data = data[part]
-    data.pop(path[-1], None)
+    return isinstance(data, dict) and data.pop(path[-1], data) is not data
