@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from lorascope.stats.analysis import HypothesisResult
 
 __all__ = [
-    "Outcome", "Reanalysed", "Results", "Workers", "analyse", "calibrate", "export", "graph", "load", "plan", "report",
-    "results", "run", "status", "verify", "watch",
+    "Outcome", "Reanalysed", "Results", "Workers", "analyse", "calibrate", "export", "find_run", "graph", "load", "plan",
+    "report", "results", "run", "status", "verify", "watch",
 ]  # fmt: skip
 
 DEFAULT_STORE = Path("store")
@@ -49,23 +49,28 @@ DEFAULT_RESULTS = Path("results")
 StepState = Literal["done", "running", "failed", "blocked", "missing"]
 
 
+def as_path(place: str | Path | None) -> Path | None:
+    """A place that may be given as text."""
+    return None if place is None else Path(place).expanduser()
+
+
 def load(path: str | Path, *, overrides: Sequence[str] = ()) -> Study:
     """The study in a YAML file, with overrides such as "methods.lora.rank=16". Raises StudyError with file and line."""
     return load_study(path, overrides=overrides)
 
 
-def graph(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None) -> Graph:
+def graph(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: str | Path | None = None) -> Graph:
     """Every step the study consists of (but its analysis, which depends on what gets finished), as far as its searches have
     come in the store. Computes nothing."""
-    return Planner(study, open_store(store), data_dir=data_dir).graph
+    return Planner(study, open_store(store), data_dir=as_path(data_dir)).graph
 
 
 def run(
     study: Study,
     *,
     store: StorePlace = DEFAULT_STORE,
-    results: Path = DEFAULT_RESULTS,
-    data_dir: Path | None = None,
+    results: str | Path = DEFAULT_RESULTS,
+    data_dir: str | Path | None = None,
     executor: str | Workers = "local",
     only: str | None = None,
     track: Sequence[str] | None = None,
@@ -83,11 +88,11 @@ def run(
     trackers = chosen_trackers(study, track)
     opened = open_store(store)
     opened.check()
-    planner = Planner(study, opened, data_dir=data_dir, only=only, keeps_proposals=True)
+    planner = Planner(study, opened, data_dir=as_path(data_dir), only=only, keeps_proposals=True)
     folder = folder_of(study, Path(results))
     folder.take()
     return run_study(
-        planner, opened, workers.at(opened, data_dir=data_dir), folder=folder, trackers=trackers, emit=emit
+        planner, opened, workers.at(opened, data_dir=as_path(data_dir)), folder=folder, trackers=trackers, emit=emit
     )
 
 
@@ -95,7 +100,7 @@ def plan(
     study: Study,
     *,
     store: StorePlace = DEFAULT_STORE,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     machines: int = 1,
     workers_each: int | None = None,
     devices: Sequence[str] | None = None,
@@ -116,7 +121,7 @@ def plan(
         )
     require_suitable(study)
     opened = open_store(store)
-    planned = Planner(study, opened, data_dir=data_dir).outlook()
+    planned = Planner(study, opened, data_dir=as_path(data_dir)).outlook()
     here = list(devices or find_devices())
     history = read_history(opened, device=here[0].partition(":")[0], is_binding=bool(devices))
     sharing = 1 if workers_each else max(Counter(here).values())
@@ -128,7 +133,7 @@ def calibrate(
     study: Study,
     *,
     store: StorePlace = DEFAULT_STORE,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     devices: Sequence[str] | None = None,
     emit: Emit | None = None,
 ) -> None:
@@ -144,17 +149,17 @@ def calibrate(
     device = (devices or find_devices())[0]
     opened = open_store(store)
     opened.check()
-    planned = Planner(study, opened, data_dir=data_dir).outlook()
+    planned = Planner(study, opened, data_dir=as_path(data_dir)).outlook()
     emit = emit or fan_out()
-    with closing(Workers(devices=[device]).at(opened, data_dir=data_dir)) as worker:
+    with closing(Workers(devices=[device]).at(opened, data_dir=as_path(data_dir))) as worker:
         execute_all(preparation_steps(planned), store=opened, executor=worker, emit=emit)
         results = {step.id: opened.artifact(step.id).result for step in planned.of_kind("tokens")}
         steps = calibration_steps(planned, machine=machine(device=device), results=results)
         execute_all(steps, store=opened, executor=worker, emit=emit)
 
 
-def _finished_analysis(study: Study, store: Store, data_dir: Path | None) -> Artifact:
-    planned = Planner(study, store, data_dir=data_dir).graph
+def _finished_analysis(study: Study, store: Store, data_dir: str | Path | None) -> Artifact:
+    planned = Planner(study, store, data_dir=as_path(data_dir)).graph
     failures = store.failures(step.id for step in planned.steps)
     last = analysis_of(planned, store, failures=failures)
     if last is None or not store.has(last.id):
@@ -165,13 +170,17 @@ def _finished_analysis(study: Study, store: Store, data_dir: Path | None) -> Art
     return store.artifact(last.id)
 
 
-def results(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None) -> Results:
+def results(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: str | Path | None = None) -> Results:
     """The results of a study that has been run. Raises StudyError if the store has none."""
     return Results(_finished_analysis(study, open_store(store), data_dir))
 
 
 def report(
-    study: Study, *, store: StorePlace = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
+    study: Study,
+    *,
+    store: StorePlace = DEFAULT_STORE,
+    results: str | Path = DEFAULT_RESULTS,
+    data_dir: str | Path | None = None,
 ) -> Path:
     """Renders the report of a study that has been run, again, and returns the path of its page."""
     artifact = _finished_analysis(study, open_store(store), data_dir)
@@ -209,12 +218,12 @@ def analyse(directory: str | Path, *, study: Study | None = None, to: str | Path
 
 
 def status(
-    study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None
+    study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: str | Path | None = None
 ) -> list[tuple[Step, StepState]]:
     """Every step with its state. "blocked": something it depends on failed."""
     opened = open_store(store)
     states: dict[str, StepState] = {}
-    planned = Planner(study, opened, data_dir=data_dir).graph
+    planned = Planner(study, opened, data_dir=as_path(data_dir)).graph
     ids = [step.id for step in planned.steps]
     there, failures = opened.present(ids), opened.failures(ids)
     with opened.guard():
@@ -234,21 +243,25 @@ def status(
 
 
 def watch(
-    study: Study, *, store: StorePlace = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
+    study: Study,
+    *,
+    store: StorePlace = DEFAULT_STORE,
+    results: str | Path = DEFAULT_RESULTS,
+    data_dir: str | Path | None = None,
 ) -> StatusReader:
     """Reads how far a study is, as often as it is asked: `watch(study).read()`. From the store, and from the log in
     `results`, which is where a run on this or another machine was told to write it."""
     from lorascope.plan.status import StatusReader
 
     opened = open_store(store)
-    planner = Planner(study, opened, data_dir=data_dir)
+    planner = Planner(study, opened, data_dir=as_path(data_dir))
     return StatusReader(planner.current, opened, folder_of(study, Path(results)).path / "events.jsonl")
 
 
-def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None) -> list[str]:
+def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: str | Path | None = None) -> list[str]:
     """What is wrong with the study's artifacts on disk (changed or missing files); [] if every checksum holds."""
     opened = open_store(store)
-    planner = Planner(study, opened, data_dir=data_dir)
+    planner = Planner(study, opened, data_dir=as_path(data_dir))
     planned = planner.graph
     failures = opened.failures(step.id for step in planned.steps)
     last = analysis_of(planned, opened, failures=failures)
@@ -259,12 +272,33 @@ def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | 
     return [f"{step_id}: {problem}" for step_id in kept for problem in opened.verify(step_id)]
 
 
+def find_run(
+    study: Study,
+    *,
+    store: StorePlace = DEFAULT_STORE,
+    data_dir: str | Path | None = None,
+    model: str | None = None,
+    task: str | None = None,
+    arm: str | None = None,
+    seed: str | int | None = None,
+    best: bool = False,
+) -> str:
+    """The id of one finished run, for `export`. What is not given may be anything, if one run is meant; best: of several of
+    one task, the one that scored best on validation. Raises StudyError where none or several are meant."""
+    from lorascope.plan.choosing import choose_run
+    from lorascope.plan.labels import RunLabel
+
+    opened = open_store(store)
+    wanted = RunLabel(model, task, arm, None if seed is None else str(seed))
+    return choose_run(Planner(study, opened, data_dir=as_path(data_dir)).graph, opened, wanted, best=best)
+
+
 def export(
     run: str,
     *,
     store: StorePlace = DEFAULT_STORE,
     form: Form | None = None,
-    to: Path | None = None,
+    to: str | Path | None = None,
     workload: Workload = "classification",
     dtype: Dtype = "float32",
 ) -> Published:
@@ -274,7 +308,12 @@ def export(
     Raises StudyError for a run that is not there or has no such form, EnvironmentProblem where its base is gone or the
     directory cannot be written.
     """
+    from lorascope.engine.find import find_artifact
+
+    found = find_artifact(run, open_store(store), kind="train")  # a wrong id is answered before torch is loaded
     from lorascope.engine.workers.devices import find_devices
     from lorascope.serving.publish import publish_run
 
-    return publish_run(run, store=store, form=form, to=to, workload=workload, dtype=dtype, device=find_devices()[0])
+    return publish_run(
+        found.id, store=store, form=form, to=as_path(to), workload=workload, dtype=dtype, device=find_devices()[0]
+    )

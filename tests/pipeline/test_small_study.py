@@ -18,6 +18,7 @@ from small_study import STUDY, environment, lorascope, run, what_was_measured, w
 from lorascope import api
 from lorascope.cli.app import main
 from lorascope.engine.store.directory import Store
+from lorascope.errors import StudyError
 
 NUM_STEPS = 2 + 1 + 2 * (1 + 2 * 2 + 1) + 1
 
@@ -31,6 +32,58 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr[-4000:]
     assert len(json.loads(done.stdout)["computed"]) == NUM_STEPS
     return directory
+
+
+def test_statistics_are_redone_from_the_folder_of_a_report_alone(finished: Path, tmp_path: Path) -> None:
+    results = shutil.copytree(finished / "results" / "small", tmp_path / "small")
+    before = (results / "analysis.json").read_text()
+    again = api.analyse(results)
+    assert (results / "analysis.json").read_text() == before
+    assert again.lacks == () and not (results / "previous").exists()
+    assert {result.name for result in again.verdicts} == {"H1a", "H1b", "H2"}
+
+
+def test_what_a_folder_lacks_is_named_and_bears_on_the_statistics(finished: Path, tmp_path: Path) -> None:
+    results = shutil.copytree(finished / "results" / "small", tmp_path / "small")
+    for name in ("draws.npz", "curves.parquet", "facts.json"):
+        (results / name).unlink()
+    for _ in range(2):  # the second time from what the first one wrote
+        again = api.analyse(results)
+        named = " ".join(again.lacks)
+        assert all(name in named for name in ("draws.npz", "curves.parquet", "facts.json"))
+    drift = json.loads((results / "analysis.json").read_text())["drift"]
+    assert "examples" not in drift["profiles"][0]["drift"]["method"]
+    assert "lacks draws.npz" in (results / "ANALYSIS_REPORT.md").read_text()
+    assert (results / "previous" / "report.html").exists()
+    (results / "study.yaml").unlink()
+    (results / "facts.json").unlink()
+    with pytest.raises(StudyError, match="does not say which study"):
+        api.analyse(results)
+
+
+def test_a_variation_leaves_the_report_of_the_study_alone(finished: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(finished, here)
+    before = (here / "results" / "small" / "ANALYSIS_REPORT.md").read_text()
+    done = run(here, "run", "study.yaml", "--set", "hypotheses.H2.by=10%")
+    assert done.returncode == 0, done.stderr[-2000:]
+    (varied,) = (here / "results").glob("small@*")
+    assert "note: the results are in results/small@" in done.stderr and f"report: results/{varied.name}/" in done.stdout
+    assert (here / "results" / "small" / "ANALYSIS_REPORT.md").read_text() == before
+    assert "by: 0.1" in (varied / "study.yaml").read_text() and "by: 0.5" not in (varied / "study.yaml").read_text()
+
+
+def test_an_edited_study_replaces_its_report_and_keeps_the_last(finished: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(finished, here)
+    (here / "study.yaml").write_text(STUDY.replace("by: 50%", "by: 20%"))
+    done = run(here, "run", "study.yaml")
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = here / "results" / "small"
+    assert "kept in results/small/previous" in done.stderr
+    assert "by: 0.2" in (results / "study.yaml").read_text()
+    assert "by: 0.5" in (results / "previous" / "study.yaml").read_text()
+    assert (results / "previous" / "report.html").exists() and (results / "previous" / "draws.npz").exists()
 
 
 def test_each_run_of_the_study_is_exported_as_what_it_trained(

@@ -6,12 +6,11 @@ of no analysis (its study was stopped) is called by what it was given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorascope.engine.store.artifact import Artifact
-from lorascope.metrics.quality import QUALITY
 
 if TYPE_CHECKING:
     from lorascope.engine.store.directory import Store
@@ -38,7 +37,7 @@ def listed_steps(store: Store) -> list[ListedStep]:
     """Every finished step, in the order of ids."""
     artifacts = {artifact.id: artifact for artifact in store.artifacts()}
     named = _names_in_analyses(artifacts.values())
-    scores = _scores(artifacts.values())
+    scores = _scores(artifacts)
     return [
         ListedStep(
             id=step_id,
@@ -51,7 +50,7 @@ def listed_steps(store: Store) -> list[ListedStep]:
     ]
 
 
-def _names_in_analyses(artifacts: Any) -> dict[str, dict[str, str | None]]:
+def _names_in_analyses(artifacts: Iterable[Artifact]) -> dict[str, dict[str, str | None]]:
     """Step -> its names. Studies that call a step differently are all named, and the first one's names are given."""
     found: dict[str, dict[str, str | None]] = {}
     studies: dict[str, dict[str, None]] = {}
@@ -87,29 +86,21 @@ def _names_of_its_own(artifact: Artifact, artifacts: Mapping[str, Artifact]) -> 
     }
 
 
-def _scores(artifacts: Any) -> dict[str, dict[str, Any]]:
-    """Of a run and its evaluation the test score; of a trial its validation score."""
+def _scores(artifacts: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
+    """Of a run and its evaluation the test score by the task's primary metric; of a trial its validation score."""
     found: dict[str, dict[str, Any]] = {}
-    for artifact in artifacts:
+    for artifact in artifacts.values():
         record = artifact.record["step"]
-        if record["kind"] == "trial" and artifact.result.get("diverged") is None:
-            found[artifact.id] = {"metric": artifact.result["metric"], "score": artifact.result["value"]}
-        if record["kind"] == "evaluate" and (metric := _first_metric(artifact.result["test"])):
-            scored = {"metric": metric, "score": artifact.result["test"][metric]}
+        if record["kind"] == "trial":
+            found[artifact.id] = {"metric": artifact.result.get("metric"), "score": artifact.result.get("value")}
+        data = artifacts.get(record["deps"].get("data", ""))
+        if record["kind"] == "evaluate" and data is not None:
+            metric = primary_metric_of(data.result)
+            scored = {"metric": metric, "score": artifact.result["test"].get(metric)}
             found |= {artifact.id: scored, record["deps"]["train"]: scored}
     return found
 
 
-def _first_metric(scores: Mapping[str, float]) -> str | None:
-    """The task's primary metric stands first among its scores."""
-    known = [name for name in scores if name in QUALITY and name != "loss"]
-    return known[0] if known else next(iter(scores), None)
-
-
-def matching_runs(steps: Sequence[Any], wanted: Mapping[str, str | None]) -> list[Any]:
-    """(step, label) of the runs whose names are those wanted. wanted: model, task, method or seed -> a name, None: any."""
-    return [
-        (step, label)
-        for step, label in steps
-        if all(name is None or getattr(label, key) == name for key, name in wanted.items())
-    ]
+def primary_metric_of(data: Mapping[str, Any]) -> str:
+    """The primary metric of the task that a `data` step prepared. data: its result."""
+    return data["primary_metric"] if "primary_metric" in data else data["task"]["metrics"][0]  # older records

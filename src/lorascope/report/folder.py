@@ -64,7 +64,8 @@ def folder_of(study: Study, results: Path) -> Folder:
     elif found is None or found == owner or _is_gone(found, results):
         return Folder(plain, "", owner)
     else:
-        other = found.get("file") or "a study that a program made"
+        file = found.get("file")
+        other = os.path.normpath(results / file) if file else "a study that a program made"
         why = f"{plain} belongs to {other}, another study of the name {study.name}"
     digest = hashlib.sha256(json.dumps(owner, sort_keys=True).encode()).hexdigest()[:8]
     return Folder(results / f"{study.name}@{digest}", why, owner)

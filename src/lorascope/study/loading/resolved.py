@@ -38,7 +38,10 @@ def _stated(study: Study) -> dict[str, Any]:
             {"kind": method.kind, "name": method.name, **method.model_dump(mode="json", exclude_unset=True)}
             for method in study.methods
         ]
-    short = {**_without_nulls(data), "train": data["train"]}  # there a null says something: no clipping, no early stopping
+    short = {
+        **_without_nulls(data),
+        "train": data["train"],
+    }  # there a null says something: no clipping, no early stopping
     data = short if _reads_as(short, study) else data
     while (fewer := _without_one_mistake(data, study)) is not None:
         data = fewer

@@ -18,7 +18,9 @@ tasks: [{name: toy, kind: classification, train: rows.csv, text: text, label: la
 methods: [full, {kind: lora, sites: [query]}]
 seeds: [1]
 train: {epochs: 1, early_stopping: null, gradient_clip: null}
-search: {trials: 3, space: {full: {learning_rate: [1e-5, 1e-4, 1e-3]}, lora: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}}}
+search:
+  trials: 3
+  space: {full: {learning_rate: [1e-5, 1e-4]}, lora: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}}
 measure: {drift: {sites: [residual]}}
 """
 
