@@ -90,8 +90,12 @@ def test_each_run_of_the_study_is_exported_as_what_it_trained(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
-    for kind, form in (("full", "full"), ("lora", "adapter")):
-        monkeypatch.setattr(sys, "argv", ["lorascope", "export", f"train-tiny-sentiment-{kind}-1", "--json"])
+    by_id, by_name = (
+        ["train-tiny-sentiment-full-1"],
+        ["study.yaml", "--arm", "lora", "--task", "sentiment", "--seed", "1"],
+    )
+    for kind, form, named in (("full", "full", by_id), ("lora", "adapter", by_name)):
+        monkeypatch.setattr(sys, "argv", ["lorascope", "export", *named, "--json"])
         with pytest.raises(SystemExit) as ended:
             main()
         assert not ended.value.code
@@ -99,6 +103,30 @@ def test_each_run_of_the_study_is_exported_as_what_it_trained(
         assert published["form"] == form
         assert (finished / published["directory"] / "lorascope.json").is_file()
         assert (published["precision"] is None) is (kind == "full")
+
+
+def test_a_run_is_found_by_its_names_or_as_the_best_on_validation(finished: Path) -> None:
+    study, store = api.load(finished / "study.yaml"), finished / "store"
+    runs = {seed: api.find_run(study, store=store, arm="lora", seed=seed) for seed in (1, 2)}
+    scores = {run: Store(store).artifact(run).result["validation"]["accuracy"] for run in runs.values()}
+    best = api.find_run(study, store=store, arm="lora", best=True)
+    assert scores[best] == max(scores.values())
+    with pytest.raises(StudyError, match="4 finished runs are of that name") as error:
+        api.find_run(study, store=store)
+    assert "--arm (full, lora) and --seed (1, 2)" in (error.value.hint or "")
+    with pytest.raises(StudyError, match="no run of the arm `lroa`: did you mean `lora`"):
+        api.find_run(study, store=store, arm="lroa")
+
+
+def test_the_listing_tells_steps_apart_by_names_and_scores(finished: Path) -> None:
+    rows = {row["step"]: row for row in json.loads(run(finished, "ls", "steps", "--json").stdout)}
+    trained = [row for row in rows.values() if row["kind"] == "train"]
+    assert {(row["study"], row["task"], row["arm"], row["seed"]) for row in trained} == {
+        ("small", "sentiment", arm, seed) for arm in ("full", "lora") for seed in ("1", "2")
+    }
+    evaluated = [row["score"] for row in rows.values() if row["kind"] == "evaluate"]
+    assert sorted(row["score"] for row in trained) == sorted(evaluated) and trained[0]["metric"] == "accuracy"
+    assert f"accuracy {100 * trained[0]['score']:.1f}%" in run(finished, "ls", "steps").stdout
 
 
 def test_the_same_command_again_is_all_cached(finished: Path) -> None:
