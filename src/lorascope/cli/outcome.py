@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lorascope.cli.options import DEFAULT_STORE, at_store
 from lorascope.cli.progress import in_words
 from lorascope.engine.step import Step
 from lorascope.stats.analysis import HypothesisResult, Interval
@@ -18,14 +19,17 @@ from lorascope.stats.analysis import HypothesisResult, Interval
 _STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
 
 
-def print_outcome(outcome: Any, console: Console) -> None:
-    """outcome: api.Outcome (done, cached, failed, blocked, seconds, report, verdicts)."""
+def print_outcome(outcome: Any, console: Console, *, store: str = DEFAULT_STORE) -> None:
+    """outcome: api.Outcome (done, cached, failed, blocked, seconds, report, verdicts). store: where its steps are."""
     print_verdicts(outcome.verdicts or (), console)
     for step_id, failure in outcome.failed.items():
         console.print(f"\n[bold red]failed[/]: {escape(step_id)}", highlight=False, soft_wrap=True)
-        console.print(failure.text, markup=False, highlight=False, soft_wrap=True)
+        show = f"lorascope show {step_id}"
+        text = failure.text.replace(show, at_store(show, store))
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
         if failure.traceback:
-            console.print(f"  the traceback: lorascope show {step_id}", markup=False, highlight=False, soft_wrap=True)
+            told = f"  the traceback: {at_store(show, store)}"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
     for cause, count in Counter(outcome.blocked.values()).items():
         noun = "step" if count == 1 else "steps"
         console.print(f"{count} {noun} could not run without {cause}", markup=False, soft_wrap=True)

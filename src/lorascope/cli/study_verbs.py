@@ -97,7 +97,7 @@ def run(
     if as_json:
         print(json.dumps(outcome_as_json(outcome), indent=2))
     else:
-        print_outcome(outcome, output())
+        print_outcome(outcome, output(), store=store)
     if outcome.failed or outcome.blocked:
         raise typer.Exit(1)
 

@@ -223,6 +223,15 @@ def test_failed_steps_exit_with_1_and_show_the_remedy(study: str, api: FakeApi, 
     assert "give the same command again" in out
 
 
+def test_commands_that_are_printed_name_the_store(study: str, api: FakeApi, monkeypatch, capsys) -> None:
+    failure = Failure("boom", hint="`lorascope show train-1` shows the traceback.", traceback="Traceback")
+    api.outcome = Outcome(failed={"train-1": failure})
+    assert call(monkeypatch, "run", study, "--store", "my store") == 1
+    out = capsys.readouterr().out
+    assert "hint: `lorascope show train-1 --store 'my store'` shows the traceback." in out
+    assert "the traceback: lorascope show train-1 --store 'my store'\n" in out
+
+
 def test_a_wrong_environment_exits_with_3(study: str, api: FakeApi, monkeypatch, capsys) -> None:
     api.outcome = EnvironmentProblem("the disk is full", hint="make room")
     assert call(monkeypatch, "run", study) == 3
