@@ -49,12 +49,15 @@ def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson
     """Check a study, and that the files it names exist, without starting anything. Says which packages it lacks here."""
     from lorascope.models.catalog import missing_package
     from lorascope.plan.suitability import not_checked
+    from lorascope.study.checks.notices import study_notices
 
     study = load(study_file, overrides, models=True)
+    notices = study_notices(study)
     missing = [problem for model in study.models if (problem := missing_package(model))]
     if as_json:
         lacks = [{"message": problem.message, "hint": problem.hint} for problem in missing]
         found = {"valid": True, "num_runs": num_runs(study), "missing_here": lacks, "not_checked": not_checked(study)}
+        found["notices"] = notices
         print(json.dumps({**found, "study": study.model_dump(mode="json")}, indent=2))
         return
     print(f"{study_file} is a valid study: {study_in_words(study)}")
@@ -62,6 +65,8 @@ def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson
         print(f"but it cannot run here yet: {problem}")
     for remark in not_checked(study):
         print(remark)
+    for notice in notices:
+        print(f"note: {notice}")
 
 
 def run(

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from lorascope.study.checks.study import check_study
 from lorascope.study.loading.load import with_paths_from
+from lorascope.study.methods.base import MethodBase
 from lorascope.study.spec import Study
 
 
@@ -38,6 +39,9 @@ def _stated(study: Study) -> dict[str, Any]:
             {"kind": method.kind, "name": method.name, **method.model_dump(mode="json", exclude_unset=True)}
             for method in study.methods
         ]
+    data["methods"] = [
+        _as_scaled(method, dumped) for method, dumped in zip(study.methods, data["methods"], strict=True)
+    ]
     short = {
         **_without_nulls(data),
         "train": data["train"],
@@ -46,6 +50,12 @@ def _stated(study: Study) -> dict[str, Any]:
     while (fewer := _without_one_mistake(data, study)) is not None:
         data = fewer
     return data if _reads_as(data, study) else study.model_dump(mode="json", exclude_unset=True)
+
+
+def _as_scaled(method: MethodBase, dumped: dict[str, Any]) -> dict[str, Any]:
+    """With the scale that it was written with in the place of the alpha that follows from it."""
+    scale = getattr(method, "scale", None)
+    return dumped if scale is None else {k: v for k, v in dumped.items() if k != "alpha"} | {"scale": scale}
 
 
 def _without_nulls(value: Any) -> Any:
