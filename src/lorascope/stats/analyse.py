@@ -7,26 +7,21 @@ examples are an error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lorascope.errors import DataError, StudyError
-from lorascope.metrics.quality import QUALITY, common_direction, quality
-from lorascope.registry import nearest
+from lorascope.metrics.quality import quality
 from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score, Verdict
 from lorascope.stats.drift.analysis import analyse_drift
-from lorascope.stats.drift.runs import DriftArm, DriftDraws, Key, read_drift_arms
+from lorascope.stats.drift.runs import DriftDraws, Key, read_drift_arms
 from lorascope.stats.evidence import (
     Arms,
     Pairs,
-    cost_evidence,
-    drift_evidence,
     estimate_quality,
-    no_common_direction,
-    quality_evidence,
-    unless_broken,
 )
-from lorascope.stats.hypotheses import Evidence, Test, adjust, apply_family, hypothesis_test, judge
+from lorascope.stats.facts.study import Seeding
+from lorascope.stats.judging import ALPHA, Findings, judge_hypotheses
 from lorascope.stats.measurements import validate_measurements
 from lorascope.stats.quality.anova import method_by_task_anova
 from lorascope.stats.quality.arms import ScoredArm, read_arms
@@ -41,15 +36,14 @@ from lorascope.stats.quality.paired import (
 )
 from lorascope.stats.quality.power import detectable_after
 from lorascope.stats.serving.analysis import ServingAnalysis
-from lorascope.stats.serving.evidence import overhead_evidence
+from lorascope.stats.verdicts import adjust
 from lorascope.study.conclusion import parse_conclusion
-from lorascope.study.hypothesis import Equivalent, Lower, NonInferior, Overhead, Superior, compared
+from lorascope.study.hypothesis import Lower, Overhead, compared
 from lorascope.study.spec import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ALPHA = 0.05
 _SUMMARY_TOLERANCE = 1e-6
 
 
@@ -61,6 +55,7 @@ def analyse_study(
     broken_arms: Mapping[Key, str] | None = None,
     drift: Mapping[Key, DriftDraws] | None = None,
     serving: ServingAnalysis | None = None,
+    seeding: Seeding = "derived",
     generator_seed: int = 0,
 ) -> Analysis:
     """Scores, paired comparisons, verdicts and the conclusion of a study.
@@ -68,7 +63,7 @@ def analyse_study(
     measurements: the table of `lorascope.stats.measurements`. primary: task -> its primary metric. broken_arms: (model,
     task, method) -> the gate it failed; no hypothesis about quality or drift rests on such an arm. drift: (model,
     task, method) -> the arm's drift under resamples of the probe examples, of every arm with drift in the table.
-    serving: of `analyse_serving`, if the study serves.
+    serving: of `analyse_serving`, if the study serves. seeding: whether tasks started from the same numbers.
     generator_seed: of the bootstrap over examples (accuracy and other means need no draws).
     Raises DataError if arms were scored on different examples or summaries contradict the per-example rows, StudyError
     for a hypothesis on an unknown metric or method.
@@ -89,8 +84,8 @@ def analyse_study(
         if pairs.seeds((model, task, method), (model, task, reference))
     ])  # fmt: skip
     drift_arms = read_drift_arms(study, table, drift or {})
-    measured = _Findings(study, pairs, table, primary, broken_arms or {}, drift_arms, serving)
-    hypotheses = _judge_hypotheses(measured)
+    measured = Findings(study, pairs, table, primary, broken_arms or {}, drift_arms, serving, seeding)
+    hypotheses = judge_hypotheses(measured)
     return Analysis(
         alpha=ALPHA,
         family=_families(len(hypotheses), len(comparisons)),
@@ -100,7 +95,7 @@ def analyse_study(
         conclusion=_conclude(study, hypotheses),
         anova=method_by_task_anova(scores),
         notes=_notes(study, arms),
-        drift=analyse_drift(study, table, drift_arms, primary=primary),
+        drift=analyse_drift(study, table, drift_arms, primary=primary, seeding=seeding),
         serving=serving,
     )
 
@@ -216,84 +211,7 @@ def _correct_comparisons(comparisons: list[Comparison]) -> list[Comparison]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------- hypotheses
-
-
-@dataclass(frozen=True)
-class _Findings:
-    """What hypotheses are judged by. primary: task -> its primary metric. broken: arm -> the gate it failed."""
-
-    study: Study
-    pairs: Pairs
-    table: pd.DataFrame
-    primary: Mapping[str, str]
-    broken: Mapping[Key, str]
-    drift_arms: Mapping[Key, DriftArm]
-    serving: ServingAnalysis | None
-
-
-def _judge_hypotheses(measured: _Findings) -> list[HypothesisResult]:
-    results, p_values = [], []
-    for name, hypothesis in measured.study.hypotheses.items():
-        if isinstance(hypothesis, Overhead):
-            test, over = hypothesis_test(hypothesis), hypothesis.at
-            parts, average = overhead_evidence(measured.study, hypothesis, measured.serving)
-        else:
-            test, over, parts, average = _trained(measured, name, hypothesis)
-        result, p_value = judge(
-            name, test, metric=hypothesis.on, parts=parts, average=average, over=over, alpha=ALPHA
-        )  # fmt: skip
-        results.append(result)
-        p_values.append(p_value)
-    return apply_family(results, p_values, ALPHA)
-
-
-def _trained(
-    measured: _Findings, name: str, hypothesis: NonInferior | Equivalent | Superior | Lower
-) -> tuple[Test, str, list[Evidence], Evidence]:
-    """The test and the evidence of a claim about trained runs: their quality, cost or drift."""
-    study, on = measured.study, hypothesis.on
-    metrics = {task.name: measured.primary[task.name] if on == "primary" else on for task in study.tasks}
-    test = hypothesis_test(hypothesis, tuple(dict.fromkeys(metrics.values())))
-    _require_methods(study, name, test)
-    if isinstance(hypothesis, Lower):
-        if on != "drift":
-            return test, hypothesis.over, *cost_evidence(study, test, metrics, table=measured.table)
-        found = drift_evidence(study, test, arms=measured.drift_arms)
-    else:
-        _require_metrics(name, metrics, measured.pairs)
-        one_way = common_direction(metrics.values()) is not None
-        gather = quality_evidence if one_way else no_common_direction
-        found = gather(study, test, metrics, pairs=measured.pairs)
-    return test, hypothesis.over, *unless_broken(*found, test, measured.broken)
-
-
-def _require_methods(study: Study, name: str, test: Test) -> None:
-    methods = [method.name for method in study.methods]
-    for arm in (test.method, test.reference):
-        if arm not in methods:
-            close = nearest(arm, methods)
-            raise StudyError(
-                f"hypothesis {name} names the method {arm!r}, which this study does not have",
-                hint=f"Methods: {', '.join(methods)}." + (f" Did you mean {close!r}?" if close else ""),
-                where=f"hypotheses.{name}",
-            )
-
-
-def _require_metrics(name: str, metrics: Mapping[str, str], pairs: Pairs) -> None:
-    """Every metric of a claim about quality is made of columns that are measured on each test example."""
-    measured = {column for arm in pairs.arms.values() for column in arm.rows}
-    allowed = [
-        row.name for row in QUALITY.values() if not measured or (row.estimator and measured >= {*row.estimator.columns})
-    ]
-    for metric in metrics.values():
-        if metric not in allowed:
-            close = nearest(metric, allowed)
-            raise StudyError(
-                f"hypothesis {name} is about {metric!r}, which is not a metric measured on each test example",
-                hint=f"Allowed: primary, {', '.join(allowed)}." + (f" Did you mean {close!r}?" if close else ""),
-                where=f"hypotheses.{name}.on",
-            )
+# ------------------------------------------------------------------------------------------- conclusion and notes
 
 
 def _conclude(study: Study, hypotheses: Sequence[HypothesisResult]) -> dict | None:
@@ -303,9 +221,6 @@ def _conclude(study: Study, hypotheses: Sequence[HypothesisResult]) -> dict | No
     expression = parse_conclusion(study.conclusion, verdicts)
     values = {name: verdicts[name] for name in expression.names()}
     return {"text": study.conclusion, "verdict": expression.evaluate(verdicts), "values": values}
-
-
-# ------------------------------------------------------------------------------------------------------------ notes
 
 
 def _notes(study: Study, arms: Arms) -> list[str]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lorascope.stats.interval import Interval as Interval
 from lorascope.stats.interval import rebuild
 from lorascope.stats.serving.analysis import ServingAnalysis
 from lorascope.study.conclusion import Verdict as Verdict
+
+Side = Literal["support", "refutation"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Part:
-    """One (model, task) of a hypothesis, or the average over them ("*")."""
+    """One (model, task) of a hypothesis, or the average over them ("*").
+
+    side: what the p-values are of: the claim's support, or its refutation. p_value: of this part alone. p_holm: what the
+    verdict is decided by, at most alpha where it is not inconclusive; p_bonferroni: the same by Bonferroni.
+    """
 
     model: str
     task: str
@@ -85,13 +91,15 @@ class Part:
     num_seeds: int
     num_examples: int
     reason: str
+    side: Side = "support"
 
 
 @dataclass(frozen=True)
 class HypothesisResult:
     """One hypothesis: its claim in plain words, its verdict, the parts it rests on, and what would decide it.
 
-    p_value: of the support for the whole; p_holm, p_bonferroni: adjusted over all hypotheses of the study.
+    side: what the p-values are of: the support, or where it is refuted the refutation. p_value: of the whole hypothesis;
+    p_holm, p_bonferroni: adjusted over all hypotheses of the study.
     """
 
     name: str
@@ -109,6 +117,7 @@ class HypothesisResult:
     p_value: float | None = None
     p_holm: float | None = None
     p_bonferroni: float | None = None
+    side: Side = "support"
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Equivalent(Spec):
 
 
 class Superior(Spec):
-    """`superior` is better than `to` on a quality metric (two-sided 95% interval of the difference on the better side of 0)."""
+    """`superior` is better than `to` on a quality metric (one-sided 95% bound of the difference on the better side of 0)."""
 
     superior: str
     to: str
@@ -72,7 +72,7 @@ class Superior(Spec):
 
 class Lower(Spec):
     """`lower` needs at least `by` less than `than` of a cost, or drifts that much less from the base: the ratio of
-    geometric seed means, with its 95% interval."""
+    geometric seed means, by its one-sided 95% bound."""
 
     lower: str
     than: str
