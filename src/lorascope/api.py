@@ -9,7 +9,7 @@ results.measurements            # a pandas DataFrame, one row a measurement
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.store.opening import StorePlace, open_store
 from lorascope.engine.workers.devices import check_devices
 from lorascope.errors import StudyError
-from lorascope.pipeline import Outcome, Results, Workers, analysis_of, execute_all, run_study, write_report
+from lorascope.pipeline import Outcome, Results, Workers, analysis_of, execute_all, metrics_of, run_study, write_report
 from lorascope.plan.graph import Graph
 from lorascope.plan.growing import Planner
 from lorascope.plan.suitability import require_suitable
@@ -191,10 +191,12 @@ def report(
 
 @dataclass(frozen=True)
 class Reanalysed:
-    """report: the page. lacks: what the folder does not hold, and what follows from that."""
+    """report: the page. metrics: hypothesis -> what its estimate is of. lacks: what the folder does not hold, and what follows
+    from that."""
 
     report: Path
     verdicts: Sequence[HypothesisResult]
+    metrics: Mapping[str, str | None]
     conclusion: str | None
     lacks: Sequence[str]
 
@@ -214,7 +216,7 @@ def analyse(directory: str | Path, *, study: Study | None = None, to: str | Path
     page = write_again(redone.analysis, redone.facts, directory, to=Path(to) if to else directory, study=study)
     found = redone.analysis
     conclusion = None if found.conclusion is None else f"{found.conclusion['text']}: {found.conclusion['verdict']}"
-    return Reanalysed(page, found.hypotheses, conclusion, redone.lacks)
+    return Reanalysed(page, found.hypotheses, metrics_of(found), conclusion, redone.lacks)
 
 
 def status(

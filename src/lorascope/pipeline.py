@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Outcome:
     """What `run` did. done: computed now; cached: found in the store; failed: id -> failure; blocked: id -> id of the
-    failed step it waits for. report: the page to open, None if no run was scored. seconds: wall-clock time."""
+    failed step it waits for. report: the page to open, None if no run was scored. seconds: wall-clock time. metrics:
+    hypothesis -> what its estimate is of."""
 
     done: Sequence[str]
     cached: Sequence[str]
@@ -50,6 +51,7 @@ class Outcome:
     seconds: float
     report: Path | None
     verdicts: Sequence[HypothesisResult]
+    metrics: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,15 @@ def run_study(
             return outcome
         artifact = store.artifact(last.id)
         page = write_report(artifact, study, folder.path, emit=tell)
-        verdicts = Results(artifact).analysis.hypotheses
+        analysis = Results(artifact).analysis
+        verdicts, metrics = analysis.hypotheses, metrics_of(analysis)
         tell(ReportWritten(path=str(page), verdicts={result.name: result.verdict for result in verdicts}))
-        return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
+        return replace(outcome, report=page, verdicts=verdicts, metrics=metrics, seconds=time.monotonic() - started)
+
+
+def metrics_of(analysis: Analysis) -> dict[str, str | None]:
+    """Hypothesis -> what its estimate is of."""
+    return {result.name: analysis.metric_of(result) for result in analysis.hypotheses}
 
 
 @contextmanager

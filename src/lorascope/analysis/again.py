@@ -82,7 +82,13 @@ def analyse_folder(directory: Path, *, study: Study | None = None) -> Redone:
     )
     gates = [gate.to_json() for gate in facts.gates]
     analysis = analyse_study(
-        study, table, primary=primary, broken_arms=broken_arms(gates), drift=draws, serving=serving
+        study,
+        table,
+        primary=primary,
+        broken_arms=broken_arms(gates),
+        drift=draws,
+        serving=serving,
+        seeding=facts.seeding,
     )
     if drift_lacks:
         analysis = _over_seeds_alone(analysis)

@@ -21,7 +21,7 @@ _STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
 
 def print_outcome(outcome: Any, console: Console, *, store: str = DEFAULT_STORE) -> None:
     """outcome: api.Outcome (done, cached, failed, blocked, seconds, report, verdicts). store: where its steps are."""
-    print_verdicts(outcome.verdicts or (), console)
+    print_verdicts(outcome.verdicts or (), console, metrics=outcome.metrics)
     for step_id, failure in outcome.failed.items():
         console.print(f"\n[bold red]failed[/]: {escape(step_id)}", highlight=False, soft_wrap=True)
         show = f"lorascope show {step_id}"
@@ -43,8 +43,10 @@ def print_outcome(outcome: Any, console: Console, *, store: str = DEFAULT_STORE)
         console.print("what is finished is kept: correct the cause and give the same command again", highlight=False)
 
 
-def print_verdicts(verdicts: Iterable[HypothesisResult], console: Console) -> None:
-    """A line for each hypothesis."""
+def print_verdicts(
+    verdicts: Iterable[HypothesisResult], console: Console, *, metrics: Mapping[str, str | None]
+) -> None:
+    """A line for each hypothesis. metrics: hypothesis -> what its estimate is of."""
     verdicts = list(verdicts)
     if not verdicts:
         return
@@ -53,7 +55,8 @@ def print_verdicts(verdicts: Iterable[HypothesisResult], console: Console) -> No
         table.add_column(column, overflow="fold")
     for result in verdicts:
         style = _STYLES[result.verdict]
-        table.add_row(escape(result.name), f"[{style}]{result.verdict}[/]", _estimate(result), escape(result.claim))
+        estimate = _estimate(result, metrics.get(result.name))
+        table.add_row(escape(result.name), f"[{style}]{result.verdict}[/]", escape(estimate), escape(result.claim))
     console.print()
     console.print(table)
     for result in verdicts:
@@ -62,15 +65,19 @@ def print_verdicts(verdicts: Iterable[HypothesisResult], console: Console) -> No
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _estimate(result: HypothesisResult) -> str:
-    """The average over (model, task) with its interval; the one part's where there is only one."""
+def _estimate(result: HypothesisResult, metric: str | None) -> str:
+    """The average over (model, task) with its interval, in the report's units; the one part's where there is only one."""
+    from lorascope.report.page import wording
+
     interval: Interval | None = result.average
     if interval is None and len(result.parts) == 1:
         interval = result.parts[0].estimate
     if interval is None:
         return "-"
-    level = f"{interval.confidence:.0%}"
-    return escape(f"{interval.estimate:.4g} [{interval.low:.4g}, {interval.high:.4g}] {level}")
+    style = metric or ""
+    return (
+        f"{wording.gap(style, interval.estimate)} ({wording.confidence(interval)} {wording.gap_range(style, interval)})"
+    )
 
 
 def outcome_as_json(outcome: Any) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def analyse(
         told = {"report": str(found.report), "lacks": list(found.lacks), "conclusion": found.conclusion}
         print(json.dumps({**told, "verdicts": verdicts}, indent=2))
         return
-    print_verdicts(found.verdicts, output())
+    print_verdicts(found.verdicts, output(), metrics=found.metrics)
     print("\n".join([*(f"lacks {text}" for text in found.lacks), f"report: {found.report}"]))
 
 
