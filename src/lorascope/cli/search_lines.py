@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def search_lines(planned: Graph) -> Iterator[str]:
     """One a search, then what waits for them."""
     from lorascope.search.replay import proposers
+    from lorascope.search.trials import distinct
 
     for search in planned.searches:
         found = search.found
@@ -23,7 +24,9 @@ def search_lines(planned: Graph) -> Iterator[str]:
         if who and "," in who:
             best += f"; proposed by {who}"
         if search.is_over:
-            yield f"search: {search.label}: over, {total} trials{best}"
+            different = len(distinct(found.trials))
+            copies = "" if different == total else f" of {different} different settings"
+            yield f"search: {search.label}: over, {total} trials{copies}{best}"
         else:
             yield f"search: {search.label}: {ended} of {total} trials ended, {found.to_propose} still to propose{best}"
     if planned.waiting:

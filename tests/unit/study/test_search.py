@@ -316,3 +316,9 @@ def test_arms_that_differ_in_alpha_over_rank_are_pointed_out(tmp_path: Path) -> 
     assert study_notices(load_study(path, overrides=[arms.format(", scale: 2")])) == []
     searched = load_study(path, overrides=[arms.format(""), "search={trials: 5}"])
     assert study_notices(searched) == [], "the search sets alpha"
+
+
+def test_more_trials_than_settings_are_pointed_out(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY + "  trials: 6\n  space: {full: {learning_rate: [1e-3, 2e-3]}}\n")
+    (notice,) = study_notices(load_study(tmp_path / "study.yaml"))
+    assert "the search of full has 2 different settings for 6 trials" in notice

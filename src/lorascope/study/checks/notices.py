@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from lorascope.study.ranges import Range
 from lorascope.study.spec import Study
 
 
 def study_notices(study: Study) -> list[str]:
     """Sentences, none where there is nothing to say."""
-    return [*_scales(study)]
+    return [*_scales(study), *_small_spaces(study)]
 
 
 def _scales(study: Study) -> Iterator[str]:
@@ -27,3 +29,17 @@ def _scales(study: Study) -> Iterator[str]:
             f"alpha / rank differs between arms ({listed}), so they differ in the size of their updates too; to compare ranks "
             "alone, give each the same `scale:` in place of `alpha:`, such as `scale: 2`"
         )
+
+
+def _small_spaces(study: Study) -> Iterator[str]:
+    """A sampler may propose a setting again; where there are fewer settings than trials, it must."""
+    for method in study.methods if study.search else ():
+        space = study.search.space_of(method) if study.search and method.hyperparameters is None else {}
+        if not space or any(isinstance(dimension, Range) for dimension in space.values()):
+            continue
+        points = math.prod(len(values) for values in space.values() if not isinstance(values, Range))
+        if study.search and study.search.trials > points:
+            yield (
+                f"the search of {method.name} has {points} different settings for {study.search.trials} trials: the others "
+                "will be copies, which train nothing and are not counted"
+            )
