@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from lorascope.cli.console import output
 from lorascope.cli.options import DEFAULT_STORE, AsJson, DataDir, Overrides, StoreAt, checked_data_dir, load
 from lorascope.errors import StudyError
 from lorascope.serving.forms import Dtype, Form
 from lorascope.study.measure import Workload
+from lorascope.tracking.console import output
 
 
 def export(

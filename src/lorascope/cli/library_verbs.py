@@ -12,11 +12,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from lorascope.cli.console import output
 from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreAt
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plugins import Entry
 from lorascope.registry import TABLES
+from lorascope.tracking.console import output
 
 if TYPE_CHECKING:
     from lorascope.plan.listing import ListedStep

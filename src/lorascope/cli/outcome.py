@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from lorascope.cli.options import DEFAULT_STORE, at_store
-from lorascope.cli.progress import in_words
 from lorascope.engine.step import Step
 from lorascope.stats.analysis import HypothesisResult, Interval
+from lorascope.tracking.progress import in_words
 
 _STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
 

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorascope.cli.console import output, rendering
 from lorascope.cli.options import (
     DEFAULT_STORE,
     AsJson,
@@ -29,6 +28,7 @@ from lorascope.cli.options import (
 )
 from lorascope.cli.steps import counted, matching, study_in_words
 from lorascope.errors import EnvironmentProblem
+from lorascope.tracking.console import output, rendering
 
 if TYPE_CHECKING:
     from lorascope.plan.outlook import PlannedStep, StudyPlan

@@ -15,7 +15,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lorascope.cli.console import output
 from lorascope.cli.options import (
     DEFAULT_RESULTS,
     DEFAULT_STORE,
@@ -30,9 +29,10 @@ from lorascope.cli.options import (
     checked_data_dir,
     load,
 )
-from lorascope.cli.progress import in_words
 from lorascope.cli.search_lines import search_lines
 from lorascope.cli.steps import matching
+from lorascope.tracking.console import output
+from lorascope.tracking.progress import in_words
 
 if TYPE_CHECKING:
     from lorascope.plan.running import RunningGang

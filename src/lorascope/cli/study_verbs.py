@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from lorascope.cli.console import output, rendering
 from lorascope.cli.options import (
     DEFAULT_RESULTS,
     DEFAULT_STORE,
@@ -38,6 +37,7 @@ from lorascope.cli.options import (
 from lorascope.cli.outcome import outcome_as_json, print_outcome, print_verdicts
 from lorascope.cli.steps import num_runs, study_in_words
 from lorascope.errors import StudyError
+from lorascope.tracking.console import output, rendering
 
 if TYPE_CHECKING:
     from lorascope.engine.step import Step

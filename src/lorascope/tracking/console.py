@@ -18,7 +18,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lorascope.cli.progress import StepUnderWay, StudyProgress, in_words
 from lorascope.engine.events import (
     Emit,
     Event,
@@ -30,6 +29,7 @@ from lorascope.engine.events import (
     StudyGrew,
     StudyStarted,
 )
+from lorascope.tracking.progress import StepUnderWay, StudyProgress, in_words
 
 PLAIN_INTERVAL_S = 15.0
 PIPED_WIDTH = 200
