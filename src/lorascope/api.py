@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +31,7 @@ from lorascope.study.loading.load import load_study
 from lorascope.study.measure import Workload
 from lorascope.study.spec import Study
 from lorascope.tracking.choice import chosen_trackers
+from lorascope.tracking.console import shown_to_people
 
 if TYPE_CHECKING:
     from lorascope.engine.store.directory import Store
@@ -80,8 +81,8 @@ def run(
 
     store: a directory, or "s3://BUCKET/PREFIX". executor: "local", "inline" or "ray", or `Workers` that say on which devices,
     or on which cluster. only: a glob on step ids and labels ("*mrpc*"); what they need is run too. track: trackers instead of
-    the study's own, ["none"] for none. emit: receives every event; results/<study>/events.jsonl does too. May be killed at
-    any time and called again.
+    the study's own, ["none"] for none. emit: receives every event, in place of the progress that is shown on a terminal and
+    in a notebook; results/<study>/events.jsonl receives them too. May be killed at any time and called again.
     """
     require_suitable(study)
     workers = Workers(executor) if isinstance(executor, str) else executor
@@ -91,9 +92,9 @@ def run(
     planner = Planner(study, opened, data_dir=as_path(data_dir), only=only, keeps_proposals=True)
     folder = folder_of(study, Path(results))
     folder.take()
-    return run_study(
-        planner, opened, workers.at(opened, data_dir=as_path(data_dir)), folder=folder, trackers=trackers, emit=emit
-    )
+    placed = workers.at(opened, data_dir=as_path(data_dir))
+    with nullcontext(emit) if emit else shown_to_people() as told:
+        return run_study(planner, opened, placed, folder=folder, trackers=trackers, emit=told)
 
 
 def plan(

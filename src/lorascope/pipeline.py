@@ -23,6 +23,7 @@ from lorascope.plan.steps.results import analysis_step
 from lorascope.registry import EXECUTORS, nearest, resolve
 from lorascope.report.folder import Folder, make_room, study_text
 from lorascope.search.literals import optimum_yaml
+from lorascope.study.html import html_line, html_page, html_table
 from lorascope.study.hyperparameters import optimum_name
 from lorascope.tracking.feed import TrackerFeed
 from lorascope.tracking.jsonl import JsonlSink
@@ -53,6 +54,15 @@ class Outcome:
     verdicts: Sequence[HypothesisResult]
     metrics: Mapping[str, str | None] = field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        settled = {"computed": self.done, "from the store": self.cached, "failed": self.failed, "not run": self.blocked}
+        counts = ", ".join(f"{len(steps)} {what}" for what, steps in settled.items() if steps)
+        parts = [html_line(f"steps: {counts or 'none'}; {self.seconds:,.0f} s")]
+        parts += [html_line(f"failed: {step_id}: {failure.text}") for step_id, failure in self.failed.items()]
+        parts += [verdicts_html(self.verdicts, self.metrics)] if self.verdicts else []
+        parts += [html_line(f"report: {self.report}")] if self.report else []
+        return html_page("Outcome", *parts)
+
 
 @dataclass(frozen=True)
 class Results:
@@ -66,6 +76,36 @@ class Results:
         import pandas as pd
 
         return pd.read_parquet(self.artifact.file("measurements.parquet"))
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row an arm: model, task, arm, metric, mean over seeds, sd, low and high of its interval, seeds, examples."""
+        import pandas as pd
+
+        rows = [
+            {
+                "model": score.model, "task": score.task, "arm": score.method, "metric": score.metric, "mean": score.mean,
+                "sd": score.sd, "low": score.interval.low if score.interval else None,
+                "high": score.interval.high if score.interval else None, "seeds": len(score.seeds),
+                "examples": score.num_examples,
+            }
+            for score in self.analysis.scores
+        ]  # fmt: skip
+        columns = ["model", "task", "arm", "metric", "mean", "sd", "low", "high", "seeds", "examples"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def _repr_html_(self) -> str:
+        from lorascope.report.page import wording
+
+        rows = [
+            (s.model, wording.name(s.task), wording.name(s.method), wording.metric_style(s.metric).label,
+             wording.score(s.metric, s.mean), wording.score_range(s.metric, s.interval), len(s.seeds))
+            for s in self.analysis.scores
+        ]  # fmt: skip
+        table = html_table(("model", "task", "arm", "metric", "mean", "95% interval", "seeds"), rows)
+        verdicts = self.analysis.hypotheses
+        parts = [verdicts_html(verdicts, metrics_of(self.analysis))] if verdicts else []
+        return html_page("Results", table, *parts)
 
     @cached_property
     def serving(self) -> pd.DataFrame:
@@ -142,6 +182,14 @@ def run_study(
         verdicts, metrics = analysis.hypotheses, metrics_of(analysis)
         tell(ReportWritten(path=str(page), verdicts={result.name: result.verdict for result in verdicts}))
         return replace(outcome, report=page, verdicts=verdicts, metrics=metrics, seconds=time.monotonic() - started)
+
+
+def verdicts_html(verdicts: Sequence[HypothesisResult], metrics: Mapping[str, str | None]) -> str:
+    """A table of verdicts, in the report's units. metrics: hypothesis -> what its estimate is of."""
+    from lorascope.report.page import wording
+
+    rows = [(r.name, r.verdict, wording.estimate_text(r, metrics.get(r.name)), r.claim) for r in verdicts]
+    return html_table(("hypothesis", "verdict", "estimate, interval", "claim"), rows)
 
 
 def metrics_of(analysis: Analysis) -> dict[str, str | None]:

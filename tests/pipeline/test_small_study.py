@@ -118,6 +118,14 @@ def test_a_run_is_found_by_its_names_or_as_the_best_on_validation(finished: Path
         api.find_run(study, store=store, arm="lroa")
 
 
+def test_places_may_be_text_from_python(finished: Path, tmp_path: Path) -> None:
+    study, store = api.load(str(finished / "study.yaml")), str(finished / "store")
+    assert api.run(study, store=store, results=str(tmp_path / "results"), executor="inline").done == []
+    assert api.report(study, store=store, results=str(tmp_path / "results")).is_file()
+    assert api.watch(study, store=store, results=str(tmp_path / "results")).read().is_over
+    assert len(api.results(study, store=store).scores) == 2
+
+
 def test_the_listing_tells_steps_apart_by_names_and_scores(finished: Path) -> None:
     rows = {row["step"]: row for row in json.loads(run(finished, "ls", "steps", "--json").stdout)}
     trained = [row for row in rows.values() if row["kind"] == "train"]

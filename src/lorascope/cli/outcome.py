@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lorascope.cli.options import DEFAULT_STORE, at_store
 from lorascope.engine.step import Step
-from lorascope.stats.analysis import HypothesisResult, Interval
+from lorascope.stats.analysis import HypothesisResult
 from lorascope.tracking.progress import in_words
 
 _STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
@@ -47,6 +47,8 @@ def print_verdicts(
     verdicts: Iterable[HypothesisResult], console: Console, *, metrics: Mapping[str, str | None]
 ) -> None:
     """A line for each hypothesis. metrics: hypothesis -> what its estimate is of."""
+    from lorascope.report.page import wording
+
     verdicts = list(verdicts)
     if not verdicts:
         return
@@ -55,7 +57,7 @@ def print_verdicts(
         table.add_column(column, overflow="fold")
     for result in verdicts:
         style = _STYLES[result.verdict]
-        estimate = _estimate(result, metrics.get(result.name))
+        estimate = wording.estimate_text(result, metrics.get(result.name))
         table.add_row(escape(result.name), f"[{style}]{result.verdict}[/]", escape(estimate), escape(result.claim))
     console.print()
     console.print(table)
@@ -63,21 +65,6 @@ def print_verdicts(
         if result.verdict == "inconclusive" and result.would_decide:
             line = f"{result.name} would be decided by: {result.would_decide}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _estimate(result: HypothesisResult, metric: str | None) -> str:
-    """The average over (model, task) with its interval, in the report's units; the one part's where there is only one."""
-    from lorascope.report.page import wording
-
-    interval: Interval | None = result.average
-    if interval is None and len(result.parts) == 1:
-        interval = result.parts[0].estimate
-    if interval is None:
-        return "-"
-    style = metric or ""
-    return (
-        f"{wording.gap(style, interval.estimate)} ({wording.confidence(interval)} {wording.gap_range(style, interval)})"
-    )
 
 
 def outcome_as_json(outcome: Any) -> dict[str, Any]:

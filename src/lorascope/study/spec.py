@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
 from lorascope.study.base import Name, Spec, branch_by_key
+from lorascope.study.html import html_line, html_page, html_table
 from lorascope.study.hypothesis import Hypothesis
 from lorascope.study.measure import MeasureSpec
 from lorascope.study.methods import MethodSpec, reference_arm
@@ -153,6 +154,9 @@ class Study(Spec):
             value = {**value, "search": {}}
         return value
 
+    def _repr_html_(self) -> str:
+        return _in_a_notebook(self)
+
     @property
     def origin(self) -> Origin:
         """Where it was read from."""
@@ -177,6 +181,19 @@ class Study(Spec):
     def method(self, name: str) -> MethodBase:
         """The method the study calls `name`. Raises KeyError."""
         return {method.name: method for method in self.methods}[name]
+
+
+def _in_a_notebook(study: Study) -> str:
+    """The question and what is compared."""
+    names = {
+        "models": [model.name for model in study.models],
+        "tasks": [task.name for task in study.tasks],
+        "methods": [method.name for method in study.methods],
+        "seeds": [seed.label for seed in study.seeds],
+        "hypotheses": list(study.hypotheses),
+    }
+    rows = [(part, ", ".join(found)) for part, found in names.items() if found]
+    return html_page(f"Study {study.name}", html_line(study.question), html_table(("what", "names"), rows))
 
 
 def _widen_method(method: Any) -> Any:
