@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lorascope.errors import DataError
 from lorascope.stats.drift.runs import DriftDraws, Key
 
 DRAWS = "draws.npz"
@@ -29,9 +30,14 @@ def write_draws(path: Path, draws: Mapping[Key, DriftDraws]) -> None:
 
 
 def read_draws(path: Path) -> dict[Key, DriftDraws]:
-    """What `write_draws` wrote."""
+    """What `write_draws` wrote. Raises DataError for another file of that name."""
     found: dict[Any, DriftDraws] = {}
     with np.load(path) as file:
+        if _INDEX not in file.files:
+            raise DataError(
+                f"{path} does not hold the draws of a whole study",
+                hint="the draws of a single drift step are no substitute",
+            )
         for place, entry in enumerate(json.loads(str(file[_INDEX]))):
             key = tuple(entry.pop("key"))
             plain = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
