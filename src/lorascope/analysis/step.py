@@ -27,7 +27,7 @@ from lorascope.stats.drift.draws import DRAWS, write_draws
 
 
 def analyse(context: StepContext) -> JSON:
-    """params: study, steps (role -> label), failures, missing_runs, proposed_by; deps: role -> artifact."""
+    """params: study, steps (role -> label), failures, missing_runs, seeding, proposed_by; deps: role -> artifact."""
     params = context.step.params
     finished = Finished([(role, label, context.deps[role]) for role, label in params["steps"].items()])
     check_same_examples(finished)
@@ -51,6 +51,7 @@ def analyse(context: StepContext) -> JSON:
         broken_arms=broken_arms(gates),
         drift=evidence.drift,
         serving=evidence.serving,
+        seeding=params["seeding"],
     )
     if evidence.drift:
         write_draws(context.out / DRAWS, evidence.drift)

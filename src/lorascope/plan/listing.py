@@ -73,16 +73,15 @@ def _names_of_its_own(artifact: Artifact, artifacts: Mapping[str, Artifact]) -> 
     params, deps = record["params"], record["deps"]
     data = artifact if record["kind"] == "data" else artifacts.get(deps.get("data", ""))
     task = data.record["step"]["params"].get("task") if data else None
-    method, seeds = params.get("method"), params.get("seeds")
-    train = artifacts.get(deps.get("train", ""))
-    if seeds is None and train is not None:
-        seeds = train.record["step"]["params"].get("seeds")
-    parts = list(dict.fromkeys(str(value) for value in seeds.values())) if isinstance(seeds, Mapping) else []
+    method = params.get("method")
+    kind = method.get("kind") if isinstance(method, Mapping) else None
+    # The numbers that a run starts from are derived from its seed, which only its slug names.
+    before, _, seed = artifact.step.slug.rpartition(f"-{kind}-")
     return {
         "model": None,
         "task": task.get("name") if isinstance(task, Mapping) else None,
-        "arm": method.get("kind") if isinstance(method, Mapping) else None,
-        "seed": ".".join(parts) or None,
+        "arm": kind,
+        "seed": seed if before and record["kind"] in ("train", "evaluate") else None,
     }
 
 

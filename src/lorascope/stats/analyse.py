@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lorascope.errors import DataError, StudyError
-from lorascope.metrics.quality import quality
+from lorascope.metrics.quality import QUALITY, quality
 from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score, Verdict
 from lorascope.stats.drift.analysis import analyse_drift
 from lorascope.stats.drift.runs import DriftDraws, Key, read_drift_arms
@@ -24,7 +26,9 @@ from lorascope.stats.facts.study import Seeding
 from lorascope.stats.judging import ALPHA, Findings, judge_hypotheses
 from lorascope.stats.measurements import validate_measurements
 from lorascope.stats.quality.anova import method_by_task_anova
-from lorascope.stats.quality.arms import ScoredArm, read_arms
+from lorascope.stats.quality.arms import BASELINE_PREFIX, ScoredArm, read_arms, read_baselines
+from lorascope.stats.quality.collapse import collapsed_runs
+from lorascope.stats.quality.multibootstrap import estimate_difference, metric_scores
 from lorascope.stats.quality.paired import (
     discordance_odds_ratio,
     hedges_g,
@@ -74,17 +78,23 @@ def analyse_study(
             raise StudyError(
                 f"task {task.name} has no primary metric", hint=f"Given for: {', '.join(primary) or 'none'}."
             )
-    arms = read_arms(study, table)
-    pairs = Pairs(arms, generator_seed)
+    arms, baselines = read_arms(study, table), read_baselines(study, table)
+    pairs = Pairs({**arms, **baselines}, generator_seed)
     scores = [_score(arm, primary[arm.task]) for arm in arms.values()]
-    _require_agreeing_summaries(scores, table)
-    comparisons = _correct_comparisons([
-        _compare(pairs, arms[model, task, method], arms[model, task, reference], primary[task])
-        for model, task, method, reference in _pairs_to_compare(study)
-        if pairs.seeds((model, task, method), (model, task, reference))
-    ])  # fmt: skip
+    others = _other_metrics(table, primary)
+    other_scores = [_score(arm, metric) for arm in arms.values() for metric in others.get(arm.task, ())]
+    _require_agreeing_summaries([*scores, *other_scores], table)
+    compared_arms = [
+        found for found in _pairs_to_compare(study) if pairs.seeds((*found[:2], found[2]), (*found[:2], found[3]))
+    ]
+    comparisons = _comparisons(pairs, [(found, primary[found[1]]) for found in compared_arms])
+    other_comparisons = _comparisons(
+        pairs, [(found, metric) for found in compared_arms for metric in others.get(found[1], ())]
+    )
     drift_arms = read_drift_arms(study, table, drift or {})
-    measured = Findings(study, pairs, table, primary, broken_arms or {}, drift_arms, serving, seeding)
+    measured = Findings(study, pairs, table, primary, broken_arms or {}, drift_arms, serving, seeding,
+        collapsed_runs(arms, baselines, primary),
+    )  # fmt: skip
     hypotheses = judge_hypotheses(measured)
     return Analysis(
         alpha=ALPHA,
@@ -97,6 +107,15 @@ def analyse_study(
         notes=_notes(study, arms),
         drift=analyse_drift(study, table, drift_arms, primary=primary, seeding=seeding),
         serving=serving,
+        collapsed=measured.collapsed,
+        other_scores=other_scores,
+        other_comparisons=other_comparisons,
+        baselines=[
+            _baseline_score(arm, metric, generator_seed)
+            for arm in baselines.values()
+            for metric in (primary[arm.task], *others.get(arm.task, ()))
+            if _has_columns(arm, metric)
+        ],
     )
 
 
@@ -104,7 +123,9 @@ def analyse_study(
 
 
 def _score(arm: ScoredArm, metric: str) -> Score:
-    values = arm.seed_scores(quality(metric, where=f"tasks.{arm.task}"))
+    row = quality(metric, where=f"tasks.{arm.task}")
+    values = arm.seed_scores(row)
+    interval = t_interval(values)
     return Score(
         model=arm.model,
         task=arm.task,
@@ -112,10 +133,51 @@ def _score(arm: ScoredArm, metric: str) -> Score:
         metric=metric,
         mean=float(values.mean()),
         sd=float(values.std(ddof=1)) if len(values) > 1 else None,
-        interval=t_interval(values),
+        interval=interval.within(row.low, row.high) if interval else None,
         seeds={seed: float(value) for seed, value in zip(arm.seeds, values, strict=True)},
         num_examples=len(arm.examples),
     )
+
+
+def _baseline_score(baseline: ScoredArm, metric: str, generator_seed: int) -> Score:
+    """With an interval over test examples (and over draws, where the baseline draws)."""
+    row = quality(metric)
+    assert row.estimator is not None
+    scores = metric_scores(
+        row.estimator,
+        baseline.columns(row, baseline.seeds),
+        num_classes=baseline.num_classes(row),
+        generator=np.random.default_rng(generator_seed),
+    )
+    estimate = estimate_difference(scores, continuous=row.width is None)
+    interval = estimate.interval(0.95, method="bootstrap over examples").within(row.low, row.high)
+    return Score(
+        model=baseline.model,
+        task=baseline.task,
+        method=baseline.method,
+        metric=metric,
+        mean=estimate.mean,
+        sd=float(scores.values.std(ddof=1)) if len(scores.values) > 1 else None,
+        interval=interval,
+        seeds={seed: float(value) for seed, value in zip(baseline.seeds, scores.values, strict=True)},
+        num_examples=len(baseline.examples),
+    )
+
+
+def _other_metrics(table: pd.DataFrame, primary: Mapping[str, str]) -> dict[str, list[str]]:
+    """Task -> its metrics besides the primary one, as its runs report them; the loss is what is trained on, no score."""
+    rows: Any = table[(table["split"] == "test") & table["example_id"].isna() & table["metric"].isin(list(QUALITY))]
+    rows = rows[~rows["method"].str.startswith(BASELINE_PREFIX)]
+    found: dict[str, list[str]] = {}
+    for task, metric in dict.fromkeys(zip(rows["task"], rows["metric"], strict=True)):
+        if metric not in (primary.get(task), "loss"):
+            found.setdefault(task, []).append(metric)
+    return found
+
+
+def _has_columns(arm: ScoredArm, metric: str) -> bool:
+    row = quality(metric)
+    return row.estimator is not None and {*row.estimator.columns} <= {*arm.rows}
 
 
 def _require_agreeing_summaries(scores: Sequence[Score], table: pd.DataFrame) -> None:
@@ -165,11 +227,23 @@ def _pairs_to_compare(study: Study) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def _comparisons(pairs: Pairs, wanted: Sequence[tuple[tuple[str, str, str, str], str]]) -> list[Comparison]:
+    """One a ((model, task, method, reference), metric), corrected together."""
+    return _correct_comparisons(
+        [
+            _compare(pairs, pairs.arms[model, task, method], pairs.arms[model, task, reference], metric)
+            for (model, task, method, reference), metric in wanted
+        ]
+    )
+
+
 def _compare(pairs: Pairs, method: ScoredArm, reference: ScoredArm, metric: str) -> Comparison:
     seeds = pairs.seeds((method.model, method.task, method.method), (method.model, method.task, reference.method))
     differences = pairs.differences(method, reference, metric=metric, seeds=seeds)
     estimate = estimate_quality(differences, metric)
     how = "multi-bootstrap" if len(seeds) > 1 else "paired by example, this seed only"
+    reach = quality(metric).width
+    low = None if reach is None else -reach
     tables = []
     odds = None
     if "correct" in method.rows and "correct" in reference.rows:
@@ -182,8 +256,8 @@ def _compare(pairs: Pairs, method: ScoredArm, reference: ScoredArm, metric: str)
         method=method.method,
         reference=reference.method,
         metric=metric,
-        difference=estimate.interval(0.95, method=how),
-        difference_90=estimate.interval(0.90, method=how),
+        difference=estimate.interval(0.95, method=how).within(low, reach),
+        difference_90=estimate.interval(0.90, method=how).within(low, reach),
         p_value=estimate.p_two_sided() if len(seeds) > 1 else None,
         p_holm=None,
         p_bonferroni=None,

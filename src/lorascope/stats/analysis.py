@@ -99,7 +99,7 @@ class HypothesisResult:
     """One hypothesis: its claim in plain words, its verdict, the parts it rests on, and what would decide it.
 
     side: what the p-values are of: the support, or where it is refuted the refutation. p_value: of the whole hypothesis;
-    p_holm, p_bonferroni: adjusted over all hypotheses of the study.
+    p_holm, p_bonferroni: adjusted over all hypotheses of the study. is_ratio: estimates are shares of the reference's mean.
     """
 
     name: str
@@ -118,6 +118,33 @@ class HypothesisResult:
     p_holm: float | None = None
     p_bonferroni: float | None = None
     side: Side = "support"
+    without_collapsed: SoundRunsResult | None = None
+    is_ratio: bool = False
+
+
+@dataclass(frozen=True)
+class CollapsedRun:
+    """A run that learnt nothing, and how that shows ("predicts class 1 for all 408 test examples")."""
+
+    model: str
+    task: str
+    method: str
+    seed: str
+    why: str
+
+
+@dataclass(frozen=True)
+class SoundRunsResult:
+    """A hypothesis without the collapsed runs of its arms: secondary, for the claim is about all runs.
+
+    num_left_out: those runs. average: as of the hypothesis. verdict: what it would be alone, not corrected over the study.
+    unstable: the arms that lost more than one run in five, "lora on mrpc with m: 2 of 5 runs collapsed".
+    """
+
+    num_left_out: int
+    average: Interval | None
+    verdict: Verdict
+    unstable: list[str]
 
 
 @dataclass(frozen=True)
@@ -187,7 +214,9 @@ class DriftAnalysis:
 @dataclass(frozen=True)
 class Analysis:
     """Everything a report states. anova: method x task on seed scores (None if not estimable); drift, serving: None if
-    they were not measured."""
+    they were not measured. scores, comparisons: of each task's primary metric; other_scores, other_comparisons: of its
+    further metrics, a family of their own. baselines: scores of what needs no training. collapsed: runs that learnt
+    nothing."""
 
     alpha: float
     family: str
@@ -199,6 +228,10 @@ class Analysis:
     notes: list[str] = field(default_factory=list)
     drift: DriftAnalysis | None = None
     serving: ServingAnalysis | None = None
+    collapsed: list[CollapsedRun] = field(default_factory=list)
+    other_scores: list[Score] = field(default_factory=list)
+    other_comparisons: list[Comparison] = field(default_factory=list)
+    baselines: list[Score] = field(default_factory=list)
 
     def metric_of(self, result: HypothesisResult) -> str | None:
         """What the estimate of a hypothesis is of, by name; None for the primary metric where nothing was scored."""

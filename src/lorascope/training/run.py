@@ -157,7 +157,7 @@ def set_up(index: int, context: StepContext, *, keep: Keep | None = None) -> Run
         recipe=Recipe(
             train=train,
             learning_rate=params["learning_rate"],
-            seeds=Seeds.model_validate(params["seeds"]),
+            seeds=Seeds.model_validate(params["seeds"]).derived(params["seeds_for"]),
             stops=params.get("stops", (1.0,)),
         ),
         callbacks=Callbacks(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,6 +106,18 @@ class DriftArm:
     summary: np.ndarray | None
     summary_draws: np.ndarray
     num_examples: int
+
+    def at(self, seeds: Sequence[str]) -> DriftArm:
+        """The same of chosen seeds."""
+        chosen = [self.seeds.index(seed) for seed in seeds]
+        return replace(
+            self,
+            seeds=tuple(seeds),
+            values=self.values[chosen],
+            draws=self.draws[:, chosen],
+            summary=None if self.summary is None else self.summary[chosen],
+            summary_draws=self.summary_draws[:, chosen],
+        )
 
     def layers(self, site: str) -> tuple[int, ...]:
         return tuple(layer for found, layer in self.points if found == site)

@@ -150,6 +150,27 @@ def metric_differences(
     return SeedDifferences(values, deviations, num_examples)
 
 
+def metric_scores(
+    estimator: Estimator,
+    rows: Rows,
+    *,
+    num_classes: int,
+    generator: np.random.Generator,
+    num_resamples: int = NUM_RESAMPLES,
+) -> SeedDifferences:
+    """Seed scores of one arm, in place of differences. Two arms scored by generators of one state share their resamples, so
+    their scores may be subtracted or divided."""
+    if isinstance(estimator, Mean):
+        values = rows[estimator.column]
+        return mean_differences(values, np.zeros_like(values))
+    num_examples = rows[estimator.columns[0]].shape[1]
+    score = scorer(estimator, rows, num_classes=num_classes)
+    values = score(np.ones((1, num_examples)))[0]
+    resampled = np.concatenate([score(w) for w in _weights(num_examples, num_resamples, generator)])
+    deviations = (resampled - resampled.mean(0)).T / math.sqrt(num_resamples - 1)
+    return SeedDifferences(values, deviations, num_examples)
+
+
 def _weights(num_examples: int, num_resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     """Bootstrap weights [some resamples, examples] in blocks that fit memory."""
     block = max(1, _CELLS_AT_ONCE // num_examples)
@@ -178,6 +199,28 @@ def average_over_tasks(parts: Sequence[SeedDifferences]) -> SeedDifferences:
         sum(part.num_examples for part in parts),
         sum(part.least_variance for part in parts) / k**2,
     )
+
+
+def ratio_of_means(
+    method: Sequence[SeedDifferences], reference: Sequence[SeedDifferences]
+) -> tuple[float, list[SeedDifferences]]:
+    """(mean of `method` / mean of `reference` over tasks, how each task's seeds lie around this ratio).
+
+    The latter is linear in both arms (the delta method): its mean over tasks is 0 and has the variance of the ratio.
+    method, reference: one a task, made by `metric_scores`.
+    """
+    centre = float(np.mean([part.values.mean() for part in reference]))
+    ratio = float(np.mean([part.values.mean() for part in method])) / centre
+    around = [
+        SeedDifferences(
+            (first.values - ratio * second.values) / centre,
+            (first.deviations - ratio * second.deviations) / centre,
+            first.num_examples,
+            first.least_variance / centre**2,
+        )
+        for first, second in zip(method, reference, strict=True)
+    ]
+    return ratio, around
 
 
 def estimate_difference(differences: SeedDifferences, *, continuous: bool = False) -> BootstrapEstimate:

@@ -28,7 +28,7 @@ from lorascope.study.spec import Study
 SEEDS = ("1", "2", "3", "4", "5")
 POINTS = (*(("residual", layer) for layer in range(7)), *(("attention", layer) for layer in range(1, 7)))
 NUM_EXAMPLES, NUM_DRAWS = 400, 200
-H1B = {"lower": "lora", "than": "full", "on": "drift", "by": "20%"}
+H1B = {"lower": "lora", "than": "full", "on": "drift", "by": "20%", "over": "every"}
 PRIMARY = {"mrpc": "accuracy", "rte": "accuracy"}
 
 
