@@ -52,7 +52,7 @@ def test_every_path_of_the_interface_may_be_text() -> None:
 
 
 def test_scores_are_one_row_an_arm(results: Results) -> None:
-    scores = results.scores
+    scores: Any = results.scores
     assert list(scores["arm"].unique()) == ["full", "lora"] and set(scores["task"]) == {"mrpc", "rte"}
     assert (scores["seeds"] == 5).all() and (scores["low"] < scores["mean"]).all()
     assert scores["mean"].tolist() == [score.mean for score in results.analysis.scores]

@@ -112,7 +112,7 @@ def _study_there(directory: Path, stated: JSON | None) -> Study:
 
 
 def _require_arms(study: Study, table: pd.DataFrame, directory: Path) -> None:
-    models, methods = {m.name for m in study.models}, {m.name for m in study.methods}
+    models, methods = [m.name for m in study.models], [m.name for m in study.methods]
     served = table["method"].str.startswith("serving:").fillna(False)
     if not (table["model"].isin(models) & (table["method"].isin(methods) | served)).any():
         raise DataError(
@@ -138,10 +138,10 @@ def _primary_metrics(study: Study, stated: JSON, before: JSON, directory: Path) 
 
 def _facts_from(table: pd.DataFrame, study: Study, primary: Mapping[str, str]) -> JSON:
     """Facts as far as the measurements show them."""
-    tested = table[(table["split"] == "test") & table["example_id"].isna()]
+    tested: Any = table[(table["split"] == "test") & table["example_id"].isna()]
     baselines, floors = [], {}
     is_baseline = tested["method"].str.startswith("baseline:").fillna(False)
-    counts = table[table["example_id"].notna()].groupby(["task"])["example_id"].nunique()
+    counts: Any = table[table["example_id"].notna()].groupby(["task"])["example_id"].nunique()
     for key, rows in tested[is_baseline].groupby(["model", "task", "method", "metric"], sort=False):
         model, task, method, metric = cast("tuple[str, str, str, str]", key)
         name, values = method.partition(":")[2], rows["value"].tolist()
@@ -152,7 +152,7 @@ def _facts_from(table: pd.DataFrame, study: Study, primary: Mapping[str, str]) -
         })  # fmt: skip
         if metric == primary.get(task) and not rows["seed"].fillna("").astype(bool).any():
             floors.setdefault((model, task), {})[name] = values[0]
-    arms = tested[tested["method"].isin([method.name for method in study.methods])]
+    arms: Any = tested[tested["method"].isin([method.name for method in study.methods])]
     gates = []
     for key, rows in arms.groupby(["model", "task", "method"], sort=False):
         model, task, method = cast("tuple[str, str, str]", key)
@@ -168,7 +168,7 @@ def _facts_from(table: pd.DataFrame, study: Study, primary: Mapping[str, str]) -
 
 def _runs_from(table: pd.DataFrame, study: Study) -> list[JSON]:
     names = [method.name for method in study.methods]
-    costs = table[table["split"].isna() & table["example_id"].isna() & table["method"].isin(names)]
+    costs: Any = table[table["split"].isna() & table["example_id"].isna() & table["method"].isin(names)]
     runs: dict[tuple[str, ...], JSON] = {}
     for run in costs[costs["metric"].isin(list(COSTS))].to_dict("records"):
         who = {name: str(run[name]) for name in ("run", "model", "task", "method", "seed")}
@@ -183,7 +183,7 @@ def _runs_from(table: pd.DataFrame, study: Study) -> list[JSON]:
 def _draws_there(directory: Path, table: pd.DataFrame, before: JSON) -> tuple[dict[Key, DriftDraws], list[str]]:
     if (directory / DRAWS).exists():
         return read_draws(directory / DRAWS), []
-    rows = table[(table["split"] == "probe") & (table["metric"] == "drift") & table["example_id"].isna()]
+    rows: Any = table[(table["split"] == "probe") & (table["metric"] == "drift") & table["example_id"].isna()]
     rows = rows[~rows["method"].str.startswith("reference:").fillna(False)]
     if not len(rows):
         return {}, []
@@ -194,7 +194,7 @@ def _draws_there(directory: Path, table: pd.DataFrame, before: JSON) -> tuple[di
     }, [_NO_DRAWS]
 
 
-def _without_spread(rows: pd.DataFrame, num_examples: int) -> DriftDraws:
+def _without_spread(rows: Any, num_examples: int) -> DriftDraws:
     """An arm's drift as two equal draws: with no variance over examples."""
     layered, summed = rows[rows["layer"].notna()], rows[rows["layer"].isna() & (rows["site"] == "residual")]
     wide = layered.pivot_table(index="seed", columns=["site", "layer"], values="value", sort=False)

@@ -90,7 +90,7 @@ class NotebookView:
             self._show()
 
     def _show(self) -> None:
-        from IPython.display import HTML, display
+        from IPython.display import HTML, display  # pyright: ignore[reportMissingImports] - a notebook has it
 
         self._shown_at = self._clock()
         page = HTML(f"<pre>{html.escape(self.text())}</pre>")

@@ -103,7 +103,7 @@ def test_the_report_of_an_edited_study_is_kept_once(results: Path) -> None:
     assert make_room(folder, study_text(study, folder)) is None, "nothing was edited"
     edited = study.model_copy(update={"question": "Edited"})
     kept = make_room(folder, study_text(edited, folder))
-    assert kept == folder / "previous"
+    assert kept is not None and kept == folder / "previous"
     assert (kept / "report.html").read_text() == (kept / "figures" / "forest.png").read_text() == "first"
     assert "First" in (kept / "study.yaml").read_text() and "Edited" in (folder / "study.yaml").read_text()
     assert not (kept / "events.jsonl").exists() and not (folder / "figures").exists()

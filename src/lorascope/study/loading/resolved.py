@@ -84,7 +84,7 @@ def _reads_as(data: dict[str, Any], study: Study) -> bool:
         return False
 
 
-def _removed(data: Any, path: Sequence[str | int]) -> bool:
+def _removed(data: Any, path: Sequence[Any]) -> bool:
     """Whether there was such a key; it is gone then."""
     for part in path[:-1]:
         is_item = isinstance(data, list) and isinstance(part, int) and part < len(data)
