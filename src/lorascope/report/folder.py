@@ -56,7 +56,8 @@ class Folder:
 def folder_of(study: Study, results: Path) -> Folder:
     """Where a study's results are, or will be. Nothing is written."""
     owner, plain = _owner(study, results), results / study.name
-    is_variation = bool(owner["content"]) or any(not text.strip().startswith("name=") for text in owner["set"])
+    has_own_name = any(text.strip().startswith("name=") for text in owner["set"])
+    is_variation = bool(owner["content"]) or bool(owner["set"]) and not has_own_name
     found = _read_owner(plain)
     if is_variation:
         what = "a copy changed by a program" if owner["content"] else f"`--set {owner['set'][0]}` is a variation"

@@ -64,7 +64,8 @@ def test_a_variation_has_a_folder_of_its_own_even_if_it_is_first(results: Path) 
 
 
 def test_another_name_by_override_is_a_name_like_any_other(results: Path) -> None:
-    assert folder_of(read(results, "study.yaml", "name=mine"), results).path == results / "mine"
+    assert taken(read(results, "study.yaml", "seeds=[2]", "name=mine"), results).path == results / "mine"
+    assert folder_of(read(results, "study.yaml", "name=mine"), results).path.name.startswith("mine@")
 
 
 def test_a_copy_that_a_program_changed_is_a_variation(results: Path) -> None:
