@@ -7,12 +7,12 @@ import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lorascope.registry import METHODS, TRACKERS, nearest
+from lorascope.registry import METHOD_SETTINGS, TRACKERS, nearest
 from lorascope.study import spec
 from lorascope.study.base import Spec
 from lorascope.study.loading.document import KeyPath, Mistake, describe, dotted
 from lorascope.study.loading.foreign import FOREIGN, HOMES
-from lorascope.study.methods import method_specs
+from lorascope.study.methods import method_specs, why_unknown
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.train import TrainSpec
 
@@ -27,11 +27,11 @@ _EXPECTED = {
 _SHORTHANDS = {
     "models": "a registered name or {name, source}",
     "tasks": "a registered name or {name, kind, train, text, label, ...}",
-    "methods": f"one of {', '.join(METHODS)}, or a mapping with `kind`",
+    "methods": f"one of {', '.join(METHOD_SETTINGS)}, or a mapping with `kind`",
     "seeds": "a whole number or {initialisation, order, dropout}",
     "track": f"one of {', '.join(TRACKERS)}, or a mapping with `kind`",
 }
-_KINDS = {"methods": ("method", METHODS), "track": ("tracker", TRACKERS)}
+_KINDS = {"methods": "method", "track": "tracker"}
 _LIMITS = {
     "greater_than": ("gt", "greater than"),
     "greater_than_equal": ("ge", "at least"),
@@ -80,7 +80,7 @@ def _explain(error: Any, path: KeyPath) -> Mistake:
     if kind == "union_tag_invalid":
         return _unknown_kind(path, str(context["tag"]))
     if kind == "union_tag_not_found":
-        return Mistake(path, f"{here}: the key `kind` is missing", f"allowed: {', '.join(_KINDS[str(path[0])][1])}")
+        return Mistake(path, f"{here}: the key `kind` is missing", f"allowed: {', '.join(_allowed_kinds(path))}")
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
         match = nearest(str(found), allowed)
@@ -135,9 +135,14 @@ def _unknown_key(error: Any, path: KeyPath) -> Mistake:
     return Mistake(path, f"{within}unknown key `{key}`", hint)
 
 
+def _allowed_kinds(path: KeyPath) -> list[str]:
+    return list(method_specs() if path[0] == "methods" else TRACKERS)
+
+
 def _unknown_kind(path: KeyPath, kind: str) -> Mistake:
-    noun, allowed = _KINDS[str(path[0])]
-    if problem := allowed.problems.get(kind):
+    noun = _KINDS[str(path[0])]
+    allowed = _allowed_kinds(path)
+    if noun == "method" and (problem := why_unknown(kind)):
         return Mistake((*path, "kind"), f"{dotted(path)}: {problem}", f"allowed: {', '.join(allowed)}")
     match = nearest(kind, allowed)
     meant = f": did you mean `{match}`?" if match else ""
