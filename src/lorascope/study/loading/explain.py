@@ -11,6 +11,7 @@ from lorascope.registry import METHOD_SETTINGS, TRACKERS, nearest
 from lorascope.study import spec
 from lorascope.study.base import Spec
 from lorascope.study.loading.document import KeyPath, Mistake, describe, dotted
+from lorascope.study.loading.foreign import FOREIGN, HOMES
 from lorascope.study.methods import method_specs, why_unknown
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.train import TrainSpec
@@ -62,8 +63,9 @@ def _path(loc: Sequence[str | int]) -> KeyPath:
 
 def _misspelt(error: Any) -> KeyPath:
     """The path an unknown key probably stands for (itself if nothing is near)."""
-    path = _path(error["loc"])
-    match = nearest(str(path[-1]), _allowed_keys(error["loc"][:-1]))
+    path, allowed = _path(error["loc"]), _allowed_keys(error["loc"][:-1])
+    ours = FOREIGN.get(str(path[-1]))
+    match = ours.key if ours and ours.key in allowed else nearest(str(path[-1]), allowed)
     return (*path[:-1], match or path[-1])
 
 
@@ -118,8 +120,13 @@ def _wrong_type(error: Any, path: KeyPath) -> Mistake:
 def _unknown_key(error: Any, path: KeyPath) -> Mistake:
     key, allowed = str(path[-1]), _allowed_keys(error["loc"][:-1])
     within = f"{dotted(path[:-1])}: " if len(path) > 1 else ""
-    match = nearest(key, allowed)
     hint = f"allowed here: {', '.join(allowed)}"
+    ours = FOREIGN.get(key)
+    if ours and ours.key not in allowed:
+        told = "" if ours.key == key else f": it is called `{ours.key}` here"
+        return Mistake(path, f"{within}unknown key `{key}`{told}", f"a key of {HOMES[ours.home]}, {ours}; {hint}")
+    match = ours.key if ours else nearest(key, allowed)
+    hint = f"{ours}; {hint}" if ours else hint
     if match:
         return Mistake(path, f"{within}unknown key `{key}`: did you mean `{match}`?", hint)
     homes = [home for home, model in _homes().items() if key in model.model_fields]
