@@ -33,7 +33,8 @@ from lorascope.engine.store.generations import BucketGenerations
 from lorascope.engine.store.lock import StepLock
 from lorascope.engine.store.notes import notes_in
 from lorascope.engine.store.opening import LOCAL_STORE, local_directory, open_store
-from lorascope.engine.store.remote import CorruptArtifact, RemoteStore
+from lorascope.engine.store.integrity import CorruptArtifact
+from lorascope.engine.store.remote import RemoteStore
 from lorascope.engine.workers.inline import InlineExecutor
 from lorascope.engine.workplace import Workplace
 from lorascope.errors import EnvironmentProblem, StudyError

@@ -30,6 +30,7 @@ from lorascope.study.measure import Workload
 
 if TYPE_CHECKING:
     from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.store.integrity import REPAIR_HINT
 
 
 _WRITERS: Mapping[Form, Callable[..., Path]] = {
@@ -109,7 +110,7 @@ def _open(train: Artifact, store: Store) -> TrainedRun:
     if problems := store.verify(train.id):
         raise EnvironmentProblem(
             f"the run is not as it was committed: {problems[0]}",
-            hint=f"delete {train.place} and run its study again",
+            hint=REPAIR_HINT,
         )
     data = store.artifact(train.step.deps["data"])
     locations = find_model(train.step.params["model"], train.step.locations)

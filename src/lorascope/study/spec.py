@@ -73,6 +73,11 @@ class ModelSpec(Spec):
 # ----------------------------------------------------------------------------------------------------------- tasks
 
 
+MOST_SEED = 2**32 - 1
+"""What every generator takes: torch's, numpy's and scikit-learn's."""
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+
+
 class DataSpec(Spec):
     """Caps and carving, the same for every task. A cap keeps a stratified sample; None keeps every row.
 
@@ -84,7 +89,7 @@ class DataSpec(Spec):
     validation_examples: Annotated[int, Field(ge=4)] | None = None
     test_examples: Annotated[int, Field(ge=4)] | None = None
     validation_fraction: Fraction = 0.1
-    split_seed: int = 0
+    split_seed: Seed = 0
 
 
 # ----------------------------------------------------------------------------------------------------------- seeds
@@ -93,14 +98,16 @@ class DataSpec(Spec):
 class Seeds(Spec):
     """The three sources of chance in a run. A bare integer sets all three."""
 
-    initialisation: int
-    order: int
-    dropout: int
+    initialisation: Seed
+    order: Seed
+    dropout: Seed
 
     @model_validator(mode="before")
     @classmethod
     def _from_integer(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
+            if not 0 <= value <= MOST_SEED:
+                raise ValueError(f"a seed lies between 0 and {MOST_SEED:,}; found {value}")
             return {"initialisation": value, "order": value, "dropout": value}
         return value
 

@@ -8,6 +8,8 @@ failures, logs, cache) can be deleted between studies without losing a result.
     staging/  work/  locks/       of steps under way; work/ outlives a kill (checkpoints)
     steps/<step id>.json          any step, to run it again by hand
     failures/<step id>.json       how a step last failed
+    damaged/                      artifacts that were not what was committed, set aside by `run --repair`
+    remembered/                   what a run has seen of this machine, such as the version of an engine
     cache/  logs/                 what can be rebuilt; what workers said
 """
 
@@ -25,8 +27,9 @@ from typing import Any
 
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step, canonical_json
-from lorascope.engine.store.artifact import RECORD, Artifact, discrepancies
+from lorascope.engine.store.artifact import RECORD, Artifact
 from lorascope.engine.store.durable import files_under, name_in, seal_files, sha256_of, sync_directory, write_file
+from lorascope.engine.store.integrity import discrepancies, sealed, spelled
 from lorascope.engine.store.lock import StepLock
 from lorascope.errors import EnvironmentProblem
 
@@ -120,6 +123,16 @@ class Store:
         except (ValueError, KeyError, TypeError) as error:
             return [f"{step_id}: {RECORD} cannot be read ({type(error).__name__}: {error})"]
 
+    def set_aside(self, step_id: str) -> str | None:
+        """Take a damaged artifact out of the finished work, and keep it; where it lies now. None if there is none."""
+        target = self._directory("damaged") / f"{step_id}.{uuid.uuid4().hex[:12]}"
+        with self.guard():
+            try:
+                os.rename(self._artifact_path(step_id), target)
+            except FileNotFoundError:
+                return None
+        return str(target)
+
     # -- steps, and work under way
 
     def save_step(self, step: Step) -> None:
@@ -203,6 +216,18 @@ class Store:
         with self.guard():
             self._failure_path(step_id).unlink(missing_ok=True)
 
+    # -- what was seen of machines
+
+    def remember(self, name: str, found: Mapping[str, Any]) -> None:
+        """Keep what a run has seen, for those who only read."""
+        self._replace(self.root / "remembered" / f"{name}.json", json.dumps(found, indent=1), flush=True)
+
+    def recall(self, name: str) -> dict[str, Any]:
+        """What was last remembered under this name; nothing where that is torn, until the next run sees it again."""
+        with contextlib.suppress(FileNotFoundError):
+            return mapping_in((self.root / "remembered" / f"{name}.json").read_bytes())
+        return {}
+
     # -- writing
 
     @contextlib.contextmanager
@@ -264,7 +289,7 @@ class Store:
     def _publish(self, step_id: str, staging: Path, record: Mapping[str, Any]) -> Artifact:
         """Make the sealed files of `staging` an artifact, at once, unless there is one."""
         target = self._artifact_path(step_id)
-        write_file(staging / RECORD, json.dumps(record, indent=1, sort_keys=True, allow_nan=False), flush=True)
+        write_file(staging / RECORD, spelled(sealed(record)), flush=True)
         sync_directory(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
         self._rename_into_place(staging, target)
@@ -297,6 +322,15 @@ class Store:
 
     def _failure_path(self, step_id: str) -> Path:
         return self.root / "failures" / f"{step_id}.json"
+
+
+def mapping_in(content: bytes) -> dict[str, Any]:
+    """The JSON object, an empty one for what is none."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _assert_canonical(step_id: str, **values: Mapping[str, Any]) -> None:

@@ -1,0 +1,47 @@
+"""What a user settled for all studies, in a file of their own: which programs a study may have run.
+
+It lies outside every study, in $XDG_CONFIG_HOME/lorascope/config.yaml (~/.config/lorascope/config.yaml), because a study comes
+from somebody else as often as not.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lorascope.study.base import Spec
+from lorascope.study.loading.document import Mistake, describe, dotted, read_document
+
+
+class Preferences(Spec):
+    """allow_programs: interpreters that studies may name as `measure.serving.python`."""
+
+    allow_programs: tuple[str, ...] = ()
+
+
+def preferences_file() -> Path:
+    """Where the user's configuration lies, whether it is there or not."""
+    above = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(above, "lorascope", "config.yaml")
+
+
+def read_preferences() -> Preferences:
+    """The user's configuration; nothing is settled where there is no file. Raises StudyError with file and line."""
+    path = preferences_file()
+    if not path.exists():
+        return Preferences()
+    document = read_document(path, what="the configuration")
+    try:
+        return Preferences.model_validate(document.data)
+    except ValidationError as error:
+        raise document.error([_mistake(found) for found in error.errors(include_url=False)]) from None
+
+
+def _mistake(error: dict) -> Mistake:
+    path = tuple(error["loc"])
+    if error["type"] == "extra_forbidden":
+        return Mistake(path, f"unknown key `{dotted(path)}`", f"allowed here: {', '.join(Preferences.model_fields)}")
+    hint = "a list of programs, such as `allow_programs: [/opt/vllm/bin/python]`"
+    return Mistake(path, f"{dotted(path)}: {error['msg']}; found {describe(error.get('input'))}", hint)
