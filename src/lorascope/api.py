@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from lorascope.serving.publish import Published
 
 __all__ = [
-    "Outcome", "Results", "Workers", "calibrate", "export", "graph", "load", "pack", "plan", "repair", "report", "results", "run",
-    "status", "verify", "watch",
+    "Outcome", "Results", "Workers", "calibrate", "export", "graph", "load", "pack", "plan", "repair", "report", "results",
+    "run", "status", "verify", "watch",
 ]  # fmt: skip
 
 DEFAULT_STORE = Path("store")
@@ -74,9 +74,9 @@ def run(
     """Computes what the store lacks, analyses what is finished and writes the report to `results`/<study name>/.
 
     store: a directory, or "s3://BUCKET/PREFIX". executor: "local", "inline" or "ray", or `Workers` that say on which devices,
-    or on which cluster, and which programs the study may have run. only: a glob on step ids and labels ("*mrpc*"); what they need is run too. track: trackers instead of
-    the study's own, ["none"] for none. emit: receives every event; results/<study>/events.jsonl does too. May be killed at
-    any time and called again.
+    or on which cluster, and which programs the study may have run. only: a glob on step ids and labels ("*mrpc*"); what they
+    need is run too. track: trackers instead of the study's own, ["none"] for none. emit: receives every event;
+    results/<study>/events.jsonl does too. May be killed at any time and called again.
     """
     require_suitable(study)
     workers = Workers(executor) if isinstance(executor, str) else executor
@@ -242,9 +242,7 @@ def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | 
     return verify_study(Planner(study, opened, data_dir=data_dir), opened)
 
 
-def pack(
-    store: StorePlace, to: str | Path, *, without_weights: bool = False, piece_bytes: int | None = None
-) -> Packed:
+def pack(store: StorePlace, to: str | Path, *, without_weights: bool = False, piece_bytes: int | None = None) -> Packed:
     """Writes the finished steps of a store as a tar file, or as pieces of it for transport (`to`.000, `to`.001, ...), which
     `cat` joins. without_weights: weight files are left out, and the records say so; such a step stays finished.
 

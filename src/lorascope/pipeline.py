@@ -85,7 +85,8 @@ class Results:
 class Workers:
     """Who computes the steps of a study. executor: a key of `registry.EXECUTORS`. devices: one worker each, a device named
     twice gets two; None: all accelerators, else the CPU. address: of the Ray cluster, "host:port"; None: the one that this
-    machine is part of. programs: those that a study may name as the interpreter of its engine, and have run. Raises StudyError for an executor that there is not, and an address that has no effect.
+    machine is part of. programs: those that a study may name as the interpreter of its engine, and have run. Raises
+    StudyError for an executor that there is not, and an address that has no effect.
     """
 
     executor: str = "local"

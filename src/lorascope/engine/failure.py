@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import traceback as traceback_module
 from collections.abc import Mapping
@@ -56,6 +57,18 @@ class Failure:
     def to_json(self) -> dict[str, Any]:
         """The failure as JSON."""
         return asdict(self)
+
+    @classmethod
+    def read(cls, content: bytes, step_id: str) -> Failure:
+        """The failure on record. One that cannot be read says so."""
+        try:
+            return cls.from_json(json.loads(content))
+        except (ValueError, TypeError):
+            error = StepFailure(
+                "the step failed, but what was recorded of it cannot be read",
+                hint="Give the same command again: the step is tried again, and the record replaced.",
+            )
+            return cls(step_id, "lorascope.errors:StepFailure", error.message, error.hint)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Failure:

@@ -167,7 +167,10 @@ class _Growing:
                 self._wait_for_runs(RunLabel(model.name, task.name, name))
             else:
                 trained[name] = self._add_runs(model, task.name, name, method, checks[name], inputs, trials[name])
-        return TrainedArms(task.name, inputs, trained, is_prepared=not any([self.failed(i) for i in inputs.values()]))
+        failures = [
+            self.failed(step_id) for step_id in inputs.values()
+        ]  # each is asked about, so that a change is noticed
+        return TrainedArms(task.name, inputs, trained, is_prepared=not any(failures))
 
     def _add_searches(self, model: PlannedModel, task: TaskSpec, inputs: Mapping[str, str]) -> list[Searching]:
         """The searches of a (model, task), on data of their own where the search has a cap on examples."""

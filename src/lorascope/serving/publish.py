@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.store.integrity import REPAIR_HINT
 
-
 _WRITERS: Mapping[Form, Callable[..., Path]] = {
     "adapter": write_adapter,
     "merged": write_merged,

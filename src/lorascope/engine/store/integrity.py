@@ -62,16 +62,20 @@ def parsed_record(content: bytes, step_id: str, *, place: str) -> dict[str, Any]
     a record, is that of another step, or does not agree with its seal."""
     try:
         record = json.loads(content)
-        is_record = _KEYS <= record.keys()
-    except (ValueError, AttributeError, RecursionError):
-        is_record = False
-    if not is_record:
+    except (ValueError, RecursionError):
+        record = None
+    if not is_record(record):
         raise CorruptArtifact(f"{place} is not a record", step_id=step_id)
     if record["id"] != step_id:
         raise CorruptArtifact(f"{place} is the record of {record['id']}", step_id=step_id)
     if not is_as_sealed(record):
         raise CorruptArtifact(f"{place} was changed after the commit: its seal does not agree", step_id=step_id)
     return record
+
+
+def is_record(found: Any) -> bool:
+    """Whether this has the parts of a record."""
+    return isinstance(found, dict) and found.keys() >= _KEYS
 
 
 def is_as_sealed(record: Mapping[str, Any]) -> bool:

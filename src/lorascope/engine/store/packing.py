@@ -48,7 +48,9 @@ def pack_store(store: Store, to: Path, *, without_weights: bool, piece_bytes: in
         raise StudyError(f"pieces of {piece_bytes} bytes are too small", hint=f"give at least {_FEWEST_BYTES:,}")
     ids = store.ids()
     if not ids:
-        raise StudyError(f"{store.place} holds no finished step, so there is nothing to pack", hint="give another store")
+        raise StudyError(
+            f"{store.place} holds no finished step, so there is nothing to pack", hint="give another store"
+        )
     there = sorted(to.parent.glob(f"{to.name}*")) if piece_bytes is not None else [to] if to.exists() else []
     if there:
         raise StudyError(f"{there[0]} is there already", hint="give another name, or remove it")
@@ -62,7 +64,9 @@ def pack_store(store: Store, to: Path, *, without_weights: bool, piece_bytes: in
                 left_out_bytes += sum(record["files"][name] for name in record.get(LEFT_OUT, ()))
             _add_text(tar, "remembered/engines.json", json.dumps(store.recall("engines"), indent=1))
     except OSError as error:
-        raise EnvironmentProblem(f"{to} cannot be written: {error.strerror or error}", hint="choose another FILE") from None
+        raise EnvironmentProblem(
+            f"{to} cannot be written: {error.strerror or error}", hint="choose another FILE"
+        ) from None
     return Packed(tuple(pieces.files), len(ids), num_left_out, left_out_bytes)
 
 

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,11 @@ class RemoteStore(Store):
         self._read(ids)
         return [RemoteArtifact(self, self._records[i]) for i in ids if i in self._records]
 
+    def glances(self) -> Iterator[Mapping[str, Any]]:
+        ids = self.ids()
+        self._read(ids)
+        return (self._records[i] for i in ids if i in self._records)
+
     def verify(self, step_id: str) -> list[str]:
         """Reads every file of the artifact in the bucket, and those of its files that lie here."""
         with self.guard():
@@ -204,7 +209,7 @@ class RemoteStore(Store):
             self.bucket.write_all({key: text.encode() for key, text in texts.items()})
 
     def load_step(self, step_id: str) -> Step:
-        with self.guard(), contextlib.suppress(FileNotFoundError):
+        with self.guard(), contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             return Step.from_json(json.loads(self.bucket.read(f"steps/{step_id}.json")))
         return self.artifact(step_id).step
 
@@ -223,7 +228,7 @@ class RemoteStore(Store):
 
     def failure(self, step_id: str) -> Failure | None:
         with self.guard(), contextlib.suppress(FileNotFoundError):
-            return Failure.from_json(json.loads(self.bucket.read(f"failures/{step_id}.json")))
+            return Failure.read(self.bucket.read(f"failures/{step_id}.json"), step_id)
         return None
 
     def failures(self, step_ids: Iterable[str]) -> dict[str, Failure]:
@@ -231,7 +236,7 @@ class RemoteStore(Store):
         with self.guard():
             keys = [f"failures/{step_id}.json" for step_id in step_ids if step_id in failed]
             found = self.bucket.read_all(keys)
-        return {_name_in_key(key): Failure.from_json(json.loads(content)) for key, content in found.items()}
+        return {(name := _name_in_key(key)): Failure.read(content, name) for key, content in found.items()}
 
     def clear_failure(self, step_id: str) -> None:
         with self.guard():
@@ -273,7 +278,9 @@ class RemoteStore(Store):
                 kept = self.kept(record)
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(staging, kept)
-            kept_apart = [key.rpartition("/")[2].removesuffix(".json") for key in self.bucket.keys(f"damaged/{step_id}")]
+            kept_apart = [
+                key.rpartition("/")[2].removesuffix(".json") for key in self.bucket.keys(f"damaged/{step_id}")
+            ]
             whole = tuple(f"files/{step_id}/{attempt}/" for attempt in (winner["attempt"], *kept_apart))
             self.bucket.remove(key for key in self.bucket.keys(f"files/{step_id}") if not key.startswith(whole))
         shutil.rmtree(staging, ignore_errors=True)

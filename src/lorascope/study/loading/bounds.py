@@ -16,7 +16,7 @@ MOST_BYTES = 1_000_000
 MOST_NODES = 10_000
 MOST_DEPTH = 50
 MOST_INTEGER = 2**63 - 1
-_BRACKETS = re.compile(r"(?:[\[{]\s*){%d}" % (MOST_DEPTH + 1))
+_BRACKETS = re.compile(rf"(?:[\[{{]\s*){{{MOST_DEPTH + 1}}}")
 
 Place = Callable[[int], str]
 """A line, counted from 0 -> "file:line"."""
@@ -58,7 +58,9 @@ def _check_events(events: Iterator[Any], place: Place) -> None:
             around = [anchor for anchor, _ in opened]
             if event.anchor in around:
                 raise StudyError(
-                    f"`*{event.anchor}` stands within what `&{event.anchor}` names", hint="write it out", where=place(line)
+                    f"`*{event.anchor}` stands within what `&{event.anchor}` names",
+                    hint="write it out",
+                    where=place(line),
                 )
             count += sizes.get(event.anchor, 1)
         elif name in ("ScalarEvent", "SequenceStartEvent", "MappingStartEvent"):
@@ -91,7 +93,9 @@ def _tagged(tag: Any, where: str) -> StudyError:
 
 def _too_deep(where: str) -> StudyError:
     return StudyError(
-        f"brackets or blocks are nested more than {MOST_DEPTH} deep", hint="a study needs a handful of levels", where=where
+        f"brackets or blocks are nested more than {MOST_DEPTH} deep",
+        hint="a study needs a handful of levels",
+        where=where,
     )
 
 

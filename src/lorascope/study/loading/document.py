@@ -63,7 +63,7 @@ def _line_of(place: str) -> tuple[bool, int, str]:
 
 
 def read_document(path: Path, *, what: str = "a study") -> YamlDocument:
-    """The mapping in a YAML file. what: it is. Raises StudyError for a file that is absent, empty, not YAML or not a mapping."""
+    """The mapping in a YAML file. what: it is. Raises StudyError for a file that is absent, empty, no YAML or no mapping."""
     text = _read_text(path)
     document = YamlDocument(source=str(path), data={})
     document.data = parse_yaml(text, source=str(path), places=document.places)
@@ -124,7 +124,9 @@ def parse_yaml(text: str, *, source: str, places: dict[KeyPath, str] | None = No
         raise StudyError(f"this is not YAML: {str(error).splitlines()[0]}", where=source) from None
     except ValueError as error:  # of the value's own kind: a date that there is not, a number of thousands of digits
         said = str(error).partition(";")[0][:100]
-        raise StudyError(f"a value cannot be read: {said}", hint="quote it if it is text", where=place(unreadable_line(text))) from None
+        raise StudyError(
+            f"a value cannot be read: {said}", hint="quote it if it is text", where=place(unreadable_line(text))
+        ) from None
     try:
         return _plain(loaded, (), source=source, places=places if places is not None else {})
     except StudyError as error:
