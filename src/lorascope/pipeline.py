@@ -262,7 +262,7 @@ def _write_report(artifact: Artifact, directory: Path) -> Path:
     """The report of this analysis; rendered only if the one there is of another analysis or another lorascope."""
     stamp, page = directory / ".analysis", directory / "report.html"
     identity = f"{artifact.id} {__version__}"
-    if page.exists() and stamp.exists() and stamp.read_text() == identity:
+    if page.exists() and stamp.exists() and stamp.read_bytes() == identity.encode():
         return page
     from lorascope.report.render import render_report
 

@@ -30,6 +30,7 @@ from lorascope.engine.events import (
     StudyGrew,
     StudyStarted,
 )
+from lorascope.printable import printable
 
 PLAIN_INTERVAL_S = 15.0
 PIPED_WIDTH = 200
@@ -67,7 +68,7 @@ class PlainLines:
             running = dict(self.progress.running)
             self.progress.apply(event)
             if line := self._line(event, running):
-                self.console.print(line, highlight=False, soft_wrap=True)
+                self.console.print(printable(line), highlight=False, soft_wrap=True)
 
     def _line(self, event: Event, running: dict[str, StepUnderWay]) -> str | None:
         progress, step = self.progress, escape(event.step or "")
@@ -100,7 +101,7 @@ class LiveView:
         with self._lock:
             self.progress.apply(event)
         if line := _lasting_line(event):
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(printable(line), highlight=False, soft_wrap=True)
 
     def render(self) -> RenderableType:
         """What the terminal shows now."""

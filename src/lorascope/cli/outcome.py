@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lorascope.cli.progress import in_words
 from lorascope.engine.step import Step
+from lorascope.printable import printable
 from lorascope.stats.analysis import HypothesisResult, Interval
 
 _STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
@@ -49,13 +50,15 @@ def print_verdicts(verdicts: Iterable[HypothesisResult], console: Console) -> No
         table.add_column(column, overflow="fold")
     for result in verdicts:
         style = _STYLES[result.verdict]
-        table.add_row(escape(result.name), f"[{style}]{result.verdict}[/]", _estimate(result), escape(result.claim))
+        table.add_row(
+            escape(result.name), f"[{style}]{result.verdict}[/]", _estimate(result), escape(printable(result.claim))
+        )
     console.print()
     console.print(table)
     for result in verdicts:
         if result.verdict == "inconclusive" and result.would_decide:
             line = f"{result.name} would be decided by: {result.would_decide}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _estimate(result: HypothesisResult) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lorascope.errors import LorascopeError, StepFailure
 from lorascope.plugins import imported
+from lorascope.printable import printable
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class Failure:
         name = f"{type(error).__module__}:{type(error).__qualname__}"
         if isinstance(error, LorascopeError):
             return cls(step_id, name, error.message, error.hint, error.where, error.exit_code, log=log)
-        text = "".join(traceback_module.format_exception(error))
-        message, hint = f"{type(error).__name__}: {error}", f"`lorascope show {step_id}` shows the traceback."
+        text = printable("".join(traceback_module.format_exception(error)))
+        message, hint = (
+            printable(f"{type(error).__name__}: {error}"),
+            f"`lorascope show {step_id}` shows the traceback.",
+        )
         return cls(step_id, name, message, hint, traceback=text, log=log)
 
     @property

@@ -237,7 +237,8 @@ def _nearest(found: Sequence[T], sizes: Sequence[float], size: float) -> list[T]
     """Those whose size lies nearest, as a ratio, and whatever lies about as near: what takes time besides tokens weighs the
     less, the less there is to scale."""
     apart = [abs(math.log(max(theirs, 1.0) / max(size, 1.0))) for theirs in sizes]
-    return [one for one, ratio in zip(found, apart, strict=True) if ratio <= min(apart) + _ABOUT_AS_NEAR]
+    most = min(apart) + _ABOUT_AS_NEAR
+    return [one for one, ratio in zip(found, apart, strict=True) if ratio <= most]
 
 
 def _measured(observed: Sequence[Observation], seconds: float, source: Any, basis: str) -> Estimate:

@@ -80,9 +80,12 @@ class Planner:
     def outlook(self) -> Graph:
         """The whole study as it would be if all trials still to come scored alike: for what it will take, not for ids, which
         what is found decides."""
-        alike = {"value": 0.0, "loss": 0.0, "diverged": None}
         serving = self._study.measure.serving
-        engine = None if serving is None else self._sources.models[0].engine or foreseen_engine(serving, self._store)
+        known = self._sources.models[0].engine
+        engine = None if serving is None else known or foreseen_engine(serving, self._store)
+        if self._study.search is None and engine is known and not any(self._preparations.values()):
+            return self.graph  # nothing is still to be decided
+        alike = {"value": 0.0, "loss": 0.0, "diverged": None}
         return build_graph(
             self._study,
             sources=with_engine(self._sources, engine),

@@ -1,24 +1,76 @@
-"""Tables as GitHub-flavoured Markdown."""
+"""Text and tables as GitHub-flavoured Markdown.
+
+Two marks are ours, `code` and **strong**, and stay; what else Markdown would take for markup is shown as it stands, because our
+sentences contain the words of users: no HTML, no links or images, no headings, and no characters that a terminal obeys.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Any
 
+from lorascope.printable import printable
 from lorascope.report.page.document import Table
 
+_CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_ENTITIES = {"\\": "&#92;", "<": "&lt;", "`": "&#96;"}
+_BLOCK = re.compile(r"^(#{1,6}(?=\s|$)|>|[-+*](?=\s)|\d+[.)](?=\s)|~~~|={3,}$|-{3,}$)")
 
-def markdown_table(table: Table) -> str:
+
+class Markdown(str):
+    """Text that is Markdown already."""
+
+
+def markdown_text(text: str) -> Markdown:
+    """One paragraph: a text as it is to be read, in one line."""
+    found = _inline(" ".join(printable(text).split()))
+    return Markdown(_BLOCK.sub(lambda match: f"&#{ord(match[0][0])};{match[0][1:]}", found))
+
+
+def markdown_code(text: str) -> Markdown:
+    """A text between backticks, without those of its own."""
+    return Markdown(f"`{' '.join(printable(text).replace('`', chr(39)).split())}`")
+
+
+def markdown_value(value: Any) -> Any:
+    """What stands for a value in a template: texts are escaped, unless they are Markdown already."""
+    return markdown_text(value) if isinstance(value, str) and not isinstance(value, Markdown) else value
+
+
+def markdown_table(table: Table) -> Markdown:
     """Title, pipe table, note. Marked rows open in bold."""
     lines = [
-        _line(column.heading for column in table.columns),
+        _line(_cell(column.heading) for column in table.columns),
         _line("---:" if column.numeric else "---" for column in table.columns),
     ]
     for place, row in enumerate(table.rows):
-        first = f"**{row[0]}**" if place in table.marked else row[0]
-        lines.append(_line((first, *row[1:])))
-    note = f"\n\n{table.note}" if table.note else ""
-    return f"**{table.title}**\n\n" + "\n".join(lines) + note
+        cells = [_cell(cell) for cell in row]
+        first = f"**{cells[0]}**" if place in table.marked else cells[0]
+        lines.append(_line((first, *cells[1:])))
+    note = f"\n\n{markdown_text(table.note)}" if table.note else ""
+    return Markdown(f"**{markdown_text(table.title)}**\n\n" + "\n".join(lines) + note)
+
+
+def _cell(text: str) -> str:
+    return _inline(" ".join(printable(text).split())).replace("|", "\\|")
 
 
 def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cells) + " |"
+
+
+def _inline(text: str) -> str:
+    """Everything but code escaped. Only a single backtick on either side makes code: of longer rows Markdown has rules of its
+    own."""
+    parts = _CODE.split(text)
+    return "".join(f"`{part}`" if place % 2 else _escaped(part) for place, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    """Entities rather than backslashes, which a table would take for its own. Brackets stay where no link can begin: most of
+    them are intervals."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
+    text = "".join(_ENTITIES.get(letter, letter) for letter in text)
+    text = re.sub(r"\](?=[(\[:])", "&#93;", text)
+    return re.sub(r"(?i)(?<=javascript):|:(?=//)", "&#58;", text)
