@@ -30,10 +30,10 @@ from lorascope.engine.store import lock as lock_module
 from lorascope.engine.store.bucket import Bucket, BucketTrouble, open_bucket
 from lorascope.engine.store.directory import Store, StoreProblem
 from lorascope.engine.store.generations import BucketGenerations
+from lorascope.engine.store.integrity import CorruptArtifact
 from lorascope.engine.store.lock import StepLock
 from lorascope.engine.store.notes import notes_in
 from lorascope.engine.store.opening import LOCAL_STORE, local_directory, open_store
-from lorascope.engine.store.integrity import CorruptArtifact
 from lorascope.engine.store.remote import RemoteStore
 from lorascope.engine.workers.inline import InlineExecutor
 from lorascope.engine.workplace import Workplace

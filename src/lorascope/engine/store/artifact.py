@@ -50,7 +50,7 @@ class Artifact:
     @property
     def id(self) -> str:
         """The id of its step."""
-        return self.record["id"]
+        return self._path.name
 
     @cached_property
     def step(self) -> Step:

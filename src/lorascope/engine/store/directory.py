@@ -94,7 +94,7 @@ class Store:
         above = self.root / "artifacts"
         for kind in _names_in(above):
             for name in _names_in(above / kind):
-                with contextlib.suppress(OSError, ValueError):
+                with contextlib.suppress(OSError, ValueError, RecursionError):
                     record = json.loads(Path(above, kind, name, RECORD).read_bytes())
                     if is_record(record):
                         yield record
@@ -134,7 +134,7 @@ class Store:
             )
         except FileNotFoundError:
             return [f"{step_id}: there is no such artifact"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return [f"{step_id}: {RECORD} cannot be read ({type(error).__name__}: {error})"]
 
     def set_aside(self, step_id: str) -> str | None:

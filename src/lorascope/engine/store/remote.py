@@ -64,6 +64,10 @@ class RemoteArtifact(Artifact):
         return directory
 
     @property
+    def id(self) -> str:
+        return self.record["id"]
+
+    @property
     def checked_path(self) -> Path:
         return self.path
 
@@ -145,7 +149,7 @@ class RemoteStore(Store):
                 problems = discrepancies(step_id, record, found, lambda name: self.bucket.measure(f"{place}/{name}"))
             except FileNotFoundError:
                 return [f"{step_id}: there is no such artifact"]
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 return [f"{step_id}: its record cannot be read ({type(error).__name__}: {error})"]
             for file in files_under(kept):
                 if sha256_of(file) != record["sha256"].get(name_in(kept, file)):

@@ -62,8 +62,9 @@ def _line_of(place: str) -> tuple[bool, int, str]:
     return (not line.isdigit(), int(line) if line.isdigit() else 0, place)
 
 
-def read_document(path: Path, *, what: str = "a study") -> YamlDocument:
-    """The mapping in a YAML file. what: it is. Raises StudyError for a file that is absent, empty, no YAML or no mapping."""
+def read_document(path: Path, *, what: str = "a study", key: str = "name: my-study") -> YamlDocument:
+    """The mapping in a YAML file. what: it is; key: one it may have, for people. Raises StudyError for a file that is absent,
+    empty, no YAML or no mapping."""
     text = _read_text(path)
     document = YamlDocument(source=str(path), data={})
     document.data = parse_yaml(text, source=str(path), places=document.places)
@@ -73,7 +74,7 @@ def read_document(path: Path, *, what: str = "a study") -> YamlDocument:
         found = describe(document.data)
         raise StudyError(
             f"{what} is a mapping of keys to values; found {found}",
-            hint="start with a key and a colon, such as `name: my-study`, on a line of its own",
+            hint=f"start with `{key}` on a line of its own",
             where=f"{path}:1",
         )
     return document

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lorascope.study.base import Spec
 from lorascope.study.loading.document import Mistake, describe, dotted, read_document
 
 
-class Preferences(Spec):
+class Preferences(BaseModel):
     """allow_programs: interpreters that studies may name as `measure.serving.python`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     allow_programs: tuple[str, ...] = ()
 
@@ -32,7 +33,7 @@ def read_preferences() -> Preferences:
     path = preferences_file()
     if not path.exists():
         return Preferences()
-    document = read_document(path, what="the configuration")
+    document = read_document(path, what="the configuration", key="allow_programs: [PROGRAM]")
     try:
         return Preferences.model_validate(document.data)
     except ValidationError as error:
