@@ -17,6 +17,9 @@ from lorascope.study.measure import MeasureSpec
 from lorascope.study.methods import MethodSpec, reference_arm
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.search import SearchSpec
+from lorascope.study.seeds import DEFAULT as DEFAULT_SEEDS
+from lorascope.study.seeds import Seed, SeedList
+from lorascope.study.seeds import Seeds as Seeds
 from lorascope.study.tasks import TaskSpec
 from lorascope.study.track import TrackerSpec
 from lorascope.study.train import TrainSpec
@@ -73,11 +76,6 @@ class ModelSpec(Spec):
 # ----------------------------------------------------------------------------------------------------------- tasks
 
 
-MOST_SEED = 2**32 - 1
-"""What every generator takes: torch's, numpy's and scikit-learn's."""
-Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
-
-
 class DataSpec(Spec):
     """Caps and carving, the same for every task. A cap keeps a stratified sample; None keeps every row.
 
@@ -90,32 +88,6 @@ class DataSpec(Spec):
     test_examples: Annotated[int, Field(ge=4)] | None = None
     validation_fraction: Fraction = 0.1
     split_seed: Seed = 0
-
-
-# ----------------------------------------------------------------------------------------------------------- seeds
-
-
-class Seeds(Spec):
-    """The three sources of chance in a run. A bare integer sets all three."""
-
-    initialisation: Seed
-    order: Seed
-    dropout: Seed
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_integer(cls, value: Any) -> Any:
-        if isinstance(value, int) and not isinstance(value, bool):
-            if not 0 <= value <= MOST_SEED:
-                raise ValueError(f"a seed lies between 0 and {MOST_SEED:,}; found {value}")
-            return {"initialisation": value, "order": value, "dropout": value}
-        return value
-
-    @property
-    def label(self) -> str:
-        """ "42", or "42.7.7" when the three differ."""
-        parts = (self.initialisation, self.order, self.dropout)
-        return str(parts[0]) if len(set(parts)) == 1 else ".".join(map(str, parts))
 
 
 # ----------------------------------------------------------------------------------------------------------- study
@@ -134,9 +106,7 @@ class Study(Spec):
     models: Annotated[tuple[ModelSpec, ...], Field(min_length=1)]
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     methods: Annotated[tuple[MethodSpec, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Seeds, ...], Field(min_length=1)] = tuple(
-        Seeds.model_validate(seed) for seed in (42, 1337, 2024, 3407, 5489)
-    )
+    seeds: SeedList = DEFAULT_SEEDS
     protocol: Literal["strict", "paper"] = "strict"
     data: DataSpec = DataSpec()
     train: TrainSpec = TrainSpec()

@@ -62,6 +62,7 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
                 _failure_literal(graph, kinds[i], i, failure) for i, failure in sorted(failures.items()) if i in kinds
             ],
             "missing_runs": missing,
+            "seeding": "derived",
             **({"proposed_by": proposed_by} if proposed_by else {}),
         },
         deps={role: step.id for role, step in roles.items()},

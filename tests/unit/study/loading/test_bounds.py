@@ -50,9 +50,9 @@ def test_a_document_that_asks_too_much_is_refused_with_its_line(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("seeds: [-1]", "study.yaml:{line}: seeds[0]: a seed lies between 0 and 4,294,967,295; found -1"),
+        ("seeds: [-1]", "study.yaml:{line}: seeds[0]: a seed lies between 0 and 9,223,372,036,854,775,807; found -1"),
         ("seeds: [{initialisation: 1, order: -2, dropout: 1}]", "seeds[0].order: must be at least 0; found -2"),
-        ("seeds: [4294967296]", "a seed lies between 0 and"),
+        ("seeds: [9223372036854775808]", "seeds[0]: the number is too large"),
         ("data: {split_seed: -1}", "data.split_seed: must be at least 0; found -1"),
         ("train: {adam_betas: [2, 0.9]}", "train.adam_betas[0]: must be less than 1; found 2"),
         ("train: {adam_betas: [0.9, -1]}", "train.adam_betas[1]: must be at least 0; found -1"),
