@@ -87,13 +87,14 @@ def _estimate_training(step: Step, history: History) -> Estimate:
         return Estimate(None, None, None, "unknown", UNKNOWN_DATA)
     runs = ("trial", "train") if step.kind == "trial" else ("train",)
     arm, relatives = _arm(step), _relatives(step)
-    for kinds, alike, key, source, what in (
+    sources: tuple[tuple[Sequence[str], Callable[[Step], str], str, Source, str], ...] = (
         (runs, _arm, arm, "finished", "of the same arm"),
         (("calibration",), _arm, arm, "calibration", "of the same arm"),
         (runs, _relatives, relatives, "scaled", "of its model and method"),
         (("calibration",), _relatives, relatives, "scaled", "of its model and method"),
         (("trial",), _relatives, relatives, "scaled", "of its model and method"),
-    ):
+    )
+    for kinds, alike, key, source, what in sources:
         paces = history.remembered((kinds, alike, key), partial(_paces, history, kinds, alike, key))
         if paces:
             question = (kinds, alike, key, source, work, step.kind, _is_stage(step))

@@ -97,8 +97,13 @@ class Planner:
         drift = self._study.measure.drift
         is_shared = drift is not None and drift.out_of_task and len(self._study.tasks) > 1
         self._preparations.clear()
-        failed = {"failed": self._note_failed} if is_shared else {}
-        return build_graph(self._study, sources=self._sources, finished=self._finished, ask=self._ask, **failed)
+        return build_graph(
+            self._study,
+            sources=self._sources,
+            finished=self._finished,
+            ask=self._ask,
+            failed=self._note_failed if is_shared else lambda step_id: False,
+        )
 
     def _note_failed(self, step_id: str) -> bool:
         """Whether a step failed that prepares a task which others are measured on too."""

@@ -44,8 +44,9 @@ class Artifact:
         file = self._path / RECORD
         try:
             return parsed_record(file.read_bytes(), self._path.name, place=str(file))
-        except FileNotFoundError:
-            raise CorruptArtifact(f"{file} is missing", step_id=self._path.name) from None
+        except OSError as error:
+            text = f"{file} cannot be read ({error.strerror})"
+            raise CorruptArtifact(text, step_id=self._path.name) from None
 
     @property
     def id(self) -> str:

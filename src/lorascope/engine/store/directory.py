@@ -134,7 +134,7 @@ class Store:
             )
         except FileNotFoundError:
             return [f"{step_id}: there is no such artifact"]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return [f"{step_id}: {RECORD} cannot be read ({type(error).__name__}: {error})"]
 
     def set_aside(self, step_id: str) -> str | None:

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lorascope.engine.step import Step
 from lorascope.engine.store.durable import sha256_of
@@ -73,9 +73,12 @@ def parsed_record(content: bytes, step_id: str, *, place: str) -> dict[str, Any]
     return record
 
 
-def is_record(found: Any) -> bool:
-    """Whether this has the parts of a record."""
-    return isinstance(found, dict) and found.keys() >= _KEYS
+def is_record(found: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether this has the parts of a record, and names no file outside its artifact."""
+    if not isinstance(found, dict) or not found.keys() >= _KEYS:
+        return False
+    names = found["files"]
+    return isinstance(names, dict) and not any(name.startswith("/") or ".." in name.split("/") for name in names)
 
 
 def is_as_sealed(record: Mapping[str, Any]) -> bool:

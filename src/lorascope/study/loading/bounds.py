@@ -25,10 +25,9 @@ Place = Callable[[int], str]
 def check_bounds(text: str, place: Place) -> None:
     """Raises StudyError for a document that is too large or nests too deep, whose aliases stand for too much, or that has
     tags or directives. Syntax errors leave as ruamel's."""
-    size = len(text.encode("utf-8", errors="replace"))
-    if size > MOST_BYTES:
+    if len(text.encode("utf-8", errors="replace")) > MOST_BYTES:
         raise StudyError(
-            f"the file has {size:,} bytes; a study may have {MOST_BYTES:,}",
+            f"the file has more than the {MOST_BYTES:,} bytes that a study may have",
             hint="keep data in files of their own, and name them in the study",
             where=place(0).rpartition(":")[0] or place(0),
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from lorascope.errors import StudyError
 from lorascope.registry import nearest
-from lorascope.study.loading.bounds import MOST_INTEGER, check_bounds, unreadable_line
+from lorascope.study.loading.bounds import MOST_BYTES, MOST_INTEGER, check_bounds, unreadable_line
 
 KeyPath = tuple[str | int, ...]
 
@@ -65,7 +65,7 @@ def _line_of(place: str) -> tuple[bool, int, str]:
 def read_document(path: Path, *, what: str = "a study", key: str = "name: my-study") -> YamlDocument:
     """The mapping in a YAML file. what: it is; key: one it may have, for people. Raises StudyError for a file that is absent,
     empty, no YAML or no mapping."""
-    text = _read_text(path)
+    text = read_text(path)
     document = YamlDocument(source=str(path), data={})
     document.data = parse_yaml(text, source=str(path), places=document.places)
     if document.data is None:
@@ -80,9 +80,12 @@ def read_document(path: Path, *, what: str = "a study", key: str = "name: my-stu
     return document
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a YAML file. Raises StudyError for a file that is absent or is not text."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)  # what is larger is refused, so it is not read to its end
+        return content.decode("utf-8-sig" if len(content) <= MOST_BYTES else "latin-1")
     except FileNotFoundError:
         folders = dict.fromkeys([path.parent, Path("studies")])
         candidates = [file for folder in folders for file in sorted(folder.glob("[!.]*.y*ml"))]
@@ -97,8 +100,8 @@ def _read_text(path: Path) -> str:
         raise StudyError(
             f"the file is not UTF-8 text (byte {error.start})", hint="save it as UTF-8", where=str(path)
         ) from None
-    except PermissionError:
-        raise StudyError(f"{path} may not be read", hint="check its permissions") from None
+    except OSError as error:
+        raise StudyError(f"{path} cannot be read: {error.strerror}", hint="check its name and permissions") from None
 
 
 def parse_yaml(text: str, *, source: str, places: dict[KeyPath, str] | None = None) -> Any:

@@ -61,12 +61,20 @@ def _truths_as_numbers(data: Any, read: Any, path: KeyPath) -> Iterator[Mistake]
             yield from _truths_as_numbers(value, inner, (*path, index))
 
 
+def _at_home(path: str) -> Path:
+    """A path with its `~` replaced. That of a user who does not exist here stays, and is reported as a file that is absent."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The study with the files of tasks, models, methods and measurements given from the study's own folder, not from where
     it was started."""
 
     def absolute(value: Any) -> Any:
-        return str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
+        return str((folder / _at_home(value)).resolve()) if isinstance(value, str) else value
 
     def task(item: Any) -> Any:
         if not isinstance(item, dict):
@@ -95,7 +103,7 @@ def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(given.get("serving"), dict):
             serving = given["serving"] = dict(given["serving"])
             if isinstance(serving.get("python"), str):
-                serving["python"] = os.path.abspath(folder / Path(serving["python"]).expanduser())
+                serving["python"] = os.path.abspath(folder / _at_home(serving["python"]))
             if "kernel_tables" in serving:
                 serving["kernel_tables"] = absolute(serving["kernel_tables"])
         return given

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -40,7 +41,7 @@ def read_preferences() -> Preferences:
         raise document.error([_mistake(found) for found in error.errors(include_url=False)]) from None
 
 
-def _mistake(error: dict) -> Mistake:
+def _mistake(error: Any) -> Mistake:
     path = tuple(error["loc"])
     if error["type"] == "extra_forbidden":
         return Mistake(path, f"unknown key `{dotted(path)}`", f"allowed here: {', '.join(Preferences.model_fields)}")

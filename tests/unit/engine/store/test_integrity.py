@@ -83,6 +83,22 @@ def test_what_is_no_record_is_damage_and_never_a_traceback(store, artifact, cont
     assert list(store.glances()) == []
 
 
+@pytest.mark.parametrize("name", ["../../../secret", "/etc/passwd", "export/../../x"])
+def test_a_record_that_names_files_elsewhere_is_damage(store, artifact, name):
+    files, sums = {**artifact.record["files"], name: 1}, {**artifact.record["sha256"], name: "0" * 64}
+    change_record(artifact, seal=True, files=files, sha256=sums)
+    with pytest.raises(CorruptArtifact, match="is not a record"):
+        _ = store.artifact(artifact.id).checked_path
+
+
+def test_a_record_that_cannot_be_opened_is_damage(store, artifact):
+    (artifact.path / RECORD).unlink()
+    (artifact.path / RECORD).mkdir()
+    with pytest.raises(CorruptArtifact, match="cannot be read"):
+        _ = store.artifact(artifact.id).result
+    assert store.verify(artifact.id) and list(store.glances()) == []
+
+
 def test_a_record_of_before_there_were_seals_is_read(store, artifact):
     record = json.loads((artifact.path / RECORD).read_text())
     del record["seal"]

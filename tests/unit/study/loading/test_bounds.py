@@ -10,6 +10,7 @@ from study_errors import GOOD, error_of
 
 from lorascope.errors import StudyError
 from lorascope.study.loading.document import parse_yaml
+from lorascope.study.loading.load import load_study
 
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
@@ -26,7 +27,7 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("\n[ {a: " * 60, "study.yaml:"),
         ("\n".join(" " * n + "a:" for n in range(99)), "study.yaml:51: brackets or blocks are nested"),
         ("- " * 100_000, "study.yaml:1: brackets or blocks are nested"),
-        ("x" * 1_000_001, "study.yaml: the file has 1,000,001 bytes; a study may have 1,000,000"),
+        ("x" * 1_000_001, "study.yaml: the file has more than the 1,000,000 bytes that a study may have"),
         (
             "a: 1\nb: !!python/object/apply:os.system ['true']\n",
             "study.yaml:2: the tag `!!python/object/apply:os.system`",
@@ -80,3 +81,29 @@ def test_an_override_is_bounded_too_and_names_itself() -> None:
         with pytest.raises(StudyError) as caught:
             parse_yaml(text, source="--set a=b")
         assert caught.value.where == "--set a=b"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("models: [{name: a, source: {path: ~nosuchuser/x}}]", "models[0].source.path: "),
+        (f"models: [{{name: a, source: {{path: {'x' * 300}}}}}]", "models[0].source.path: "),
+        (f"tasks: [{{name: a, kind: classification, train: {'x' * 300}, text: a, label: b}}]", "tasks[0].train: "),
+        ("methods: [{kind: lora, hyperparameters: binary.yaml}]", "the file is not UTF-8 text (byte 0)"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_a_mistake_of_its_line(tmp_path: Path, line: str, expected: str) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
+    key = line.partition(":")[0]
+    parts = {"models": "models: [minilm-l6]", "tasks": "tasks: [mrpc]", "methods": "methods: [full]"}
+    path = tmp_path / "study.yaml"
+    path.write_text("\n".join(["name: s", "question: q", *(parts | {key: line}).values(), ""]))
+    with pytest.raises(StudyError) as caught:
+        load_study(path, files=True)
+    assert expected in str(caught.value) and f"study.yaml:{3 + list(parts).index(key)}" in str(caught.value)
+    assert key == "methods" or "does not exist" in str(caught.value)
+
+
+def test_a_byte_order_mark_is_not_part_of_the_study(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert load_study(tmp_path / "study.yaml").name == "small"
