@@ -18,9 +18,11 @@ from lorascope.data.columns import ColumnStore
 from lorascope.engine import provenance
 from lorascope.engine.find import find_artifact
 from lorascope.engine.store.directory import Store
+from lorascope.engine.store.integrity import REPAIR_HINT
 from lorascope.engine.store.opening import StorePlace, open_store
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.models.catalog import find_model
+from lorascope.printable import markdown_line
 from lorascope.serving.export import write_adapter, write_base, write_full, write_merged
 from lorascope.serving.forms import Dtype, Form
 from lorascope.serving.loading_lines import loading_lines
@@ -30,7 +32,6 @@ from lorascope.study.measure import Workload
 
 if TYPE_CHECKING:
     from lorascope.engine.store.artifact import Artifact
-from lorascope.engine.store.integrity import REPAIR_HINT
 
 _WRITERS: Mapping[Form, Callable[..., Path]] = {
     "adapter": write_adapter,
@@ -166,7 +167,7 @@ def _readme(published: Published, run: TrainedRun, train: Artifact) -> str:
         f"# {published.run}",
         f"Written by lorascope: {what}, for {published.workload}, in {published.dtype}.",
         f"- base: {_base_text(run)}\n- method: {method['kind']}" + (f" ({settings})" if settings else "")
-        + f"\n- task: {run.task.name}" + (f" ({', '.join(run.class_names)})" if run.class_names else ""),
+        + f"\n- task: {run.task.name}" + (f" ({markdown_line(', '.join(run.class_names))})" if run.class_names else ""),
         *([_precision_text(published.precision)] if published.precision else []),
         "## Load it",
         *blocks,

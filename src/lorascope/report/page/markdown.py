@@ -10,11 +10,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from lorascope.printable import printable
+from lorascope.printable import markdown_line, printable
 from lorascope.report.page.document import Table
 
-_CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-_ENTITIES = {"\\": "&#92;", "<": "&lt;", "`": "&#96;"}
 _BLOCK = re.compile(r"^(#{1,6}(?=\s|$)|>|[-+*](?=\s)|\d+[.)](?=\s)|~~~|={3,}$|-{3,}$)")
 
 
@@ -24,7 +22,7 @@ class Markdown(str):
 
 def markdown_text(text: str) -> Markdown:
     """One paragraph: a text as it is to be read, in one line."""
-    found = _inline(" ".join(printable(text).split()))
+    found = markdown_line(text)
     return Markdown(_BLOCK.sub(lambda match: f"&#{ord(match[0][0])};{match[0][1:]}", found))
 
 
@@ -53,24 +51,8 @@ def markdown_table(table: Table) -> Markdown:
 
 
 def _cell(text: str) -> str:
-    return _inline(" ".join(printable(text).split())).replace("|", "\\|")
+    return markdown_line(text).replace("|", "\\|")
 
 
 def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _inline(text: str) -> str:
-    """Everything but code escaped. Only a single backtick on either side makes code: of longer rows Markdown has rules of its
-    own."""
-    parts = _CODE.split(text)
-    return "".join(f"`{part}`" if place % 2 else _escaped(part) for place, part in enumerate(parts))
-
-
-def _escaped(text: str) -> str:
-    """Entities rather than backslashes, which a table would take for its own. Brackets stay where no link can begin: most of
-    them are intervals."""
-    text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
-    text = "".join(_ENTITIES.get(letter, letter) for letter in text)
-    text = re.sub(r"\](?=[(\[:])", "&#93;", text)
-    return re.sub(r"(?i)(?<=javascript):|:(?=//)", "&#58;", text)
