@@ -8,7 +8,6 @@ import re
 import pytest
 from rich.console import Console
 
-from lorascope.cli.console import PlainLines
 from lorascope.engine.events import Notice, StepFailed
 from lorascope.engine.failure import Failure
 from lorascope.errors import StudyError
@@ -17,6 +16,7 @@ from lorascope.report.page import latex
 from lorascope.report.page.document import Column, Table
 from lorascope.report.page.markdown import markdown_code, markdown_table, markdown_text
 from lorascope.report.page.templating import template_environment
+from lorascope.tracking.console import PlainLines
 
 ATTACK = (
     "</title><script>document.title='ran'</script> ![x](http://example.invalid/t.png) [c](javascript:alert(1)) `code` **b** "
