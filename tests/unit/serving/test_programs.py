@@ -11,7 +11,7 @@ from small_study import STUDY, run, write_small_study
 
 from lorascope import api
 from lorascope.engine.store.directory import Store
-from lorascope.errors import StudyError
+from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plan.growing import Planner
 from lorascope.serving.interpreter import NOT_SEEN, ask_engine, known_engine
 from lorascope.study.loading.load import load_study
@@ -90,6 +90,13 @@ def test_an_allowed_program_is_run_named_and_its_version_remembered(study, progr
     assert step.params["engine"] == engine.identity
     assert step.id == Planner(study, store, data_dir=None, engine=engine).graph.of_kind("serving")[0].id
     assert not has_run(program), "what reads asks the store"
+
+
+@pytest.mark.parametrize("answer", ["{}", "[]", "text", "", '{"missing": [], "versions": {}}'])
+def test_a_program_that_is_no_interpreter_is_named(study, program, tmp_path, answer):
+    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    with pytest.raises(EnvironmentProblem, match=r"does not answer as an interpreter|needs vllm, which"):
+        ask_engine(serving_of(study), Store(tmp_path / "store"), allowed=[program])
 
 
 def test_a_list_in_the_users_configuration_allows_programs(study, program, user, tmp_path):
