@@ -66,6 +66,18 @@ Only = Annotated[
     str | None,
     typer.Option("--only", metavar="GLOB", help="Only steps whose id or label matches, and what they need: '*mrpc*'."),
 ]
+AllowProgram = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-program",
+        metavar="PATH",
+        help="Let the study have this program run, as the interpreter of its engine (repeatable).",
+    ),
+]
+Repair = Annotated[
+    bool,
+    typer.Option("--repair", help="First set aside finished steps that are damaged, and compute them again."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON to standard output.")]
 
 DEFAULT_STORE = "store"

@@ -78,7 +78,8 @@ def plan(
         return
     print(f"{study_in_words(study)}\n")
     if only is not None or steps:
-        _print_steps([p for p in found.steps if p.step.id in chosen])
+        listed = set(chosen)
+        _print_steps([p for p in found.steps if p.step.id in listed])
     else:
         _print_plan(found)
     for notice in study_notices(study):
@@ -144,7 +145,7 @@ def _print_plan(found: StudyPlan) -> None:
 
 def plan_as_json(found: StudyPlan, chosen: list[str]) -> dict[str, Any]:
     """The plan as JSON literals. chosen: ids of the steps to list."""
-    schedule, total = found.schedule, found.total
+    schedule, total, listed = found.schedule, found.total, set(chosen)
     return {
         "study": found.graph.study.name,
         "steps": [
@@ -156,7 +157,7 @@ def plan_as_json(found: StudyPlan, chosen: list[str]) -> dict[str, Any]:
                 "estimate": None if p.is_cached else dataclasses.asdict(p.estimate),
             }
             for p in found.steps
-            if p.step.id in set(chosen)
+            if p.step.id in listed
         ],
         "kinds": [dataclasses.asdict(part) for part in found.kinds()],
         "phases": [dataclasses.asdict(part) for part in found.phases()],

@@ -21,12 +21,14 @@ from lorascope.cli.options import (
     DEFAULT_RESULTS,
     DEFAULT_STORE,
     Address,
+    AllowProgram,
     AsJson,
     DataDir,
     Devices,
     Executor,
     Only,
     Overrides,
+    Repair,
     ResultsDir,
     StoreAt,
     StudyFile,
@@ -35,12 +37,14 @@ from lorascope.cli.options import (
     load,
 )
 from lorascope.cli.outcome import outcome_as_json, print_outcome, print_verdicts
-from lorascope.cli.steps import num_runs, study_in_words
+from lorascope.cli.steps import counted, num_runs, study_in_words
+from lorascope.engine.store.integrity import REPAIR_HINT
 from lorascope.errors import StudyError
 from lorascope.tracking.console import output, rendering
 
 if TYPE_CHECKING:
     from lorascope.engine.step import Step
+    from lorascope.plan.verification import Verification
 
     StepState = tuple[Step, str]
 
@@ -80,6 +84,8 @@ def run(
     address: Address = None,
     only: Only = None,
     track: Track = None,
+    allow_program: AllowProgram = None,
+    repair: Repair = False,
     as_json: AsJson = False,
 ) -> None:
     """Run what is missing of a study and write its report. Interrupt it at any time; the same command goes on."""
@@ -87,7 +93,10 @@ def run(
     from lorascope.pipeline import Workers
 
     study = load(study_file, overrides, models=True)
-    workers = Workers(executor, devices=device, address=address)
+    workers = Workers(executor, devices=device, address=address, programs=allow_program or ())
+    if repair:
+        found = api.repair(study, store=store, data_dir=checked_data_dir(data))
+        print("\n".join(found) or "no finished step is damaged", file=sys.stderr)
     with _saying_how_to_go_on(), rendering(Console(stderr=True)) as emit:
         outcome = api.run(
             study,
@@ -164,17 +173,31 @@ def verify(
     data: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every artifact of a study against the checksums in its record. Exit code 1 if one does not agree."""
+    """Check every finished step of a study against its record. Exit code 1 if one does not agree, or nothing is finished."""
     from lorascope import api
 
     study = load(study_file, overrides)
-    problems = api.verify(study, store=store, data_dir=checked_data_dir(data))
-    if as_json:
-        print(json.dumps({"problems": problems}, indent=2))
-    else:
-        print("\n".join(problems) or "every artifact of the study is as it was committed")
-    if problems:
+    found = api.verify(study, store=store, data_dir=checked_data_dir(data))
+    print(json.dumps(dataclasses.asdict(found), indent=2) if as_json else "\n".join(_verified_in_words(found, store)))
+    if not found.is_good:
         raise typer.Exit(1)
+
+
+def _verified_in_words(found: Verification, store: str) -> Iterator[str]:
+    yield from found.problems
+    of_all = f"{found.num_checked} of {counted(found.num_steps, 'step')}"
+    if not found.num_checked:
+        yield f"nothing to verify: none of {counted(found.num_steps, 'step')} is finished in {store}"
+    elif found.problems:
+        yield f"{of_all} checked, {counted(len(found.problems), 'problem')}"
+        yield f"hint: {REPAIR_HINT}"
+    else:
+        are = "is" if found.num_checked == 1 else "are"
+        yield f"{of_all} checked: {'it' if found.num_checked == 1 else 'all'} {are} as committed"
+    if found.num_unsealed:
+        yield f"{counted(found.num_unsealed, 'record')} without a seal, of an older lorascope: only the files were compared"
+    if found.num_packed:
+        yield f"{counted(found.num_packed, 'step')} without the files that were left out when the store was packed"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ hypotheses name.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,7 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     return Detectable(task, metric, num_seeds, examples, _difference(num_seeds, examples), more, margins)
 
 
+@functools.cache
 def _difference(num_seeds: int, num_examples: int, *, alpha: float = 0.05, power: float = POWER) -> float:
     return detectable_difference(
         num_seeds, num_examples, seed_sd=SEED_SD, discordant_fraction=DISCORDANT_FRACTION, alpha=alpha, power=power

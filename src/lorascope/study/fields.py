@@ -148,7 +148,8 @@ _SERVING: Fields = {
     "engine": "`transformers` (nothing to install), `vllm` in an interpreter of its own, or `vllm-server`: vLLM behind its "
     "HTTP server, asked by a client.",
     "python": "The interpreter of the engine, relative to the study file. Absent: the variable `LORASCOPE_SERVE_PYTHON`, else "
-    "`.venv-serve/bin/python` where lorascope is started (`make serve-env`).",
+    "`.venv-serve/bin/python` where lorascope is started (`make serve-env`). `run` has it run only if you "
+    "[allowed it](serving.md#engines).",
     "method": "The method whose adapters are served. Absent: the first method that has adapters.",
     "arms": "`base`, `full` (a fully fine-tuned run), `merged` (the first adapter, folded in) and numbers of adapters side "
     "by side. Each adapter is another run: other tasks first, then other seeds.",

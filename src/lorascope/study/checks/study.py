@@ -100,19 +100,19 @@ def check_files(study: Study) -> Iterator[Mistake]:
     for index, task in enumerate(study.tasks):
         for role in task.files if isinstance(task, TaskSettings) else ():
             path = getattr(task, role)
-            if path is not None and not Path(path).is_file():
+            if path is not None and not os.path.isfile(path):
                 yield _absent(("tasks", index, role), Path(path), wanted="file")
     for index, model in enumerate(study.models):
-        if isinstance(model.source, PathSource) and not Path(model.source.path).is_dir():
+        if isinstance(model.source, PathSource) and not os.path.isdir(model.source.path):
             yield _absent(("models", index, "source", "path"), Path(model.source.path), wanted="directory")
     yield from _hyperparameters(study)
     drift = study.measure.drift
-    if drift is not None and drift.text is not None and not Path(drift.text).is_file():
+    if drift is not None and drift.text is not None and not os.path.isfile(drift.text):
         yield _absent(("measure", "drift", "text"), Path(drift.text), wanted="file")
     serving = study.measure.serving
     if serving is not None and serving.python is not None and not os.access(serving.python, os.X_OK):
         yield _absent(("measure", "serving", "python"), Path(serving.python), wanted="program")
-    if serving is not None and serving.kernel_tables is not None and not Path(serving.kernel_tables).is_dir():
+    if serving is not None and serving.kernel_tables is not None and not os.path.isdir(serving.kernel_tables):
         yield _absent(("measure", "serving", "kernel_tables"), Path(serving.kernel_tables), wanted="directory")
 
 
@@ -135,9 +135,9 @@ def _hyperparameters(study: Study) -> Iterator[Mistake]:
 
 def _absent(key: tuple[str | int, ...], path: Path, *, wanted: str) -> Mistake:
     dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
-    neighbours = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+    neighbours = sorted(entry.name for entry in path.parent.iterdir()) if os.path.isdir(path.parent) else []
     match = nearest(path.name, neighbours)
-    found = f"is not a {wanted}" if path.exists() else "does not exist"
+    found = f"is not a {wanted}" if os.path.exists(path) else "does not exist"
     meant = f": did you mean `{match}`?" if match and match != path.name else ""
     return Mistake(key, f"{dotted}: {path} {found}{meant}", "paths in a study are relative to the study's file")
 
