@@ -136,8 +136,8 @@ def test_plan_writes_a_document_and_its_schedule_beside_it(place: Path, monkeypa
     for phase in PHASES:
         assert f". {phase.name.capitalize()}\n" in text
     assert (
-        "**RQ1** (decided by H1a): is it so that lora loses at most 5 points of accuracy to full on average over models and tasks?"
-        in text
+        "**RQ1** (decided by H1a): is it so that lora loses at most 5 points of accuracy to full "
+        "on average over models and tasks?" in text
     )
     assert "Supported if the one-sided 95% bound of the difference lies above −5 points" in text
     assert "the study's answer is yes if and only if `H1a and H2` holds" in text
