@@ -37,11 +37,11 @@ def make_splits(raw: RawExamples, data: DataSpec, *, task: str) -> Splits:
     Raises DataError when a split is empty, has one class only, lacks a class in training, or overlaps another one in
     a user's own files.
     """
+    _check_ids(raw.splits, task=task)
+    if raw.duplicates_are_errors:
+        _refuse_overlap(raw, task=task)
     frames = {name: frame.reset_index(drop=True) for name, frame in raw.splits.items()}
     splits = Splits(frames)
-    _check_ids(frames, task=task)
-    if raw.duplicates_are_errors:
-        _refuse_overlap(frames, raw, task=task)
     _check_classes(frames, raw, task=task)
     for name in ("test", "validation"):
         if name not in frames:
@@ -144,18 +144,21 @@ def _left(splits: Splits, pair: str) -> int:
     return splits.duplicates.get(pair, 0) - splits.dropped.get(pair, 0)
 
 
-def _refuse_overlap(frames: Mapping[str, pd.DataFrame], raw: RawExamples, *, task: str) -> None:
+def _refuse_overlap(raw: RawExamples, *, task: str) -> None:
+    """Raises DataError naming the rows of the files, which their frames have as their index."""
     for first, second in PAIRS:
-        if first not in frames or second not in frames:
+        if first not in raw.splits or second not in raw.splits:
             continue
-        shared = np.flatnonzero(_shared_rows(frames[first], frames[second], raw.content)).tolist()
-        if shared:
-            key = content_keys(frames[first], raw.content)[shared[0]]
-            twin = content_keys(frames[second], raw.content).index(key)
+        earlier, later = raw.splits[first], raw.splits[second]
+        shared = np.flatnonzero(_shared_rows(earlier, later, raw.content))
+        if len(shared):
+            key = content_keys(earlier.iloc[shared[:1]], raw.content)[0]
+            twin = later.index[content_keys(later, raw.content).index(key)]
             raise DataError(
                 f"task `{task}`: {len(shared)} of the {first} examples also stand in the {second} file "
-                f"({name_rows(shared)} of {first}; the first is row {twin + 1} of {second})",
-                hint=f"Remove these rows from the {first} file: a score on examples seen before means nothing.",
+                f"({name_rows(earlier.index[shared].tolist())} of {first}; the first is row {twin + 1} of {second})",
+                hint=f"A score on examples seen before means nothing: remove these rows from the {first} file, or set "
+                f"`duplicates: drop` in the task, which takes them out of {first} and counts them in the report.",
             )
 
 
@@ -163,9 +166,9 @@ def _check_ids(frames: Mapping[str, pd.DataFrame], *, task: str) -> None:
     for name, frame in frames.items():
         ids = frame["example_id"]
         if not ids.is_unique:
-            twice = np.flatnonzero(ids.duplicated(keep=False)).tolist()
+            twice = ids[ids.duplicated(keep=False)]
             raise DataError(
-                f"task `{task}`: the example id {ids[twice[0]]} stands for {name_rows(twice)} of {name}",
+                f"task `{task}`: the example id {twice.iloc[0]} stands for {name_rows(twice.index.tolist())} of {name}",
                 hint="Results are paired by example, so every example needs an id of its own (`idx` in GLUE's files).",
             )
 

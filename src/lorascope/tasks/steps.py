@@ -27,6 +27,8 @@ from lorascope.tasks.inputs import EXAMPLE, SIZE_BEFORE
 from lorascope.tasks.task import Task
 
 TOKENISE_CHUNK = 2000
+PLACE = "file_row"
+"""The column that says where an example stands in a user's own files."""
 
 
 def prepare_data(context: StepContext) -> dict[str, Any]:
@@ -71,9 +73,9 @@ def ids_checksum(ids: Iterable[str]) -> str:
 
 
 def content_checksum(frame: pd.DataFrame) -> str:
-    """sha256 of the examples themselves, whatever library or compression wrote the file."""
+    """sha256 of the examples themselves, whatever library or compression wrote the file, and wherever they stood in it."""
     digest = hashlib.sha256()
-    for row in frame.itertuples(index=False):
+    for row in frame.drop(columns=PLACE, errors="ignore").itertuples(index=False):
         digest.update(json.dumps(list(row), ensure_ascii=False, default=_as_json).encode() + b"\n")
     return digest.hexdigest()
 
@@ -122,11 +124,19 @@ def prepare_tokens(context: StepContext) -> dict[str, Any]:
                 columns.setdefault(name, []).extend(rows)
             done += len(chunk)
             context.emit(StepProgress(step=context.step.id, done=done, total=total, unit="example"))
-        task.inputs.refuse(columns, ids, processor, split=split)
+        task.inputs.refuse(columns, _places(frame, ids), processor, split=split)
         ColumnStore.write(context.out / split, columns, ids)
         for name, value in measure_lengths(columns, max_length=params["max_length"]).items():
             result[name][split] = value
     return result
+
+
+def _places(frame: pd.DataFrame, ids: Sequence[str]) -> list[str]:
+    """How messages name these examples: by their rows in a user's own files, else by their ids."""
+    if PLACE not in frame:
+        return list(ids)
+    known = dict(zip(frame["example_id"], frame[PLACE], strict=True))
+    return [known[example_id] for example_id in ids]
 
 
 def measure_lengths(columns: Mapping[str, Sequence[np.ndarray]], *, max_length: int) -> dict[str, Any]:
