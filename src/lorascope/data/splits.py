@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from lorascope.data.pooling import resplit
 from lorascope.data.raw import RawExamples
 from lorascope.data.tables import name_rows
 from lorascope.errors import DataError
@@ -24,24 +25,30 @@ PAIRS = (("train", "test"), ("validation", "test"), ("train", "validation"))
 @dataclass
 class Splits:
     """frames: the three splits. duplicates: rows of the first split whose texts also stand in the second, as found.
-    dropped: how many of them were taken out of the first."""
+    dropped: how many of them were taken out of the first. parts: examples taken out of the first that are parts of examples
+    of the second."""
 
     frames: dict[str, pd.DataFrame]
     duplicates: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
 
 
-def make_splits(raw: RawExamples, data: DataSpec, *, task: str) -> Splits:
+def make_splits(raw: RawExamples, data: DataSpec, *, task: str, test_rows: int | None = None) -> Splits:
     """The three splits of a source, each with a fresh index, in the order of the source.
 
-    Raises DataError when a split is empty, has one class only, lacks a class in training, or overlaps another one in
-    a user's own files.
+    test_rows: pool the files and carve so many test examples (`protocol: resplit`). Raises DataError when a split is empty,
+    has one class only, lacks a class in training, or overlaps another one in a user's own files.
     """
     _check_ids(raw.splits, task=task)
-    if raw.duplicates_are_errors:
-        _refuse_overlap(raw, task=task)
-    frames = {name: frame.reset_index(drop=True) for name, frame in raw.splits.items()}
-    splits = Splits(frames)
+    if test_rows is None:
+        if raw.duplicates_are_errors:
+            _refuse_overlap(raw, task=task)
+        splits = Splits({name: frame.reset_index(drop=True) for name, frame in raw.splits.items()})
+    else:
+        pooled = resplit(raw, data, test_rows=test_rows, task=task)
+        splits = Splits(pooled.frames, parts=pooled.parts)
+    frames = splits.frames
     _check_classes(frames, raw, task=task)
     for name in ("test", "validation"):
         if name not in frames:

@@ -54,6 +54,7 @@ def class_examples(
     source: str,
     duplicates_are_errors: bool = False,
     disjoint: bool = True,
+    has_parts: bool = False,
 ) -> RawExamples:
     """Texts with classes as `Classification` reads them. splits: example_id, label (index of the class) and the texts."""
     description = {
@@ -70,4 +71,5 @@ def class_examples(
         strata=Strata("label", tuple(label_names)),
         duplicates_are_errors=duplicates_are_errors,
         disjoint=disjoint,
+        has_parts=has_parts,
     )

@@ -34,7 +34,8 @@ PLACE = "file_row"
 def prepare_data(context: StepContext) -> dict[str, Any]:
     """Write {train,validation,test}.parquet: example_id (str) and the task's columns.
 
-    params: {"task": TaskSpec dump, "source": fingerprint, "protocol", "data": DataSpec dump}; locations: role -> path.
+    params: {"task": TaskSpec dump, "source": fingerprint, "protocol", "data": DataSpec dump} and, under `resplit`,
+    "test_rows"; locations: role -> path.
     Raises DataError for examples that cannot be used and for files that changed since the study was planned.
     """
     params = context.step.params
@@ -45,7 +46,7 @@ def prepare_data(context: StepContext) -> dict[str, Any]:
     kind: type[Task] = resolve(TASKS, key)
     raw = kind.read(spec, source=source, protocol=params["protocol"])
     data = DataSpec.model_validate(params["data"])
-    splits = make_splits(raw, data, task=spec.name)
+    splits = make_splits(raw, data, task=spec.name, test_rows=params.get("test_rows"))
     for name, frame in splits.frames.items():
         frame.to_parquet(context.out / f"{name}.parquet", index=False, compression="zstd")
     if raw.disjoint:
@@ -64,6 +65,8 @@ def prepare_data(context: StepContext) -> dict[str, Any]:
         },
         "sha256": {name: content_checksum(frame) for name, frame in splits.frames.items()},
         "source": raw.source,
+        "protocol": params["protocol"],
+        **({"parts_dropped": splits.parts} if splits.parts else {}),
     }
 
 

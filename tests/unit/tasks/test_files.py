@@ -427,7 +427,7 @@ def test_unknown_task() -> None:
     with pytest.raises(StudyError) as error:
         describe_source(NamedTask(name="mrcp"), data_dir=None, protocol="strict")
     assert str(error.value) == (
-        "tasks: unknown task `mrcp`. Did you mean `mrpc`?\n  hint: Tasks: mrpc, sst2, rte, docstrings; "
+        "tasks: unknown task `mrcp`. Did you mean `mrpc`?\n  hint: Tasks: mrpc, sst2, rte, qnli, docstrings; "
         "or `kind: classification` with your own files (docs/writing-a-study.md)."
     )
 

@@ -46,7 +46,8 @@ def _splits(study: Study, task: TaskSpec, index: int) -> Iterator[Mistake]:
         text = f"tasks[{index}]: `protocol: resplit` carves a test set, and nothing says how large"
         yield Mistake(("tasks", index, "protocol"), text, "add `test_rows`, such as 2000")
     if not resplit and task.test_rows is not None:
-        text = f"tasks[{index}].test_rows has no effect: under `protocol: {task.protocol or study.protocol}` the test set is given"
+        protocol = task.protocol or study.protocol
+        text = f"tasks[{index}].test_rows has no effect: under `protocol: {protocol}` it does not decide the test set"
         yield Mistake(("tasks", index, "test_rows"), text, "remove it, or add `protocol: resplit`")
     if isinstance(task, FileTask) and task.protocol in ("strict", "paper"):
         text = f"tasks[{index}].protocol has no effect: your own files are split in one way under `strict` and `paper`"
@@ -75,10 +76,10 @@ def _settings(study: Study, task: TaskSpec, index: int) -> Iterator[Mistake]:
                 ("tasks", index), text, "the task's settings take precedence over the study's, field by field"
             )
             return
-    if "early_stopping" in study.train.model_fields_set and study.train.early_stopping and task_settings(task):
-        if train["epochs"] * train["evaluations_per_epoch"] <= 1:
-            text = f"tasks[{index}].settings: there is one evaluation, so `train.early_stopping` has nothing to stop"
-            yield Mistake(("tasks", index, "settings"), text, "raise `evaluations_per_epoch` or `epochs`")
+    stops = "early_stopping" in study.train.model_fields_set and study.train.early_stopping
+    if stops and task_settings(task) and train["epochs"] * train["evaluations_per_epoch"] <= 1:
+        text = f"tasks[{index}].settings: there is one evaluation, so `train.early_stopping` has nothing to stop"
+        yield Mistake(("tasks", index, "settings"), text, "raise `evaluations_per_epoch` or `epochs`")
 
 
 def _without_effect(study: Study, task: TaskSpec, name: str) -> str | None:

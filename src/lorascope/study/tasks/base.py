@@ -31,8 +31,8 @@ class TaskBase(Spec):
     """
 
     sentences: ClassVar[Mapping[str, str]] = {
-        "protocol": "As `protocol` of the study, for this task alone; or `resplit`: the labelled files are pooled, and a test set "
-        "of `test_rows` is carved out of them. Its scores are not comparable with published ones.",
+        "protocol": "As `protocol` of the study, for this task alone; or `resplit`: the labelled files are pooled, and a test "
+        "set of `test_rows` is carved out of them. Its scores are not comparable with published ones.",
         "test_rows": "Examples of the test set under `protocol: resplit`.",
         "settings": "Settings of training for this task alone, such as `{max_length: 128, epochs: 2}`. They take precedence "
         "over those of methods and of the study.",

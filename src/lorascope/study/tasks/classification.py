@@ -30,8 +30,8 @@ class FileTask(TaskSettings):
         "label": "The column that holds the class, as a whole number or as text.",
         "labels": 'The classes in order. Default: those found in `train`, sorted. `1`, `1.0` and `"1"` are one class in '
         "every format, and so are `true` and `True`.",
-        "positive": "Of two classes, the one that F1 looks for; it becomes the second. Needed with `f1` unless the names say it "
-        "(`no` and `yes`, 0 and 1).",
+        "positive": "Of two classes, the one that F1 looks for; it becomes the second. Needed with `f1` unless the names say "
+        "it (`no` and `yes`, 0 and 1).",
         "duplicates": "What to do with examples that stand in two of the files: `refuse` them (default), or `drop` them from "
         "the earlier split, counted in the report.",
         "metrics": "What is reported; the first is the primary one, on which hypotheses rest. Default: accuracy.",
