@@ -15,6 +15,7 @@ import pandas as pd
 from lorascope.analysis.facts import study_facts
 from lorascope.analysis.finished import Finished, primary_metric
 from lorascope.analysis.gates import arm_gates, broken_arms, check_same_examples, step_gates
+from lorascope.analysis.naming import name_classes
 from lorascope.analysis.rows import curves, function_rows, measured_rows
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
@@ -49,6 +50,7 @@ def analyse(context: StepContext) -> JSON:
         drift=evidence.drift,
         serving=evidence.serving,
     )
+    analysis = name_classes(analysis, finished, study, primary=primary)
     (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))
     facts = study_facts(context, finished, study, gates=gates)
     facts = reduce(lambda found, part: part[0].add_facts(found, part[1]), measured, facts)

@@ -25,9 +25,9 @@ from lorascope.cli.options import (
     StoreAt,
     StudyFile,
     checked_data_dir,
-    load,
+    load_with_data,
 )
-from lorascope.cli.steps import counted, matching, study_in_words
+from lorascope.cli.steps import counted, matching, print_data, study_in_words
 from lorascope.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ def plan(
     asks for."""
     from lorascope import api
 
-    study = load(study_file, overrides, models=True)
-    given: dict[str, Any] = {"store": store, "data_dir": checked_data_dir(data), "devices": device}
+    data_dir = checked_data_dir(data)
+    study, seen = load_with_data(study_file, overrides, data_dir)
+    given: dict[str, Any] = {"store": store, "data_dir": data_dir, "devices": device}
     if calibrate:
         with rendering(Console(stderr=True)) as emit:
             api.calibrate(study, emit=emit, **given)
@@ -73,12 +74,15 @@ def plan(
     chosen = matching({p.step.id: (p.step, p.label) for p in found.steps}, only)
     written = _write(found, write) if write else []
     if as_json:
-        print(json.dumps(plan_as_json(found, chosen), indent=2))
+        print(json.dumps({**plan_as_json(found, chosen), **seen.to_json()}, indent=2))
         return
-    print(f"{study_in_words(study)}\n")
+    print(study_in_words(study))
     if only is not None or steps:
+        print()
         _print_steps([p for p in found.steps if p.step.id in chosen])
     else:
+        print_data(seen)
+        print()
         _print_plan(found)
     for path in written:
         print(f"wrote {path}")

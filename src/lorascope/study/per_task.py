@@ -30,6 +30,24 @@ def task_settings(task: TaskSpec) -> dict[str, Any]:
     return {key: value for key, value in task.settings.model_dump().items() if value is not None}
 
 
+def own_settings(task: TaskSpec) -> str:
+    """What a task sets for itself: "sst2: max_length 128, lora: learning_rate 0.0003"; empty where it sets nothing."""
+    texts = [f"{key} {value}" for key, value in task_settings(task).items()]
+    texts += [f"{name}: {key} {value}" for name, values in task.methods.items() for key, value in values.items()]
+    return f"{task.name}: {', '.join(texts)}" if texts else ""
+
+
+def protocols_in_words(study: Study) -> str:
+    """ "protocol strict"; of tasks that differ: "protocols strict (mrpc), resplit (sst2)"."""
+    found: dict[str, list[str]] = {}
+    for task in study.tasks:
+        found.setdefault(task.protocol or study.protocol, []).append(task.name)
+    if len(found) == 1:
+        return f"protocol {next(iter(found))}"
+    named = [f"{name} ({', '.join(tasks)})" for name, tasks in found.items()]
+    return f"protocols {', '.join(named)}"
+
+
 def identity_of(task: TaskSpec) -> dict[str, Any]:
     """The task's literals that its examples depend on: how it is trained is no part of them."""
     return task.model_dump(mode="json", exclude=set(PER_TASK - {"name"}))

@@ -36,12 +36,13 @@ def _scale(facts: Facts) -> str:
         f"{wording.plural(len(facts.runs), 'run')}: {wording.listing(facts.models)} on "
         f"{wording.listing(wording.name(task) for task in facts.tasks)}, "
         f"{wording.listing(wording.name(method) for method in facts.methods)}, "
-        f"{wording.plural(len(facts.seeds), 'seed')} each, protocol `{facts.study.protocol}`."
+        f"{wording.plural(len(facts.seeds), 'seed')} each, {facts.protocol_text()}."
     )
 
 
 def comparison_sentence(facts: Facts, row: Comparison) -> str:
-    return wording.gap_sentence(row, place=facts.place(row.model, row.task))
+    style = facts.metric_style(row.metric, task=row.task)
+    return wording.gap_sentence(row, place=facts.place(row.model, row.task), style=style)
 
 
 def hypothesis_cards(facts: Facts) -> tuple[Card, ...]:
@@ -114,10 +115,10 @@ def _statement(facts: Facts, result: HypothesisResult, estimate: Interval, *, me
         return f"{first} has {value} of the {wording.SERVED[metric]} of {second}"
     if metric in wording.COSTS:
         return f"{first} needs {value} of the {wording.COSTS[metric]} of {second}"
-    style = wording.metric_style(metric)
+    style = facts.metric_style(metric, task=result.parts[0].task if len(result.parts) == 1 else "*")
     if wording.gap(metric, estimate.estimate, unit=False).strip("+−0.,") == "":
         return f"{first} and {second} {'score' if style.direction == 'higher' else 'have'} the same {style.label}"
-    return wording.change_text(metric, estimate.estimate, arms=(first, second))
+    return wording.change_text(metric, estimate.estimate, arms=(first, second), style=style)
 
 
 def conclusion(facts: Facts) -> tuple[str, str] | None:

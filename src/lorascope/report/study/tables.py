@@ -34,8 +34,15 @@ def results_table(facts: Facts) -> Table:
         rows=tuple(rows),
         note="Mean over seeds; the t interval and the standard deviation are over seed means, so they cover chance in "
         "training but not in the choice of the test set. Baselines in the same units, on the same examples."
+        f" {wording.sentence(facts.protocol_text())}{_not_comparable(facts)}"
         f"{_direction_note(row.metric for row in facts.analysis.scores)}",
     )
+
+
+def _not_comparable(facts: Facts) -> str:
+    """What must stand by the scores of tasks whose test set nobody else has."""
+    tasks = wording.listing(wording.name(task) for task in facts.protocols.get("resplit", []))
+    return f" Scores on {tasks} are not comparable with published ones." if tasks else ""
 
 
 def _direction_note(metrics: Iterable[str]) -> str:
@@ -46,7 +53,7 @@ def _direction_note(metrics: Iterable[str]) -> str:
 
 
 def _arm_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[tuple[str, ...]]:
-    style = wording.metric_style(metric)
+    style = facts.metric_style(metric, task=task)
     found = [facts.score(model, task, method, metric=metric) for method in facts.methods]
     return [
         (
@@ -65,7 +72,7 @@ def _arm_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[tuple
 
 
 def _baseline_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[tuple[str, ...]]:
-    style = wording.metric_style(metric)
+    style = facts.metric_style(metric, task=task)
     return [
         (
             facts.place(model, task),
@@ -87,7 +94,7 @@ def published_table(facts: Facts) -> Table | None:
             wording.name(row.task),
             row.model,
             wording.name(row.method),
-            wording.metric_style(row.metric).label,
+            facts.metric_style(row.metric, task=row.task).label,
             wording.score(row.metric, row.value),
             row.setting,
             row.citation,
@@ -111,7 +118,8 @@ def published_table(facts: Facts) -> Table | None:
 def _what(facts: Facts, row: Comparison) -> tuple[str, str]:
     """Where and what; the metric is named where comparisons are made on several."""
     metrics = {other.metric for other in facts.analysis.comparisons}
-    metric = f", {wording.metric_style(row.metric).label}" if len(metrics) > 1 else ""
+    label = facts.metric_style(row.metric, task=row.task).label
+    metric = f", {label}" if len(metrics) > 1 or row.metric == "f1" else ""
     return facts.place(row.model, row.task), f"{wording.name(row.method)} v {wording.name(row.reference)}{metric}"
 
 

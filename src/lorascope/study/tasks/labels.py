@@ -67,5 +67,5 @@ def with_positive(labels: Sequence[str], positive: str) -> tuple[str, ...]:
 
 
 def f1_title(labels: Sequence[str]) -> str:
-    """What F1 is the F1 of, by the classes of a task: "F1 of `fraud`", or "macro F1" of more than two classes."""
-    return f"F1 of `{labels[1]}`" if len(labels) == 2 else "macro F1"
+    """What F1 is the F1 of, by the classes of a task: "F1 (fraud)", or "macro F1" of more than two classes."""
+    return f"F1 ({labels[1]})" if len(labels) == 2 else "macro F1"

@@ -115,8 +115,8 @@ def test_batch_of_a_method_that_the_studys_micro_batches_do_not_divide(tmp_path:
 def test_unknown_task(tmp_path: Path) -> None:
     assert error_of(GOOD.replace("[mrpc]", "[mprc]"), tmp_path) == (
         "study.yaml:4: tasks[0]: unknown task `mprc`: did you mean `mrpc`?\n"
-        "  hint: registered: mrpc, sst2, rte, docstrings; for your own data give {name, kind: classification, "
-        "train: FILE, text: COLUMN, label: COLUMN}"
+        "  hint: registered: mrpc, sst2, rte, qnli, docstrings; for your own data give {name, kind: "
+        "classification, train: FILE, text: COLUMN, label: COLUMN}"
     )
 
 
