@@ -25,7 +25,7 @@ from lorascope.study.spec import Study
 
 
 def analyse(context: StepContext) -> JSON:
-    """params: study, steps (role -> label), failures, missing_runs, proposed_by; deps: role -> artifact."""
+    """params: study, steps (role -> label), failures, missing_runs, seeding, proposed_by; deps: role -> artifact."""
     params = context.step.params
     finished = Finished([(role, label, context.deps[role]) for role, label in params["steps"].items()])
     check_same_examples(finished)
@@ -49,6 +49,7 @@ def analyse(context: StepContext) -> JSON:
         broken_arms=broken_arms(gates),
         drift=evidence.drift,
         serving=evidence.serving,
+        seeding=params["seeding"],
     )
     analysis = name_classes(analysis, finished, study, primary=primary)
     (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))

@@ -81,4 +81,6 @@ def relation(interval: Interval, verdict: Verdict, *, low: float | None, high: f
         return f"no part of the {level} lies {bounds}"
     if outside:
         return f"no part of the {level} lies {bounds}, but the refutation does not survive its correction"
-    return f"the {level} lies {bounds}, too close to call" if inside else f"only part of the {level} lies {bounds}"
+    if inside:
+        return f"the whole {level} lies {bounds}, but the support does not survive its correction"
+    return f"only part of the {level} lies {bounds}"

@@ -121,7 +121,8 @@ _STUDY: Fields = {
     "models": "Base models.",
     "tasks": "What they are trained and scored on.",
     "methods": "How they are trained.",
-    "seeds": "Every (model, task, method) has one run for each seed. A whole number sets all three sources of chance. "
+    "seeds": "Every (model, task, method) has one run for each seed. In the list, a whole number sets all three sources of "
+    "chance; `seeds: 10` is the first ten of a printed list ([seeds](#seeds)). Each task derives its own numbers from a seed. "
     "Five by default: the t quantile that widens an interval over seeds is 4.3 with three and 2.8 with five.",
     "protocol": "`strict` (default): selection never sees the test set. `paper`: the literature's habit, only to "
     "reproduce its tables.",
@@ -229,7 +230,8 @@ _SEARCH: Fields = {
     "learn between rounds, so larger rounds are faster and learn a little less.",
     "space": "`published` or `wide`; or, for each method, one of these or its own ranges: `{lora: {learning_rate: {low: 5e-5, "
     "high: 5e-3, log: true}, rank: [4, 8, 16]}}`. A method that is not named gets `published`.",
-    "seeds": "Every trial is trained with each of these, and its score is their mean. They may not be seeds of the study: "
+    "seeds": "Every trial is trained with each of these, and its score is their mean; `seeds: 3` means 0, 1 and 2. They may "
+    "not be seeds of the study: "
     "the runs that are compared are fresh.",
     "proposal_seed": "Seed of the sampler. It is fixed, so that a search that was killed goes on with the same proposals.",
     "train_examples": "At most so many training examples in a trial; the balance of classes is kept, and the validation set "

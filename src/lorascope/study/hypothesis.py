@@ -37,6 +37,10 @@ def _parse_margin(value: object, info: ValidationInfo) -> object:
 Margin = Annotated[float, Field(ge=0), BeforeValidator(_parse_margin)]
 
 
+BASELINES = ("majority", "random", "linear-probe")
+"""Arms that need no training and that a claim about quality may be held against; no method may have such a name."""
+
+
 class NonInferior(Spec):
     """`non_inferior` loses at most `margin` to `to` on a quality metric (one-sided, alpha 0.05).
 
@@ -48,7 +52,7 @@ class NonInferior(Spec):
     to: str
     on: str = "primary"
     margin: Margin
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Equivalent(Spec):
@@ -58,27 +62,27 @@ class Equivalent(Spec):
     to: str
     on: str = "primary"
     margin: Margin
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Superior(Spec):
-    """`superior` is better than `to` on a quality metric (two-sided 95% interval of the difference on the better side of 0)."""
+    """`superior` is better than `to` on a quality metric (one-sided 95% bound of the difference on the better side of 0)."""
 
     superior: str
     to: str
     on: str = "primary"
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Lower(Spec):
     """`lower` needs at least `by` less than `than` of a cost, or drifts that much less from the base: the ratio of
-    geometric seed means, with its 95% interval."""
+    geometric seed means, by its one-sided 95% bound."""
 
     lower: str
     than: str
     on: CostName
     by: Fraction
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Overhead(Spec):

@@ -29,8 +29,8 @@ from lorascope.study.tasks import unit_of
 _DECIDED = {
     "non_inferior": "supported if the one-sided 95% bound of the difference lies {bounds}, refuted if it lies {beyond}",
     "equivalent": "supported if the 90% interval of the difference lies within ±{margin} (two one-sided tests)",
-    "superior": "supported if the 95% interval of the difference lies {bounds}",
-    "lower": "supported if the 95% interval of the ratio lies at or below {threshold}",
+    "superior": "supported if the one-sided 95% bound of the difference lies {bounds}",
+    "lower": "supported if the one-sided 95% bound of the ratio lies at or below {threshold}",
     "overhead": "supported if the one-sided 95% bound of the ratio lies at or below {threshold}",
 }
 
