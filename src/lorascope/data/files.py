@@ -29,6 +29,10 @@ FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t;,"}
 CSV_REMEDY = "Quote every field that holds the separator, a quote or a line break; double the quotes inside it."
 
+_NO_TEXT = {
+    b"PK\x03\x04": ("a zip archive, or a sheet of Excel", "Unpack it, or save the sheet as csv (UTF-8)."),
+    b"PAR1": ("a parquet file", "Call it .parquet."),
+}
 _MARKS = {
     b"\xef\xbb\xbf": "utf-8-sig",
     b"\xff\xfe\x00\x00": "utf-32",
@@ -76,6 +80,9 @@ def _content(path: Path) -> bytes:
 
 def _text(path: Path) -> str:
     content = _content(path)
+    for mark, (what, remedy) in _NO_TEXT.items():
+        if content.startswith(mark):
+            raise DataError(f"{path.name} is not text: it is {what}", hint=remedy, where=str(path))
     encoding = _encoding(content)
     try:
         return content.decode(encoding)
@@ -164,12 +171,9 @@ def _records(text: str, path: Path, *, separator: str) -> Iterator[tuple[int, li
 
 
 def _separator(text: str, candidates: str) -> str:
-    """The first that divides the header line: a table of one column alone has no labels."""
+    """The one that divides the header line into most columns, the likeliest of equals."""
     header = next((line for line in text.splitlines() if line.strip()), "")
-    for candidate in candidates:
-        if len(next(csv.reader([header], delimiter=candidate), [])) > 1:
-            return candidate
-    return candidates[0]
+    return max(candidates, key=lambda candidate: len(next(csv.reader([header], delimiter=candidate), [])))
 
 
 def _read_jsonl(text: str, path: Path) -> pd.DataFrame:

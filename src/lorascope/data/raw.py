@@ -27,7 +27,8 @@ class RawExamples:
     example what it is; two examples that agree in them are duplicates. source: for people. strata: None for examples
     without classes. duplicates_are_errors: the splits are a user's own, who must mend them. disjoint: no example may
     stand in two splits (False: the paper protocol, whose validation set is its test set). has_parts: examples may be parts
-    of others, as phrases are of sentences.
+    of others, as phrases are of sentences. keeps_some: duplicates stay, counted and said, where a class would be lost without
+    them.
     """
 
     splits: Mapping[str, pd.DataFrame]
@@ -38,3 +39,4 @@ class RawExamples:
     duplicates_are_errors: bool = False
     disjoint: bool = True
     has_parts: bool = False
+    keeps_some: bool = True

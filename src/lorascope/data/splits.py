@@ -53,7 +53,7 @@ def make_splits(raw: RawExamples, data: DataSpec, *, task: str, test_rows: int |
     for name in ("test", "validation"):
         if name not in frames:
             frames["train"], frames[name] = _carve(frames["train"], data=data, raw=raw, task=task, name=name)
-        _separate(splits, raw)
+        _separate(splits, raw, task=task)
     caps = dict(zip(SPLITS, (data.train_examples, data.validation_examples, data.test_examples), strict=True))
     for name, cap in caps.items():
         if cap is not None and cap < len(frames[name]):
@@ -121,10 +121,11 @@ def _shared_rows(first: pd.DataFrame, second: pd.DataFrame, columns: Sequence[st
     return np.array([key in known for key in content_keys(first, columns)], dtype=bool)
 
 
-def _separate(splits: Splits, raw: RawExamples) -> None:
+def _separate(splits: Splits, raw: RawExamples, *, task: str) -> None:
     """Count duplicates between the splits that exist by now and drop them from the earlier split.
 
-    A drop that would cost train or validation a whole class is not made; the counts then show what remained.
+    A drop that would cost train or validation a whole class is not made; the counts then show what remained. Raises DataError
+    instead for a source whose owner asked for the drop.
     """
     frames = splits.frames
     for first, second in PAIRS:
@@ -135,9 +136,17 @@ def _separate(splits: Splits, raw: RawExamples) -> None:
         splits.duplicates[pair] = splits.duplicates.get(pair, 0) + int(shared.sum()) - _left(splits, pair)
         splits.dropped.setdefault(pair, 0)
         kept = frames[first].loc[~shared]
-        if raw.disjoint and shared.any() and _keeps_every_class(kept, frames[first], raw):
+        if not raw.disjoint or not shared.any():
+            continue
+        if _keeps_every_class(kept, frames[first], raw):
             frames[first] = kept.reset_index(drop=True)
             splits.dropped[pair] += int(shared.sum())
+        elif not raw.keeps_some:
+            raise DataError(
+                f"task `{task}`: without the {int(shared.sum())} {first} examples that also stand in {second}, {first} would "
+                "lose a class",
+                hint=f"Add examples of every class to the {first} file that stand in no other.",
+            )
 
 
 def _keeps_every_class(kept: pd.DataFrame, whole: pd.DataFrame, raw: RawExamples) -> bool:

@@ -57,6 +57,7 @@ class ClassificationFiles(Classification):
             metrics=spec.metrics,
             source=f"files: {names}",
             duplicates_are_errors=spec.duplicates == "refuse",
+            keeps_some=spec.duplicates == "refuse",
         )
 
 

@@ -575,6 +575,28 @@ def test_duplicates_are_dropped_from_the_earlier_split_when_asked(tmp_path: Path
     assert len(kept) == 38 and not {"train text 6", "train text 2"} & set(kept["text"])
 
 
+def test_a_drop_that_would_lose_a_class_is_refused(tmp_path: Path) -> None:
+    train = write_rows(tmp_path / "train.csv", [*make_rows(40, labels=("yes",)), {"text": "only one", "label": "no"}])
+    test = write_rows(tmp_path / "test.csv", [*make_rows(10, prefix="test"), {"text": "only one", "label": "no"}])
+    validation = write_rows(tmp_path / "validation.csv", make_rows(10, prefix="validation"))
+    with pytest.raises(
+        DataError, match="without the 1 train examples that also stand in test, train would lose a class"
+    ):
+        prepare(tmp_path, train=train, test=test, validation=validation, duplicates="drop")
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"PK\x03\x04...", "a zip archive"), (b"PAR1...", "a parquet file")])
+def test_another_kind_of_file_under_the_name_of_csv_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"t\.csv is not text: it is {what}"):
+        prepare(tmp_path, train=str(tmp_path / "t.csv"))
+
+
+def test_labels_that_look_alike_are_one_class() -> None:
+    assert class_name("cafe\u0301") == class_name(" caf\u00e9")
+    assert label_order(["1", "9" * 5000]) == ("1", "9" * 5000)
+
+
 def test_f1_asks_which_class_it_looks_for(tmp_path: Path) -> None:
     train = write_rows(tmp_path / "t.csv", make_rows(40, labels=("ham", "spam")))
     with pytest.raises(DataError) as error:

@@ -249,7 +249,7 @@ REAL = {
 }
 
 
-@pytest.mark.skipif(not (REAL_DATA / "mrpc_train.parquet").exists(), reason="the GLUE files are not on this machine")
+@pytest.mark.skipif(not (REAL_DATA / "mrpc_test.parquet").exists(), reason="the GLUE files are not on this machine")
 @pytest.mark.parametrize("name", sorted(REAL))
 def test_real_glue_files(name: str, tmp_path: Path) -> None:
     result, frames = prepare(name, tmp_path, REAL_DATA)
@@ -262,8 +262,14 @@ def test_real_glue_files(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (REAL_DATA / "sst2_train.parquet").exists(), reason="the GLUE files are not on this machine")
 def test_real_sentences_are_carved_whole(tmp_path: Path) -> None:
-    result, frames = prepare("sst2", tmp_path, REAL_DATA, protocol="resplit", test_rows=5000)
-    assert result["num_examples"]["test"] == 5000
-    assert frames["test"]["sentence"].str.split().str.len().mean() > 17
-    assert result["parts_dropped"]["train~test"] > 30000
+    for split, num_rows in (("train", 8000), ("validation", 200)):
+        whole = pd.read_parquet(REAL_DATA / f"sst2_{split}.parquet")
+        whole.head(num_rows).to_parquet(tmp_path / f"sst2_{split}.parquet")
+    result, frames = prepare("sst2", tmp_path, tmp_path, protocol="resplit", test_rows=600)
+    assert result["num_examples"]["test"] == 600
+    assert (
+        frames["test"]["sentence"].str.split().str.len().mean()
+        > frames["train"]["sentence"].str.split().str.len().mean()
+    )
+    assert result["parts_dropped"]["train~test"] > 10
     assert not set(frames["train"]["sentence"].str.strip()) & set(frames["test"]["sentence"].str.strip())

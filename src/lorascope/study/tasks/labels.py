@@ -2,16 +2,17 @@
 
 The one rule: a label means the same class in every format. csv knows only texts, so a text that spells a whole number is
 that number (`1`, `1.0`), and one that spells a truth value is that value (`True`, `TRUE`, `true`). Anything else is a
-class by its own spelling. The order depends on the classes alone.
+class by its own spelling, letters with accents in their composed form. The order depends on the classes alone.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
-_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0+)?")
 _FRACTION = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
 _EXACT = 2**53
 """Beyond it, a number with a point no longer tells neighbouring whole numbers apart."""
@@ -36,7 +37,7 @@ def class_name(value: object) -> str:
     if isinstance(value, float | Decimal) and value == value and abs(value) < _EXACT and value == int(value):
         return str(int(value))
     if isinstance(value, str):
-        return _class_of_text(value.strip())
+        return _class_of_text(unicodedata.normalize("NFC", value.strip()))
     raise ValueError(value)
 
 
