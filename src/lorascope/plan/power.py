@@ -59,7 +59,7 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     margins = {
         name: (claim.margin, smallest_margin(num_seeds, examples, two_sided=isinstance(claim, Equivalent)))
         for name, claim in graph.study.hypotheses.items()
-        if isinstance(claim, NonInferior | Equivalent)
+        if isinstance(claim, NonInferior | Equivalent) and isinstance(claim.margin, float)
     }
     more = {seeds: _difference(seeds, examples) for seeds in (3, 5, 10, 20) if seeds != num_seeds}
     return Detectable(task, metric, num_seeds, examples, _difference(num_seeds, examples), more, margins)

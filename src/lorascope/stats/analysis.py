@@ -99,7 +99,7 @@ class HypothesisResult:
     """One hypothesis: its claim in plain words, its verdict, the parts it rests on, and what would decide it.
 
     side: what the p-values are of: the support, or where it is refuted the refutation. p_value: of the whole hypothesis;
-    p_holm, p_bonferroni: adjusted over all hypotheses of the study.
+    p_holm, p_bonferroni: adjusted over all hypotheses of the study. is_ratio: estimates are shares of the reference's mean.
     """
 
     name: str
@@ -119,6 +119,7 @@ class HypothesisResult:
     p_bonferroni: float | None = None
     side: Side = "support"
     without_collapsed: SoundRunsResult | None = None
+    is_ratio: bool = False
 
 
 @dataclass(frozen=True)

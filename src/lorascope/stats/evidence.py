@@ -33,6 +33,8 @@ from lorascope.stats.quality.multibootstrap import (
     average_over_tasks,
     estimate_difference,
     metric_differences,
+    metric_scores,
+    ratio_of_means,
 )
 from lorascope.study.spec import Study
 
@@ -71,6 +73,25 @@ class Pairs:
             num_classes=max(arm.num_classes(row) for arm in (method, reference)),
             generator=np.random.default_rng(self.generator_seed),
         )
+
+    def scores(self, arm: ScoredArm, *, metric: str, seeds: tuple[str, ...]) -> SeedDifferences:
+        """What each seed of an arm scores, under the resamples that all arms share."""
+        row = quality(metric)
+        assert row.estimator is not None
+        return metric_scores(
+            row.estimator,
+            arm.columns(row, seeds),
+            num_classes=arm.num_classes(row),
+            generator=np.random.default_rng(self.generator_seed),
+        )
+
+    def ratio(
+        self, method: ScoredArm, reference: ScoredArm, *, metric: str, seeds: tuple[str, ...]
+    ) -> BootstrapEstimate:
+        """The ratio of the arms' means over seeds and examples."""
+        scores = [[self.scores(arm, metric=metric, seeds=seeds)] for arm in (method, reference)]
+        ratio, (around,) = ratio_of_means(*scores)
+        return replace(estimate_quality(around, metric), mean=ratio)
 
     def estimate(
         self, method: ScoredArm, reference: ScoredArm, *, metric: str, seeds: tuple[str, ...]
@@ -132,12 +153,26 @@ def quality_evidence(
     }
     for task, keys in arms_of.items():
         for first, second in zip(keys[::2], keys[1::2], strict=True):
-            parts[first[0], task] = _part_evidence(pairs, first, second, metrics[task])
+            parts[first[0], task] = _part_evidence(pairs, first, second, metric=metrics[task], is_ratio=test.is_ratio)
     in_all = pairs.seeds(*(key for keys in arms_of.values() for key in keys))
-    by_task = []
-    for task, keys in arms_of.items():
-        if seeds := in_all if seeding == "shared" else pairs.seeds(*keys):
-            arms = [(pairs.arms[a], pairs.arms[b]) for a, b in zip(keys[::2], keys[1::2], strict=True)]
+    by_task, centre = [], 0.0
+    seeds_of = {task: in_all if seeding == "shared" else pairs.seeds(*keys) for task, keys in arms_of.items()}
+    measured = {task: seeds for task, seeds in seeds_of.items() if seeds}
+    if test.is_ratio and measured:
+        scored = [
+            [
+                average_differences([pairs.scores(pairs.arms[key], metric=metrics[task], seeds=seeds) for key in keys])
+                for task, seeds in measured.items()
+                for keys in [arms_of[task][side::2]]
+            ]
+            for side in (0, 1)
+        ]
+        centre, by_task = ratio_of_means(*scored)
+    elif measured:
+        for task, seeds in measured.items():
+            arms = [
+                (pairs.arms[a], pairs.arms[b]) for a, b in zip(arms_of[task][::2], arms_of[task][1::2], strict=True)
+            ]
             differences = [pairs.differences(a, b, metric=metrics[task], seeds=seeds) for a, b in arms]
             by_task.append(average_differences(differences))
     average = Evidence("*", "*", None, False, NOT_ALL_MEASURED)
@@ -148,6 +183,7 @@ def quality_evidence(
     elif len(by_task) == len(study.tasks):
         is_unbounded = any(quality(metric).width is None for metric in metrics.values())
         estimate = estimate_average(by_task, seeding=seeding, continuous=is_unbounded)
+        estimate = replace(estimate, mean=estimate.mean + centre)
         average = _average_evidence(list(parts.values()), estimate)
     return list(parts.values()), average
 
@@ -159,13 +195,16 @@ def estimate_average(by_task: Sequence[SeedDifferences], *, seeding: Seeding, co
     return average_estimates([estimate_difference(one, continuous=continuous) for one in by_task])
 
 
-def _part_evidence(pairs: Pairs, first: tuple[str, str, str], second: tuple[str, str, str], metric: str) -> Evidence:
+def _part_evidence(
+    pairs: Pairs, first: tuple[str, str, str], second: tuple[str, str, str], *, metric: str, is_ratio: bool
+) -> Evidence:
     seeds = pairs.seeds(first, second)
     if not seeds:
         absent = [key[2] for key in (first, second) if key not in pairs.arms]
         why = f"{' and '.join(absent)} not measured yet" if absent else "the two arms share no seed"
         return Evidence(first[0], first[1], None, False, why)
-    estimate = pairs.estimate(pairs.arms[first], pairs.arms[second], metric=metric, seeds=seeds)
+    estimated = pairs.ratio if is_ratio else pairs.estimate
+    estimate = estimated(pairs.arms[first], pairs.arms[second], metric=metric, seeds=seeds)
     usable = len(seeds) > 1
     return Evidence(first[0], first[1], estimate, usable, "" if usable else ONE_SEED)
 

@@ -12,10 +12,19 @@ from dataclasses import dataclass
 from lorascope.metrics.metric import Direction
 from lorascope.metrics.quality import common_direction
 from lorascope.stats.analysis import Interval
-from lorascope.stats.claims import amount, edge, lower_claim, margin_claim, overhead_claim, superior_claim
+from lorascope.stats.claims import (
+    amount,
+    edge,
+    lower_claim,
+    margin_claim,
+    overhead_claim,
+    relative_claim,
+    spoken,
+    superior_claim,
+)
 from lorascope.stats.quality.multibootstrap import BootstrapEstimate
 from lorascope.stats.serving.repeats import ratio_over_repeats
-from lorascope.study.hypothesis import Equivalent, Hypothesis, Lower, NonInferior, Overhead, Superior
+from lorascope.study.hypothesis import Equivalent, Hypothesis, Lower, NonInferior, Overhead, RelativeMargin, Superior
 
 ONE_SEED = "one seed: nothing can be said about other seeds"
 
@@ -26,6 +35,7 @@ class Test:
 
     tail: one-sided level of the deciding bound. distance: how far an estimate is from the nearest threshold.
     low, high: bounds of what the claim allows, on the scale of `show` (None: open); bounds: the same in words.
+    is_ratio: estimates are the arm's mean as a share of the reference's.
     examples: what the examples are called that the estimate is also a sample of (None: it is of none). unit: what is
     repeated. scope: what "every" and "average" range over. joint: between a part's model and its place.
     """
@@ -47,6 +57,7 @@ class Test:
     unit: str = "seeds"
     scope: tuple[str, str] = ("on every model and task", "on average over models and tasks")
     joint: str = " on "
+    is_ratio: bool = False
 
 
 def hypothesis_test(hypothesis: Hypothesis, metrics: Sequence[str] = ()) -> Test:
@@ -67,6 +78,8 @@ def hypothesis_test(hypothesis: Hypothesis, metrics: Sequence[str] = ()) -> Test
 def _non_inferiority_test(hypothesis: NonInferior, metrics: Sequence[str], direction: Direction) -> Test:
     """Differences are method - reference in the metric's unit: a loss is below 0 where higher is better, else above."""
     arm, to = hypothesis.non_inferior, hypothesis.to
+    if isinstance(hypothesis.margin, RelativeMargin):
+        return _relative_non_inferiority_test(arm, to, hypothesis.margin.relative, metrics, direction)
     claim = margin_claim(arm, to, metrics, hypothesis.margin, direction)
     if direction == "higher":
         edge_at = -hypothesis.margin
@@ -85,9 +98,39 @@ def _non_inferiority_test(hypothesis: NonInferior, metrics: Sequence[str], direc
     )  # fmt: skip
 
 
+def _relative_non_inferiority_test(
+    arm: str, to: str, share: float, metrics: Sequence[str], direction: Direction
+) -> Test:
+    """Estimates are ratios of means: at least 1 - share where higher is better, at most 1 + share where lower is."""
+    is_higher = direction == "higher"
+    limit = 1 - share if is_higher else 1 + share
+    claim, bounds = relative_claim(arm, to, metrics, limit, direction)
+    above, below = (lambda e: e.p_above(limit)), (lambda e: e.p_below(limit))
+    return Test(
+        "non_inferior", arm, to, claim, limit, 0.05,
+        above if is_higher else below, below if is_higher else above,
+        lambda e: e.interval(0.90), lambda e: abs(e.mean - limit),
+        limit if is_higher else None, None if is_higher else limit, bounds, is_ratio=True,
+    )  # fmt: skip
+
+
+def _relative_equivalence_test(arm: str, to: str, share: float, metrics: Sequence[str]) -> Test:
+    low, high = 1 - share, 1 + share
+    claim = f"the {spoken(metrics)} of {arm} lies within {100 * share:g}% of that of {to}"
+    return Test(
+        "equivalent", arm, to, claim, share, 0.05,
+        lambda e: max(e.p_above(low), e.p_below(high)),
+        lambda e: min(1.0, 2 * min(e.p_below(low), e.p_above(high))),
+        lambda e: e.interval(0.90), lambda e: abs(share - abs(e.mean - 1)),
+        low, high, f"between {100 * low:g}% and {100 * high:g}% of {to}", is_ratio=True,
+    )  # fmt: skip
+
+
 def _equivalence_test(hypothesis: Equivalent, metrics: Sequence[str]) -> Test:
     """Two one-sided tests, which know no direction."""
     margin, arm, to = hypothesis.margin, hypothesis.equivalent, hypothesis.to
+    if isinstance(margin, RelativeMargin):
+        return _relative_equivalence_test(arm, to, margin.relative, metrics)
     return Test(
         "equivalent", arm, to, f"{arm} and {to} differ by less than {amount(metrics, margin)}", margin, 0.05,
         lambda e: max(e.p_above(-margin), e.p_below(margin)),

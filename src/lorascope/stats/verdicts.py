@@ -85,6 +85,7 @@ def judge(
         num_examples=sum(estimate.num_examples for estimate in estimates),
         reason=_reason(test, verdict, basis, mean),
         would_decide=_would_decide(test, basis) if verdict == "inconclusive" else "decided",
+        is_ratio=test.is_ratio,
     )
     return result, sides
 

@@ -77,26 +77,26 @@ def _names(names: Iterable[str]) -> str:
 _ON = f"`primary` (each task's first metric), or a metric that every task has: of {_names(QUALITY)}."
 _OVER = "`every`: the claim must hold on each (model, task); `average`: on their mean."
 _MARGIN = (
-    "In the metric's own unit: 3% is three points of accuracy, 0.5 half a unit of perplexity. Declared before the results "
-    "are seen."
+    "In the metric's own unit: 3% is three points of accuracy, 0.5 half a unit of perplexity. Or `{relative: 3%}`: at least "
+    "97% of what the other reaches, by the ratio of means. Declared before the results are seen."
 )
 _NON_INFERIOR: Fields = {
     "non_inferior": "The method that is claimed to lose at most `margin`.",
-    "to": "The method it is compared with.",
+    "to": "The method it is compared with, or a baseline: `majority`, `random`, `linear-probe`.",
     "on": _ON,
     "margin": _MARGIN,
     "over": _OVER,
 }
 _EQUIVALENT: Fields = {
     "equivalent": "The method that is claimed to differ by less than `margin` in either direction (two one-sided tests).",
-    "to": "The method it is compared with.",
+    "to": "The method it is compared with, or a baseline: `majority`, `random`, `linear-probe`.",
     "on": _ON,
     "margin": _MARGIN,
     "over": _OVER,
 }
 _SUPERIOR: Fields = {
     "superior": "The method claimed to be better, in the direction of the metric.",
-    "to": "The method it is compared with.",
+    "to": "The method it is compared with, or a baseline: `majority`, `random`, `linear-probe`.",
     "on": _ON,
     "over": _OVER,
 }
@@ -279,6 +279,7 @@ FIELDS: Mapping[type[Spec], Fields] = {
     track.TensorboardSpec: _TENSORBOARD,
     hypothesis.NonInferior: _NON_INFERIOR,
     hypothesis.Equivalent: _EQUIVALENT,
+    hypothesis.RelativeMargin: {"relative": "The share that may be lost: 3% allows 97% of the other's score."},
     hypothesis.Superior: _SUPERIOR,
     hypothesis.Lower: _LOWER,
     hypothesis.Overhead: _OVERHEAD,

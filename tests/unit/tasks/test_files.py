@@ -562,7 +562,8 @@ def test_rows_are_counted_as_the_file_has_them(tmp_path: Path) -> None:
 def test_examples_know_their_rows_in_the_file(tmp_path: Path) -> None:
     prepare(tmp_path, train=write_rows(tmp_path / "t.csv", make_rows(40)))
     rows = pd.concat([frame(tmp_path, split) for split in ("train", "validation", "test")])
-    assert all(row.file_row == f"row {int(row.text.split()[-1]) + 1} of the train file" for row in rows.itertuples())
+    expected = [f"row {int(text.split()[-1]) + 1} of the train file" for text in rows["text"]]
+    assert rows["file_row"].tolist() == expected
 
 
 def test_duplicates_are_dropped_from_the_earlier_split_when_asked(tmp_path: Path) -> None:

@@ -201,6 +201,28 @@ def average_over_tasks(parts: Sequence[SeedDifferences]) -> SeedDifferences:
     )
 
 
+def ratio_of_means(
+    method: Sequence[SeedDifferences], reference: Sequence[SeedDifferences]
+) -> tuple[float, list[SeedDifferences]]:
+    """(mean of `method` / mean of `reference` over tasks, how each task's seeds lie around this ratio).
+
+    The latter is linear in both arms (the delta method): its mean over tasks is 0 and has the variance of the ratio.
+    method, reference: one a task, made by `metric_scores`.
+    """
+    centre = float(np.mean([part.values.mean() for part in reference]))
+    ratio = float(np.mean([part.values.mean() for part in method])) / centre
+    around = [
+        SeedDifferences(
+            (first.values - ratio * second.values) / centre,
+            (first.deviations - ratio * second.deviations) / centre,
+            first.num_examples,
+            first.least_variance / centre**2,
+        )
+        for first, second in zip(method, reference, strict=True)
+    ]
+    return ratio, around
+
+
 def estimate_difference(differences: SeedDifferences, *, continuous: bool = False) -> BootstrapEstimate:
     """The mean difference with its variance components. With one seed, only examples are sampled (df = examples - 1).
 
