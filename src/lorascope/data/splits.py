@@ -182,9 +182,10 @@ def _check_ids(frames: Mapping[str, pd.DataFrame], *, task: str) -> None:
     for name, frame in frames.items():
         ids = frame["example_id"]
         if not ids.is_unique:
-            twice = ids[ids.duplicated(keep=False)]
+            twice = np.flatnonzero(ids.duplicated(keep=False))
+            rows = name_rows(ids.index[twice].tolist())
             raise DataError(
-                f"task `{task}`: the example id {twice.iloc[0]} stands for {name_rows(twice.index.tolist())} of {name}",
+                f"task `{task}`: the example id {ids.tolist()[twice[0]]} stands for {rows} of {name}",
                 hint="Results are paired by example, so every example needs an id of its own (`idx` in GLUE's files).",
             )
 

@@ -140,11 +140,11 @@ def number_labels(examples: pd.DataFrame, *, path: Path, labels: Sequence[str], 
     Raises DataError naming the rows whose label is none of them.
     """
     index = {spelling: number for number, spelling in enumerate(labels)}
-    strange = examples["label"][[spelling not in index for spelling in examples["label"]]]
-    if not strange.empty:
-        found = label_order(strange)
+    strange = [row for row, name in zip(examples.index, examples["label"], strict=True) if name not in index]
+    if strange:
+        found = label_order(set(examples["label"]) - set(labels))
         raise DataError(
-            f"{name_values(found)} in {name_rows(strange.index.tolist())} of {path.name} is not among the classes {declared}: "
+            f"{name_values(found)} in {name_rows(strange)} of {path.name} is not among the classes {declared}: "
             f"{name_values(labels)}",
             hint="Correct these labels, remove the rows, or add the class to `labels` and to the training examples.",
             where=str(path),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from report_fixture import Shape, write_analysis
@@ -61,9 +62,9 @@ def test_a_claim_about_f1_says_which(directory: Path) -> None:
     )  # fmt: skip
     analysis = read_facts(directory).analysis
     results = [replace(analysis.hypotheses[0], name=name, claim="LoRA is better") for name in ("H1", "H2")]
-    named = name_classes(
-        replace(analysis, hypotheses=results), _Finished(), study, primary={"mrpc": "accuracy", "sst2": "f1"}
-    )  # type: ignore[arg-type]
+    finished = cast(Any, _Finished())
+    primary = {"mrpc": "accuracy", "sst2": "f1"}
+    named = name_classes(replace(analysis, hypotheses=results), finished, study, primary=primary)
     assert [result.claim for result in named.hypotheses] == [
         "LoRA is better (F1 (equivalent) on mrpc; F1 (positive) on sst2)",
         "LoRA is better (F1 (positive) on sst2)",
