@@ -54,8 +54,6 @@ def class_examples(
     source: str,
     duplicates_are_errors: bool = False,
     disjoint: bool = True,
-    has_parts: bool = False,
-    keeps_some: bool = True,
 ) -> RawExamples:
     """Texts with classes as `Classification` reads them. splits: example_id, label (index of the class) and the texts."""
     description = {
@@ -72,6 +70,4 @@ def class_examples(
         strata=Strata("label", tuple(label_names)),
         duplicates_are_errors=duplicates_are_errors,
         disjoint=disjoint,
-        has_parts=has_parts,
-        keeps_some=keeps_some,
     )

@@ -7,6 +7,7 @@ Classes come from `labels` in the study, which fixes their order, or else from t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -50,15 +51,15 @@ class ClassificationFiles(Classification):
             examples.insert(0, "example_id", content_ids(examples, text=spec.text))
             splits[role] = examples.assign(file_row=[f"row {row + 1} of the {role} file" for row in examples.index])
         names = ", ".join(path.name for path in paths.values())
-        return class_examples(
+        raw = class_examples(
             splits,
             label_names=labels,
             text_columns=spec.text,
             metrics=spec.metrics,
             source=f"files: {names}",
             duplicates_are_errors=spec.duplicates == "refuse",
-            keeps_some=spec.duplicates == "refuse",
         )
+        return replace(raw, keeps_some=spec.duplicates == "refuse")
 
 
 def _classes(spec: FileTask, found: Iterable[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ validation file is both, as in the literature. `resplit` pools every labelled fi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -89,15 +90,15 @@ class GLUE(Classification):
             splits["test"] = splits["validation"]
         elif protocol == "strict" and "test" not in splits:
             splits["test"] = splits.pop("validation")
-        return class_examples(
+        raw = class_examples(
             splits,
             label_names=cls.classes,
             text_columns=cls.columns,
             metrics=cls.reported,
             source=origin,
             disjoint=protocol != "paper",
-            has_parts=cls.has_parts,
         )
+        return replace(raw, has_parts=cls.has_parts)
 
     @classmethod
     def _examples(cls, path: Path, table: pd.DataFrame, *, split: str) -> pd.DataFrame:
