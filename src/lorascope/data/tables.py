@@ -99,9 +99,9 @@ def _refuse_control_characters(values: Sequence[Any], rows: Sequence[int], *, pa
     if found:
         code = ord(found[0][1])
         name = "the NUL character" if code == 0 else f"the control character U+{code:04X}"
+        others = f"; such characters stand in {name_rows([row for row, _ in found])}" if len(found) > 1 else ""
         raise DataError(
-            f"column `{column}` holds {name} in row {found[0][0] + 1}; such characters stand in "
-            f"{name_rows([row for row, _ in found])}",
+            f"column `{column}` holds {name} in row {found[0][0] + 1}{others}",
             hint="Remove them: in Python, re.sub('[\\x00-\\x08\\x0e-\\x1f\\x7f]', '', text).",
             where=str(path),
         )
