@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lorascope.analysis.finished import Finished
 from lorascope.stats.analysis import Analysis, HypothesisResult
+from lorascope.stats.facts.found import DataFacts
 from lorascope.study.spec import Study
 from lorascope.study.tasks.labels import f1_title
 
 
-def name_classes(analysis: Analysis, finished: Finished, study: Study, *, primary: Mapping[str, str]) -> Analysis:
-    """The analysis whose claims about F1 say which. primary: task -> its primary metric."""
-    titles = {
-        str(label["task"]): f1_title(names)
-        for label, artifact in finished.of("data")
-        if (names := artifact.result["task"].get("label_names"))
-    }
+def name_classes(
+    analysis: Analysis, classes: Mapping[str, Sequence[str]], study: Study, *, primary: Mapping[str, str]
+) -> Analysis:
+    """The analysis whose claims about F1 say which. classes: task -> the names of its classes. primary: task -> its primary
+    metric."""
+    titles = {task: f1_title(names) for task, names in classes.items()}
     hypotheses = [_named(result, titles, study, primary=primary) for result in analysis.hypotheses]
     return replace(analysis, hypotheses=hypotheses)
+
+
+def classes_of(data: Mapping[str, DataFacts]) -> dict[str, Sequence[str]]:
+    """Task -> the names of its classes, of the tasks that have any."""
+    known = {task: facts.balance for task, facts in data.items()}
+    return {task: balance.names for task, balance in known.items() if balance is not None and balance.of == "label"}
 
 
 def _named(

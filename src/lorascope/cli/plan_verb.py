@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorascope.cli.console import output, rendering
 from lorascope.cli.options import (
     DEFAULT_STORE,
     AsJson,
@@ -29,6 +28,7 @@ from lorascope.cli.options import (
 )
 from lorascope.cli.steps import counted, matching, print_data, study_in_words
 from lorascope.errors import EnvironmentProblem
+from lorascope.tracking.console import output, rendering
 
 if TYPE_CHECKING:
     from lorascope.plan.outlook import PlannedStep, StudyPlan
@@ -63,6 +63,7 @@ def plan(
     """Show what a study consists of, what of it is done, and what the rest will take. Runs nothing but what --calibrate
     asks for."""
     from lorascope import api
+    from lorascope.study.checks.notices import study_notices
 
     data_dir = checked_data_dir(data)
     study, seen = load_with_data(study_file, overrides, data_dir)
@@ -74,7 +75,8 @@ def plan(
     chosen = matching({p.step.id: (p.step, p.label) for p in found.steps}, only)
     written = _write(found, write) if write else []
     if as_json:
-        print(json.dumps({**plan_as_json(found, chosen), **seen.to_json()}, indent=2))
+        notices = {"notices": study_notices(study)}
+        print(json.dumps({**plan_as_json(found, chosen), **seen.to_json(), **notices}, indent=2))
         return
     print(study_in_words(study))
     if only is not None or steps:
@@ -84,6 +86,8 @@ def plan(
         print_data(seen)
         print()
         _print_plan(found)
+    for notice in study_notices(study):
+        print(f"note: {notice}")
     for path in written:
         print(f"wrote {path}")
 

@@ -1,21 +1,22 @@
-"""Verbs about a study: `validate`, `run`, `report`, `verify`; each a thin skin over `lorascope.api`.
+"""Verbs about a study: `validate`, `run`, `report`, `analyse`, `verify`; each a thin skin over `lorascope.api`.
 
 The API is imported inside the verbs: `--help` and `validate` must answer at once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from lorascope.cli.console import output, rendering
 from lorascope.cli.options import (
     DEFAULT_RESULTS,
     DEFAULT_STORE,
@@ -34,8 +35,10 @@ from lorascope.cli.options import (
     load,
     load_with_data,
 )
-from lorascope.cli.outcome import outcome_as_json, print_outcome
+from lorascope.cli.outcome import outcome_as_json, print_outcome, print_verdicts
 from lorascope.cli.steps import num_runs, print_data, study_in_words
+from lorascope.errors import StudyError
+from lorascope.tracking.console import output, rendering
 
 if TYPE_CHECKING:
     from lorascope.engine.step import Step
@@ -47,14 +50,16 @@ def validate(study_file: StudyFile, overrides: Overrides = None, data: DataDir =
     """Check a study and open the data it names, without starting anything. Says what could not be checked here."""
     from lorascope.models.catalog import missing_package
     from lorascope.plan.suitability import not_checked
+    from lorascope.study.checks.notices import study_notices
 
     study, seen = load_with_data(study_file, overrides, checked_data_dir(data))
+    notices = study_notices(study)
     missing = [problem for model in study.models if (problem := missing_package(model))]
     if as_json:
         lacks = [{"message": problem.message, "hint": problem.hint} for problem in missing]
         open_points = [*not_checked(study), *seen.not_checked]
         found = {"valid": True, "num_runs": num_runs(study), "missing_here": lacks, "not_checked": open_points}
-        found |= seen.to_json()
+        found |= {**seen.to_json(), "notices": notices}
         print(json.dumps({**found, "study": study.model_dump(mode="json")}, indent=2))
         return
     print(f"{study_file} is a valid study: {study_in_words(study)}")
@@ -63,6 +68,8 @@ def validate(study_file: StudyFile, overrides: Overrides = None, data: DataDir =
     print_data(seen)
     for remark in not_checked(study):
         print(remark)
+    for notice in notices:
+        print(f"note: {notice}")
 
 
 def run(
@@ -98,7 +105,7 @@ def run(
     if as_json:
         print(json.dumps(outcome_as_json(outcome), indent=2))
     else:
-        print_outcome(outcome, output())
+        print_outcome(outcome, output(), store=store)
     if outcome.failed or outcome.blocked:
         raise typer.Exit(1)
 
@@ -117,6 +124,40 @@ def report(
     study = load(study_file, overrides)
     path = api.report(study, store=store, results=results, data_dir=checked_data_dir(data))
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
+
+
+def analyse(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder of a report, such as results/NAME.", show_default=False)
+    ],
+    study_file: Annotated[
+        Path | None,
+        typer.Option("--study", metavar="STUDY", help="The study as it was declared, where DIR does not say it."),
+    ] = None,
+    overrides: Overrides = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", metavar="DIR", help="Where to write. Default: in place; the last report is kept in previous/."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Redo the statistics and the report of a finished study from the folder of its report, without the store."""
+    from lorascope import api
+    from lorascope.study.loading.load import read_old_study
+
+    if overrides and study_file is None:
+        raise StudyError("--set has no effect on a study that is not named", hint="name its file with --study")
+    study = read_old_study(study_file, overrides=overrides or ()) if study_file else None
+    found = api.analyse(directory, study=study, to=to)
+    if as_json:
+        verdicts = [dataclasses.asdict(result) for result in found.verdicts]
+        told = {"report": str(found.report), "lacks": list(found.lacks), "conclusion": found.conclusion}
+        print(json.dumps({**told, "verdicts": verdicts}, indent=2))
+        return
+    print_verdicts(found.verdicts, output(), metrics=found.metrics)
+    print("\n".join([*(f"lacks {text}" for text in found.lacks), f"report: {found.report}"]))
 
 
 def verify(

@@ -7,6 +7,7 @@ from typing import Any
 
 from lorascope.search.replay import Attempt, Replay, proposers
 from lorascope.search.space import as_literal, edges
+from lorascope.search.trials import distinct
 from lorascope.study.search import SearchSpec
 
 
@@ -43,7 +44,7 @@ def optimum_yaml(found: Replay, spec: SearchSpec, *, study: str, label: Mapping[
         f"found: # on validation, with seeds {', '.join(map(str, spec.seeds))}; no result: the study's runs are fresh",
         f"  {metric}: {best.value:.6g}",
         f"  trial: {best.number + 1}",
-        f"  trials: {len(found.trials)}",
+        f"  trials: {len(distinct(found.trials))}",
         f"  sampler: {spec.sampler}",
         *([f"  proposed_by: {who}"] if (who := proposers(found.trials)) else []),
         f"  pruning: {spec.pruning}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -56,3 +56,13 @@ class Trial:
         return {key: getattr(self, key) for key in fields} | {
             "params": dict(self.params), "by_step": list(self.by_step)
         }  # fmt: skip
+
+
+def distinct(trials: Sequence[Trial]) -> list[Trial]:
+    """One trial for each setting: a copy trains nothing and shows nothing new. Of copies, the one that was trained furthest."""
+    furthest: dict[str, Trial] = {}
+    for trial in trials:
+        setting = repr(sorted(trial.params.items()))
+        if setting not in furthest or len(trial.by_step) > len(furthest[setting].by_step):
+            furthest[setting] = trial
+    return list(furthest.values())

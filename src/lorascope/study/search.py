@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from lorascope.study.base import Name, Spec
 from lorascope.study.loading.document import describe
 from lorascope.study.methods import method_specs
+from lorascope.study.methods.base import MethodBase
 from lorascope.study.ranges import Choice, Range, Values
 
 
@@ -95,3 +96,9 @@ class SearchSpec(Spec):
         """What is searched of a method, and where: the preset's ranges where the study gives none of its own."""
         space = self.space if isinstance(self.space, str) else self.space.get(method, "published")
         return method_specs()[kind].ranges.get(space, {}) if isinstance(space, str) else space
+
+    def space_of(self, method: MethodBase) -> Mapping[str, Range | tuple[Choice, ...]]:
+        """The same of a method as it is written, which may turn a preset into settings of its own."""
+        space = self.of(method.name, method.kind)
+        own = self.space if isinstance(self.space, str) else self.space.get(method.name, "published")
+        return method.searched(space) if isinstance(own, str) else space

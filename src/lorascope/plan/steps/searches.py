@@ -163,7 +163,7 @@ class _Bench:
         return sanity_step(self.study, self.model, self.task, self.method, self.inputs)
 
     def replay(self, *, extension: Any = None) -> Replay:
-        space = self.spec.of(self.method.name, self.method.kind)
+        space = self.spec.space_of(self.method)
         return replay(
             self.spec,
             space,

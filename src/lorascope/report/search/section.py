@@ -43,7 +43,7 @@ def answer(facts: Facts) -> Iterator[str]:
     searches = searches_of(facts)
     spec = facts.study.search or SearchDeclared()
     seeds = wording.listing(str(seed) for seed in spec.seeds)
-    trials = wording.range_text([len(search.trials) for search in searches])
+    trials = wording.range_text([len(search.tried) for search in searches])
     one_version = _one_version(searches)
     yield (
         f"{trials} trials for every task and method, proposed {spec.at_once} at once by {SAMPLERS[spec.sampler]}"
@@ -51,6 +51,13 @@ def answer(facts: Facts) -> Iterator[str]:
         f"each trained with {wording.plural(len(spec.seeds), 'seed')} ({seeds}) that no run of the study has, and scored "
         "on the validation set alone."
     )
+    copies = sum(len(search.trials) - len(search.tried) for search in searches)
+    if copies:
+        proposed = sum(len(search.trials) for search in searches)
+        yield (
+            f"{copies} of {proposed} proposals repeated a setting that had been tried; a setting counts once, as a trial and "
+            "in what it took."
+        )
     for search in searches:
         if one_version is None and search.proposed_by is not None:
             yield (
@@ -78,7 +85,7 @@ def answer(facts: Facts) -> Iterator[str]:
     saved = saved_fraction(searches)
     if spec.pruning != "none" and saved is not None:
         pruned = sum(count(search, "pruned") for search in searches)
-        of = sum(len(search.trials) for search in searches)
+        of = sum(len(search.tried) for search in searches)
         saved_text = f"{wording.fraction(saved, 0)} of the training {facts.unit}s"
         yield f"Pruning ended {pruned} of {of} trials early and saved {saved_text}."
 
@@ -139,7 +146,7 @@ def _rates(facts: Facts) -> Illustration | None:
 def _importance(facts: Facts) -> Illustration | None:
     if not importance.cells_with(facts):
         return None
-    n = wording.range_text([len(search.trials) for rows in cells_of(facts).values() for search in rows])
+    n = wording.range_text([len(search.tried) for rows in cells_of(facts).values() for search in rows])
     return Illustration(
         name="search_importance",
         title="Which settings mattered",

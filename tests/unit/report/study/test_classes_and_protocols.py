@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from report_fixture import Shape, write_analysis
@@ -62,27 +61,13 @@ def test_a_claim_about_f1_says_which(directory: Path) -> None:
     )  # fmt: skip
     analysis = read_facts(directory).analysis
     results = [replace(analysis.hypotheses[0], name=name, claim="LoRA is better") for name in ("H1", "H2")]
-    finished = cast(Any, _Finished())
+    classes = {"mrpc": ("not_equivalent", "equivalent"), "sst2": ("negative", "positive")}
     primary = {"mrpc": "accuracy", "sst2": "f1"}
-    named = name_classes(replace(analysis, hypotheses=results), finished, study, primary=primary)
+    named = name_classes(replace(analysis, hypotheses=results), classes, study, primary=primary)
     assert [result.claim for result in named.hypotheses] == [
         "LoRA is better (F1 (equivalent) on mrpc; F1 (positive) on sst2)",
         "LoRA is better (F1 (positive) on sst2)",
     ]
-
-
-class _Finished:
-    """Stands for the finished `data` steps of two tasks."""
-
-    class Data:
-        def __init__(self, *names: str) -> None:
-            self.result = {"task": {"label_names": list(names)}}
-
-    def of(self, kind: str) -> list[tuple[dict[str, str], Data]]:
-        return [
-            ({"task": "mrpc"}, self.Data("not_equivalent", "equivalent")),
-            ({"task": "sst2"}, self.Data("negative", "positive")),
-        ]
 
 
 def test_tables_name_the_protocol_of_each_task(facts: Facts) -> None:
