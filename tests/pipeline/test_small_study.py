@@ -17,8 +17,10 @@ from small_study import STUDY, environment, lorascope, run, what_was_measured, w
 
 from lorascope import api
 from lorascope.cli.app import main
+from lorascope.engine.events import Notice
 from lorascope.engine.store.directory import Store
 from lorascope.errors import StudyError
+from lorascope.study.spec import Study
 
 NUM_STEPS = 2 + 1 + 2 * (1 + 2 * 2 + 1) + 1
 
@@ -34,16 +36,36 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_statistics_are_redone_from_the_folder_of_a_report_alone(finished: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without their figures, which take most of the time."""
+    nothing = {"png": b"", "pdf": b"", "wide": "", "narrow": ""}
+    monkeypatch.setattr("lorascope.report.render._draw", lambda illustration: nothing)
+
+
+def run_again(here: Path, study: Study) -> tuple[list[str], Path]:
+    """What was said of a run in a copy of the finished study's folder, and the folder of its report."""
+    said: list[str] = []
+    outcome = api.run(
+        study, store=here / "store", results=here / "results", executor="inline",
+        emit=lambda event: said.append(event.text) if isinstance(event, Notice) else None,
+    )  # fmt: skip
+    assert outcome.failed == {} and outcome.report is not None
+    return said, outcome.report.parent
+
+
+def test_statistics_are_redone_from_the_folder_of_a_report_alone(finished: Path, tmp_path: Path, undrawn: None) -> None:
     results = shutil.copytree(finished / "results" / "small", tmp_path / "small")
     before = (results / "analysis.json").read_text()
-    again = api.analyse(results)
+    again = api.analyse(str(results))
     assert (results / "analysis.json").read_text() == before
     assert again.lacks == () and not (results / "previous").exists()
     assert {result.name for result in again.verdicts} == {"H1a", "H1b", "H2"}
 
 
-def test_what_a_folder_lacks_is_named_and_bears_on_the_statistics(finished: Path, tmp_path: Path) -> None:
+def test_what_a_folder_lacks_is_named_and_bears_on_the_statistics(
+    finished: Path, tmp_path: Path, undrawn: None
+) -> None:
     results = shutil.copytree(finished / "results" / "small", tmp_path / "small")
     for name in ("draws.npz", "curves.parquet", "facts.json"):
         (results / name).unlink()
@@ -61,26 +83,21 @@ def test_what_a_folder_lacks_is_named_and_bears_on_the_statistics(finished: Path
         api.analyse(results)
 
 
-def test_a_variation_leaves_the_report_of_the_study_alone(finished: Path, tmp_path: Path) -> None:
-    here = tmp_path / "here"
-    shutil.copytree(finished, here)
+def test_a_variation_leaves_the_report_of_the_study_alone(finished: Path, tmp_path: Path, undrawn: None) -> None:
+    here = shutil.copytree(finished, tmp_path / "here")
     before = (here / "results" / "small" / "ANALYSIS_REPORT.md").read_text()
-    done = run(here, "run", "study.yaml", "--set", "hypotheses.H2.by=10%")
-    assert done.returncode == 0, done.stderr[-2000:]
-    (varied,) = (here / "results").glob("small@*")
-    assert "note: the results are in results/small@" in done.stderr and f"report: results/{varied.name}/" in done.stdout
+    said, varied = run_again(here, api.load(here / "study.yaml", overrides=["hypotheses.H2.by=10%"]))
+    assert varied.parent == here / "results" and varied.name.startswith("small@")
+    assert f"the results are in {varied}" in said[0] and "`--set hypotheses.H2.by=10%` is a variation" in said[0]
     assert (here / "results" / "small" / "ANALYSIS_REPORT.md").read_text() == before
     assert "by: 0.1" in (varied / "study.yaml").read_text() and "by: 0.5" not in (varied / "study.yaml").read_text()
 
 
-def test_an_edited_study_replaces_its_report_and_keeps_the_last(finished: Path, tmp_path: Path) -> None:
-    here = tmp_path / "here"
-    shutil.copytree(finished, here)
+def test_an_edited_study_replaces_its_report_and_keeps_the_last(finished: Path, tmp_path: Path, undrawn: None) -> None:
+    here = shutil.copytree(finished, tmp_path / "here")
     (here / "study.yaml").write_text(STUDY.replace("by: 50%", "by: 20%"))
-    done = run(here, "run", "study.yaml")
-    assert done.returncode == 0, done.stderr[-2000:]
-    results = here / "results" / "small"
-    assert "kept in results/small/previous" in done.stderr
+    said, results = run_again(here, api.load(here / "study.yaml"))
+    assert results == here / "results" / "small" and f"kept in {results / 'previous'}" in said[-1]
     assert "by: 0.2" in (results / "study.yaml").read_text()
     assert "by: 0.5" in (results / "previous" / "study.yaml").read_text()
     assert (results / "previous" / "report.html").exists() and (results / "previous" / "draws.npz").exists()
@@ -118,7 +135,7 @@ def test_a_run_is_found_by_its_names_or_as_the_best_on_validation(finished: Path
         api.find_run(study, store=store, arm="lroa")
 
 
-def test_places_may_be_text_from_python(finished: Path, tmp_path: Path) -> None:
+def test_places_may_be_text_from_python(finished: Path, tmp_path: Path, undrawn: None) -> None:
     study, store = api.load(str(finished / "study.yaml")), str(finished / "store")
     assert api.run(study, store=store, results=str(tmp_path / "results"), executor="inline").done == []
     assert api.report(study, store=store, results=str(tmp_path / "results")).is_file()

@@ -64,7 +64,7 @@ def _cost(trial: Trial, records: Mapping[str, Mapping[str, Any]], *, num_seeds: 
         "gang": max(record["gang"] for record in records.values()),
         "examples": first["examples"],
         "diverged": next((record["diverged"] for record in last if record["diverged"]), None),
-        "curve": last[-1]["curve"],
+        "curve": (by_seed[next(iter(by_seed))] if trial.num_seeds > 1 else last)[-1]["curve"],
     }
 
 

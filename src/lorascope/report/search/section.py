@@ -38,6 +38,15 @@ def search_blocks(facts: Facts) -> list[Block | None]:
     ]
 
 
+def _confirmed(searches: Sequence[SearchFacts], spec: SearchDeclared) -> str:
+    """That the best trials were trained again before one was chosen."""
+    confirmed = [trial.num_seeds for search in searches for trial in search.trials if trial.num_seeds > 1]
+    if not confirmed:
+        return ""
+    more = wording.plural(max(confirmed) - 1, "more seed")
+    return f" The best {spec.confirm} settings of each were trained with {more}; the optimum is the best of these by its mean."
+
+
 def answer(facts: Facts) -> Iterator[str]:
     """How the optima were found, which of them lie at an end, and what pruning spared."""
     searches = searches_of(facts)
@@ -49,7 +58,7 @@ def answer(facts: Facts) -> Iterator[str]:
         f"{trials} trials for every task and method, proposed {spec.at_once} at once by {SAMPLERS[spec.sampler]}"
         f"{f' in {one_version}' if one_version else ''}, "
         f"each trained with {wording.plural(len(spec.seeds), 'seed')} ({seeds}) that no run of the study has, and scored "
-        "on the validation set alone."
+        f"on the validation set alone.{_confirmed(searches, spec)}"
     )
     copies = sum(len(search.trials) - len(search.tried) for search in searches)
     if copies:

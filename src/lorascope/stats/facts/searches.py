@@ -22,6 +22,7 @@ class TrialFacts(Fact):
     updates: int = 0
     training_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    num_seeds: int = 1
 
 
 @dataclass(frozen=True)

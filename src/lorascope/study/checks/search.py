@@ -42,6 +42,13 @@ def check_search(study: Study, search: SearchSpec) -> Iterator[Mistake]:
 
 def _seeds(study: Study, search: SearchSpec) -> Iterator[Mistake]:
     known = {seed for seeds in study.seeds for seed in (seeds.initialisation, seeds.order, seeds.dropout)}
+    for seed in search.confirming_seeds:
+        if seed in known:
+            text = f"search.confirm: the best trials are trained with seed {seed} too, which is a seed of the study"
+            yield Mistake(("search",), text, "give `search.seeds` another number, or several seeds")
+    if "confirm" in search.model_fields_set and search.confirm and len(search.seeds) > 1:
+        text = f"search.confirm has no effect: every trial is trained with {len(search.seeds)} seeds already"
+        yield Mistake(("search", "confirm"), text, "remove it, or give `seeds` one seed")
     for index, seed in enumerate(search.seeds):
         if seed in known:
             text = f"search.seeds[{index}]: {seed} is a seed of the study, whose runs would not be fresh"
