@@ -35,9 +35,10 @@ from lorascope.cli.options import (
     Track,
     checked_data_dir,
     load,
+    load_with_data,
 )
 from lorascope.cli.outcome import outcome_as_json, print_outcome, print_verdicts
-from lorascope.cli.steps import counted, num_runs, study_in_words
+from lorascope.cli.steps import counted, num_runs, print_data, study_in_words
 from lorascope.engine.store.integrity import REPAIR_HINT
 from lorascope.errors import StudyError
 from lorascope.tracking.console import output, rendering
@@ -49,24 +50,26 @@ if TYPE_CHECKING:
     StepState = tuple[Step, str]
 
 
-def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a study, and that the files it names exist, without starting anything. Says which packages it lacks here."""
+def validate(study_file: StudyFile, overrides: Overrides = None, data: DataDir = None, as_json: AsJson = False) -> None:
+    """Check a study and open the data it names, without starting anything. Says what could not be checked here."""
     from lorascope.models.catalog import missing_package
     from lorascope.plan.suitability import not_checked
     from lorascope.study.checks.notices import study_notices
 
-    study = load(study_file, overrides, models=True)
+    study, seen = load_with_data(study_file, overrides, checked_data_dir(data))
     notices = study_notices(study)
     missing = [problem for model in study.models if (problem := missing_package(model))]
     if as_json:
         lacks = [{"message": problem.message, "hint": problem.hint} for problem in missing]
-        found = {"valid": True, "num_runs": num_runs(study), "missing_here": lacks, "not_checked": not_checked(study)}
-        found["notices"] = notices
+        open_points = [*not_checked(study), *seen.not_checked]
+        found = {"valid": True, "num_runs": num_runs(study), "missing_here": lacks, "not_checked": open_points}
+        found |= {**seen.to_json(), "notices": notices}
         print(json.dumps({**found, "study": study.model_dump(mode="json")}, indent=2))
         return
     print(f"{study_file} is a valid study: {study_in_words(study)}")
     for problem in missing:
         print(f"but it cannot run here yet: {problem}")
+    print_data(seen)
     for remark in not_checked(study):
         print(remark)
     for notice in notices:

@@ -34,6 +34,7 @@ from lorascope.plan.steps.searches import Finished, Searching, add_searches, tri
 from lorascope.search.propose import Ask, ask_sampler
 from lorascope.serving.interpreter import known_engine
 from lorascope.study.methods.base import MethodBase
+from lorascope.study.per_task import study_for
 from lorascope.study.spec import ModelSpec, Study, TaskSpec
 
 
@@ -65,7 +66,10 @@ class Sources:
 def describe_sources(study: Study, *, data_dir: Path | None, engine: KnownEngine | None = None) -> Sources:
     """Checksums and versions. engine: what serves the models, as far as it is known. Raises StudyError, DataError or
     EnvironmentProblem for a model or task that is not there."""
-    tasks = {task.name: describe_source(task, data_dir=data_dir, protocol=study.protocol) for task in study.tasks}
+    tasks = {
+        task.name: describe_source(task, data_dir=data_dir, protocol=task.protocol or study.protocol)
+        for task in study.tasks
+    }
     return Sources([_described(spec, engine) for spec in study.models], tasks)
 
 
@@ -141,11 +145,11 @@ class _Growing:
         return self.add(step, RunLabel(task=task.name))
 
     def _add_arms(self, model: PlannedModel, task: TaskSpec, data: Step) -> TrainedArms:
-        study = self.study
+        study = study_for(self.study, task)
         tokens = self.add(tokens_step(study, model, data), RunLabel(model.name, task.name))
         inputs = {"data": data.id, "tokens": tokens.id}
         self.add(_baseline_step(study, model, task.name, inputs), RunLabel(model.name, task.name))
-        searches = self._add_searches(model, task, inputs)
+        searches = self._add_searches(study, model, task, inputs)
         methods = {
             method.name: tuned(study, method, model=model.name, task=task.name, searches=searches)
             for method in study.methods
@@ -166,15 +170,19 @@ class _Growing:
             if method is None:
                 self._wait_for_runs(RunLabel(model.name, task.name, name))
             else:
-                trained[name] = self._add_runs(model, task.name, name, method, checks[name], inputs, trials[name])
+                trained[name] = self._add_runs(
+                    study, model, task.name, method, sanity=checks[name], inputs=inputs, trials=trials[name]
+                )
         failures = [
             self.failed(step_id) for step_id in inputs.values()
         ]  # each is asked about, so that a change is noticed
         return TrainedArms(task.name, inputs, trained, is_prepared=not any(failures))
 
-    def _add_searches(self, model: PlannedModel, task: TaskSpec, inputs: Mapping[str, str]) -> list[Searching]:
-        """The searches of a (model, task), on data of their own where the search has a cap on examples."""
-        study = self.study
+    def _add_searches(
+        self, study: Study, model: PlannedModel, task: TaskSpec, inputs: Mapping[str, str]
+    ) -> list[Searching]:
+        """The searches of a (model, task), on data of their own where the search has a cap on examples. study: as it is for
+        the task."""
         if study.search is None:
             return []
         if study.search.train_examples is not None:
@@ -190,18 +198,20 @@ class _Growing:
 
     def _add_runs(
         self,
+        study: Study,
         model: PlannedModel,
         task: str,
-        name: str,
         method: MethodBase,
+        *,
         sanity: Step,
         inputs: Mapping[str, str],
         trials: Iterable[str],
     ) -> list[Step]:
-        study, trained = self.study, []
+        """The runs of an arm, one a seed. study: as it is for the task."""
+        trained = []
         resources = gang_resources(model.identity, method, resolved_training(study, method))
         for seeds in study.seeds:
-            label = RunLabel(model.name, task, name, seeds.label)
+            label = RunLabel(model.name, task, method.name, seeds.label)
             params = {
                 **sanity.params,
                 "seeds": seeds.model_dump(),

@@ -58,16 +58,20 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     metric = primary_metric_of(data)
     if metric in QUALITY and QUALITY[metric].width is None:
         return Detectable(task, metric, num_seeds, examples, None, {}, {})
-    one_sided = _difference(num_seeds, examples, alpha=0.10)  # a margin is tested on one side at 5%
-    # Equivalence needs both sides: where the arms are equal each fails half as often as both together may.
-    both_sided = _difference(num_seeds, examples, alpha=0.10, power=1 - (1 - POWER) / 2)
     margins = {
-        name: (claim.margin, both_sided if isinstance(claim, Equivalent) else one_sided)
+        name: (claim.margin, smallest_margin(num_seeds, examples, two_sided=isinstance(claim, Equivalent)))
         for name, claim in graph.study.hypotheses.items()
         if isinstance(claim, NonInferior | Equivalent) and isinstance(claim.margin, float)
     }
     more = {seeds: _difference(seeds, examples) for seeds in (3, 5, 10, 20) if seeds != num_seeds}
     return Detectable(task, metric, num_seeds, examples, _difference(num_seeds, examples), more, margins)
+
+
+def smallest_margin(num_seeds: int, num_examples: int, *, two_sided: bool) -> float:
+    """The smallest margin that so many seeds and test examples could confirm, if the arms are equal; 0-1."""
+    # Equivalence needs both sides: where the arms are equal each fails half as often as both together may.
+    power = 1 - (1 - POWER) / 2 if two_sided else POWER
+    return _difference(num_seeds, num_examples, alpha=0.10, power=power)  # a margin is tested on one side at 5%
 
 
 @functools.cache

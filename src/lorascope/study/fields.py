@@ -13,6 +13,7 @@ from lorascope.metrics.quality import QUALITY
 from lorascope.study import hypothesis, measure, ranges, search, spec, track, train
 from lorascope.study.base import Spec
 from lorascope.study.methods import method_specs
+from lorascope.study.tasks.base import TaskTrain
 from lorascope.study.tasks.classification import FileTask
 from lorascope.study.tasks.named import NamedTask
 
@@ -262,7 +263,8 @@ FIELDS: Mapping[type[Spec], Fields] = {
     spec.PathSource: _PATH,
     spec.PackageSource: _PACKAGE,
     NamedTask: NamedTask.sentences,
-    FileTask: FileTask.sentences,
+    FileTask: {name: FileTask.sentences[name] for name in FileTask.model_fields},
+    TaskTrain: {name: _TRAIN[name] for name in TaskTrain.model_fields},
     spec.DataSpec: _DATA,
     train.TrainSpec: _TRAIN,
     train.EarlyStopping: _EARLY_STOPPING,

@@ -78,7 +78,11 @@ def test_plan_sums_by_kind_and_lays_out_what_is_known(place: Path, monkeypatch, 
     assert call(monkeypatch, "plan", "study.yaml", "--device", "cpu", "--machines", "2") == 0
     printed = capsys.readouterr().out
     before_disk, _, after = printed.partition("Disk: ")
-    assert squeezed(before_disk) == squeezed(PLANNED)
+    first, seen, *rest = before_disk.splitlines(keepends=True)
+    assert seen.startswith("data of sentiment: columns text, label; 2 classes: bad, good; ")
+    without_warning = [line for line in rest if not line.startswith("warning: sentiment: ")]
+    assert len(without_warning) == len(rest) - 1
+    assert squeezed("".join([first, *without_warning])) == squeezed(PLANNED)
     assert "free where the store lies" in after
     assert "2 seeds and 60 test examples detect a difference of" in after
     assert "H1a: a margin of 5.0 points is too small to be confirmed" in after

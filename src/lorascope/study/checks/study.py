@@ -12,6 +12,7 @@ from lorascope.metrics.quality import QUALITY
 from lorascope.registry import MODELS, TASKS, nearest, resolve
 from lorascope.study.checks.search import check_search
 from lorascope.study.checks.serving import check_overhead, check_serving
+from lorascope.study.checks.tasks import carves, check_tasks
 from lorascope.study.conclusion import parse_conclusion
 from lorascope.study.hyperparameters import given_hyperparameters
 from lorascope.study.hypothesis import BASELINES, Overhead
@@ -19,8 +20,8 @@ from lorascope.study.loading.document import Mistake
 from lorascope.study.loading.overrides import item_name
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.spec import PathSource, Study
-from lorascope.study.tasks import FileTask, NamedTask, unit_of
-from lorascope.study.tasks.base import TaskSettings
+from lorascope.study.tasks import unit_of
+from lorascope.study.tasks.base import PER_TASK, TaskSettings
 
 _OWN_TASK = "for your own data give {name, kind: classification, train: FILE, text: COLUMN, label: COLUMN}"
 _OWN_MODEL = "for any other give {name, source: {hub: OWNER/NAME, revision: COMMIT}} or {name, source: {path: DIR}}"
@@ -29,16 +30,17 @@ _OWN_MODEL = "for any other give {name, source: {hub: OWNER/NAME, revision: COMM
 def check_names(data: dict[str, Any]) -> Iterator[Mistake]:
     """Models and tasks given by name alone that nobody has registered. data: the study before validation."""
     tasks = [name for name, task in TASKS.loaded().items() if task.settings is None]
-    for table, known, own in ((MODELS, list(MODELS), _OWN_MODEL), (TASKS, tasks, _OWN_TASK)):
+    for table, known, remedy in ((MODELS, list(MODELS), _OWN_MODEL), (TASKS, tasks, _OWN_TASK)):
         key = table.kind
         items = data.get(key)
         for index, item in enumerate(items if isinstance(items, list) else ()):
-            name_alone = isinstance(item, str) or (isinstance(item, dict) and set(item) == {"name"})
+            own = {"name"} if table is MODELS else PER_TASK
+            name_alone = isinstance(item, str) or (isinstance(item, dict) and set(item) <= own)
             name = item_name(item)
             if name_alone and name is not None and name not in known:
                 match = nearest(name, known)
                 meant = f": did you mean `{match}`?" if match else ""
-                hint = f"registered: {', '.join(known)}; {own}"
+                hint = f"registered: {', '.join(known)}; {remedy}"
                 problem = table.problems.get(name, f"unknown {table.noun} `{name}`{meant}")
                 yield Mistake((key, index), f"{key}[{index}]: {problem}", hint)
 
@@ -56,6 +58,7 @@ def check_study(study: Study) -> Iterator[Mistake]:
         if isinstance(task, TaskSettings) and task.name in TASKS:
             text = f"tasks[{index}]: `{task.name}` is the name of a task that lorascope knows"
             yield Mistake(("tasks", index, "name"), text, "give your own data another `name`")
+    yield from check_tasks(study)
     for index, method in enumerate(study.methods):
         yield from _micro_batches(study, method, index)
     if study.search is not None:
@@ -236,11 +239,11 @@ def _without_effect(study: Study) -> Iterator[Mistake]:
         text = "train.max_length has no effect: it cuts texts, and the study has none"
         yield Mistake(("train", "max_length"), text, "remove it")
     fraction = study.data.validation_fraction
-    carving = any(isinstance(task, FileTask) and task.validation is None for task in study.tasks)
-    glue_only = all(isinstance(task, NamedTask) and task.name != "docstrings" for task in study.tasks)
-    if "validation_fraction" in study.data.model_fields_set and study.protocol == "paper" and glue_only:
-        text = "data.validation_fraction has no effect under `protocol: paper`: GLUE's own validation set is used"
-        yield Mistake(("data", "validation_fraction"), text, "remove it, or use `protocol: strict`")
-    elif not 0 < fraction < 1 and (study.protocol == "strict" or carving):
+    is_carving = any(carves(study, task) for task in study.tasks)
+    if "validation_fraction" in study.data.model_fields_set and not is_carving:
+        text = "data.validation_fraction has no effect: every task has a validation set of its own"
+        hint = "remove it, or use `protocol: strict`" if study.protocol == "paper" else "remove it"
+        yield Mistake(("data", "validation_fraction"), text, hint)
+    elif not 0 < fraction < 1 and is_carving:
         text = f"data.validation_fraction must lie between 0 and 1, both excluded; found {fraction:g}"
         yield Mistake(("data", "validation_fraction"), text, "selection needs examples, and so does training")

@@ -59,7 +59,7 @@ def dotted(path: KeyPath) -> str:
 
 def _line_of(place: str) -> tuple[bool, int, str]:
     line = place.rpartition(":")[2]
-    return (not line.isdigit(), int(line) if line.isdigit() else 0, place)
+    return (not line.isdecimal(), int(line) if line.isdecimal() else 0, place)
 
 
 def read_document(path: Path, *, what: str = "a study", key: str = "name: my-study") -> YamlDocument:
