@@ -21,7 +21,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.mark.skipif(not (DATA / "mrpc_train.parquet").exists(), reason="needs GLUE's parquet files (LORASCOPE_DATA)")
+@pytest.mark.skipif(not (DATA / "mrpc_test.parquet").exists(), reason="needs GLUE's parquet files (LORASCOPE_DATA)")
 def test_classification_study_runs_whole_on_three_real_tasks(tmp_path: Path) -> None:
     overrides = [word for setting in SETTINGS for word in ("--set", setting)]
     done = run(
@@ -30,7 +30,7 @@ def test_classification_study_runs_whole_on_three_real_tasks(tmp_path: Path) -> 
     outcome = json.loads(done.stdout)
     assert outcome["failed"] == {}, outcome["failed"]
     assert done.returncode == 0
-    results = tmp_path / "results" / "classification"
+    (results,) = (tmp_path / "results").glob("classification@*")
     frame = pd.read_parquet(results / "measurements.parquet")
     scores = frame[(frame["metric"] == "accuracy") & (frame["split"] == "test")]
     arms = scores[~scores["method"].str.startswith("baseline:")].groupby(["task", "method"])["seed"].nunique()

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from lorascope.cli import export_verb, library_verbs, plan_verb, status_verb, study_verbs
+from lorascope.cli import export_verb, library_verbs, plan_verb, status_verb, store_verbs, study_verbs
 from lorascope.errors import LorascopeError
 
 app = typer.Typer(
@@ -29,9 +29,11 @@ for verb in (
     study_verbs.run,
     status_verb.status,
     study_verbs.report,
+    study_verbs.analyse,
     library_verbs.show,
     export_verb.export,
     study_verbs.verify,
+    store_verbs.pack,
     library_verbs.ls,
     library_verbs.schema,
 ):

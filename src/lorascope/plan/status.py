@@ -21,10 +21,11 @@ from lorascope.plan.graph import Graph
 from lorascope.plan.history import History, read_history
 from lorascope.plan.labels import RunLabel
 from lorascope.plan.phases import PHASES
-from lorascope.plan.running import PaceMeter, RunningGang, RunningStep
+from lorascope.plan.running import RunningGang, RunningStep
 from lorascope.plan.steps.results import analysis_step
 from lorascope.plan.time_left import TimeLeft, time_left
 from lorascope.tracking.follow import LogFollower
+from lorascope.tracking.pace import PaceMeter
 
 State = Literal["done", "running", "failed", "blocked", "missing"]
 _LOSS = "train/loss"
@@ -59,7 +60,9 @@ class StudyStatus:
         states = {state for _, _, state in self.states}
         if not states <= {"done", "failed", "blocked"} or any(gang.is_of_study for gang in self.running):
             return False
-        return not self.graph.waiting or states != {"done"}  # between two rounds of a search all there is may be done
+        # Between two rounds of a search all there is may be done. A search without an optimum leaves runs waiting for ever.
+        is_growing = bool(self.graph.waiting) and not all(search.is_over for search in self.graph.searches)
+        return not is_growing or states != {"done"}
 
 
 @dataclass

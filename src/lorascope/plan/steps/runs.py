@@ -14,8 +14,9 @@ from lorascope.plan.labels import VERSIONS, PlannedModel
 from lorascope.plugins import stamped
 from lorascope.registry import METHOD_SETTINGS, TASKS
 from lorascope.study.methods.base import MethodBase
+from lorascope.study.per_task import identity_of
 from lorascope.study.spec import DataSpec, Study, TaskSpec, TrainSpec
-from lorascope.study.tasks import file_fields
+from lorascope.study.tasks import without_paths
 
 
 def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: DataSpec) -> Step:
@@ -23,21 +24,16 @@ def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: Dat
         kind="data",
         version=VERSIONS["data"],
         params={
-            "task": without_paths(task.model_dump(mode="json")),
+            "task": without_paths(identity_of(task)),
             "source": dict(source.fingerprint),
-            "protocol": study.protocol,
+            "protocol": task.protocol or study.protocol,
             "data": data.model_dump(mode="json"),
+            **({} if task.test_rows is None else {"test_rows": task.test_rows}),
             **stamped(task=(TASKS, task_key(task))),
         },
         slug=task.name,
         locations=dict(source.locations),
     )
-
-
-def without_paths(task: dict[str, Any]) -> dict[str, Any]:
-    """A task's settings with each path replaced by its role: where a file lies does not affect what is computed."""
-    roles = file_fields(task)
-    return {key: (key if key in roles and value else value) for key, value in task.items()}
 
 
 def tokens_step(study: Study, model: PlannedModel, data: Step) -> Step:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +20,14 @@ from lorascope.stats.facts.declared import StudyDeclared
 from lorascope.stats.facts.found import BaselineFacts, DataFacts, FailureFacts, GateFacts, RunFacts
 from lorascope.stats.facts.served import ServingFacts
 from lorascope.stats.facts.study import StudyFacts
+from lorascope.study.tasks.labels import f1_title
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 # Also where nothing was logged: a study in which no run got that far.
-_CURVE_COLUMNS = ["run", "model", "task", "method", "seed", "update", "epoch", "name", "value"]
+CURVE_COLUMNS = ["run", "model", "task", "method", "seed", "update", "epoch", "name", "value"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,26 @@ class Facts:
     def tasks(self) -> list[str]:
         return [task.name for task in self.study.tasks]
 
+    def protocol(self, task: str) -> str:
+        """The protocol of a task: how it is split, and what may select."""
+        of_data = self.data[task].protocol if task in self.data else None
+        return of_data or self.study.protocol
+
+    @cached_property
+    def protocols(self) -> dict[str, list[str]]:
+        """Protocol -> its tasks."""
+        found: dict[str, list[str]] = {}
+        for task in self.tasks:
+            found.setdefault(self.protocol(task), []).append(task)
+        return found
+
+    def protocol_text(self) -> str:
+        """ "protocol `strict`"; of tasks that differ: "protocols `strict` (MRPC) and `resplit` (SST-2)"."""
+        if len(self.protocols) == 1:
+            return f"protocol `{next(iter(self.protocols))}`"
+        named = [f"`{name}` ({wording.listing(map(wording.name, tasks))})" for name, tasks in self.protocols.items()]
+        return f"protocols {wording.listing(named)}"
+
     @cached_property
     def methods(self) -> list[str]:
         return [method.name for method in self.study.methods]
@@ -145,6 +166,15 @@ class Facts:
             if row.task == task:
                 return row.metric
         return DEFAULT
+
+    def metric_style(self, metric: str, *, task: str) -> wording.MetricStyle:
+        """How a metric is written of a task: F1 with the class that it looks for. "*": of all tasks, where they agree."""
+        style = wording.metric_style(metric)
+        if metric != "f1":
+            return style
+        known = [data.balance for name, data in self.data.items() if task in (name, "*")]
+        titles = {f1_title(balance.names) for balance in known if balance is not None and balance.of == "label"}
+        return replace(style, label=titles.pop()) if len(titles) == 1 else style
 
     def hypothesis_metric(self, result: HypothesisResult, *, task: str) -> str:
         """What a hypothesis is about, by the name the study uses: a cost, a metric, or the task's primary one."""
@@ -219,5 +249,5 @@ def read_facts(directory: Path) -> Facts:
         directory=directory,
         analysis=Analysis.from_json(json.loads((directory / "analysis.json").read_text(encoding="utf-8"))),
         stated=StudyFacts.from_json(json.loads((directory / "facts.json").read_text(encoding="utf-8"))),
-        curves=pd.read_parquet(directory / "curves.parquet").reindex(columns=_CURVE_COLUMNS),
+        curves=pd.read_parquet(directory / "curves.parquet").reindex(columns=CURVE_COLUMNS),
     )
