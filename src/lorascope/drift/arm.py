@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lorascope.drift.adapters import stack_adapters
 from lorascope.drift.attention import AttentionPatterns, compare_attention
 from lorascope.drift.beside import Cancellation, has_room_beside
-from lorascope.drift.extraction import Features, Wanted, read_runs
+from lorascope.drift.extraction import Features, PooledSites, read_runs
 from lorascope.drift.forgetting import Forgetting, LanguageHead, TextLoss, text_loss
 from lorascope.drift.grams import Grams, grams
 from lorascope.drift.health import LayerHealth, layer_health
@@ -86,7 +86,7 @@ class ProbeOfBase:
     split: str
     probe: Probe
     reading: Reading
-    wanted: Mapping[str, Wanted]
+    wanted: Mapping[str, PooledSites]
     shown: Mapping[str, ShownByBase]
     sinks: Sinks
     figures: SinkFigures

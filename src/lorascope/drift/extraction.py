@@ -91,12 +91,12 @@ def extract_runs(
 ) -> list[Features]:
     """`extract` for a model whose batches are those of several runs end to end (`stack_adapters`): what it would give for each
     run alone, to rounding. names: what messages call the runs, one a run."""
-    wanted = {"": Wanted(pooling, tuple(sites))}
+    wanted = {"": PooledSites(pooling, tuple(sites))}
     shown = read_runs(model, columns, reading=reading, wanted=wanted, names=names, max_tokens=max_tokens)
     return [features[""] for features in shown.features]
 
 
-class Wanted(NamedTuple):
+class PooledSites(NamedTuple):
     """Features by one pooling, at some of FEATURE_SITES."""
 
     pooling: Pooling
@@ -119,7 +119,7 @@ def read_runs(
     columns: Examples,
     *,
     reading: Reading,
-    wanted: Mapping[str, Wanted],
+    wanted: Mapping[str, PooledSites],
     names: Sequence[str],
     sinks: Sinks | None = None,
     max_tokens: int | None = None,
@@ -134,7 +134,7 @@ def read_runs(
     device = next(plain.parameters()).device
     # Modules found by their usual names alone are read together, to see that they are what the blocks add.
     is_to_be_checked = not blocks.is_known and set(asked) != {"residual"}
-    everything = {**wanted, **({_CHECK: Wanted("mean", blocks.sites)} if is_to_be_checked else {})}
+    everything = {**wanted, **({_CHECK: PooledSites("mean", blocks.sites)} if is_to_be_checked else {})}
     depths = {site: len(blocks.blocks) + (site == "residual") for site in FEATURE_SITES}
     pools = {
         name: _Pool.of(one, columns, runs=runs, depths=depths, width=plain.config.hidden_size, model=model)
@@ -274,7 +274,14 @@ class _Pool:
 
     @classmethod
     def of(
-        cls, wanted: Wanted, columns: Examples, *, runs: int, depths: Mapping[str, int], width: int, model: nn.Module
+        cls,
+        wanted: PooledSites,
+        columns: Examples,
+        *,
+        runs: int,
+        depths: Mapping[str, int],
+        width: int,
+        model: nn.Module,
     ) -> _Pool:
         """With room for the features. depths: site -> layers."""
         device = next(model.parameters()).device

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorascope.data.columns import ColumnStore
-from lorascope.drift.extraction import Shown, Wanted, read_runs
+from lorascope.drift.extraction import PooledSites, Shown, read_runs
 from lorascope.drift.grams import Grams
 from lorascope.drift.poolings import ordered_poolings
 from lorascope.drift.probe import choose_probe, rows_of
@@ -35,7 +35,7 @@ class _Seen:
     """What the base shows on the probe, and by which pooling that is."""
 
     pooling: str
-    wanted: Mapping[str, Wanted]
+    wanted: Mapping[str, PooledSites]
     sinks: Sinks
     points: Points
     grams: dict[str, Grams]
@@ -62,7 +62,7 @@ class Observer:
             pooling = listed
             if self._is_named:
                 pooling = ordered_poolings(listed, model=base.model, head=reading.task.head, directory=directory)[0]
-            wanted = {pooling: Wanted(rows_of(pooling, self._probe.columns), (_SITE,))}
+            wanted = {pooling: PooledSites(rows_of(pooling, self._probe.columns), (_SITE,))}
             shown = self._read(base.model, wanted, "the base")
             features = shown.features[0][pooling]
             points = Points.of(features)
@@ -82,5 +82,7 @@ class Observer:
         rows = drift_between(base.grams, grams, base.points)
         return {f"{prefix}{layer}": value for _, layer, _, value in rows}
 
-    def _read(self, model: nn.Module, wanted: Mapping[str, Wanted], name: str, *, sinks: Sinks | None = None) -> Shown:
+    def _read(
+        self, model: nn.Module, wanted: Mapping[str, PooledSites], name: str, *, sinks: Sinks | None = None
+    ) -> Shown:
         return read_runs(model, self._probe.columns, reading=self._reading, wanted=wanted, names=[name], sinks=sinks)

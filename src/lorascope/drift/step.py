@@ -35,7 +35,7 @@ from lorascope.drift.arm import (
     shown_by_base,
 )
 from lorascope.drift.beside import beside
-from lorascope.drift.extraction import Wanted, read_runs
+from lorascope.drift.extraction import PooledSites, read_runs
 from lorascope.drift.forgetting import load_language_head, text_loss
 from lorascope.drift.poolings import ordered_poolings
 from lorascope.drift.probe import choose_probe, class_labels, rows_of
@@ -180,11 +180,11 @@ def _probe(
     return warm.keep(_PROBES, key, look)
 
 
-def _wanted(spec: DriftSpec, poolings: Sequence[PoolingName], columns: Examples) -> dict[str, Wanted]:
+def _wanted(spec: DriftSpec, poolings: Sequence[PoolingName], columns: Examples) -> dict[str, PooledSites]:
     """The primary pooling is read at every site, the others at the residual stream, whose drift hypotheses are about."""
     others = ("residual",) if "residual" in spec.sites else spec.sites
     sites = {pooling: others if index else spec.sites for index, pooling in enumerate(poolings)}
-    return {pooling: Wanted(rows_of(pooling, columns), sites[pooling]) for pooling in poolings}
+    return {pooling: PooledSites(rows_of(pooling, columns), sites[pooling]) for pooling in poolings}
 
 
 def _fixed_references(

@@ -14,14 +14,14 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from lorascope.data.columns import ColumnStore
-from lorascope.drift.extraction import Shown, Wanted, read_runs
+from lorascope.drift.extraction import PooledSites, Shown, read_runs
 from lorascope.drift.grams import grams
 from lorascope.drift.similarity import linear_cka
 from lorascope.drift.sinks import SINK_FACTOR, Sinks
 from lorascope.models.blocks import find_blocks
 
-POOLINGS: Mapping[str, Wanted] = {
-    name: Wanted(name, ("residual",))  # type: ignore[arg-type]
+POOLINGS: Mapping[str, PooledSites] = {
+    name: PooledSites(name, ("residual",))  # type: ignore[arg-type]
     for name in ("decision-token", "non-sink-mean", "mean")
 }
 LAST = 2  # the tiny model has two blocks

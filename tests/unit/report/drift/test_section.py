@@ -472,7 +472,7 @@ def cells_of(directory: Path) -> list[tuple[str, str]]:
     return read_facts(directory).cells
 
 
-def test_figures_and_tables_are_by_the_primary_pooling_and_its_healthy_layers(defined: Facts, facts: Facts) -> None:
+def test_figures_show_the_primary_pooling_and_leave_out_sick_layers(defined: Facts, facts: Facts) -> None:
     assert {row.pooling for row in run_drifts(defined)} == {"decision-token"}
     assert len(run_drifts(defined)) == len(run_drifts(facts))
     model = defined.models[0]
