@@ -23,6 +23,7 @@ from lorascope.metrics.cost import COSTS
 from lorascope.stats.analyse import analyse_study
 from lorascope.stats.analysis import Analysis
 from lorascope.stats.drift.draws import DRAWS, read_draws
+from lorascope.stats.drift.health import unhealthy_layers
 from lorascope.stats.drift.runs import DriftDraws, Key
 from lorascope.stats.facts.study import StudyFacts
 from lorascope.stats.interval import rebuild
@@ -190,14 +191,28 @@ def _draws_there(directory: Path, table: pd.DataFrame, before: JSON) -> tuple[di
     if not len(rows):
         return {}, []
     sizes = ((before.get("drift") or {}).get("num_examples")) or {}
-    return {
-        cast("Key", key): _without_spread(arm, int(sizes.get(cast("Key", key)[1], 0)))
-        for key, arm in rows.groupby(["model", "task", "method"], sort=False)
-    }, [_NO_DRAWS]
+    found: dict[Key, DriftDraws] = {}
+    for named, arm in rows.groupby(["model", "task", "method"], sort=False):
+        key = cast("Key", named)
+        poolings = dict.fromkeys(arm["pooling"].astype(object).where(arm["pooling"].notna(), None))  # the primary first
+        by = [
+            _without_spread(
+                arm[arm["pooling"].isna() if pooling is None else arm["pooling"] == pooling],
+                int(sizes.get(key[1], 0)),
+                pooling=pooling,
+                unhealthy=unhealthy_layers(table, key[0], key[1], pooling),
+            )
+            for pooling in poolings
+        ]
+        found[key] = replace(by[0], others=tuple(by[1:]))
+    return found, [_NO_DRAWS]
 
 
-def _without_spread(rows: Any, num_examples: int) -> DriftDraws:
-    """An arm's drift as two equal draws: with no variance over examples."""
+def _without_spread(
+    rows: Any, num_examples: int, *, pooling: str | None, unhealthy: frozenset[tuple[str, int]]
+) -> DriftDraws:
+    """An arm's drift by one pooling as two equal draws: with no variance over examples. unhealthy: layers of the base, of all
+    of which those that the arm has count."""
     layered, summed = rows[rows["layer"].notna()], rows[rows["layer"].isna() & (rows["site"] == "residual")]
     wide = layered.pivot_table(index="seed", columns=["site", "layer"], values="value", sort=False)
     means = summed.set_index("seed")["value"].reindex(wide.index).to_numpy(float)
@@ -210,6 +225,8 @@ def _without_spread(rows: Any, num_examples: int) -> DriftDraws:
         draws=np.stack([values, values]),
         summary=np.stack([means, means]),
         num_examples=num_examples,
+        pooling=pooling,
+        unhealthy=unhealthy & {(str(site), int(layer)) for site, layer in wide.columns},
     )
 
 

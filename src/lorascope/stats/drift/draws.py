@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ _INDEX = "index"
 
 
 def write_draws(path: Path, draws: Mapping[Key, DriftDraws]) -> None:
-    """An array for each array of each arm, and an index: the arms' keys with the fields that are no arrays, as JSON."""
+    """An array for each array of each arm, and an index: the arms' keys with the fields that are no arrays, as JSON. Of an arm
+    with several poolings there is an entry for each, the primary one first."""
     arrays: dict[str, Any] = {}
     index = []
-    for place, (key, found) in enumerate(draws.items()):
-        values = {part.name: getattr(found, part.name) for part in fields(found)}
+    entries = [(key, one) for key, found in draws.items() for one in (found, *found.others)]
+    for place, (key, found) in enumerate(entries):
+        values = {part.name: getattr(found, part.name) for part in fields(found) if part.name != "others"}
+        values["unhealthy"] = sorted(map(list, found.unhealthy))
         arrays |= {f"{place}/{name}": value for name, value in values.items() if isinstance(value, np.ndarray)}
         plain = {name: value for name, value in values.items() if not isinstance(value, np.ndarray)}
         index.append({"key": list(key), **plain})
@@ -31,7 +34,7 @@ def write_draws(path: Path, draws: Mapping[Key, DriftDraws]) -> None:
 
 def read_draws(path: Path) -> dict[Key, DriftDraws]:
     """What `write_draws` wrote. Raises DataError for another file of that name."""
-    found: dict[Any, DriftDraws] = {}
+    found: dict[Any, list[DriftDraws]] = {}
     with np.load(path) as file:
         if _INDEX not in file.files:
             raise DataError(
@@ -40,7 +43,8 @@ def read_draws(path: Path) -> dict[Key, DriftDraws]:
             )
         for place, entry in enumerate(json.loads(str(file[_INDEX]))):
             key = tuple(entry.pop("key"))
+            unhealthy = frozenset((site, int(layer)) for site, layer in entry.pop("unhealthy", ()))
             plain = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
             arrays = {name.partition("/")[2]: file[name] for name in file.files if name.partition("/")[0] == str(place)}
-            found[key] = DriftDraws(**plain, **arrays)
-    return found
+            found.setdefault(key, []).append(DriftDraws(**plain, **arrays, unhealthy=unhealthy))
+    return {key: replace(of_arm[0], others=tuple(of_arm[1:])) for key, of_arm in found.items()}

@@ -6,6 +6,11 @@ direction changed and nothing else. Such layers are marked and left out of avera
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 LEAST_EFFECTIVE_RANK = 3.0
 """A layer of fewer directions in the base is left out of averages over layers."""
 EFFECTIVE_RANK = "feature_effective_rank"
@@ -28,3 +33,12 @@ def none_healthy(num_layers: int) -> str:
         f"all {num_layers} layers of the residual stream have an effective rank below {LEAST_EFFECTIVE_RANK:g} in the base, so "
         "that an average over them says little of representations"
     )
+
+
+def unhealthy_layers(table: pd.DataFrame, model: str, task: str, pooling: str | None) -> frozenset[tuple[str, int]]:
+    """(site, layer) that averages by a pooling leave out, as the measurements say; none in tables of older versions."""
+    rows: Any = table[(table["metric"] == EFFECTIVE_RANK) & (table["method"] == f"reference:{BASE_REFERENCE}")]
+    rows = rows[(rows["model"] == model) & (rows["task"] == task) & (rows["split"] == "probe")]
+    rows = rows[rows["pooling"] == pooling] if pooling is not None else rows[:0]
+    values = zip(rows["site"], rows["layer"], rows["value"], strict=True)
+    return frozenset((str(site), int(layer)) for site, layer, rank in values if not is_healthy(float(rank)))

@@ -16,6 +16,7 @@ from lorascope.errors import DataError, StudyError
 from lorascope.stats.analyse import analyse_study
 from lorascope.stats.analysis import Analysis, DriftAnalysis
 from lorascope.stats.correlation import partial_spearman, spearman
+from lorascope.stats.drift.draws import read_draws, write_draws
 from lorascope.stats.drift.runs import DriftDraws, DriftSample, average_over_models, estimate_log_ratio, estimate_mean
 from lorascope.stats.hypotheses import hypothesis_test
 from lorascope.stats.measurements import validate_measurements
@@ -724,3 +725,9 @@ def test_where_no_layer_is_healthy_there_is_no_average_but_a_reason():
 def test_an_analysis_with_other_definitions_survives_json():
     analysis = analyse(make_robust(0.01, 0.1, elsewhere=50.0, unhealthy=(("residual", 2),)))
     assert Analysis.from_json(json.loads(json.dumps(analysis.to_json()))) == analysis
+
+
+def test_draws_by_several_poolings_survive_their_file(tmp_path):
+    table, draws = make_robust(0.01, 0.1, elsewhere=50.0, unhealthy=(("residual", 2),))
+    write_draws(tmp_path / "draws.npz", draws)
+    assert analyse((table, read_draws(tmp_path / "draws.npz"))) == analyse((table, draws))
