@@ -22,7 +22,7 @@ from lorascope.errors import DataError, StudyError
 from lorascope.metrics.cost import COSTS
 from lorascope.stats.analyse import analyse_study
 from lorascope.stats.analysis import Analysis
-from lorascope.stats.drift.draws import DRAWS, read_draws
+from lorascope.stats.drift.draws import DRAWS, definitions_of, read_draws
 from lorascope.stats.drift.health import unhealthy_layers
 from lorascope.stats.drift.runs import DriftDraws, Key
 from lorascope.stats.facts.study import StudyFacts
@@ -75,6 +75,8 @@ def analyse_folder(directory: Path, *, study: Study | None = None) -> Redone:
     facts = StudyFacts.from_json(stated if is_whole and stated else _facts_from(table, study, primary))
     facts = replace(facts, study=type(facts.study).from_json(stated_study(study)), primary=primary)
     draws, drift_lacks = _draws_there(directory, table, before)
+    if not facts.drift:
+        facts = replace(facts, drift=definitions_of(draws))
     serving, serving_lacks = _served_again(directory, facts if is_whole else None, before)
     lacks = (
         *([] if is_whole else [_NO_FACTS]),
@@ -188,6 +190,8 @@ def _draws_there(directory: Path, table: pd.DataFrame, before: JSON) -> tuple[di
         return read_draws(directory / DRAWS), []
     rows: Any = table[(table["split"] == "probe") & (table["metric"] == "drift") & table["example_id"].isna()]
     rows = rows[~rows["method"].str.startswith("reference:").fillna(False)]
+    if "pooling" not in rows:  # a table of an older version
+        rows = rows.assign(pooling=None)
     if not len(rows):
         return {}, []
     sizes = ((before.get("drift") or {}).get("num_examples")) or {}

@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lorascope.analysis.again import analyse_folder
+from lorascope.analysis.again import _draws_there, analyse_folder
 from lorascope.errors import DataError, StudyError
+from lorascope.stats.drift.draws import definitions_of
 from lorascope.study.loading.load import load_study
 
 REPOSITORY = Path(__file__).parents[3]
@@ -60,3 +61,43 @@ def test_baselines_are_read_from_the_measurements(folder: Path) -> None:
     rows = table[(table["method"] == "baseline:random") & table["example_id"].isna() & (table["metric"] == "accuracy")]
     (found,) = [b for b in again.facts.baselines if (b.task, b.name, b.metric) == ("rte", "random", "accuracy")]
     assert found.mean == pytest.approx(rows[rows["task"] == "rte"]["value"].mean()) and len(found.values) == 5
+
+
+def drifts(pooling: str | None, value: float) -> list[dict]:
+    """Two layers of two seeds of an arm, and their means."""
+    run = {"model": "m", "task": "t", "method": "lora", "split": "probe", "site": "residual", "metric": "drift"}
+    named = {} if pooling is None else {"pooling": pooling}
+    layers = [{**run, **named, "seed": s, "layer": n, "value": value * n} for s in "12" for n in (1, 2)]
+    return [*layers, *({**run, **named, "seed": s, "layer": None, "value": value * 1.5} for s in "12")]
+
+
+def test_drift_without_its_draws_is_by_the_poolings_that_its_rows_name(tmp_path: Path) -> None:
+    base = {
+        "model": "m",
+        "task": "t",
+        "method": "reference:base",
+        "split": "probe",
+        "site": "residual",
+        "pooling": "mean",
+    }
+    ranks = [{**base, "metric": "feature_effective_rank", "layer": 1, "value": 1.1}]
+    table = pd.DataFrame([*drifts("decision-token", 0.1), *drifts("mean", 0.5), *ranks]).assign(example_id=None)
+    (found,) = _draws_there(tmp_path, table, {})[0].values()
+    (other,) = found.others
+    assert (found.pooling, found.unhealthy, other.pooling, other.unhealthy) == (
+        "decision-token", frozenset(), "mean", {("residual", 1)},
+    )  # fmt: skip
+    (known,) = definitions_of({("m", "t", "lora"): found})
+    assert (known.pooling, known.num_layers, known.left_out) == (
+        "decision-token",
+        2,
+        {"decision-token": (), "mean": (1,)},
+    )
+
+
+def test_older_drift_names_no_pooling_and_leaves_out_no_layer(tmp_path: Path) -> None:
+    table = pd.DataFrame(drifts(None, 0.1)).assign(example_id=None)
+    found = _draws_there(tmp_path, table, {})[0]
+    (own,) = found.values()
+    assert (own.pooling, own.unhealthy, own.others) == (None, frozenset(), ())
+    assert definitions_of(found) == ()

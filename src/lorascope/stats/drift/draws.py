@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from lorascope.errors import DataError
+from lorascope.stats.drift.health import LEAST_EFFECTIVE_RANK
 from lorascope.stats.drift.runs import DriftDraws, Key
+from lorascope.stats.facts.found import DriftDefinition
 
 DRAWS = "draws.npz"
 _INDEX = "index"
@@ -48,3 +50,22 @@ def read_draws(path: Path) -> dict[Key, DriftDraws]:
             arrays = {name.partition("/")[2]: file[name] for name in file.files if name.partition("/")[0] == str(place)}
             found.setdefault(key, []).append(DriftDraws(**plain, **arrays, unhealthy=unhealthy))
     return {key: replace(of_arm[0], others=tuple(of_arm[1:])) for key, of_arm in found.items()}
+
+
+def definitions_of(draws: Mapping[Key, DriftDraws]) -> tuple[DriftDefinition, ...]:
+    """What drift in one number is, by (model, task); nothing of results of older versions, whose rows name no pooling."""
+    found: dict[tuple[str, str], DriftDefinition] = {}
+    for (model, task, _), own in draws.items():
+        if own.pooling is not None:
+            of_all = {str(one.pooling): one for one in (own, *own.others)}
+            left_out = {
+                pooling: tuple(sorted(layer for site, layer in one.unhealthy if site == "residual" and layer > 0))
+                for pooling, one in of_all.items()
+            }
+            blocks = [
+                layer for site, layer in zip(own.sites, own.layers, strict=True) if site == "residual" and layer > 0
+            ]
+            found[model, task] = DriftDefinition(
+                model, task, own.pooling, tuple(of_all), len(blocks), left_out, LEAST_EFFECTIVE_RANK
+            )
+    return tuple(found.values())

@@ -37,8 +37,10 @@ def none_healthy(num_layers: int) -> str:
 
 def unhealthy_layers(table: pd.DataFrame, model: str, task: str, pooling: str | None) -> frozenset[tuple[str, int]]:
     """(site, layer) that averages by a pooling leave out, as the measurements say; none in tables of older versions."""
+    if pooling is None:
+        return frozenset()
     rows: Any = table[(table["metric"] == EFFECTIVE_RANK) & (table["method"] == f"reference:{BASE_REFERENCE}")]
     rows = rows[(rows["model"] == model) & (rows["task"] == task) & (rows["split"] == "probe")]
-    rows = rows[rows["pooling"] == pooling] if pooling is not None else rows[:0]
+    rows = rows[rows["pooling"] == pooling]
     values = zip(rows["site"], rows["layer"], rows["value"], strict=True)
     return frozenset((str(site), int(layer)) for site, layer, rank in values if not is_healthy(float(rank)))
