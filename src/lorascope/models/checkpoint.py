@@ -15,26 +15,40 @@ from typing import Any
 
 from lorascope.errors import EnvironmentProblem
 from lorascope.models.catalog import MODEL_LOCATION
+from lorascope.models.checkpoint_files import require_readable
 
 
 def checkpoint_directory(model: Mapping[str, Any], *, locations: Mapping[str, str], cache_dir: Path) -> Path:
     """The directory with config.json, weights and tokenizer of `model` (identity literals of `describe_model`).
 
-    Raises EnvironmentProblem naming what to install or download if it cannot be had on this machine.
+    Raises EnvironmentProblem naming what to install or download if it cannot be had on this machine, and for a directory
+    that may not be read (`models.checkpoint_files.require_readable`).
     """
     if "hub" in model:
-        return _hub_snapshot(model["hub"], model["revision"])
+        directory = _hub_snapshot(model["hub"], model["revision"], allows_pickle=allows_pickle(model))
+        require_readable(directory)
+        return directory
     location = Path(locations[MODEL_LOCATION])
     if not location.exists():
         raise EnvironmentProblem(f"the model's files are gone from {location}", hint="restore them, or run again")
-    return _dequantised(location, model, cache_dir) if location.suffix == ".gguf" else location
+    if location.suffix == ".gguf":
+        return _dequantised(location, model, cache_dir)
+    if "package" not in model:  # what an installer put there may be links
+        require_readable(location)
+    return location
 
 
-def _hub_snapshot(repository: str, revision: str) -> Path:
+def allows_pickle(model: Mapping[str, Any]) -> bool:
+    """Whether a model's entry in the study allows weights that lie in a pickle."""
+    return model.get("pickle") == "allow"
+
+
+def _hub_snapshot(repository: str, revision: str, *, allows_pickle: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*.model", "*.txt"]
+    patterns += ["*.bin"] if allows_pickle else []
     command = f"hf download {repository} --revision {revision}"
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))

@@ -14,7 +14,7 @@ from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.methods.lora import LoRA
 from lorascope.models.catalog import describe_model, source_of
 from lorascope.models.checkpoint import checkpoint_directory
-from lorascope.models.loading import head_modules
+from lorascope.models.heads import head_modules
 from lorascope.models.sites import resolve_sites
 from lorascope.models.tokenizer import load_tokenizer
 from lorascope.registry import MODELS
