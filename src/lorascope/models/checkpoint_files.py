@@ -7,7 +7,7 @@ comes with a checkpoint is run. Importing this module loads neither torch nor tr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +125,13 @@ def shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def require_whole(file: Path) -> None:
-    """Raises EnvironmentProblem for a safetensors file that is cut short, or is none."""
+def tensor_names(files: Sequence[Path]) -> list[str]:
+    """The tensors that safetensors files hold, from their headers."""
+    return [name for file in files if file.suffix == ".safetensors" for name in require_whole(file)]
+
+
+def require_whole(file: Path) -> list[str]:
+    """The names of a safetensors file's tensors. Raises EnvironmentProblem for one that is cut short, or is none."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         start = opened.read(8)
@@ -140,12 +145,13 @@ def require_whole(file: Path) -> None:
         text = opened.read(length)
     try:
         header = json.loads(text)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        announced = 8 + length + max(ends, default=0)
+        ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
+        announced = 8 + length + max(ends.values(), default=0)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
         raise _damaged(file, "its header cannot be read") from None
     if announced != size:
         raise _damaged(file, f"its header announces {announced:,} bytes, and it has {size:,}")
+    return list(ends)
 
 
 def _damaged(file: Path, why: str) -> EnvironmentProblem:

@@ -3,7 +3,8 @@ layers a site means, how large they are, how long an example may be."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lorascope.models.architectures import ALL_LINEAR, MEANINGS, Architecture, Keys
@@ -85,3 +86,16 @@ def vocabulary_rows(config: Mapping[str, Any]) -> int | None:
     """How many tokens the model has an embedding for; None where config.json does not say."""
     rows = config.get("vocab_size")
     return rows if isinstance(rows, int) and rows > 0 else None
+
+
+def depth_of(config: Mapping[str, Any]) -> int | None:
+    """How many blocks the model has; None where config.json does not say."""
+    found = next((config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config), None)
+    return found if isinstance(found, int) else None
+
+
+def present_blocks(architecture: Architecture, tensors: Iterable[str]) -> set[int]:
+    """The numbers of the blocks that have tensors among these names; none where the names are of another spelling."""
+    stacks = "|".join(re.escape(spelling.blocks) for spelling in architecture.spellings)
+    found = (re.search(rf"(?:^|\.)(?:{stacks})\.(\d+)\.", name) for name in tensors)
+    return {int(match[1]) for match in found if match}

@@ -73,6 +73,17 @@ class HeadOrigin:
     kept: tuple[str, ...] = ()
     replaced: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
+    @property
+    def remark(self) -> str | None:
+        """What a person should know of it; None where the head is new throughout."""
+        parts = []
+        if self.replaced:
+            shapes = [f"{name} {list(shape)}" for name, shape in self.replaced.items()]
+            parts.append(f"the checkpoint's head for another task is replaced: {', '.join(shapes)}")
+        if self.kept:
+            parts.append(f"layers of the head that start as they are in the checkpoint: {', '.join(self.kept)}")
+        return "; ".join(parts) or None
+
     def to_json(self) -> dict[str, Any]:
         return {
             "drawn": list(self.drawn),

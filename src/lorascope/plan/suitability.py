@@ -16,10 +16,12 @@ from lorascope.models.catalog import missing_package
 from lorascope.models.config_facts import last_names, layer_size, most_tokens, names_something, roles_meant
 from lorascope.models.configuration import model_config
 from lorascope.models.sites import unknown_site
+from lorascope.plan.checkpoints import check_checkpoint
 from lorascope.study.loading.document import Mistake, dotted
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.ranges import Range
 from lorascope.study.spec import Study
+from lorascope.study.tasks import unit_of
 
 
 def check_models(study: Study) -> Iterator[Mistake]:
@@ -29,12 +31,15 @@ def check_models(study: Study) -> Iterator[Mistake]:
         if config is None:
             continue
         yield from _dropout(config, index)
+        yield from check_checkpoint(model, config, index)
         architecture = known_architecture(config.get("model_type"))
+        yield from _lengths(study, architecture, config, model=model.name)
+        yield from _whole_stack(study, config, model=model.name)
         if architecture is None:
             continue
+        yield from _inputs(study, architecture, model=model.name)
         for place, method in enumerate(study.methods):
             yield from _sites(study, method, architecture, config, place=place, model=model.name)
-        yield from _lengths(study, architecture, config, model=model.name)
         yield from _measures(study, architecture, config, model=model.name)
 
 
@@ -62,7 +67,7 @@ def not_checked(study: Study) -> list[str]:
         elif config is not None and known_architecture(config.get("model_type")) is None:
             remarks.append(
                 f"{model.name} is a {config.get('model_type')} model, whose layers lorascope knows by their names only: its "
-                "sites and parts are checked when it is loaded"
+                "sites, parts and head are checked when it is loaded"
             )
     return remarks
 
@@ -114,9 +119,40 @@ def _largest_rank(study: Study, method: MethodBase) -> int | None:
     return getattr(method, "rank", None)
 
 
-def _lengths(study: Study, architecture: Architecture, config: Mapping[str, Any], *, model: str) -> Iterator[Mistake]:
+def _inputs(study: Study, architecture: Architecture, *, model: str) -> Iterator[Mistake]:
+    """Images for a model of texts, and the other way round."""
+    names = {"token": "texts", "image": "images"}
+    for place, task in enumerate(study.tasks):
+        unit = unit_of(task)
+        if unit in names and unit != architecture.reads:
+            text = (
+                f"tasks[{place}]: {task.name} is a task of {names[unit]}, and {model} reads {names[architecture.reads]}"
+            )
+            yield Mistake(("tasks", place), text, f"give this task a model of {names[unit]}, in a study of its own")
+
+
+def _whole_stack(study: Study, config: Mapping[str, Any], *, model: str) -> Iterator[Mistake]:
+    if study.measure.drift is not None and config.get("is_encoder_decoder"):
+        text = f"measure.drift: {model} has an encoder and a decoder, and drift follows one list of blocks"
+        yield Mistake(("measure", "drift"), text, "remove it, or take a model with one stack")
+
+
+def _lengths(
+    study: Study, architecture: Architecture | None, config: Mapping[str, Any], *, model: str
+) -> Iterator[Mistake]:
+    """Learned places for tokens against the longest example, and the longest request."""
     most = most_tokens(architecture, config)
-    if most is not None and study.train.max_length > most:
+    if most is None:
+        return
+    serving = study.measure.serving
+    if serving is not None and serving.prompt_tokens is not None:
+        longest = max(serving.prompt_tokens) + (serving.output_tokens if "generation" in serving.workloads else 0)
+        if longest > most:
+            text = f"measure.serving: a request of {longest} tokens is longer than {model} has places for ({most})"
+            hint = "lower `prompt_tokens`, or `output_tokens` where text is generated"
+            yield Mistake(("measure", "serving", "prompt_tokens"), text, hint)
+    reads_text = any(unit_of(task) in ("token", None) for task in study.tasks)
+    if reads_text and study.train.max_length > most:
         text = f"train.max_length: {study.train.max_length} tokens are more than {model} has places for ({most})"
         yield Mistake(
             ("train", "max_length"), text, f"use at most {most}; longer examples are cut, and the share is reported"
