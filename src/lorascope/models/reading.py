@@ -86,7 +86,9 @@ def reading_checkpoint(directory: Path) -> Iterator[None]:
     except (LorascopeError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a file made to break its reader raises what it likes
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        said = next(iter(str(error).strip().splitlines()), "")
+        if not isinstance(error, OSError | ValueError | RuntimeError):  # their text alone says little ('metadata')
+            said = f"{type(error).__name__}: {said}"
         raise EnvironmentProblem(
             f"the model in {directory} cannot be loaded: {said[:300]}",
             hint="the checkpoint must hold config.json and weights of an architecture transformers knows",
