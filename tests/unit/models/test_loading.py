@@ -199,6 +199,22 @@ def test_tokenizer_without_pad_token_takes_one_that_is_no_text(tmp_path: Path) -
     assert (tokenizer.pad_token, tokenizer.padding_side) == ("<unk>", "right")
 
 
+def test_token_ids_that_the_model_has_no_rows_for_are_refused(tmp_path: Path) -> None:
+    directory = bare_tokenizer(tmp_path, unk_token="<unk>", eos_token="</s>")
+    (directory / "config.json").write_text('{"model_type": "llama", "vocab_size": 2}')
+    with pytest.raises(StudyError, match=r"ids go up to 2 \(`</s>`\), and the model's vocabulary ends at 1") as caught:
+        load_tokenizer({"checkpoint_sha256": ""}, locations={"model": str(directory)}, cache_dir=tmp_path)
+    assert "resize_token_embeddings" in str(caught.value.hint)
+
+
+def test_a_tokenizer_that_is_no_json_gives_one_sentence(tmp_path: Path) -> None:
+    directory = bare_tokenizer(tmp_path, unk_token="<unk>")
+    (directory / "tokenizer.json").write_text('{"model": 3}')
+    with pytest.raises(EnvironmentProblem, match="cannot be loaded") as caught:
+        load_tokenizer({"checkpoint_sha256": ""}, locations={"model": str(directory)}, cache_dir=tmp_path)
+    assert "\n" not in caught.value.message
+
+
 def test_tokenizer_without_any_special_token_is_refused(tmp_path: Path) -> None:
     directory = bare_tokenizer(tmp_path)
     with pytest.raises(StudyError, match="the model's tokenizer has no pad token") as caught:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from families import tiny_config
 from safetensors.torch import save_file
 
@@ -107,6 +108,79 @@ def test_dropout_that_is_called_as_a_function_is_refused_with_its_setting(tmp_pa
     (text,) = found(study_of(tmp_path, "opt", changes={"dropout": 0.1}))
     assert "opt calls dropout as a function" in text and 'set "dropout": 0.0' in text
     assert found(study_of(tmp_path, "opt")) == []
+
+
+@pytest.mark.parametrize("kind", ["mbart", "mt5", "biogpt", "longformer"])
+def test_relatives_that_call_dropout_as_a_function_are_refused_too(kind: str, tmp_path: Path) -> None:
+    (text,) = found(of_kind(tmp_path, kind))
+    assert f"{kind} calls dropout as a function" in text
+
+
+def of_kind(folder: Path, kind: str, *, parts: Any = None, **config: Any) -> Study:
+    """A study of a model of an architecture outside the table."""
+    study = study_of(folder, "llama", **(parts or {}))
+    (folder / "llama" / "config.json").write_text(json.dumps({"model_type": kind, **config}))
+    return study
+
+
+def test_places_of_an_architecture_outside_the_table_count(tmp_path: Path) -> None:
+    for kind, most in (("albert", 20), ("xlm-roberta", 18)):
+        (text,) = found(of_kind(tmp_path, kind, max_position_embeddings=20, pad_token_id=1))
+        assert f"32 tokens are more than tiny has places for ({most})" in text
+
+
+def test_an_encoder_with_a_decoder_has_no_drift(tmp_path: Path) -> None:
+    study = of_kind(tmp_path, "led", parts={"measure": {"drift": True}}, is_encoder_decoder=True)
+    assert "measure.drift: tiny has an encoder and a decoder" in found(study)[0]
+
+
+def test_a_model_of_images_reads_no_texts(tmp_path: Path) -> None:
+    (text,) = found(study_of(tmp_path, "vit"))
+    assert text.startswith(
+        "tasks[0]: mrpc is a task of texts, and tiny reads images -> give this task a model of texts"
+    )
+
+
+def test_requests_are_no_longer_than_the_places_there_are(tmp_path: Path) -> None:
+    serving = {"prompt_tokens": [16, 60], "output_tokens": 8, "workloads": ["generation"], "arms": ["base"]}
+    (text,) = found(study_of(tmp_path, "gpt2", measure={"serving": serving}))
+    assert "a request of 68 tokens is longer than tiny has places for (64)" in text
+    assert found(study_of(tmp_path, "llama", measure={"serving": serving})) == []
+
+
+def test_token_ids_beyond_the_vocabulary_are_named(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "bert")
+    words = {"model": {"vocab": {"good": 15}}, "added_tokens": [{"id": 17, "content": "<extra>"}]}
+    path = tmp_path / "bert" / "tokenizer.json"
+    path.write_text(json.dumps(words))
+    (text,) = found(study)
+    assert "the tokenizer's ids go up to 17 (`<extra>`), and the model's vocabulary ends at 15" in text
+    assert "resize_token_embeddings" in text
+    path.write_text(json.dumps({"model": {"type": "Unigram", "vocab": [["good", -1.0]] * 16}}))
+    assert found(study) == []
+
+
+def test_layers_without_weights_are_named_before_anything_starts(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "bert")
+    for layers, said in (([0], "no weights of layer 1"), ([0, 1, 2], "weights of layer 2 too"), ([0, 1], None)):
+        tensors = {f"encoder.layer.{layer}.output.dense.weight": torch.zeros(2) for layer in layers}
+        save_file(tensors, tmp_path / "bert" / "model.safetensors")
+        texts = found(study)
+        assert len(texts) == (said is not None) and (said is None or said in texts[0])
+
+
+def test_what_may_not_be_read_is_refused_with_its_place(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "bert")
+    weights = tmp_path / "bert" / "model.safetensors"
+    weights.rename(tmp_path / "bert" / "pytorch_model.bin")
+    (text,) = found(study)
+    assert text.startswith("models[0]: the weights in") and "are pickled" in text
+    allowed = study.models[0].model_copy(update={"pickle": "allow"})
+    assert found(study.model_copy(update={"models": (allowed,)})) == []
+    path = tmp_path / "bert" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoModel": "evil.Model"}}))
+    (mistake,) = check_models(study)
+    assert mistake.path == ("models", 0) and "code of its own" in mistake.text
 
 
 def test_what_cannot_be_checked_here_is_said(tmp_path: Path) -> None:
