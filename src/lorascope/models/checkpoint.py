@@ -16,6 +16,7 @@ from typing import Any
 from lorascope.errors import EnvironmentProblem
 from lorascope.models.catalog import MODEL_LOCATION
 from lorascope.models.checkpoint_files import require_readable
+from lorascope.models.reading import listed, reading_checkpoint
 
 
 def checkpoint_directory(model: Mapping[str, Any], *, locations: Mapping[str, str], cache_dir: Path) -> Path:
@@ -80,7 +81,15 @@ def _dequantised(gguf: Path, model: Mapping[str, Any], cache_dir: Path) -> Path:
         raise EnvironmentProblem(f"reading {gguf.name} needs the package `gguf`", hint="pip install gguf") from None
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+    with reading_checkpoint(gguf):
+        quantised, info = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype="float32", output_loading_info=True
+        )
+    if lacking := sorted(info["missing_keys"]):
+        raise EnvironmentProblem(
+            f"{gguf} lacks {len(lacking)} tensors of a {type(quantised).__name__}: {listed(lacking)}",
+            hint="this version of transformers may not know all names of the file: give the checkpoint as safetensors",
+        )
     config = AutoConfig.for_model(
         quantised.config.model_type,
         **{k: v for k, v in quantised.config.to_dict().items() if k not in ("quantization_config", "model_type")},

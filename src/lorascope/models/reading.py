@@ -73,7 +73,7 @@ def read_model(
 
 
 @contextmanager
-def reading_checkpoint(directory: Path) -> Iterator[None]:
+def reading_checkpoint(place: Path) -> Iterator[None]:
     """While transformers reads a checkpoint whose head may be missing, which whoever reads looks at: without its warnings,
     and with EnvironmentProblem for one that does not load."""
     import torch
@@ -90,7 +90,7 @@ def reading_checkpoint(directory: Path) -> Iterator[None]:
         if not isinstance(error, OSError | ValueError | RuntimeError):  # their text alone says little ('metadata')
             said = f"{type(error).__name__}: {said}"
         raise EnvironmentProblem(
-            f"the model in {directory} cannot be loaded: {said[:300]}",
+            f"the model in {place} cannot be loaded: {said[:300]}",
             hint="the checkpoint must hold config.json and weights of an architecture transformers knows",
         ) from error
     finally:

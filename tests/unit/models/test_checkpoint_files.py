@@ -103,6 +103,14 @@ def test_a_header_with_overlapping_tensors_gives_one_sentence(directory: Path) -
     assert "\n" not in caught.value.message
 
 
+def test_a_truncated_gguf_file_gives_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + b"\xff" * 12)
+    with pytest.raises(EnvironmentProblem, match=r"the model in .*model\.gguf cannot be loaded: ") as caught:
+        checkpoint_directory({"package": "x", "sha256": "0" * 64}, locations={"model": str(file)}, cache_dir=tmp_path)
+    assert "\n" not in caught.value.message
+
+
 @pytest.mark.parametrize(
     "changes", [{"hidden_size": -1}, {"num_attention_heads": 7}, {"hidden_size": "wide"}, {"model_type": "nobody"}]
 )
