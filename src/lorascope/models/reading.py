@@ -87,7 +87,9 @@ def reading_checkpoint(place: Path) -> Iterator[None]:
         raise
     except Exception as error:  # a file made to break its reader raises what it likes
         said = next(iter(str(error).strip().splitlines()), "")
-        if not isinstance(error, OSError | ValueError | RuntimeError):  # their text alone says little ('metadata')
+        if said.startswith("Unrecognized configuration class"):
+            said = "transformers has no model with such a head for this architecture"
+        elif not isinstance(error, OSError | ValueError | RuntimeError):  # their text alone says little ('metadata')
             said = f"{type(error).__name__}: {said}"
         raise EnvironmentProblem(
             f"the model in {place} cannot be loaded: {said[:300]}",
@@ -170,6 +172,12 @@ def _require_equal(loaded: Loaded, files: Sequence[Path]) -> None:
             found = next((place[name] for place in places for name in names if name in place), None)
             if found is None or found.shape != tensor.shape:
                 continue  # transformers left it out, or a head of another shape will be new
+            if found.is_floating_point() and not tensor.is_floating_point():
+                raise EnvironmentProblem(
+                    f"{key} in {file} is {str(tensor.dtype).removeprefix('torch.')}, which is no weight of a "
+                    f"{type(model).__name__}: quantised weights need their scales",
+                    hint="give the checkpoint in full precision",
+                )
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 broken = int((~torch.isfinite(tensor)).sum())
                 raise EnvironmentProblem(

@@ -5,21 +5,25 @@ Only names, sizes and headers are looked at; the values of weights are compared 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lorascope.errors import EnvironmentProblem
 from lorascope.models.architectures import known_architecture
+from lorascope.models.blocks import usual_parts
 from lorascope.models.checkpoint_files import require_readable, tensor_names, weight_files
 from lorascope.models.config_facts import depth_of, present_blocks, vocabulary_rows
 from lorascope.models.configuration import model_directory
 from lorascope.models.tokenizer_files import largest_id, too_many_ids
 from lorascope.study.loading.document import Mistake
+from lorascope.study.measure import DriftSpec
 from lorascope.study.spec import ModelSpec, PackageSource
 
 
-def check_checkpoint(model: ModelSpec, config: Mapping[str, Any], index: int) -> Iterator[Mistake]:
-    """Every mistake that a model's directory shows. index: of the model in the study."""
+def check_checkpoint(
+    model: ModelSpec, config: Mapping[str, Any], index: int, *, drift: DriftSpec | None = None
+) -> Iterator[Mistake]:
+    """Every mistake that a model's directory shows. index: of the model in the study. drift: what is measured of it."""
     directory, here = model_directory(model), ("models", index)
     if directory is None:
         return
@@ -42,7 +46,22 @@ def check_checkpoint(model: ModelSpec, config: Mapping[str, Any], index: int) ->
             )
             text = f"models[{index}]: the {depth} layers of {model.name}'s config.json are 0 to {depth - 1}; there are {found}"
             yield Mistake(here, text, "save or download the checkpoint again, or correct its config.json")
+    one_stack = architecture is None and depth is not None and not config.get("is_encoder_decoder")
+    if drift is not None and one_stack and depth is not None and names:
+        yield from _parts(model, names, drift, depth)
     rows, largest = vocabulary_rows(config), largest_id(directory)
     if rows is not None and largest is not None and largest[0] >= rows:
         text, hint = too_many_ids(*largest, rows)
         yield Mistake(here, f"models[{index}]: {model.name}: {text}", hint)
+
+
+def _parts(model: ModelSpec, names: Sequence[str], drift: DriftSpec, depth: int) -> Iterator[Mistake]:
+    """Sites of drift that an architecture outside the table has no modules for, by the usual names (models/blocks.py)."""
+    parts = usual_parts(names, depth)
+    absent = [site for site in drift.sites if site not in parts]
+    if absent:
+        text = (
+            f"measure.drift.sites: no {' and no '.join(absent)} of {model.name} can be told by the names of its weights"
+        )
+        hint = f"measure {', '.join(parts)} alone" if parts else "leave drift out for this model"
+        yield Mistake(("measure", "drift", "sites"), text, hint)

@@ -31,7 +31,7 @@ def check_models(study: Study) -> Iterator[Mistake]:
         if config is None:
             continue
         yield from _dropout(config, index)
-        yield from check_checkpoint(model, config, index)
+        yield from check_checkpoint(model, config, index, drift=study.measure.drift)
         architecture = known_architecture(config.get("model_type"))
         yield from _lengths(study, architecture, config, model=model.name)
         yield from _whole_stack(study, config, model=model.name)
@@ -74,6 +74,10 @@ def not_checked(study: Study) -> list[str]:
 
 def _dropout(config: Mapping[str, Any], index: int) -> Iterator[Mistake]:
     kind = str(config.get("model_type"))
+    for name, value in config.items():
+        if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value < 1:
+            text = f"models[{index}]: {name} in the model's config.json is {value}, and a probability of dropout is below 1"
+            yield Mistake(("models", index), text, "correct it: 0.0 turns dropout off")
     settings = [name for name in FUNCTIONAL_DROPOUT.get(kind, ()) if config.get(name, 0.1)]
     if settings:
         text, hint = functional_dropout(kind, settings)

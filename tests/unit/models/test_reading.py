@@ -84,6 +84,17 @@ def test_a_weight_that_is_no_number_is_refused_by_name(value: float, directory: 
     )
 
 
+def test_weights_that_are_whole_numbers_are_refused_by_name(directory: Path) -> None:
+    rewrite(directory, lambda tensors: tensors.update({QUERY: torch.ones(32, 32, dtype=torch.int8)}))
+    assert f"{QUERY} in {directory / 'model.safetensors'} is int8" in refusal(directory)
+
+
+def test_an_architecture_without_such_a_head_is_said(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "model_type": "clip"}))
+    assert "transformers has no model with such a head for this architecture" in refusal(directory)
+
+
 def test_two_tensors_for_one_place_that_differ_are_refused(directory: Path) -> None:
     """transformers takes `gamma` for `weight`, and keeps the last it sees."""
     old = "encoder.layer.0.output.LayerNorm.gamma"

@@ -134,6 +134,24 @@ def test_an_encoder_with_a_decoder_has_no_drift(tmp_path: Path) -> None:
     assert "measure.drift: tiny has an encoder and a decoder" in found(study)[0]
 
 
+def test_parts_of_an_architecture_outside_the_table_are_told_by_name(tmp_path: Path) -> None:
+    study = of_kind(tmp_path, "bloom", parts={"measure": {"drift": True}}, num_hidden_layers=2)
+    for shared, said in (
+        ("h.{}.self_attention.dense h.{}.mlp.fc", None),
+        ("h.{}.self_attention.dense h.{}.fc1", "no mlp of tiny can be told"),
+        ("groups.0.layers.0.attention.dense", "no residual and no attention and no mlp"),
+    ):
+        names = {f"{part.format(layer)}.weight" for layer in range(2) for part in shared.split()}
+        save_file({name: torch.zeros(1) for name in names}, tmp_path / "llama" / "model.safetensors")
+        texts = found(study)
+        assert len(texts) == (said is not None) and (said is None or said in texts[0])
+
+
+def test_a_dropout_of_one_is_refused(tmp_path: Path) -> None:
+    (text,) = found(study_of(tmp_path, "bert", changes={"hidden_dropout_prob": 1.0}))
+    assert "hidden_dropout_prob in the model's config.json is 1.0" in text
+
+
 def test_a_model_of_images_reads_no_texts(tmp_path: Path) -> None:
     (text,) = found(study_of(tmp_path, "vit"))
     assert text.startswith(
