@@ -11,6 +11,7 @@ from typing import Any
 from lorascope.errors import EnvironmentProblem
 from lorascope.models.architectures import known_architecture
 from lorascope.models.blocks import usual_parts
+from lorascope.models.catalog import source_of
 from lorascope.models.checkpoint_files import require_readable, tensor_names, weight_files
 from lorascope.models.config_facts import depth_of, present_blocks, vocabulary_rows
 from lorascope.models.configuration import model_directory
@@ -28,7 +29,7 @@ def check_checkpoint(
     if directory is None:
         return
     try:
-        if not isinstance(model.source, PackageSource):
+        if not isinstance(source_of(model), PackageSource):
             require_readable(directory)
         files = weight_files(directory, allows_pickle=model.pickle == "allow")
     except EnvironmentProblem as problem:
