@@ -152,8 +152,8 @@ def make_gang(gang_spec: dict[str, Any], given: argparse.Namespace) -> Any:
 
     from lorascope.models.loading import BaseModel
     from lorascope.study.spec import Seeds, TrainSpec
+    from lorascope.training import member
     from lorascope.training.gang import Gang
-    from lorascope.training.member import Member
     from lorascope.training.preparation import method_from_params, prepared_model
 
     device = given.device
@@ -178,13 +178,16 @@ def make_gang(gang_spec: dict[str, Any], given: argparse.Namespace) -> Any:
         reads = {"reading": Reading(Classification("made-up", **texts), 0, device, given.precision)}
         places, base = {}, BaseModel(model, ("score",), 0, "made-up", None, "SEQ_CLS")
     columns = made_up_rows(16 * gang_spec["updates"], vocabulary=config.vocab_size)
-    members = [
-        Member(
-            method=method_from_params({"kind": gang_spec["kind"], **lora}), columns=columns, train=train,
-            learning_rate=5e-4 if lora else 5e-5, seeds=Seeds.model_validate(seed), validate=lambda model: {}, **reads,
-        )
-        for seed in range(1, gang_spec["runs"] + 1)
-    ]  # fmt: skip
+    members = []
+    for seed in range(1, gang_spec["runs"] + 1):
+        recipe = {"train": train, "learning_rate": 5e-4 if lora else 5e-5, "seeds": Seeds.model_validate(seed)}
+        callbacks = {"validate": lambda model: {}}
+        if hasattr(member, "Recipe"):
+            settings = {"recipe": member.Recipe(**recipe), "callbacks": member.Callbacks(**callbacks)}
+        else:  # the tree of before a run's settings were two objects
+            settings = {**recipe, **callbacks}
+        method = method_from_params({"kind": gang_spec["kind"], **lora})
+        members.append(member.Member(method=method, columns=columns, **settings, **reads))
     return Gang(
         members,
         prepare=lambda members: prepared_model(base, [m.method for m in members], [m.seeds for m in members]),

@@ -31,7 +31,7 @@ from lorascope.models.loading import BaseModel, load_base
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.gang import Gang
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
-from lorascope.training.member import Member
+from lorascope.training.member import Callbacks, Member, Recipe
 from lorascope.training.preparation import make_deterministic, method_from_params, prepared_model
 from lorascope.training.reading import Reading
 from lorascope.training.result import linear_parameters
@@ -94,10 +94,8 @@ def train(workload: Workload, *, runs: int) -> dict[str, Any]:
             method=method_of(workload),
             reading=reading,
             columns=workload.train,
-            train=spec,
-            learning_rate=LEARNING_RATE[setting.method],
-            seeds=Seeds.model_validate(seed),
-            validate=lambda model: {},
+            recipe=Recipe(spec, LEARNING_RATE[setting.method], Seeds.model_validate(seed)),
+            callbacks=Callbacks(lambda model: {}),
         )
         for seed in range(1, runs + 1)
     ]

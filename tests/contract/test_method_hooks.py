@@ -23,7 +23,7 @@ from lorascope.study.methods.lora import LoraSpec
 from lorascope.study.spec import Seeds
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Gang
-from lorascope.training.member import Member
+from lorascope.training.member import Callbacks, Member, Recipe
 from lorascope.training.preparation import prepared_model
 
 SHARE, WARM_UPDATES = 0.5, 2
@@ -76,10 +76,8 @@ def gang_of(base: BaseModel, columns: ColumnStore, method: LoRA, *seeds: int, **
             method=method,
             reading=tiny_reading(),
             columns=columns,
-            train=TRAIN.model_copy(update=train),
-            learning_rate=5e-2,
-            seeds=Seeds.model_validate(seed),
-            validate=lambda model: {},
+            recipe=Recipe(TRAIN.model_copy(update=train), 5e-2, Seeds.model_validate(seed)),
+            callbacks=Callbacks(lambda model: {}),
         )
         for seed in seeds
     ]

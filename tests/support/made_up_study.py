@@ -19,8 +19,8 @@ def make_study(**changes) -> Study:
         "methods": ["full", "lora"],
         "seeds": SEEDS,
         "hypotheses": {
-            "H1": {"non_inferior": "lora", "to": "full", "margin": "5%"},
-            "H2": {"lower": "lora", "than": "full", "on": "training_seconds", "by": "20%"},
+            "H1": {"non_inferior": "lora", "to": "full", "margin": "5%", "over": "every"},
+            "H2": {"lower": "lora", "than": "full", "on": "training_seconds", "by": "20%", "over": "every"},
         },
         "conclusion": "H1 and H2",
     }

@@ -9,12 +9,13 @@ import numpy as np
 from tiny import tiny_reading
 from torch import Tensor, nn
 
+from lorascope.data.columns import Examples
 from lorascope.methods.base import Method
 from lorascope.models.loading import BaseModel
-from lorascope.study.spec import Seeds
+from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Gang
-from lorascope.training.member import Member, Progress
+from lorascope.training.member import Callbacks, Member, Progress, Recipe
 from lorascope.training.preparation import prepared_model
 
 
@@ -30,9 +31,15 @@ class OneRun:
         seeds: Seeds,
         validate: Callable[[Any], dict[str, float]],
         silence: Callable[[nn.Module], None] = lambda model: None,
-        **settings: Any,
+        columns: Examples,
+        train: TrainSpec,
+        learning_rate: float,
+        **callbacks: Any,
     ) -> None:
-        self.member = Member(method=method, reading=tiny_reading(), seeds=seeds, validate=validate, **settings)
+        self.member = Member(
+            method=method, reading=tiny_reading(), columns=columns,
+            recipe=Recipe(train, learning_rate, seeds), callbacks=Callbacks(validate, **callbacks),
+        )  # fmt: skip
 
         def prepare(members: Any) -> Any:
             model, streams = prepared_model(base, [method], [seeds])

@@ -13,9 +13,10 @@ from report_fixture import Shape, write_analysis
 from served_fixture import ARMS, served_facts, served_frame, served_gates, served_merging, served_trials
 
 from lorascope.stats.analysis import Analysis
-from lorascope.stats.hypotheses import hypothesis_test, judge
+from lorascope.stats.hypotheses import hypothesis_test
 from lorascope.stats.serving.analyse import analyse_serving
 from lorascope.stats.serving.evidence import overhead_evidence
+from lorascope.stats.verdicts import judge
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.spec import Study
 

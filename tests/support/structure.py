@@ -1,8 +1,8 @@
 """What the source code of the package breaks of the caps in CONTRIBUTING.md, found without importing it.
 
-    python tests/support/structure.py > tests/support/structure_debts.txt
+    python tests/support/structure.py
 
-writes down what is left to mend, one thing a line; the list may only get shorter.
+prints what breaks a cap, one thing a line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCE, UNIT_TESTS = ROOT / "src" / "lorascope", ROOT / "tests" / "unit"
-DEBTS = Path(__file__).with_name("structure_debts.txt")
 MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS, MOST_NAME_LETTERS = 400, 60, 8, 70
 LEAST_DOCUMENTED = 0.9
 
@@ -115,18 +114,18 @@ def circles(graph: Mapping[str, set[str]]) -> list[str]:
     return found
 
 
-def debts() -> list[str]:
+def breaches() -> list[str]:
     """Everything that breaks a cap, one sentence each, in order."""
     package = modules()
     found = [f"imports go up: {text}" for text in upward_imports(imports(package), layers())]
     found += [f"imports go in a circle: {text}" for text in circles(imports(package))]
     for name, module in package.items():
-        found += [f"{name} {text}" for text in _debts_of(module)]
+        found += [f"{name} {text}" for text in _breaches_of(module)]
     found += [f"the class {name} stands in {' and '.join(places)}" for name, places in doubled_classes(package).items()]
-    return sorted(found + list(_debts_of_tests()))
+    return sorted(found + list(_breaches_of_tests()))
 
 
-def _debts_of(module: Module) -> Iterator[str]:
+def _breaches_of(module: Module) -> Iterator[str]:
     if len(module.text.splitlines()) > MOST_LINES:
         yield f"has more than {MOST_LINES} lines"
     for function in module.functions():
@@ -209,7 +208,7 @@ def _documents(found: ast.ClassDef, method: str) -> bool:
     return any(isinstance(n, Function) and n.name == method and ast.get_docstring(n) for n in found.body)
 
 
-def _debts_of_tests() -> Iterator[str]:
+def _breaches_of_tests() -> Iterator[str]:
     for path in sorted(UNIT_TESTS.rglob("test_*.py")):
         room = path.parent.relative_to(UNIT_TESTS)
         if not (SOURCE / room).is_dir():
@@ -227,4 +226,4 @@ def _test_names(path: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(debts()))
+    print("\n".join(breaches()))

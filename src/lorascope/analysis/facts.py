@@ -37,6 +37,7 @@ def study_facts(context: StepContext, finished: Finished, study: Study, *, gates
             ],
             "failures": params["failures"],
             "missing_runs": params["missing_runs"],
+            "seeding": params["seeding"],
             "provenance": provenance(finished),
             "protocol_gap": None,
             "not_measured": [],

@@ -24,7 +24,7 @@ from lorascope.study.spec import Study
 
 
 def analyse(context: StepContext) -> JSON:
-    """params: study, steps (role -> label), failures, missing_runs, proposed_by; deps: role -> artifact."""
+    """params: study, steps (role -> label), failures, missing_runs, seeding, proposed_by; deps: role -> artifact."""
     params = context.step.params
     finished = Finished([(role, label, context.deps[role]) for role, label in params["steps"].items()])
     check_same_examples(finished)
@@ -48,6 +48,7 @@ def analyse(context: StepContext) -> JSON:
         broken_arms=broken_arms(gates),
         drift=evidence.drift,
         serving=evidence.serving,
+        seeding=params["seeding"],
     )
     (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))
     facts = study_facts(context, finished, study, gates=gates)

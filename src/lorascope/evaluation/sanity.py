@@ -24,7 +24,7 @@ from lorascope.methods.dropout import silence_dropout
 from lorascope.study.spec import Seeds, TrainSpec
 from lorascope.tasks.description import task_from_result
 from lorascope.training.gang import Gang
-from lorascope.training.member import Member
+from lorascope.training.member import Callbacks, Member, Recipe
 from lorascope.training.preparation import (
     base_for,
     make_deterministic,
@@ -87,10 +87,8 @@ class Bench:
             method=self.method,
             reading=self.reading,
             columns=self.columns.subset(rows),
-            train=settings,
-            learning_rate=learning_rate or self.learning_rate,
-            seeds=_SEEDS,
-            validate=lambda model: {},
+            recipe=Recipe(settings, learning_rate or self.learning_rate, _SEEDS),
+            callbacks=Callbacks(lambda model: {}),
         )
         return Gang(
             [member],

@@ -257,21 +257,21 @@ def attention_forward(
     key: Float[Tensor, "examples kv_heads key width"],
     value: Float[Tensor, "examples kv_heads key width"],
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "examples query heads width"], None]:
     """transformers' own scaled_dot_product_attention, or with dropout the same in steps: softmax in fp32, then the
-    module's StackedDropout."""
+    module's StackedDropout. kwargs: transformers' own, its dropout among them."""
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
     layer: StackedDropout | None = getattr(module, _ATTENTION_DROPOUT, None)
     if layer is None or not layer.training or layer.p == 0:
+        if layer is not None:
+            kwargs["dropout"] = 0.0
         return sdpa_attention_forward(
-            module, query, key, value, attention_mask,
-            dropout=dropout if layer is None else 0.0, scaling=scaling, is_causal=is_causal, **kwargs,
-        )  # fmt: skip
+            module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal, **kwargs
+        )
     if kwargs.get("position_bias") is not None:
         raise NotImplementedError(f"dropout on the attention of {type(module).__name__}, which has position biases")
     groups = query.shape[1] // key.shape[1]

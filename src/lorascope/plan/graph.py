@@ -184,7 +184,13 @@ class _Growing:
         resources = gang_resources(model.identity, method, resolved_training(study, method))
         for seeds in study.seeds:
             label = RunLabel(model.name, task, name, seeds.label)
-            params = {**sanity.params, "seeds": seeds.model_dump(), "protocol": study.protocol, **_snapshots(study)}
+            params = {
+                **sanity.params,
+                "seeds": seeds.model_dump(),
+                "seeds_for": task,
+                "protocol": study.protocol,
+                **_snapshots(study),
+            }
             slug = f"{model.name}-{task}-{method.kind}-{seeds.label}"
             train = self.add(
                 Step(

@@ -62,7 +62,7 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     margins = {
         name: (claim.margin, both_sided if isinstance(claim, Equivalent) else one_sided)
         for name, claim in graph.study.hypotheses.items()
-        if isinstance(claim, NonInferior | Equivalent)
+        if isinstance(claim, NonInferior | Equivalent) and isinstance(claim.margin, float)
     }
     more = {seeds: _difference(seeds, examples) for seeds in (3, 5, 10, 20) if seeds != num_seeds}
     return Detectable(task, metric, num_seeds, examples, _difference(num_seeds, examples), more, margins)

@@ -7,29 +7,28 @@ examples are an error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lorascope.errors import DataError, StudyError
-from lorascope.metrics.quality import QUALITY, common_direction, quality
-from lorascope.registry import nearest
+from lorascope.metrics.quality import QUALITY, quality
 from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score, Verdict
 from lorascope.stats.drift.analysis import analyse_drift
-from lorascope.stats.drift.runs import DriftArm, DriftDraws, Key, read_drift_arms
+from lorascope.stats.drift.runs import DriftDraws, Key, read_drift_arms
 from lorascope.stats.evidence import (
     Arms,
     Pairs,
-    cost_evidence,
-    drift_evidence,
     estimate_quality,
-    no_common_direction,
-    quality_evidence,
-    unless_broken,
 )
-from lorascope.stats.hypotheses import Evidence, Test, adjust, apply_family, hypothesis_test, judge
+from lorascope.stats.facts.study import Seeding
+from lorascope.stats.judging import ALPHA, Findings, judge_hypotheses
 from lorascope.stats.measurements import validate_measurements
 from lorascope.stats.quality.anova import method_by_task_anova
-from lorascope.stats.quality.arms import ScoredArm, read_arms
+from lorascope.stats.quality.arms import BASELINE_PREFIX, ScoredArm, read_arms, read_baselines
+from lorascope.stats.quality.collapse import collapsed_runs
+from lorascope.stats.quality.multibootstrap import estimate_difference, metric_scores
 from lorascope.stats.quality.paired import (
     discordance_odds_ratio,
     hedges_g,
@@ -41,15 +40,14 @@ from lorascope.stats.quality.paired import (
 )
 from lorascope.stats.quality.power import detectable_after
 from lorascope.stats.serving.analysis import ServingAnalysis
-from lorascope.stats.serving.evidence import overhead_evidence
+from lorascope.stats.verdicts import adjust
 from lorascope.study.conclusion import parse_conclusion
-from lorascope.study.hypothesis import Equivalent, Lower, NonInferior, Overhead, Superior, compared
+from lorascope.study.hypothesis import Lower, Overhead, compared
 from lorascope.study.spec import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ALPHA = 0.05
 _SUMMARY_TOLERANCE = 1e-6
 
 
@@ -61,6 +59,7 @@ def analyse_study(
     broken_arms: Mapping[Key, str] | None = None,
     drift: Mapping[Key, DriftDraws] | None = None,
     serving: ServingAnalysis | None = None,
+    seeding: Seeding = "derived",
     generator_seed: int = 0,
 ) -> Analysis:
     """Scores, paired comparisons, verdicts and the conclusion of a study.
@@ -68,7 +67,7 @@ def analyse_study(
     measurements: the table of `lorascope.stats.measurements`. primary: task -> its primary metric. broken_arms: (model,
     task, method) -> the gate it failed; no hypothesis about quality or drift rests on such an arm. drift: (model,
     task, method) -> the arm's drift under resamples of the probe examples, of every arm with drift in the table.
-    serving: of `analyse_serving`, if the study serves.
+    serving: of `analyse_serving`, if the study serves. seeding: whether tasks started from the same numbers.
     generator_seed: of the bootstrap over examples (accuracy and other means need no draws).
     Raises DataError if arms were scored on different examples or summaries contradict the per-example rows, StudyError
     for a hypothesis on an unknown metric or method.
@@ -79,18 +78,24 @@ def analyse_study(
             raise StudyError(
                 f"task {task.name} has no primary metric", hint=f"Given for: {', '.join(primary) or 'none'}."
             )
-    arms = read_arms(study, table)
-    pairs = Pairs(arms, generator_seed)
+    arms, baselines = read_arms(study, table), read_baselines(study, table)
+    pairs = Pairs({**arms, **baselines}, generator_seed)
     scores = [_score(arm, primary[arm.task]) for arm in arms.values()]
-    _require_agreeing_summaries(scores, table)
-    comparisons = _correct_comparisons([
-        _compare(pairs, arms[model, task, method], arms[model, task, reference], primary[task])
-        for model, task, method, reference in _pairs_to_compare(study)
-        if pairs.seeds((model, task, method), (model, task, reference))
-    ])  # fmt: skip
+    others = _other_metrics(table, primary)
+    other_scores = [_score(arm, metric) for arm in arms.values() for metric in others.get(arm.task, ())]
+    _require_agreeing_summaries([*scores, *other_scores], table)
+    compared_arms = [
+        found for found in _pairs_to_compare(study) if pairs.seeds((*found[:2], found[2]), (*found[:2], found[3]))
+    ]
+    comparisons = _comparisons(pairs, [(found, primary[found[1]]) for found in compared_arms])
+    other_comparisons = _comparisons(
+        pairs, [(found, metric) for found in compared_arms for metric in others.get(found[1], ())]
+    )
     drift_arms = read_drift_arms(study, table, drift or {})
-    measured = _Findings(study, pairs, table, primary, broken_arms or {}, drift_arms, serving)
-    hypotheses = _judge_hypotheses(measured)
+    measured = Findings(study, pairs, table, primary, broken_arms or {}, drift_arms, serving, seeding,
+        collapsed_runs(arms, baselines, primary),
+    )  # fmt: skip
+    hypotheses = judge_hypotheses(measured)
     return Analysis(
         alpha=ALPHA,
         family=_families(len(hypotheses), len(comparisons)),
@@ -100,8 +105,17 @@ def analyse_study(
         conclusion=_conclude(study, hypotheses),
         anova=method_by_task_anova(scores),
         notes=_notes(study, arms),
-        drift=analyse_drift(study, table, drift_arms, primary=primary),
+        drift=analyse_drift(study, table, drift_arms, primary=primary, seeding=seeding),
         serving=serving,
+        collapsed=measured.collapsed,
+        other_scores=other_scores,
+        other_comparisons=other_comparisons,
+        baselines=[
+            _baseline_score(arm, metric, generator_seed)
+            for arm in baselines.values()
+            for metric in (primary[arm.task], *others.get(arm.task, ()))
+            if _has_columns(arm, metric)
+        ],
     )
 
 
@@ -109,7 +123,9 @@ def analyse_study(
 
 
 def _score(arm: ScoredArm, metric: str) -> Score:
-    values = arm.seed_scores(quality(metric, where=f"tasks.{arm.task}"))
+    row = quality(metric, where=f"tasks.{arm.task}")
+    values = arm.seed_scores(row)
+    interval = t_interval(values)
     return Score(
         model=arm.model,
         task=arm.task,
@@ -117,10 +133,51 @@ def _score(arm: ScoredArm, metric: str) -> Score:
         metric=metric,
         mean=float(values.mean()),
         sd=float(values.std(ddof=1)) if len(values) > 1 else None,
-        interval=t_interval(values),
+        interval=interval.within(row.low, row.high) if interval else None,
         seeds={seed: float(value) for seed, value in zip(arm.seeds, values, strict=True)},
         num_examples=len(arm.examples),
     )
+
+
+def _baseline_score(baseline: ScoredArm, metric: str, generator_seed: int) -> Score:
+    """With an interval over test examples (and over draws, where the baseline draws)."""
+    row = quality(metric)
+    assert row.estimator is not None
+    scores = metric_scores(
+        row.estimator,
+        baseline.columns(row, baseline.seeds),
+        num_classes=baseline.num_classes(row),
+        generator=np.random.default_rng(generator_seed),
+    )
+    estimate = estimate_difference(scores, continuous=row.width is None)
+    interval = estimate.interval(0.95, method="bootstrap over examples").within(row.low, row.high)
+    return Score(
+        model=baseline.model,
+        task=baseline.task,
+        method=baseline.method,
+        metric=metric,
+        mean=estimate.mean,
+        sd=float(scores.values.std(ddof=1)) if len(scores.values) > 1 else None,
+        interval=interval,
+        seeds={seed: float(value) for seed, value in zip(baseline.seeds, scores.values, strict=True)},
+        num_examples=len(baseline.examples),
+    )
+
+
+def _other_metrics(table: pd.DataFrame, primary: Mapping[str, str]) -> dict[str, list[str]]:
+    """Task -> its metrics besides the primary one, as its runs report them; the loss is what is trained on, no score."""
+    rows: Any = table[(table["split"] == "test") & table["example_id"].isna() & table["metric"].isin(list(QUALITY))]
+    rows = rows[~rows["method"].str.startswith(BASELINE_PREFIX)]
+    found: dict[str, list[str]] = {}
+    for task, metric in dict.fromkeys(zip(rows["task"], rows["metric"], strict=True)):
+        if metric not in (primary.get(task), "loss"):
+            found.setdefault(task, []).append(metric)
+    return found
+
+
+def _has_columns(arm: ScoredArm, metric: str) -> bool:
+    row = quality(metric)
+    return row.estimator is not None and {*row.estimator.columns} <= {*arm.rows}
 
 
 def _require_agreeing_summaries(scores: Sequence[Score], table: pd.DataFrame) -> None:
@@ -170,11 +227,23 @@ def _pairs_to_compare(study: Study) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def _comparisons(pairs: Pairs, wanted: Sequence[tuple[tuple[str, str, str, str], str]]) -> list[Comparison]:
+    """One a ((model, task, method, reference), metric), corrected together."""
+    return _correct_comparisons(
+        [
+            _compare(pairs, pairs.arms[model, task, method], pairs.arms[model, task, reference], metric)
+            for (model, task, method, reference), metric in wanted
+        ]
+    )
+
+
 def _compare(pairs: Pairs, method: ScoredArm, reference: ScoredArm, metric: str) -> Comparison:
     seeds = pairs.seeds((method.model, method.task, method.method), (method.model, method.task, reference.method))
     differences = pairs.differences(method, reference, metric=metric, seeds=seeds)
     estimate = estimate_quality(differences, metric)
     how = "multi-bootstrap" if len(seeds) > 1 else "paired by example, this seed only"
+    reach = quality(metric).width
+    low = None if reach is None else -reach
     tables = []
     odds = None
     if "correct" in method.rows and "correct" in reference.rows:
@@ -187,8 +256,8 @@ def _compare(pairs: Pairs, method: ScoredArm, reference: ScoredArm, metric: str)
         method=method.method,
         reference=reference.method,
         metric=metric,
-        difference=estimate.interval(0.95, method=how),
-        difference_90=estimate.interval(0.90, method=how),
+        difference=estimate.interval(0.95, method=how).within(low, reach),
+        difference_90=estimate.interval(0.90, method=how).within(low, reach),
         p_value=estimate.p_two_sided() if len(seeds) > 1 else None,
         p_holm=None,
         p_bonferroni=None,
@@ -216,84 +285,7 @@ def _correct_comparisons(comparisons: list[Comparison]) -> list[Comparison]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------- hypotheses
-
-
-@dataclass(frozen=True)
-class _Findings:
-    """What hypotheses are judged by. primary: task -> its primary metric. broken: arm -> the gate it failed."""
-
-    study: Study
-    pairs: Pairs
-    table: pd.DataFrame
-    primary: Mapping[str, str]
-    broken: Mapping[Key, str]
-    drift_arms: Mapping[Key, DriftArm]
-    serving: ServingAnalysis | None
-
-
-def _judge_hypotheses(measured: _Findings) -> list[HypothesisResult]:
-    results, p_values = [], []
-    for name, hypothesis in measured.study.hypotheses.items():
-        if isinstance(hypothesis, Overhead):
-            test, over = hypothesis_test(hypothesis), hypothesis.at
-            parts, average = overhead_evidence(measured.study, hypothesis, measured.serving)
-        else:
-            test, over, parts, average = _trained(measured, name, hypothesis)
-        result, p_value = judge(
-            name, test, metric=hypothesis.on, parts=parts, average=average, over=over, alpha=ALPHA
-        )  # fmt: skip
-        results.append(result)
-        p_values.append(p_value)
-    return apply_family(results, p_values, ALPHA)
-
-
-def _trained(
-    measured: _Findings, name: str, hypothesis: NonInferior | Equivalent | Superior | Lower
-) -> tuple[Test, str, list[Evidence], Evidence]:
-    """The test and the evidence of a claim about trained runs: their quality, cost or drift."""
-    study, on = measured.study, hypothesis.on
-    metrics = {task.name: measured.primary[task.name] if on == "primary" else on for task in study.tasks}
-    test = hypothesis_test(hypothesis, tuple(dict.fromkeys(metrics.values())))
-    _require_methods(study, name, test)
-    if isinstance(hypothesis, Lower):
-        if on != "drift":
-            return test, hypothesis.over, *cost_evidence(study, test, metrics, table=measured.table)
-        found = drift_evidence(study, test, arms=measured.drift_arms)
-    else:
-        _require_metrics(name, metrics, measured.pairs)
-        one_way = common_direction(metrics.values()) is not None
-        gather = quality_evidence if one_way else no_common_direction
-        found = gather(study, test, metrics, pairs=measured.pairs)
-    return test, hypothesis.over, *unless_broken(*found, test, measured.broken)
-
-
-def _require_methods(study: Study, name: str, test: Test) -> None:
-    methods = [method.name for method in study.methods]
-    for arm in (test.method, test.reference):
-        if arm not in methods:
-            close = nearest(arm, methods)
-            raise StudyError(
-                f"hypothesis {name} names the method {arm!r}, which this study does not have",
-                hint=f"Methods: {', '.join(methods)}." + (f" Did you mean {close!r}?" if close else ""),
-                where=f"hypotheses.{name}",
-            )
-
-
-def _require_metrics(name: str, metrics: Mapping[str, str], pairs: Pairs) -> None:
-    """Every metric of a claim about quality is made of columns that are measured on each test example."""
-    measured = {column for arm in pairs.arms.values() for column in arm.rows}
-    allowed = [
-        row.name for row in QUALITY.values() if not measured or (row.estimator and measured >= {*row.estimator.columns})
-    ]
-    for metric in metrics.values():
-        if metric not in allowed:
-            close = nearest(metric, allowed)
-            raise StudyError(
-                f"hypothesis {name} is about {metric!r}, which is not a metric measured on each test example",
-                hint=f"Allowed: primary, {', '.join(allowed)}." + (f" Did you mean {close!r}?" if close else ""),
-                where=f"hypotheses.{name}.on",
-            )
+# ------------------------------------------------------------------------------------------- conclusion and notes
 
 
 def _conclude(study: Study, hypotheses: Sequence[HypothesisResult]) -> dict | None:
@@ -303,9 +295,6 @@ def _conclude(study: Study, hypotheses: Sequence[HypothesisResult]) -> dict | No
     expression = parse_conclusion(study.conclusion, verdicts)
     values = {name: verdicts[name] for name in expression.names()}
     return {"text": study.conclusion, "verdict": expression.evaluate(verdicts), "values": values}
-
-
-# ------------------------------------------------------------------------------------------------------------ notes
 
 
 def _notes(study: Study, arms: Arms) -> list[str]:

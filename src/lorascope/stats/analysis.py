@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lorascope.stats.interval import Interval as Interval
 from lorascope.stats.interval import rebuild
 from lorascope.stats.serving.analysis import ServingAnalysis
 from lorascope.study.conclusion import Verdict as Verdict
+
+Side = Literal["support", "refutation"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Part:
-    """One (model, task) of a hypothesis, or the average over them ("*")."""
+    """One (model, task) of a hypothesis, or the average over them ("*").
+
+    side: what the p-values are of: the claim's support, or its refutation. p_value: of this part alone. p_holm: what the
+    verdict is decided by, at most alpha where it is not inconclusive; p_bonferroni: the same by Bonferroni.
+    """
 
     model: str
     task: str
@@ -85,13 +91,15 @@ class Part:
     num_seeds: int
     num_examples: int
     reason: str
+    side: Side = "support"
 
 
 @dataclass(frozen=True)
 class HypothesisResult:
     """One hypothesis: its claim in plain words, its verdict, the parts it rests on, and what would decide it.
 
-    p_value: of the support for the whole; p_holm, p_bonferroni: adjusted over all hypotheses of the study.
+    side: what the p-values are of: the support, or where it is refuted the refutation. p_value: of the whole hypothesis;
+    p_holm, p_bonferroni: adjusted over all hypotheses of the study. is_ratio: estimates are shares of the reference's mean.
     """
 
     name: str
@@ -109,6 +117,34 @@ class HypothesisResult:
     p_value: float | None = None
     p_holm: float | None = None
     p_bonferroni: float | None = None
+    side: Side = "support"
+    without_collapsed: SoundRunsResult | None = None
+    is_ratio: bool = False
+
+
+@dataclass(frozen=True)
+class CollapsedRun:
+    """A run that learnt nothing, and how that shows ("predicts class 1 for all 408 test examples")."""
+
+    model: str
+    task: str
+    method: str
+    seed: str
+    why: str
+
+
+@dataclass(frozen=True)
+class SoundRunsResult:
+    """A hypothesis without the collapsed runs of its arms: secondary, for the claim is about all runs.
+
+    num_left_out: those runs. average: as of the hypothesis. verdict: what it would be alone, not corrected over the study.
+    unstable: the arms that lost more than one run in five, "lora on mrpc with m: 2 of 5 runs collapsed".
+    """
+
+    num_left_out: int
+    average: Interval | None
+    verdict: Verdict
+    unstable: list[str]
 
 
 @dataclass(frozen=True)
@@ -178,7 +214,9 @@ class DriftAnalysis:
 @dataclass(frozen=True)
 class Analysis:
     """Everything a report states. anova: method x task on seed scores (None if not estimable); drift, serving: None if
-    they were not measured."""
+    they were not measured. scores, comparisons: of each task's primary metric; other_scores, other_comparisons: of its
+    further metrics, a family of their own. baselines: scores of what needs no training. collapsed: runs that learnt
+    nothing."""
 
     alpha: float
     family: str
@@ -190,6 +228,10 @@ class Analysis:
     notes: list[str] = field(default_factory=list)
     drift: DriftAnalysis | None = None
     serving: ServingAnalysis | None = None
+    collapsed: list[CollapsedRun] = field(default_factory=list)
+    other_scores: list[Score] = field(default_factory=list)
+    other_comparisons: list[Comparison] = field(default_factory=list)
+    baselines: list[Score] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """JSON literals; `from_json` gives an equal object back. Numbers that do not exist are None, never NaN.

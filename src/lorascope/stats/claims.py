@@ -38,6 +38,17 @@ def margin_claim(method: str, reference: str, metrics: Sequence[str], margin: fl
     return f"the {spoken(metrics)} of {method} is at most {above} above that of {reference}"
 
 
+def relative_claim(
+    method: str, reference: str, metrics: Sequence[str], limit: float, direction: Direction
+) -> tuple[str, str]:
+    """The claim, and its bound in words: "lora reaches at least 97% of the accuracy of full", "at or above 97% of full"."""
+    if direction == "higher":
+        claim = f"{method} reaches at least {100 * limit:g}% of the {spoken(metrics)} of {reference}"
+        return claim, f"at or above {100 * limit:g}% of {reference}"
+    claim = f"the {spoken(metrics)} of {method} is at most {100 * limit:g}% of that of {reference}"
+    return claim, f"at or below {100 * limit:g}% of {reference}"
+
+
 def superior_claim(method: str, reference: str, metrics: Sequence[str], direction: Direction) -> str:
     """ "lora has a higher accuracy than full"; "lora has a lower perplexity than full"."""
     return f"{method} has a {direction} {spoken(metrics)} than {reference}"
@@ -81,4 +92,6 @@ def relation(interval: Interval, verdict: Verdict, *, low: float | None, high: f
         return f"no part of the {level} lies {bounds}"
     if outside:
         return f"no part of the {level} lies {bounds}, but the refutation does not survive its correction"
-    return f"the {level} lies {bounds}, too close to call" if inside else f"only part of the {level} lies {bounds}"
+    if inside:
+        return f"the whole {level} lies {bounds}, but the support does not survive its correction"
+    return f"only part of the {level} lies {bounds}"

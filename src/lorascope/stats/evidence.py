@@ -14,7 +14,15 @@ import numpy as np
 
 from lorascope.errors import DataError
 from lorascope.metrics.quality import quality, share_a_scale
-from lorascope.stats.drift.runs import NO_SHARED_SEED, DriftArm, Key, average_over_models, estimate_log_ratio
+from lorascope.stats.drift.runs import (
+    NO_SHARED_SEED,
+    DriftArm,
+    DriftSample,
+    Key,
+    average_log_ratios,
+    estimate_log_ratio,
+)
+from lorascope.stats.facts.study import Seeding
 from lorascope.stats.hypotheses import ONE_SEED, Evidence, Test
 from lorascope.stats.quality.arms import ScoredArm
 from lorascope.stats.quality.multibootstrap import (
@@ -22,14 +30,18 @@ from lorascope.stats.quality.multibootstrap import (
     SeedDifferences,
     average_differences,
     average_estimates,
+    average_over_tasks,
     estimate_difference,
     metric_differences,
+    metric_scores,
+    ratio_of_means,
 )
 from lorascope.study.spec import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
+NOT_ALL_MEASURED = "not every model and task is measured yet"
 _SAME_IN_EVERY_SEED = ("trainable_parameters", "export_bytes")
 
 Arms = Mapping[tuple[str, str, str], ScoredArm]
@@ -61,6 +73,25 @@ class Pairs:
             num_classes=max(arm.num_classes(row) for arm in (method, reference)),
             generator=np.random.default_rng(self.generator_seed),
         )
+
+    def scores(self, arm: ScoredArm, *, metric: str, seeds: tuple[str, ...]) -> SeedDifferences:
+        """What each seed of an arm scores, under the resamples that all arms share."""
+        row = quality(metric)
+        assert row.estimator is not None
+        return metric_scores(
+            row.estimator,
+            arm.columns(row, seeds),
+            num_classes=arm.num_classes(row),
+            generator=np.random.default_rng(self.generator_seed),
+        )
+
+    def ratio(
+        self, method: ScoredArm, reference: ScoredArm, *, metric: str, seeds: tuple[str, ...]
+    ) -> BootstrapEstimate:
+        """The ratio of the arms' means over seeds and examples."""
+        scores = [[self.scores(arm, metric=metric, seeds=seeds)] for arm in (method, reference)]
+        ratio, (around,) = ratio_of_means(*scores)
+        return replace(estimate_quality(around, metric), mean=ratio)
 
     def estimate(
         self, method: ScoredArm, reference: ScoredArm, *, metric: str, seeds: tuple[str, ...]
@@ -95,10 +126,10 @@ def unless_broken(
 
 
 def no_common_direction(
-    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: Pairs
+    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: Pairs, seeding: Seeding
 ) -> tuple[list[Evidence], Evidence]:
     """No evidence: of one metric more is better, of another less, so that one threshold cannot hold for both."""
-    del pairs
+    del pairs, seeding
     ways = "; ".join(f"{task}: {name}, {quality(name).direction} is better" for task, name in metrics.items())
     why = f"the tasks' metrics are not of one direction ({ways}), so one claim cannot span them"
     remedy = "a claim `on` a metric that every task has, or a study for each kind of task"
@@ -109,56 +140,83 @@ def no_common_direction(
 
 
 def quality_evidence(
-    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: Pairs
+    study: Study, test: Test, metrics: Mapping[str, str], *, pairs: Pairs, seeding: Seeding
 ) -> tuple[list[Evidence], Evidence]:
     """Evidence for each (model, task), and for their average.
 
-    Tasks have examples of their own, so their estimates are independent; models of a task share its examples and are
-    averaged before the variance is taken.
+    Tasks have examples of their own; models of a task share its examples and are averaged before the variance is taken.
     """
     parts: dict[tuple[str, str], Evidence] = {}
-    by_task: list[BootstrapEstimate] = []
-    for task in study.tasks:
-        keys = [(m.name, task.name, arm) for m in study.models for arm in (test.method, test.reference)]
-        shared = pairs.seeds(*keys)
-        for model in study.models:
-            first, second = ((model.name, task.name, arm) for arm in (test.method, test.reference))
-            parts[model.name, task.name] = _part_evidence(pairs, first, second, metrics[task.name])
-        if shared:
-            arms = [(pairs.arms[keys[i]], pairs.arms[keys[i + 1]]) for i in range(0, len(keys), 2)]
-            differences = [pairs.differences(a, b, metric=metrics[task.name], seeds=shared) for a, b in arms]
-            by_task.append(estimate_quality(average_differences(differences), metrics[task.name]))
-    average = _average_evidence(list(parts.values()), by_task, len(study.tasks))
+    arms_of = {
+        task.name: [(m.name, task.name, arm) for m in study.models for arm in (test.method, test.reference)]
+        for task in study.tasks
+    }
+    for task, keys in arms_of.items():
+        for first, second in zip(keys[::2], keys[1::2], strict=True):
+            parts[first[0], task] = _part_evidence(pairs, first, second, metric=metrics[task], is_ratio=test.is_ratio)
+    in_all = pairs.seeds(*(key for keys in arms_of.values() for key in keys))
+    by_task, centre = [], 0.0
+    seeds_of = {task: in_all if seeding == "shared" else pairs.seeds(*keys) for task, keys in arms_of.items()}
+    measured = {task: seeds for task, seeds in seeds_of.items() if seeds}
+    if test.is_ratio and measured:
+        scored = [
+            [
+                average_differences([pairs.scores(pairs.arms[key], metric=metrics[task], seeds=seeds) for key in keys])
+                for task, seeds in measured.items()
+                for keys in [arms_of[task][side::2]]
+            ]
+            for side in (0, 1)
+        ]
+        centre, by_task = ratio_of_means(*scored)
+    elif measured:
+        for task, seeds in measured.items():
+            arms = [
+                (pairs.arms[a], pairs.arms[b]) for a, b in zip(arms_of[task][::2], arms_of[task][1::2], strict=True)
+            ]
+            differences = [pairs.differences(a, b, metric=metrics[task], seeds=seeds) for a, b in arms]
+            by_task.append(average_differences(differences))
+    average = Evidence("*", "*", None, False, NOT_ALL_MEASURED)
     if not share_a_scale(metrics.values()):
         names = ", ".join(dict.fromkeys(metrics.values()))
         why = f"the tasks' metrics ({names}) have no unit in common, so that their mean says nothing"
         average = Evidence("*", "*", None, False, why, "a claim `on` one metric, or `over: every`")
+    elif len(by_task) == len(study.tasks):
+        is_unbounded = any(quality(metric).width is None for metric in metrics.values())
+        estimate = estimate_average(by_task, seeding=seeding, continuous=is_unbounded)
+        estimate = replace(estimate, mean=estimate.mean + centre)
+        average = _average_evidence(list(parts.values()), estimate)
     return list(parts.values()), average
 
 
-def _part_evidence(pairs: Pairs, first: tuple[str, str, str], second: tuple[str, str, str], metric: str) -> Evidence:
+def estimate_average(by_task: Sequence[SeedDifferences], *, seeding: Seeding, continuous: bool) -> BootstrapEstimate:
+    """The mean over tasks. Seeds that tasks share are averaged over tasks first; derived ones are independent."""
+    if seeding == "shared" and len(by_task) > 1:
+        return estimate_difference(average_over_tasks(by_task), continuous=continuous)
+    return average_estimates([estimate_difference(one, continuous=continuous) for one in by_task])
+
+
+def _part_evidence(
+    pairs: Pairs, first: tuple[str, str, str], second: tuple[str, str, str], *, metric: str, is_ratio: bool
+) -> Evidence:
     seeds = pairs.seeds(first, second)
     if not seeds:
         absent = [key[2] for key in (first, second) if key not in pairs.arms]
         why = f"{' and '.join(absent)} not measured yet" if absent else "the two arms share no seed"
         return Evidence(first[0], first[1], None, False, why)
-    estimate = pairs.estimate(pairs.arms[first], pairs.arms[second], metric=metric, seeds=seeds)
+    estimated = pairs.ratio if is_ratio else pairs.estimate
+    estimate = estimated(pairs.arms[first], pairs.arms[second], metric=metric, seeds=seeds)
     usable = len(seeds) > 1
     return Evidence(first[0], first[1], estimate, usable, "" if usable else ONE_SEED)
 
 
-def _average_evidence(parts: Sequence[Evidence], estimates: Sequence[BootstrapEstimate], expected: int) -> Evidence:
-    if len(estimates) < expected:
-        return Evidence("*", "*", None, False, "not every model and task is measured yet")
-    unusable = next((part for part in parts if not part.usable), None)
-    one_seed = unusable is not None or any(
-        e.num_seeds < 2 and e.variance > 0 and e.shared_variance > 0 for e in estimates
-    )
-    return Evidence("*", "*", average_estimates(estimates), not one_seed, ONE_SEED if one_seed else "")
+def _average_evidence(parts: Sequence[Evidence], estimate: BootstrapEstimate) -> Evidence:
+    """The average may decide only where each of its parts could."""
+    one_seed = any(not part.usable for part in parts) or (estimate.num_seeds < 2 and estimate.variance > 0)
+    return Evidence("*", "*", estimate, not one_seed, ONE_SEED if one_seed else "")
 
 
 def cost_evidence(
-    study: Study, test: Test, metrics: Mapping[str, str], *, table: pd.DataFrame
+    study: Study, test: Test, metrics: Mapping[str, str], *, table: pd.DataFrame, seeding: Seeding
 ) -> tuple[list[Evidence], Evidence]:
     """Logs of cost ratios, paired by seed: their mean is the log ratio of geometric seed means."""
     costs = table[table["split"].isna() & table["example_id"].isna() & table["site"].isna() & table["layer"].isna()]
@@ -168,21 +226,30 @@ def cost_evidence(
             costs["model"], costs["task"], costs["method"], costs["seed"], costs["metric"], costs["value"], strict=True
         )
     }
-    parts = []
+    logs: dict[tuple[str, str], dict[str, float]] = {}
     for model in study.models:
         for task in study.tasks:
             metric = metrics[task.name]
-            logs = []
+            found = logs.setdefault((model.name, task.name), {})
             for seed in study.seeds:
                 first, second = (
                     values.get((model.name, task.name, arm, seed.label, metric))
                     for arm in (test.method, test.reference)
                 )
                 if first is not None and second is not None:
-                    logs.append(_log_ratio(first, second, metric, f"{model.name} on {task.name}, seed {seed.label}"))
-            parts.append(_cost_part(model.name, task.name, metric, np.array(logs)))
+                    place = f"{model.name} on {task.name}, seed {seed.label}"
+                    found[seed.label] = _log_ratio(first, second, metric, place)
+    parts = [_cost_part(model, task, metrics[task], list(found.values())) for (model, task), found in logs.items()]
     estimates = [part.estimate for part in parts if part.estimate is not None]
-    return parts, _average_evidence(parts, estimates, len(parts))
+    if len(estimates) < len(parts):
+        return parts, Evidence("*", "*", None, False, NOT_ALL_MEASURED)
+    if seeding == "shared" and len(parts) > 1:
+        seeds = [seed.label for seed in study.seeds if all(seed.label in found for found in logs.values())]
+        if not seeds:
+            return parts, Evidence("*", "*", None, False, "no seed is measured in every part")
+        means = [float(np.mean([found[seed] for found in logs.values()])) for seed in seeds]
+        return parts, _average_evidence(parts, _estimate_of_logs(means))
+    return parts, _average_evidence(parts, average_estimates(estimates))
 
 
 def _log_ratio(first: float, second: float, metric: str, place: str) -> float:
@@ -194,17 +261,23 @@ def _log_ratio(first: float, second: float, metric: str, place: str) -> float:
     return math.log(first / second)
 
 
-def _cost_part(model: str, task: str, metric: str, logs: np.ndarray) -> Evidence:
-    n = len(logs)
-    if not n:
+def _cost_part(model: str, task: str, metric: str, logs: Sequence[float]) -> Evidence:
+    if not logs:
         return Evidence(model, task, None, False, f"no seed has {metric} of both arms")
-    between = float(logs.var(ddof=1)) if n > 1 else 0.0
-    estimate = BootstrapEstimate(float(logs.mean()), between / n, max(n - 1, 1), between, 0.0, 0.0, n, 0)
-    usable = n > 1 or metric in _SAME_IN_EVERY_SEED
-    return Evidence(model, task, estimate, usable, "" if usable else ONE_SEED)
+    usable = len(logs) > 1 or metric in _SAME_IN_EVERY_SEED
+    return Evidence(model, task, _estimate_of_logs(logs), usable, "" if usable else ONE_SEED)
 
 
-def drift_evidence(study: Study, test: Test, *, arms: Mapping[Key, DriftArm]) -> tuple[list[Evidence], Evidence]:
+def _estimate_of_logs(logs: Sequence[float]) -> BootstrapEstimate:
+    """The mean of one number a seed; no examples play a part."""
+    n = len(logs)
+    between = float(np.var(logs, ddof=1)) if n > 1 else 0.0
+    return BootstrapEstimate(float(np.mean(logs)), between / n, max(n - 1, 1), between, 0.0, 0.0, n, 0)
+
+
+def drift_evidence(
+    study: Study, test: Test, *, arms: Mapping[Key, DriftArm], seeding: Seeding
+) -> tuple[list[Evidence], Evidence]:
     """Logs of ratios of drift, a run's drift being its mean over the residual stream's layers, paired by seed and by
     resample of the probe examples. Tasks have examples of their own; models of a task share theirs."""
     parts = [_drift_part(model.name, task.name, test, arms=arms) for task in study.tasks for model in study.models]
@@ -212,10 +285,20 @@ def drift_evidence(study: Study, test: Test, *, arms: Mapping[Key, DriftArm]) ->
     if without is not None:
         why = f"{without.model} on {without.task}: {without.why}"
         return parts, Evidence("*", "*", None, False, why, without.remedy)
-    by_task = [
-        average_over_models([p.estimate for p in parts if p.task == task.name and p.estimate]) for task in study.tasks
-    ]
-    return parts, _average_evidence(parts, by_task, len(study.tasks))
+    samples = {
+        model.name: [_samples(model.name, task.name, test, arms=arms) for task in study.tasks] for model in study.models
+    }
+    estimate, why = average_log_ratios(list(samples.values()), seeding=seeding)
+    if estimate is None:
+        return parts, Evidence("*", "*", None, False, why)
+    return parts, _average_evidence(parts, estimate)
+
+
+def _samples(model: str, task: str, test: Test, *, arms: Mapping[Key, DriftArm]) -> tuple[DriftSample, DriftSample]:
+    """The drift of both arms in one number a run; both were measured."""
+    first, second = (arms[model, task, method].overall() for method in (test.method, test.reference))
+    assert first is not None and second is not None
+    return first, second
 
 
 def _drift_part(model: str, task: str, test: Test, *, arms: Mapping[Key, DriftArm]) -> Evidence:

@@ -1,23 +1,30 @@
-"""From an estimate to a verdict: supported, refuted or inconclusive, and what would decide it.
+"""A hypothesis as a test: what it claims about one number, and how an estimate of that number speaks for or against it.
 
-Every hypothesis is one test per (model, task) part, or one on their average. "every" is an intersection-union test
-(Berger 1982): supported only if each part is, at the unadjusted level; it is refuted as soon as one part is refuted
-after Holm's correction over the parts. Supporting p-values are then Holm-adjusted over all hypotheses of the study.
+Every claim with a direction is one-sided at 5%, so the interval that decides is the 90% interval. An equivalence claims
+two directions at once (Schuirmann 1987). How the parts of a hypothesis make one verdict is in stats/verdicts.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lorascope.metrics.metric import Direction
 from lorascope.metrics.quality import common_direction
-from lorascope.stats.analysis import HypothesisResult, Interval, Part, Verdict
-from lorascope.stats.claims import amount, edge, lower_claim, margin_claim, overhead_claim, relation, superior_claim
+from lorascope.stats.analysis import Interval
+from lorascope.stats.claims import (
+    amount,
+    edge,
+    lower_claim,
+    margin_claim,
+    overhead_claim,
+    relative_claim,
+    spoken,
+    superior_claim,
+)
 from lorascope.stats.quality.multibootstrap import BootstrapEstimate
-from lorascope.stats.quality.power import what_would_decide, what_would_decide_by_repeats
 from lorascope.stats.serving.repeats import ratio_over_repeats
-from lorascope.study.hypothesis import Equivalent, Hypothesis, Lower, NonInferior, Overhead, Superior
+from lorascope.study.hypothesis import Equivalent, Hypothesis, Lower, NonInferior, Overhead, RelativeMargin, Superior
 
 ONE_SEED = "one seed: nothing can be said about other seeds"
 
@@ -28,6 +35,7 @@ class Test:
 
     tail: one-sided level of the deciding bound. distance: how far an estimate is from the nearest threshold.
     low, high: bounds of what the claim allows, on the scale of `show` (None: open); bounds: the same in words.
+    is_ratio: estimates are the arm's mean as a share of the reference's.
     examples: what the examples are called that the estimate is also a sample of (None: it is of none). unit: what is
     repeated. scope: what "every" and "average" range over. joint: between a part's model and its place.
     """
@@ -49,6 +57,7 @@ class Test:
     unit: str = "seeds"
     scope: tuple[str, str] = ("on every model and task", "on average over models and tasks")
     joint: str = " on "
+    is_ratio: bool = False
 
 
 def hypothesis_test(hypothesis: Hypothesis, metrics: Sequence[str] = ()) -> Test:
@@ -69,6 +78,8 @@ def hypothesis_test(hypothesis: Hypothesis, metrics: Sequence[str] = ()) -> Test
 def _non_inferiority_test(hypothesis: NonInferior, metrics: Sequence[str], direction: Direction) -> Test:
     """Differences are method - reference in the metric's unit: a loss is below 0 where higher is better, else above."""
     arm, to = hypothesis.non_inferior, hypothesis.to
+    if isinstance(hypothesis.margin, RelativeMargin):
+        return _relative_non_inferiority_test(arm, to, hypothesis.margin.relative, metrics, direction)
     claim = margin_claim(arm, to, metrics, hypothesis.margin, direction)
     if direction == "higher":
         edge_at = -hypothesis.margin
@@ -87,9 +98,39 @@ def _non_inferiority_test(hypothesis: NonInferior, metrics: Sequence[str], direc
     )  # fmt: skip
 
 
+def _relative_non_inferiority_test(
+    arm: str, to: str, share: float, metrics: Sequence[str], direction: Direction
+) -> Test:
+    """Estimates are ratios of means: at least 1 - share where higher is better, at most 1 + share where lower is."""
+    is_higher = direction == "higher"
+    limit = 1 - share if is_higher else 1 + share
+    claim, bounds = relative_claim(arm, to, metrics, limit, direction)
+    above, below = (lambda e: e.p_above(limit)), (lambda e: e.p_below(limit))
+    return Test(
+        "non_inferior", arm, to, claim, limit, 0.05,
+        above if is_higher else below, below if is_higher else above,
+        lambda e: e.interval(0.90), lambda e: abs(e.mean - limit),
+        limit if is_higher else None, None if is_higher else limit, bounds, is_ratio=True,
+    )  # fmt: skip
+
+
+def _relative_equivalence_test(arm: str, to: str, share: float, metrics: Sequence[str]) -> Test:
+    low, high = 1 - share, 1 + share
+    claim = f"the {spoken(metrics)} of {arm} lies within {100 * share:g}% of that of {to}"
+    return Test(
+        "equivalent", arm, to, claim, share, 0.05,
+        lambda e: max(e.p_above(low), e.p_below(high)),
+        lambda e: min(1.0, 2 * min(e.p_below(low), e.p_above(high))),
+        lambda e: e.interval(0.90), lambda e: abs(share - abs(e.mean - 1)),
+        low, high, f"between {100 * low:g}% and {100 * high:g}% of {to}", is_ratio=True,
+    )  # fmt: skip
+
+
 def _equivalence_test(hypothesis: Equivalent, metrics: Sequence[str]) -> Test:
     """Two one-sided tests, which know no direction."""
     margin, arm, to = hypothesis.margin, hypothesis.equivalent, hypothesis.to
+    if isinstance(margin, RelativeMargin):
+        return _relative_equivalence_test(arm, to, margin.relative, metrics)
     return Test(
         "equivalent", arm, to, f"{arm} and {to} differ by less than {amount(metrics, margin)}", margin, 0.05,
         lambda e: max(e.p_above(-margin), e.p_below(margin)),
@@ -106,9 +147,9 @@ def _superiority_test(hypothesis: Superior, metrics: Sequence[str], direction: D
     if not is_higher:
         better, worse = worse, better
     return Test(
-        "superior", arm, to, claim, 0.0, 0.025,
-        lambda e: min(1.0, 2 * better(e, 0.0)), lambda e: min(1.0, 2 * worse(e, 0.0)),
-        lambda e: e.interval(0.95), lambda e: abs(e.mean),
+        "superior", arm, to, claim, 0.0, 0.05,
+        lambda e: better(e, 0.0), lambda e: worse(e, 0.0),
+        lambda e: e.interval(0.90), lambda e: abs(e.mean),
         0.0 if is_higher else None, None if is_higher else 0.0, "above 0" if is_higher else "below 0",
     )  # fmt: skip
 
@@ -124,13 +165,13 @@ def _lower_test(hypothesis: Lower) -> Test:
     how = f"t over seeds{' and examples' if examples else ''}, log scale"
 
     def show(estimate: BootstrapEstimate) -> Interval:
-        log = estimate.interval(0.95)
-        return Interval(math.exp(log.estimate), math.exp(log.low), math.exp(log.high), 0.95, how)
+        log = estimate.interval(0.90)
+        return Interval(math.exp(log.estimate), math.exp(log.low), math.exp(log.high), 0.90, how)
 
     return Test(
-        "lower", arm, than, claim, ratio, 0.025,
-        lambda e: 0.0 if e.mean == log_edge and not e.variance else min(1.0, 2 * e.p_below(log_edge)),
-        lambda e: min(1.0, 2 * e.p_above(log_edge)),
+        "lower", arm, than, claim, ratio, 0.05,
+        lambda e: 0.0 if e.mean == log_edge and not e.variance else e.p_below(log_edge),
+        lambda e: e.p_above(log_edge),
         show, lambda e: abs(e.mean - log_edge),
         None, ratio, f"at or below {100 * ratio:g}% of {than}", examples,
     )  # fmt: skip
@@ -165,133 +206,3 @@ class Evidence:
     usable: bool
     why: str = ""
     remedy: str = "at least two seeds of both arms (three or more to be of use)"
-
-
-def judge(
-    name: str, test: Test, *, metric: str, parts: Sequence[Evidence], average: Evidence, over: str, alpha: float
-) -> tuple[HypothesisResult, float]:
-    """The result before Holm over the study's hypotheses, and its supporting p-value (1.0: it cannot be)."""
-    judged = _judge_parts(test, parts if over == "every" else [average], alpha)
-    basis = parts if over == "every" else [average]
-    refuted = [part for part in judged if part.verdict == "refuted"]
-    undecided = [part for part in judged if part.verdict == "inconclusive"]
-    if refuted:
-        verdict, reason = "refuted", f"{_place(test, refuted[0])}: {refuted[0].reason}"
-    elif undecided:
-        more = f" (and {len(undecided) - 1} more)" if len(undecided) > 1 else ""
-        verdict, reason = "inconclusive", f"{_place(test, undecided[0])}{more}: {undecided[0].reason}"
-    else:
-        weakest = max(judged, key=lambda part: part.p_value or 0.0)
-        verdict, reason = "supported", f"{_place(test, weakest)}, the weakest part: {weakest.reason}"
-        if len(judged) == 1:
-            reason = f"{_place(test, weakest)}: {weakest.reason}"
-    shown = judged if over == "every" else [*_judge_parts(test, parts, alpha), *judged]
-    estimates = [part.estimate for part in basis if part.estimate is not None]
-    p_value = max((part.p_value if part.p_value is not None else 1.0) for part in judged)
-    if any(not part.usable for part in basis):
-        p_value = 1.0
-    result = HypothesisResult(
-        name=name,
-        kind=test.kind,
-        claim=f"{test.claim} {test.scope[0] if over == 'every' else test.scope[1]}",
-        verdict=verdict,
-        metric=metric,
-        threshold=test.threshold,
-        average=test.show(average.estimate) if average.estimate is not None else None,
-        parts=shown,
-        num_seeds=min((estimate.num_seeds for estimate in estimates), default=0),
-        num_examples=sum(estimate.num_examples for estimate in estimates),
-        reason=reason,
-        would_decide=_would_decide(test, basis, judged),
-    )
-    return result, p_value
-
-
-def _judge_parts(test: Test, parts: Sequence[Evidence], alpha: float) -> list[Part]:
-    usable = [part for part in parts if part.usable and part.estimate is not None]
-    support = {id(part): test.p_support(part.estimate) for part in usable if part.estimate is not None}
-    refute = {id(part): test.p_refute(part.estimate) for part in usable if part.estimate is not None}
-    holm, bonferroni = adjust(list(support.values()))
-    refute_holm, _ = adjust(list(refute.values()))
-    position = {id(part): index for index, part in enumerate(usable)}
-    judged = []
-    for part in parts:
-        interval = test.show(part.estimate) if part.estimate is not None else None
-        seeds = part.estimate.num_seeds if part.estimate else 0
-        examples = part.estimate.num_examples if part.estimate else 0
-        if id(part) not in position:
-            judged.append(
-                Part(part.model, part.task, "inconclusive", interval, None, None, None, seeds, examples, part.why)
-            )
-            continue
-        index = position[id(part)]
-        verdict: Verdict = "inconclusive"
-        if support[id(part)] <= alpha:
-            verdict = "supported"
-        elif refute_holm[index] <= alpha:
-            verdict = "refuted"
-        assert interval is not None
-        reason = relation(interval, verdict, low=test.low, high=test.high, bounds=test.bounds)
-        judged.append(
-            Part(part.model, part.task, verdict, interval, support[id(part)], holm[index], bonferroni[index],
-                 seeds, examples, reason)
-        )  # fmt: skip
-    return judged
-
-
-def _place(test: Test, part: Part) -> str:
-    return "average" if part.task == "*" else f"{part.model}{test.joint}{part.task}"
-
-
-def _would_decide(test: Test, basis: Sequence[Evidence], judged: Sequence[Part]) -> str:
-    needs = []
-    for evidence, part in zip(basis, judged, strict=True):
-        if part.verdict != "inconclusive":
-            continue
-        if not evidence.usable or evidence.estimate is None:
-            need = evidence.remedy
-        elif test.unit == "repeats":
-            need = what_would_decide_by_repeats(
-                evidence.estimate, distance=test.distance(evidence.estimate), tail=test.tail
-            )
-        elif test.examples is None:
-            need = "more seeds: examples play no part in a cost"
-        else:
-            distance = test.distance(evidence.estimate)
-            need = what_would_decide(evidence.estimate, distance=distance, tail=test.tail, kind=test.examples)
-        needs.append(f"{_place(test, part)}: {need}")
-    return ". ".join(needs) if needs else "decided"
-
-
-def adjust(p_values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """(Holm 1979, Bonferroni) adjusted p-values, in the order given.
-
-    Written out because statsmodels' function runs the garbage collector at every call, a tenth of a second each time.
-    """
-    count = len(p_values)
-    holm, largest = [0.0] * count, 0.0
-    for rank, index in enumerate(sorted(range(count), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (count - rank) * p_values[index]))
-        holm[index] = largest
-    return holm, [min(1.0, count * p) for p in p_values]
-
-
-def apply_family(
-    results: Sequence[HypothesisResult], p_values: Sequence[float], alpha: float
-) -> list[HypothesisResult]:
-    """Holm over the declared hypotheses: one supported alone but not within the family becomes inconclusive."""
-    holm, bonferroni = adjust(p_values)
-    final = []
-    for result, p, p_holm, p_bonferroni in zip(results, p_values, holm, bonferroni, strict=True):
-        result = replace(result, p_value=p, p_holm=p_holm, p_bonferroni=p_bonferroni)
-        if result.verdict == "supported" and p_holm > alpha:
-            result = replace(
-                result,
-                verdict="inconclusive",
-                reason=f"{result.reason}; supported alone (p = {p:.3f}), but not among the study's {len(results)} "
-                f"hypotheses (Holm-adjusted p = {p_holm:.3f})",
-                would_decide="fewer hypotheses declared beforehand, or more "
-                + ("repeats" if result.kind == "overhead" else "seeds or examples"),
-            )
-        final.append(result)
-    return final

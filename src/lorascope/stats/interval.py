@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -19,6 +19,12 @@ class Interval:
     high: float
     confidence: float
     method: str
+
+    def within(self, low: float | None, high: float | None) -> Interval:
+        """The same with its limits inside what the number can be (None: it has no such bound)."""
+        lower = self.low if low is None else max(self.low, low)
+        upper = self.high if high is None else min(self.high, high)
+        return replace(self, low=min(lower, self.estimate), high=max(upper, self.estimate))
 
 
 def rebuild(kind: type[Record], data: Mapping[str, Any]) -> Record:

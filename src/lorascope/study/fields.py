@@ -78,26 +78,26 @@ def _names(names: Iterable[str]) -> str:
 _ON = f"`primary` (each task's first metric), or a metric that every task has: of {_names(QUALITY)}."
 _OVER = "`every`: the claim must hold on each (model, task); `average`: on their mean."
 _MARGIN = (
-    "In the metric's own unit: 3% is three points of accuracy, 0.5 half a unit of perplexity. Declared before the results "
-    "are seen."
+    "In the metric's own unit: 3% is three points of accuracy, 0.5 half a unit of perplexity. Or `{relative: 3%}`: at least "
+    "97% of what the other reaches, by the ratio of means. Declared before the results are seen."
 )
 _NON_INFERIOR: Fields = {
     "non_inferior": "The method that is claimed to lose at most `margin`.",
-    "to": "The method it is compared with.",
+    "to": "The method it is compared with, or a baseline: `majority`, `random`, `linear-probe`.",
     "on": _ON,
     "margin": _MARGIN,
     "over": _OVER,
 }
 _EQUIVALENT: Fields = {
     "equivalent": "The method that is claimed to differ by less than `margin` in either direction (two one-sided tests).",
-    "to": "The method it is compared with.",
+    "to": "The method it is compared with, or a baseline: `majority`, `random`, `linear-probe`.",
     "on": _ON,
     "margin": _MARGIN,
     "over": _OVER,
 }
 _SUPERIOR: Fields = {
     "superior": "The method claimed to be better, in the direction of the metric.",
-    "to": "The method it is compared with.",
+    "to": "The method it is compared with, or a baseline: `majority`, `random`, `linear-probe`.",
     "on": _ON,
     "over": _OVER,
 }
@@ -122,7 +122,8 @@ _STUDY: Fields = {
     "models": "Base models.",
     "tasks": "What they are trained and scored on.",
     "methods": "How they are trained.",
-    "seeds": "Every (model, task, method) has one run for each seed. A whole number sets all three sources of chance. "
+    "seeds": "Every (model, task, method) has one run for each seed. In the list, a whole number sets all three sources of "
+    "chance; `seeds: 10` is the first ten of a printed list ([seeds](#seeds)). Each task derives its own numbers from a seed. "
     "Five by default: the t quantile that widens an interval over seeds is 4.3 with three and 2.8 with five.",
     "protocol": "`strict` (default): selection never sees the test set. `paper`: the literature's habit, only to "
     "reproduce its tables.",
@@ -230,7 +231,8 @@ _SEARCH: Fields = {
     "learn between rounds, so larger rounds are faster and learn a little less.",
     "space": "`published` or `wide`; or, for each method, one of these or its own ranges: `{lora: {learning_rate: {low: 5e-5, "
     "high: 5e-3, log: true}, rank: [4, 8, 16]}}`. A method that is not named gets `published`.",
-    "seeds": "Every trial is trained with each of these, and its score is their mean. They may not be seeds of the study: "
+    "seeds": "Every trial is trained with each of these, and its score is their mean; `seeds: 3` means 0, 1 and 2. They may "
+    "not be seeds of the study: "
     "the runs that are compared are fresh.",
     "proposal_seed": "Seed of the sampler. It is fixed, so that a search that was killed goes on with the same proposals.",
     "train_examples": "At most so many training examples in a trial; the balance of classes is kept, and the validation set "
@@ -277,6 +279,7 @@ FIELDS: Mapping[type[Spec], Fields] = {
     track.TensorboardSpec: _TENSORBOARD,
     hypothesis.NonInferior: _NON_INFERIOR,
     hypothesis.Equivalent: _EQUIVALENT,
+    hypothesis.RelativeMargin: {"relative": "The share that may be lost: 3% allows 97% of the other's score."},
     hypothesis.Superior: _SUPERIOR,
     hypothesis.Lower: _LOWER,
     hypothesis.Overhead: _OVERHEAD,

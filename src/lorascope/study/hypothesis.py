@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo
@@ -19,13 +20,24 @@ else:  # what the tables of metrics hold
     ServedName = Literal[tuple(serving.CLAIMED)]
 
 
+class RelativeMargin(Spec):
+    """A share of what the other arm reaches: {relative: 3%} allows 97% of its score, by the ratio of means."""
+
+    relative: Annotated[float, Field(gt=0, lt=1), BeforeValidator(parse_fraction)]
+
+
 def _parse_margin(value: object, info: ValidationInfo) -> object:
     """As a fraction; a metric without bounds has margins of any size, but no percent of them."""
+    if isinstance(value, Mapping | RelativeMargin):
+        return value
     on = info.data.get("on")
     row = QUALITY.get(on) if isinstance(on, str) else None
     if row is not None and row.width is None:
         if isinstance(value, str) and "%" in value:
-            raise ValueError(f"{on} has no whole to take {value} of: give the margin in its own unit, such as 0.5")
+            raise ValueError(
+                f"{on} has no whole to take {value} of: give the margin in its own unit, such as 0.5, or as a share of what "
+                f"the other arm reaches: {{relative: {value}}}"
+            )
         return value
     widest = 1.0 if row is None or row.width is None else row.width
     number = parse_fraction(value)
@@ -34,21 +46,29 @@ def _parse_margin(value: object, info: ValidationInfo) -> object:
     return number
 
 
-Margin = Annotated[float, Field(ge=0), BeforeValidator(_parse_margin)]
+Margin = Annotated[
+    Annotated[Annotated[float, Field(ge=0)], Tag("<Number>")] | Annotated[RelativeMargin, Tag("<RelativeMargin>")],
+    Discriminator(lambda value: "<RelativeMargin>" if isinstance(value, Mapping | RelativeMargin) else "<Number>"),
+    BeforeValidator(_parse_margin),
+]
+
+
+BASELINES = ("majority", "random", "linear-probe")
+"""Arms that need no training and that a claim about quality may be held against; no method may have such a name."""
 
 
 class NonInferior(Spec):
     """`non_inferior` loses at most `margin` to `to` on a quality metric (one-sided, alpha 0.05).
 
-    margin is in the metric's own unit: "3%" means three points of accuracy, 0.5 half a unit of perplexity. over: the claim
-    must hold on every (model, task), or on their average.
+    margin is in the metric's own unit: "3%" means three points of accuracy, 0.5 half a unit of perplexity; or {relative: 3%}.
+    over: the claim must hold on every (model, task), or on their average.
     """
 
     non_inferior: str
     to: str
     on: str = "primary"
     margin: Margin
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Equivalent(Spec):
@@ -58,27 +78,27 @@ class Equivalent(Spec):
     to: str
     on: str = "primary"
     margin: Margin
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Superior(Spec):
-    """`superior` is better than `to` on a quality metric (two-sided 95% interval of the difference on the better side of 0)."""
+    """`superior` is better than `to` on a quality metric (one-sided 95% bound of the difference on the better side of 0)."""
 
     superior: str
     to: str
     on: str = "primary"
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Lower(Spec):
     """`lower` needs at least `by` less than `than` of a cost, or drifts that much less from the base: the ratio of
-    geometric seed means, with its 95% interval."""
+    geometric seed means, by its one-sided 95% bound."""
 
     lower: str
     than: str
     on: CostName
     by: Fraction
-    over: Literal["every", "average"] = "every"
+    over: Literal["every", "average"] = "average"
 
 
 class Overhead(Spec):

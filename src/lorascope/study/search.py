@@ -53,6 +53,16 @@ def _check_seed(value: Any) -> Any:
 
 
 Seed = Annotated[int, BeforeValidator(_check_seed)]
+MOST_SEEDS = 20
+
+
+def _counted(value: Any) -> Any:
+    """A bare number counts: 3 is 0, 1, 2."""
+    if type(value) is not int:
+        return value
+    if not 1 <= value <= MOST_SEEDS:
+        raise ValueError(f"a number of seeds is 1 to {MOST_SEEDS}; found {value}")
+    return tuple(range(value))
 
 
 def _refuse_shared_ranges(value: Any) -> Any:
@@ -75,7 +85,7 @@ class SearchSpec(Spec):
     trials: Annotated[int, Field(ge=1)] = 15
     at_once: Annotated[int, Field(ge=1)] = 5
     space: Annotated[Spaces, BeforeValidator(_refuse_shared_ranges)] = "published"
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_counted)] = (0,)
     proposal_seed: Seed = 0
     train_examples: Annotated[int, Field(ge=10)] | None = None
     pruning: Literal["none", "halving", "wilcoxon"] = "none"

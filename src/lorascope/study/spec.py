@@ -17,6 +17,9 @@ from lorascope.study.measure import MeasureSpec
 from lorascope.study.methods import MethodSpec, reference_arm
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.search import SearchSpec
+from lorascope.study.seeds import DEFAULT as DEFAULT_SEEDS
+from lorascope.study.seeds import SeedList
+from lorascope.study.seeds import Seeds as Seeds
 from lorascope.study.tasks import TaskSpec
 from lorascope.study.track import TrackerSpec
 from lorascope.study.train import TrainSpec
@@ -89,30 +92,6 @@ class DataSpec(Spec):
     split_seed: int = 0
 
 
-# ----------------------------------------------------------------------------------------------------------- seeds
-
-
-class Seeds(Spec):
-    """The three sources of chance in a run. A bare integer sets all three."""
-
-    initialisation: int
-    order: int
-    dropout: int
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_integer(cls, value: Any) -> Any:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return {"initialisation": value, "order": value, "dropout": value}
-        return value
-
-    @property
-    def label(self) -> str:
-        """ "42", or "42.7.7" when the three differ."""
-        parts = (self.initialisation, self.order, self.dropout)
-        return str(parts[0]) if len(set(parts)) == 1 else ".".join(map(str, parts))
-
-
 # ----------------------------------------------------------------------------------------------------------- study
 
 
@@ -129,9 +108,7 @@ class Study(Spec):
     models: Annotated[tuple[ModelSpec, ...], Field(min_length=1)]
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     methods: Annotated[tuple[MethodSpec, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Seeds, ...], Field(min_length=1)] = tuple(
-        Seeds.model_validate(seed) for seed in (42, 1337, 2024, 3407, 5489)
-    )
+    seeds: SeedList = DEFAULT_SEEDS
     protocol: Literal["strict", "paper"] = "strict"
     data: DataSpec = DataSpec()
     train: TrainSpec = TrainSpec()

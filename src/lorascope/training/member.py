@@ -56,46 +56,56 @@ class Progress:
     snapshots: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a run trains. stops: shares of all updates after which it is scored too; the last is where it ends, its schedule
+    that of the whole training."""
+
+    train: TrainSpec
+    learning_rate: float
+    seeds: Seeds
+    stops: Sequence[float] = (1.0,)
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What is called while a run trains. validate: scores a one-run model on the validation set and returns
+    {metric: value, "loss"}. emit: takes the events, which carry step_id. observe: looks at the model `num_snapshots` times
+    in the course of training. keep: takes the state the run ends in, to go on from."""
+
+    validate: Validation
+    emit: Emit = lambda event: None
+    step_id: str | None = None
+    observe: Observation | None = None
+    num_snapshots: int = 0
+    keep: Callable[[dict[str, Any]], None] | None = None
+
+
 class Member:
-    """validate: scores a one-run model on the validation set and returns {metric: value, "loss"}. observe: looks at it
-    `num_snapshots` times in the course of training. stops: shares of all updates after which it is scored too; the last is
-    where it ends, its schedule that of the whole training. keep: what to do with the state it ends in, to go on from.
-    problem: why the run broke, None while it is sound.
+    """columns: the training examples. problem: why the run broke, None while it is sound.
 
     The task's primary metric selects the checkpoint, in its direction; ties go to the lower loss.
     """
 
     def __init__(
-        self,
-        *,
-        method: Method,
-        reading: Reading,
-        columns: Examples,
-        train: TrainSpec,
-        learning_rate: float,
-        seeds: Seeds,
-        validate: Validation,
-        emit: Emit | None = None,
-        step_id: str | None = None,
-        observe: Observation | None = None,
-        num_snapshots: int = 0,
-        stops: Sequence[float] = (1.0,),
-        keep: Callable[[dict[str, Any]], None] | None = None,
+        self, *, method: Method, reading: Reading, columns: Examples, recipe: Recipe, callbacks: Callbacks
     ) -> None:
-        self.observe, self.keep = observe, keep
         self.method, self.reading, self.columns = method, reading, columns
-        self.train, self.learning_rate, self.seeds, self.validate = train, learning_rate, seeds, validate
-        self.emit, self.step_id = emit or (lambda event: None), step_id
+        self.train = train = recipe.train
+        self.learning_rate, self.seeds = recipe.learning_rate, recipe.seeds
+        self.validate, self.observe, self.keep = callbacks.validate, callbacks.observe, callbacks.keep
+        self.emit, self.step_id = callbacks.emit, callbacks.step_id
         self.metric = quality(self.task.primary_metric)
         self.progress, self.meters = Progress(best_score=self.metric.worst), Meters()
         self.best_weights: dict[str, Tensor] = {}
         self.updates_per_epoch = math.ceil(len(columns) / train.batch_size)
         self.total_updates = max(1, math.ceil(train.epochs * self.updates_per_epoch))
         points = evaluation_points(self.total_updates, self.updates_per_epoch, train.evaluations_per_epoch)
-        looks = [max(1, math.ceil(share * self.total_updates)) for share in stops]
+        looks = [max(1, math.ceil(share * self.total_updates)) for share in recipe.stops]
         self.last_update = looks[-1]
         self.evaluations = points | frozenset(looks)
-        self.observations = {round(self.total_updates * k / num_snapshots) for k in range(1, num_snapshots + 1)} - {0}
+        count = callbacks.num_snapshots
+        self.observations = {round(self.total_updates * k / count) for k in range(1, count + 1)} - {0}
         self.problem: Exception | None = None
         self._epoch: tuple[int, list[np.ndarray]] | None = None
 

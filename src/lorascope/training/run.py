@@ -29,7 +29,7 @@ from lorascope.tasks.description import task_from_result
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
 from lorascope.training.gang_decision import GangDecision
-from lorascope.training.member import Member
+from lorascope.training.member import Callbacks, Member, Recipe
 from lorascope.training.preparation import (
     base_for,
     make_deterministic,
@@ -154,16 +154,20 @@ def set_up(index: int, context: StepContext, *, keep: Keep | None = None) -> Run
         method=method_from_params(params["method"]),
         reading=reading,
         columns=columns,
-        train=train,
-        learning_rate=params["learning_rate"],
-        seeds=Seeds.model_validate(params["seeds"]),
-        validate=validate,
-        emit=context.emit,
-        step_id=context.step.id,
-        observe=observe,
-        num_snapshots=snapshots["count"] if snapshots else 0,
-        stops=params.get("stops", (1.0,)),
-        keep=keep,
+        recipe=Recipe(
+            train=train,
+            learning_rate=params["learning_rate"],
+            seeds=Seeds.model_validate(params["seeds"]).derived(params["seeds_for"]),
+            stops=params.get("stops", (1.0,)),
+        ),
+        callbacks=Callbacks(
+            validate=validate,
+            emit=context.emit,
+            step_id=context.step.id,
+            observe=observe,
+            num_snapshots=snapshots["count"] if snapshots else 0,
+            keep=keep,
+        ),
     )
     return Run(index, context, member, base, validation, Checkpointer(context.work))
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up_study import make_measurements, make_study
 
 from lorascope.errors import DataError, StudyError
 from lorascope.stats.analyse import analyse_study
 from lorascope.stats.analysis import Analysis
+from lorascope.stats.quality.multibootstrap import estimate_difference, mean_differences
 
 PRIMARY = {"mrpc": "f1", "rte": "accuracy"}
 
@@ -147,3 +149,33 @@ def test_anova_has_both_effects_and_their_interaction():
     effects = {row["term"]: row for row in analysis.anova if row["kind"] == "effect"}
     assert set(effects) == {"method", "task", "method x task"}
     assert effects["method"]["partial_eta_squared"] > 0.9
+
+
+def test_seeds_that_tasks_share_widen_the_average_of_quality_and_cost():
+    study = make_study(
+        tasks=[{"name": "mrpc"}, {"name": "rte"}],
+        hypotheses={
+            "H1": {"non_inferior": "lora", "to": "full", "margin": "5%", "over": "average"},
+            "H2": {"lower": "lora", "than": "full", "on": "training_seconds", "by": "20%", "over": "average"},
+        },
+        conclusion=None,
+    )
+    one = make_measurements(tasks=("mrpc",), noise=2.0)
+    table = pd.concat([one, one.assign(task="rte", run=one["run"].str.replace("mrpc", "rte"))])
+    analysed = {name: analyse_study(study, table, primary=PRIMARY, seeding=name) for name in ("shared", "derived")}
+    for shared, derived in zip(*(analysis.hypotheses for analysis in analysed.values()), strict=True):
+        assert shared.average.estimate == pytest.approx(derived.average.estimate)
+        assert shared.average.high - shared.average.low > 1.2 * (derived.average.high - derived.average.low)
+
+
+def test_an_interval_is_never_narrower_than_with_the_models_fixed():
+    """Three seeds that score alike by chance, though each of them is scored on its own noise."""
+    generator = np.random.default_rng(3)
+    rights = [generator.permuted(np.repeat([1.0, 0.0], [240, 60])) for _ in range(6)]
+    differences = mean_differences(np.array(rights[:3]), np.array(rights[3:]))
+    assert differences.values == pytest.approx([0.0, 0.0, 0.0])
+    estimate = estimate_difference(differences)
+    fixed = float((differences.deviations @ differences.deviations.T).mean())
+    assert estimate.variance == pytest.approx(fixed, rel=0.2) and estimate.variance >= 0.99 * fixed
+    interval = estimate.interval(0.95)
+    assert interval.high >= 1.96 * np.sqrt(fixed)

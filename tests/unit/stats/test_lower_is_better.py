@@ -37,7 +37,7 @@ def test_claims_and_reasons_on_perplexity_say_which_way():
     assert close.claim.startswith("the perplexity of lora is at most 0.5 above that of full")
     assert "the whole 90% interval lies below +0.5" in close.reason
     assert better.claim.startswith("lora has a lower perplexity than full")
-    assert "no part of the 95% interval lies below 0" in better.reason
+    assert "no part of the 90% interval lies below 0" in better.reason
     assert "differ by less than 0.5 of perplexity" in alike.claim
 
 

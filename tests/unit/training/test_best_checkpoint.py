@@ -9,7 +9,7 @@ import pytest
 
 from lorascope.errors import StudyError
 from lorascope.study.spec import Seeds, TrainSpec
-from lorascope.training.member import Member
+from lorascope.training.member import Callbacks, Member, Recipe
 
 
 def member(metric: str, **train: Any) -> Member:
@@ -18,8 +18,9 @@ def member(metric: str, **train: Any) -> Member:
     unused: Any = None
     columns: Any = [0] * 16
     return Member(
-        method=unused, reading=SimpleNamespace(task=task), columns=columns, learning_rate=1e-3,  # type: ignore[arg-type]
-        train=TrainSpec(epochs=4, batch_size=16, **train), seeds=Seeds.model_validate(1), validate=unused,
+        method=unused, reading=SimpleNamespace(task=task), columns=columns,  # type: ignore[arg-type]
+        recipe=Recipe(TrainSpec(epochs=4, batch_size=16, **train), 1e-3, Seeds.model_validate(1)),
+        callbacks=Callbacks(unused),
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from lorascope.report.plan.document import plan_markdown
 from lorascope.training import calibration
 from lorascope.training.calibration import _spread_places, mean_of_epoch, sample_first_epoch
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
-from lorascope.training.member import Member
+from lorascope.training.member import Callbacks, Member, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,9 @@ def member(lengths: np.ndarray, *, batch_size: int = 4) -> Member:
     from lorascope.study.spec import Seeds, TrainSpec
 
     return Member(
-        method=None, reading=tiny_reading(), columns=_Columns(lengths), train=TrainSpec(epochs=3, batch_size=batch_size),  # type: ignore[arg-type]
-        learning_rate=1e-3, seeds=Seeds.model_validate(1), validate=lambda model: {},
+        method=None, reading=tiny_reading(), columns=_Columns(lengths),  # type: ignore[arg-type]
+        recipe=Recipe(TrainSpec(epochs=3, batch_size=batch_size), 1e-3, Seeds.model_validate(1)),
+        callbacks=Callbacks(lambda model: {}),
     )  # fmt: skip
 
 

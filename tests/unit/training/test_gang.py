@@ -45,7 +45,7 @@ from lorascope.study.train import EarlyStopping
 from lorascope.tasks.class_scoring import ClassScoring
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Departure, Gang
-from lorascope.training.member import Member
+from lorascope.training.member import Callbacks, Member, Recipe
 from lorascope.training.preparation import prepared_model
 from lorascope.training.run import train_gang
 from lorascope.training.sizing import UpdateCost
@@ -83,11 +83,12 @@ def scripted(*scores: float) -> Callable[[Any], dict[str, float]]:
 
 
 def make_member(columns: ColumnStore, method: Method, seed: int, **changes: Any) -> Member:
-    settings: dict[str, Any] = {
-        "method": method, "reading": tiny_reading(), "columns": columns, "train": STEADY, "learning_rate": 1e-2,
-        "seeds": Seeds.model_validate(seed), "validate": scripted(0.1, 0.2, 0.3), **changes,
-    }  # fmt: skip
-    return Member(**settings)
+    """changes: other values of the recipe, of the callbacks, or of the columns."""
+    recipe = {"train": STEADY, "learning_rate": 1e-2, "seeds": Seeds.model_validate(seed)}
+    reading, columns = changes.pop("reading", tiny_reading()), changes.pop("columns", columns)
+    recipe |= {name: changes.pop(name) for name in ("train", "learning_rate", "seeds", "stops") if name in changes}
+    callbacks = Callbacks(**{"validate": scripted(0.1, 0.2, 0.3), **changes})
+    return Member(method=method, reading=reading, columns=columns, recipe=Recipe(**recipe), callbacks=callbacks)
 
 
 def make_gang(checkpoint: Path, members: Sequence[Member], **options: Any) -> Gang:

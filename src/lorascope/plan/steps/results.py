@@ -59,6 +59,7 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
             "steps": {role: asdict(graph.labels[step.id]) for role, step in roles.items()},
             "failures": [_failure_literal(graph, step_id, failure) for step_id, failure in sorted(failures.items())],
             "missing_runs": missing,
+            "seeding": "derived",
             **({"proposed_by": proposed_by} if proposed_by else {}),
         },
         deps={role: step.id for role, step in roles.items()},

@@ -180,6 +180,7 @@ class _Bench:
             params={
                 **training_params(self.study, self.model, method),
                 "seeds": Seeds.model_validate(attempt.seed).model_dump(),
+                "seeds_for": self.task,
                 "protocol": self.study.protocol,
                 "stops": list(attempt.stops),
             },

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lorascope.metrics.quality import DEFAULT
 from lorascope.report.page import wording
-from lorascope.stats.analysis import Analysis, HypothesisResult, Score
+from lorascope.stats.analysis import Analysis, HypothesisResult, Interval, Score
 from lorascope.stats.facts.declared import StudyDeclared
 from lorascope.stats.facts.found import BaselineFacts, DataFacts, FailureFacts, GateFacts, RunFacts
 from lorascope.stats.facts.served import ServingFacts
@@ -148,12 +148,26 @@ class Facts:
         """What a hypothesis is about, by the name the study uses: a cost, a metric, or the task's primary one."""
         hypothesis = self.study.hypotheses.get(result.name)
         declared = (hypothesis.on if hypothesis else None) or result.metric
-        return self.primary_metric(task) if declared == "primary" else declared
+        metric = self.primary_metric(task) if declared == "primary" else declared
+        return wording.share_of(metric) if result.is_ratio else metric
 
     def score(self, model: str, task: str, method: str, *, metric: str) -> Score | None:
-        for row in self.analysis.scores:
+        for row in (*self.analysis.scores, *self.analysis.other_scores):
             if (row.model, row.task, row.method, row.metric) == (model, task, method, metric):
                 return row
+        return None
+
+    def metrics(self, model: str, task: str) -> tuple[str, ...]:
+        """What runs of a (model, task) are scored by, the primary metric first."""
+        scores = (*self.analysis.scores, *self.analysis.other_scores)
+        found = dict.fromkeys(row.metric for row in scores if (row.model, row.task) == (model, task))
+        return tuple(found) or (self.primary_metric(task),)
+
+    def baseline_interval(self, model: str, task: str, name: str, *, metric: str) -> Interval | None:
+        """Of a baseline's score over test examples; None in an analysis of before baselines had one."""
+        for row in self.analysis.baselines:
+            if (row.model, row.task, row.method, row.metric) == (model, task, name.replace(" ", "-"), metric):
+                return row.interval
         return None
 
     def cell_baselines(self, model: str, task: str, *, metric: str) -> list[BaselineFacts]:

@@ -241,11 +241,32 @@ SERVED = {claim: row.cost for claim, row in serving.CLAIMED.items()}
 RATIOS = {**COSTS, "drift": "drift from the base", **SERVED}
 
 
+_SHARE = "share of "
+
+
+def share_of(metric: str) -> str:
+    """The name of a score as a share of the reference's, as a relative margin has it."""
+    return _SHARE + metric
+
+
+def unshared(metric: str) -> str:
+    """What `share_of` was given."""
+    return metric.removeprefix(_SHARE)
+
+
+def is_share(metric: str) -> bool:
+    """Whether the numbers of a metric are shares of the reference's: costs, drift, and scores by `share_of`."""
+    return metric in RATIOS or metric.startswith(_SHARE)
+
+
 def metric_style(metric: str) -> MetricStyle:
     """Known metrics by name; costs and drift as a percentage of the reference's (a hypothesis compares them so). One without
     a row here (of a plug-in that is not installed) is written plainly."""
     if metric in RATIOS:
         return MetricStyle(f"{RATIOS[metric]}, share of the reference's", 100, 1, "%", "%")
+    if is_share(metric):
+        label = metric_style(unshared(metric)).label
+        return MetricStyle(f"{label}, share of the reference's", 100, 1, "%", "%")
     row = QUALITY.get(metric)
     if row is None:
         return MetricStyle(metric.replace("_", " "), 1, 3, "", "")
@@ -260,13 +281,13 @@ def score(metric: str, value: float | None) -> str:
     if number is None:
         return ABSENT
     scaled = number * style.scale
-    text = significant(scaled, 3 if scaled < 100 else 4) if metric in RATIOS else decimal(scaled, style.digits)
+    text = significant(scaled, 3 if scaled < 100 else 4) if is_share(metric) else decimal(scaled, style.digits)
     return text + ("" if not style.unit else style.unit if style.unit == "%" else f" {style.unit}")
 
 
 def gap(metric: str, value: float | None, *, unit: bool = True) -> str:
     """A signed difference: "−0.4 points". For a cost or drift its share of the reference's: "41.0%"."""
-    if metric in RATIOS:
+    if is_share(metric):
         return score(metric, value)
     style = metric_style(metric)
     number = as_float(value)

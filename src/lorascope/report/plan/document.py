@@ -21,15 +21,15 @@ from lorascope.report.plan import wording as plan_wording
 from lorascope.report.plan.gantt import draw_gantt
 from lorascope.report.render import write_whole
 from lorascope.stats.claims import edge
-from lorascope.stats.hypotheses import hypothesis_test
-from lorascope.study.hypothesis import Hypothesis, Overhead
+from lorascope.stats.hypotheses import Test, hypothesis_test
+from lorascope.study.hypothesis import Hypothesis, Overhead, RelativeMargin
 from lorascope.study.tasks import unit_of
 
 _DECIDED = {
     "non_inferior": "supported if the one-sided 95% bound of the difference lies {bounds}, refuted if it lies {beyond}",
     "equivalent": "supported if the 90% interval of the difference lies within ±{margin} (two one-sided tests)",
-    "superior": "supported if the 95% interval of the difference lies {bounds}",
-    "lower": "supported if the 95% interval of the ratio lies at or below {threshold}",
+    "superior": "supported if the one-sided 95% bound of the difference lies {bounds}",
+    "lower": "supported if the one-sided 95% bound of the ratio lies at or below {threshold}",
     "overhead": "supported if the one-sided 95% bound of the ratio lies at or below {threshold}",
 }
 
@@ -184,22 +184,24 @@ def _hypotheses(plan: StudyPlan) -> list[Mapping[str, str]]:
         test = hypothesis_test(hypothesis, metrics)
         scope = hypothesis.at if isinstance(hypothesis, Overhead) else hypothesis.over
         claim = f"{test.claim} {test.scope[0 if scope == 'every' else 1]}"
-        found.append({"name": name, "claim": claim, "decided": _decided(hypothesis, test.threshold, metrics)})
+        found.append({"name": name, "claim": claim, "decided": _decided(hypothesis, test, metrics)})
     return found
 
 
-def _decided(hypothesis: Hypothesis, threshold: float | None, metrics: Sequence[str]) -> str:
+def _decided(hypothesis: Hypothesis, test: Test, metrics: Sequence[str]) -> str:
     """metrics: of a claim about quality; one whose data are not prepared is taken for one in points."""
     kind = next(kind for kind in _DECIDED if hasattr(hypothesis, kind))
     known = metrics if all(name in QUALITY for name in metrics) else (DEFAULT,)
     margin = getattr(hypothesis, "margin", 0.0)
+    if isinstance(margin, RelativeMargin):
+        return f"supported if the one-sided 95% bound of the ratio of means lies {test.bounds}"
     is_higher = common_direction(known) != "lower"
     inside, outside = ("above", "below") if is_higher else ("below", "above")
     return _DECIDED[kind].format(
         margin=edge(known, margin).removeprefix("+"),
         bounds=f"{inside} {edge(known, -margin if is_higher else margin)}",
         beyond=outside,
-        threshold=f"{100 * (threshold or 0.0):g}%",
+        threshold=f"{100 * (test.threshold or 0.0):g}%",
     )
 
 

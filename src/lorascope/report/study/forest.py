@@ -200,7 +200,7 @@ def _margins(facts: Facts, metric: str) -> dict[float, list[str]]:
     margins: dict[float, list[str]] = {}
     for result in facts.analysis.hypotheses:
         hypothesis = facts.study.hypotheses.get(result.name)
-        margin = hypothesis.margin if hypothesis else None
+        margin = hypothesis.absolute_margin if hypothesis else None
         metrics = {facts.hypothesis_metric(result, task=task) for task in facts.tasks}
         if hypothesis is None or margin is None or metric not in metrics:
             continue

@@ -111,7 +111,7 @@ def _margin(facts: Facts, method: str, reference: str) -> float | None:
     for hypothesis in facts.study.hypotheses.values():
         first = hypothesis.non_inferior or hypothesis.equivalent
         if (first, hypothesis.to) == (method, reference):
-            return hypothesis.margin
+            return hypothesis.absolute_margin
     return None
 
 

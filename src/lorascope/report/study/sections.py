@@ -148,7 +148,7 @@ def _sentences(facts: Facts) -> Bullets | None:
 
 
 def _margin_note(facts: Facts) -> str:
-    margins = any(hypothesis.margin for hypothesis in facts.study.hypotheses.values())
+    margins = any(hypothesis.absolute_margin for hypothesis in facts.study.hypotheses.values())
     return "Dashed: a margin declared by the study. " if margins else ""
 
 

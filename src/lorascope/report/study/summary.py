@@ -25,10 +25,26 @@ def summary_sentences(facts: Facts) -> tuple[str, ...]:
         )
     elif facts.gates:
         sentences.append(f"All {wording.plural(len(facts.gates), 'validity gate')} held.")
+    sentences += collapsed_sentences(facts)
     if not facts.analysis.hypotheses:
         sentences.append("The study declares no hypothesis, so it ends without a verdict.")
         sentences += [comparison_sentence(facts, row) for row in facts.analysis.comparisons]
     return (*sentences, *summary_of_drift(facts), *summary_of_serving(facts))
+
+
+def collapsed_sentences(facts: Facts) -> list[str]:
+    """Which runs learnt nothing. They count in every verdict."""
+    collapsed = facts.analysis.collapsed
+    if not collapsed:
+        return []
+    named = "; ".join(
+        f"{wording.name(run.method)} on {facts.place(run.model, run.task)}, seed {run.seed}, {run.why}"
+        for run in collapsed
+    )
+    counted = (
+        f"{len(collapsed)} of {wording.plural(len(facts.runs), 'run')}" if facts.runs else f"{len(collapsed)} runs"
+    )
+    return [f"**{counted} collapsed**: {named}. All verdicts include {'it' if len(collapsed) == 1 else 'them'}."]
 
 
 def _scale(facts: Facts) -> str:
@@ -50,12 +66,51 @@ def hypothesis_cards(facts: Facts) -> tuple[Card, ...]:
             name=result.name,
             verdict=result.verdict,
             claim=result.claim,
-            answer=" ".join(part for part in (_answer(facts, result), wording.sentence(_reason(result))) if part),
+            answer=" ".join(
+                part
+                for part in (
+                    _unstable(result),
+                    _answer(facts, result),
+                    wording.sentence(_reason(result)),
+                    _p_value(result),
+                    _without_collapsed(facts, result),
+                )
+                if part
+            ),
             parts=parts_table(facts, result),
             would_decide=wording.sentence(result.would_decide) if result.verdict == "inconclusive" else "",
         )
         for result in facts.analysis.hypotheses
     )
+
+
+def _unstable(result: HypothesisResult) -> str:
+    """That more than one run in five of an arm collapsed comes before all else."""
+    found = result.without_collapsed
+    return f"**Unstable**: {wording.listing(found.unstable)}." if found and found.unstable else ""
+
+
+def _p_value(result: HypothesisResult) -> str:
+    """The p of what is claimed, corrected over the study's hypotheses."""
+    if result.p_holm is None or result.verdict == "inconclusive":
+        return ""
+    what = "refutation" if result.side == "refutation" else "support"
+    return f"{wording.p_equals(result.p_holm)} for the {what}, corrected over the study's hypotheses.".replace(
+        "p ", "P ", 1
+    )
+
+
+def _without_collapsed(facts: Facts, result: HypothesisResult) -> str:
+    """What the claim would be without the runs that learnt nothing, labelled as secondary."""
+    found = result.without_collapsed
+    if found is None:
+        return ""
+    runs = wording.plural(found.num_left_out, "collapsed run")
+    if found.average is None:
+        return f"Secondary, without the {runs}: {found.verdict}."
+    metric = facts.hypothesis_metric(result, task=facts.tasks[0])
+    stated = _statement(facts, result, found.average, metric=metric)
+    return f"Secondary, without the {runs}: {found.verdict}; on average {stated} ({_bounds(metric, found.average)})."
 
 
 def _reason(result: HypothesisResult) -> str:
@@ -108,6 +163,8 @@ def _statement(facts: Facts, result: HypothesisResult, estimate: Interval, *, me
     if subject is None or reference is None:
         return f"the estimate is {value}"
     first, second = wording.name(subject), wording.name(reference)
+    if result.is_ratio:
+        return f"{first} reaches {value} of the {wording.metric_style(wording.unshared(metric)).label} of {second}"
     if metric == "drift":
         return f"{first} has {value} of the drift of {second}"
     if metric in wording.SERVED:

@@ -22,19 +22,17 @@ def results_table(facts: Facts) -> Table:
     """Every arm and baseline on every metric."""
     rows = []
     for model, task in facts.cells:
-        metrics = dict.fromkeys(
-            row.metric for row in facts.analysis.scores if (row.model, row.task) == (model, task)
-        ) or {facts.primary_metric(task): None}
-        for metric in metrics:
+        for metric in facts.metrics(model, task):
             rows += _arm_rows(facts, model, task, metric=metric) + _baseline_rows(facts, model, task, metric=metric)
     return Table(
         name="results",
         title="Test scores",
-        columns=_text("task", "arm", "metric") + _number("mean", "95% t interval", "SD", "seeds", "test examples"),
+        columns=_text("task", "arm", "metric") + _number("mean", "95% interval", "SD", "seeds", "test examples"),
         rows=tuple(rows),
-        note="Mean over seeds; the t interval and the standard deviation are over seed means, so they cover chance in "
-        "training but not in the choice of the test set. Baselines in the same units, on the same examples."
-        f"{_direction_note(row.metric for row in facts.analysis.scores)}",
+        note="Mean over seeds; an arm's t interval and standard deviation are over seed means, so they cover chance in "
+        "training but not in the choice of the test set. Baselines in the same units, on the same examples; their intervals "
+        "cover the choice of the test set, and chance where they draw."
+        f"{_direction_note(row.metric for row in (*facts.analysis.scores, *facts.analysis.other_scores))}",
     )
 
 
@@ -72,7 +70,7 @@ def _baseline_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[
             f"baseline: {row.name}",
             style.label,
             wording.score(metric, row.mean),
-            wording.ABSENT,
+            wording.score_range(metric, facts.baseline_interval(model, task, row.name, metric=metric)),
             wording.ABSENT if row.sd is None else wording.decimal(row.sd * style.scale, style.digits),
             wording.count(len(row.values)) if len(row.values) > 1 else wording.ABSENT,
             wording.count(row.num_examples),
@@ -110,7 +108,7 @@ def published_table(facts: Facts) -> Table | None:
 
 def _what(facts: Facts, row: Comparison) -> tuple[str, str]:
     """Where and what; the metric is named where comparisons are made on several."""
-    metrics = {other.metric for other in facts.analysis.comparisons}
+    metrics = {other.metric for other in (*facts.analysis.comparisons, *facts.analysis.other_comparisons)}
     metric = f", {wording.metric_style(row.metric).label}" if len(metrics) > 1 else ""
     return facts.place(row.model, row.task), f"{wording.name(row.method)} v {wording.name(row.reference)}{metric}"
 
@@ -130,7 +128,7 @@ def differences_table(facts: Facts) -> Table:
             else wording.margin_text(row.metric, row.detectable_difference),
             f"{row.num_seeds} × {wording.count(row.num_examples)}",
         )
-        for row in facts.analysis.comparisons
+        for row in (*facts.analysis.comparisons, *facts.analysis.other_comparisons)
     )
     methods = wording.listing(dict.fromkeys(row.difference.method for row in facts.analysis.comparisons))
     return Table(
@@ -141,9 +139,15 @@ def differences_table(facts: Facts) -> Table:
         + _number("seeds × examples"),
         rows=rows,
         note=f"Intervals and p: {methods}, paired by example, seeds as a random effect. Corrected p-values: "
-        f"{facts.analysis.family}. Detectable: the true difference that these seeds and examples would have "
-        f"shown with 80% power.{_direction_note(row.metric for row in facts.analysis.comparisons)}",
+        f"{facts.analysis.family}{_other_family(facts)}. Detectable: the true difference that these seeds and examples would "
+        f"have shown with 80% power.{_direction_note(row.metric for row in facts.analysis.comparisons)}",
     )
+
+
+def _other_family(facts: Facts) -> str:
+    """Metrics that are not a task's primary one are compared too, and corrected by themselves."""
+    others = dict.fromkeys(wording.metric_style(row.metric).label for row in facts.analysis.other_comparisons)
+    return f"; further metrics ({wording.listing(others)}) are a family apart" if others else ""
 
 
 def effects_table(facts: Facts) -> Table:
@@ -266,9 +270,10 @@ def parts_table(facts: Facts, result: HypothesisResult) -> Table | None:
         name=f"hypothesis_{result.name}",
         title=f"{result.name}, part by part",
         columns=_text("where", "verdict")
-        + _number("estimate", "interval", "p Holm", "repeats" if result.kind == "overhead" else "seeds × examples")
+        + _number("estimate", "interval", "p", "repeats" if result.kind == "overhead" else "seeds × examples")
         + _text("why"),
         rows=tuple(_part_row(facts, result, part) for part in result.parts),
+        note="p: of the claim where a part is supported or open, against it where it is refuted; corrected as its verdict is.",
     )
 
 
@@ -285,7 +290,7 @@ def _part_row(facts: Facts, result: HypothesisResult, part: Part) -> tuple[str, 
         part.verdict,
         wording.ABSENT if estimate is None else wording.gap(metric, estimate.estimate),
         interval or wording.ABSENT,
-        wording.p_value(part.p_holm),
+        wording.p_value(part.p_holm) + (" against" if part.side == "refutation" else ""),
         wording.count(part.num_seeds)
         if result.kind == "overhead"
         else f"{part.num_seeds} × {wording.count(part.num_examples)}",

@@ -19,11 +19,13 @@ from lorascope.stats.drift.runs import (
     DriftArm,
     DriftSample,
     Key,
+    average_log_ratios,
     estimate_log_ratio,
     estimate_mean,
 )
-from lorascope.stats.hypotheses import adjust
-from lorascope.stats.quality.multibootstrap import BootstrapEstimate, average_estimates
+from lorascope.stats.facts.study import Seeding
+from lorascope.stats.quality.multibootstrap import BootstrapEstimate
+from lorascope.stats.verdicts import adjust
 from lorascope.study.hypothesis import Lower
 from lorascope.study.spec import Study
 
@@ -36,7 +38,12 @@ THIRDS = ("early", "middle", "late")
 
 
 def analyse_drift(
-    study: Study, table: pd.DataFrame, arms: Mapping[Key, DriftArm], *, primary: Mapping[str, str]
+    study: Study,
+    table: pd.DataFrame,
+    arms: Mapping[Key, DriftArm],
+    *,
+    primary: Mapping[str, str],
+    seeding: Seeding = "derived",
 ) -> DriftAnalysis | None:
     """Profiles, ratios and correlations of everything whose drift was measured; None if nothing's was.
 
@@ -57,7 +64,7 @@ def analyse_drift(
                 found
                 for model in study.models
                 for pair in _pairs(study)
-                for found in _reductions(study, model.name, pair, arms)
+                for found in _reductions(study, model.name, pair, arms=arms, seeding=seeding)
             ]
         ),
         correlations=drift_correlations(study, table, primary=primary),
@@ -92,25 +99,28 @@ def _pairs(study: Study) -> list[tuple[str, str]]:
 
 
 def _reductions(
-    study: Study, model: str, pair: tuple[str, str], arms: Mapping[Key, DriftArm]
+    study: Study, model: str, pair: tuple[str, str], *, arms: Mapping[Key, DriftArm], seeding: Seeding
 ) -> Iterator[DriftReduction]:
     """Of one model and two methods: on each task that has both, and on average where there are several tasks."""
-    found: dict[_Part, dict[str, tuple[BootstrapEstimate | None, str]]] = {}
+    found: dict[_Part, dict[str, tuple[DriftSample, DriftSample]]] = {}
+    without: dict[_Part, set[str]] = {}
     for task in study.tasks:
         keys = [(model, task.name, method) for method in pair]
         if any(key not in arms for key in keys):
             continue
         for part, first, second in _comparable_parts(arms[keys[0]], arms[keys[1]]):
             estimate, reason = estimate_log_ratio(first, second)
-            found.setdefault(part, {})[task.name] = (estimate, reason)
+            found.setdefault(part, {})[task.name] = (first, second)
+            if estimate is None:
+                without.setdefault(part, set()).add(task.name)
             yield _reduction(model, task.name, pair, part, estimate, reason)
     for part, by_task in found.items() if len(study.tasks) > 1 else ():
-        estimates = [estimate for estimate, _ in by_task.values() if estimate is not None]
-        without = [task.name for task in study.tasks if by_task.get(task.name, (None, ""))[0] is None]
-        if without:
-            yield _reduction(model, "*", pair, part, None, f"no ratio on {', '.join(without)}")
+        lacking = [t.name for t in study.tasks if t.name not in by_task or t.name in without.get(part, ())]
+        if lacking:
+            yield _reduction(model, "*", pair, part, None, f"no ratio on {', '.join(lacking)}")
         else:
-            yield _reduction(model, "*", pair, part, average_estimates(estimates), "")
+            estimate, reason = average_log_ratios([list(by_task.values())], seeding=seeding)
+            yield _reduction(model, "*", pair, part, estimate, reason)
 
 
 def _comparable_parts(method: DriftArm, reference: DriftArm) -> Iterator[tuple[_Part, DriftSample, DriftSample]]:

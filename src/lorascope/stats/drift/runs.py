@@ -14,13 +14,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lorascope.errors import DataError
-from lorascope.stats.quality.multibootstrap import BootstrapEstimate, SeedDifferences, estimate_difference
+from lorascope.stats.facts.study import Seeding
+from lorascope.stats.quality.multibootstrap import (
+    BootstrapEstimate,
+    SeedDifferences,
+    average_estimates,
+    average_over_tasks,
+    estimate_difference,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,6 +106,18 @@ class DriftArm:
     summary: np.ndarray | None
     summary_draws: np.ndarray
     num_examples: int
+
+    def at(self, seeds: Sequence[str]) -> DriftArm:
+        """The same of chosen seeds."""
+        chosen = [self.seeds.index(seed) for seed in seeds]
+        return replace(
+            self,
+            seeds=tuple(seeds),
+            values=self.values[chosen],
+            draws=self.draws[:, chosen],
+            summary=None if self.summary is None else self.summary[chosen],
+            summary_draws=self.summary_draws[:, chosen],
+        )
 
     def layers(self, site: str) -> tuple[int, ...]:
         return tuple(layer for found, layer in self.points if found == site)
@@ -226,25 +245,56 @@ def estimate_mean(sample: DriftSample) -> BootstrapEstimate:
 
 
 def estimate_log_ratio(method: DriftSample, reference: DriftSample) -> tuple[BootstrapEstimate | None, str]:
-    """The mean over shared seeds of log(drift of method / drift of reference), or None and the reason in words.
+    """The mean over shared seeds of log(drift of method / drift of reference), or None and the reason in words."""
+    logs, reason = log_ratios(method, reference)
+    return (estimate_difference(logs, continuous=True) if logs else None), reason
+
+
+def log_ratios(
+    method: DriftSample, reference: DriftSample, seeds: Sequence[str] | None = None
+) -> tuple[SeedDifferences | None, str]:
+    """log(drift of method / drift of reference) of every shared seed, or None and the reason in words. seeds: only these.
 
     A log needs drifts above 0, in every run and every resample; the debiased estimator may give less for a run that
     hardly moved. Nothing is clipped or left out, for that would make small drifts look larger than they are.
     """
-    seeds = tuple(seed for seed in method.seeds if seed in reference.seeds)
-    if not seeds:
+    shared = tuple(seed for seed in method.seeds if seed in reference.seeds and (seeds is None or seed in seeds))
+    if not shared:
         return None, NO_SHARED_SEED
-    first, second = method.at(seeds), reference.at(seeds)
+    first, second = method.at(shared), reference.at(shared)
     reason = first.why_no_log() or second.why_no_log()
     if reason:
         return None, reason
     values, draws = np.log(first.values / second.values), np.log(first.draws / second.draws)
-    return estimate_difference(_with_draws(values, draws, first.num_examples), continuous=True), ""
+    return _with_draws(values, draws, first.num_examples), ""
+
+
+def average_log_ratios(
+    models: Sequence[Sequence[tuple[DriftSample, DriftSample]]], *, seeding: Seeding
+) -> tuple[BootstrapEstimate | None, str]:
+    """The mean of log(drift of method / drift of reference) over models and tasks. models: for each, (method, reference) of
+    every task. Seeds that tasks share are averaged over tasks first; derived ones are independent between tasks."""
+    if seeding == "derived":
+        estimates = [[estimate_log_ratio(*pair) for pair in tasks] for tasks in models]
+        reason = next((why for tasks in estimates for _, why in tasks if why), "")
+        if reason:
+            return None, reason
+        by_task = [average_over_models([e for e, _ in column if e]) for column in zip(*estimates, strict=True)]
+        return average_estimates(by_task), ""
+    in_all = set.intersection(*(set(sample.seeds) for tasks in models for pair in tasks for sample in pair))
+    by_model = []
+    for tasks in models:
+        logs = [log_ratios(*pair, seeds=sorted(in_all)) for pair in tasks]
+        reason = next((why for _, why in logs if why), "")
+        if reason:
+            return None, reason
+        by_model.append(estimate_difference(average_over_tasks([found for found, _ in logs if found]), continuous=True))
+    return average_over_models(by_model), ""
 
 
 def average_over_models(estimates: Sequence[BootstrapEstimate]) -> BootstrapEstimate:
-    """The mean over models of one task. They share examples but not resamples, so how their estimates move together with
-    the examples is not known: the shared part is taken at its largest, as if they moved as one."""
+    """The mean over models of the same tasks. They share examples but not resamples, so how their estimates move together
+    with the examples is not known: the shared part is taken at its largest, as if they moved as one."""
     if len(estimates) == 1:
         return estimates[0]
     k = len(estimates)

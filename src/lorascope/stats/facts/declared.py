@@ -73,6 +73,13 @@ class SearchDeclared(Fact):
 
 
 @dataclass(frozen=True)
+class RelativeFacts(Fact):
+    """A margin that is a share of what the other arm reaches."""
+
+    relative: float
+
+
+@dataclass(frozen=True)
 class HypothesisDeclared(Fact):
     """A hypothesis as it was written: the arm under the key of its kind, the arm it is compared with, and the bound."""
 
@@ -85,7 +92,12 @@ class HypothesisDeclared(Fact):
     than: str | None = None
     over: str | None = None
     on: str | None = None
-    margin: float | None = None
+    margin: float | RelativeFacts | None = None
+
+    @property
+    def absolute_margin(self) -> float | None:
+        """In the metric's own unit; None where the margin is a share, or there is none."""
+        return self.margin if isinstance(self.margin, float | int) else None
 
     @property
     def subject(self) -> str | None:

@@ -71,7 +71,9 @@ def _read(hint: Any, value: Any) -> Any:
     if value is None:
         return None
     if isinstance(hint, types.UnionType):
-        (hint,) = [part for part in typing.get_args(hint) if part is not type(None)][:1]
+        choices = [part for part in typing.get_args(hint) if part is not type(None)]
+        objects = [part for part in choices if isinstance(part, type) and issubclass(part, Fact)]
+        hint = objects[0] if objects and isinstance(value, Mapping) else choices[0]
     if isinstance(hint, type) and issubclass(hint, Fact):
         return hint.from_json(value)
     parts = typing.get_args(hint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lorascope.stats.facts.declared import StudyDeclared
 from lorascope.stats.facts.fact import Fact
@@ -27,6 +28,9 @@ from lorascope.stats.facts.found import (
 from lorascope.stats.facts.searches import SearchFacts
 from lorascope.stats.facts.served import ServingFacts
 
+Seeding = Literal["shared", "derived"]
+"""How tasks get the numbers that runs start from: all from the study's seed itself, or each from numbers derived for it."""
+
 
 @dataclass(frozen=True)
 class MeasureFacts(Fact):
@@ -39,7 +43,7 @@ class MeasureFacts(Fact):
 @dataclass(frozen=True)
 class StudyFacts(Fact):
     """facts.json. data: by task. missing_runs: planned and not evaluated. serving: None where nothing was served. measures:
-    what further measures state, by their kind."""
+    what further measures state, by their kind. seeding: files of before tasks had seeds of their own do not name it."""
 
     study: StudyDeclared
     data: Mapping[str, DataFacts] = field(default_factory=dict)
@@ -56,3 +60,4 @@ class StudyFacts(Fact):
     search: tuple[SearchFacts, ...] = ()
     serving: ServingFacts | None = None
     measures: Mapping[str, MeasureFacts] = field(default_factory=dict)
+    seeding: Seeding = "shared"

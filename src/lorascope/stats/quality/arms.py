@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from lorascope.study.spec import Study
 
 
+BASELINE_PREFIX = "baseline:"
+
+
 @dataclass(frozen=True)
 class ScoredArm:
     """One (model, task, method). seeds: in the study's order. rows: per-example column -> float64 [seeds, examples]."""
@@ -83,6 +86,24 @@ def read_arms(study: Study, measurements: pd.DataFrame) -> dict[tuple[str, str, 
     for task in study.tasks:
         _require_same_examples([arm for arm in arms.values() if arm.task == task.name and arm.seeds])
     return {key: arm for key, arm in arms.items() if arm.seeds}
+
+
+def read_baselines(study: Study, measurements: pd.DataFrame) -> dict[tuple[str, str, str], ScoredArm]:
+    """(model, task, name of the baseline) -> its test rows, as an arm that has a row for every seed of the study. What draws
+    nothing is the same for all of them; what draws fewer times than the study has seeds begins again."""
+    rows: Any = measurements[(measurements["split"] == "test") & measurements["example_id"].notna()]
+    rows = rows[rows["method"].str.startswith(BASELINE_PREFIX)]
+    wanted = tuple(seed.label for seed in study.seeds)
+    found: dict[tuple[str, str, str], ScoredArm] = {}
+    for (model, task, method), part in rows.groupby(["model", "task", "method"], sort=False):
+        name = method.removeprefix(BASELINE_PREFIX).replace(" ", "-")
+        drawn = _read_arm((model, task, name), part, list(dict.fromkeys(part["seed"])))
+        position = [index % len(drawn.seeds) for index in range(len(wanted))]
+        tables = {column: values[position] for column, values in drawn.rows.items()}
+        for one in study.models if model == "*" else [model]:
+            label = one if isinstance(one, str) else one.name
+            found[label, task, name] = ScoredArm(label, task, name, wanted, drawn.examples, tables)
+    return found
 
 
 def _read_arm(key: tuple[str, str, str], rows: Any, order: list[str]) -> ScoredArm:

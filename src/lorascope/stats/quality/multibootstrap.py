@@ -13,8 +13,10 @@ freedom of Hillis (2007, eq. 9), who solved the same two-way design (readers x c
 
     df = (s^2 / n + c)^2 / ((s^2 / n)^2 / (n - 1))
 
-In df alone, s^2 is taken as at least half of what the finite test set must add to it (the interaction, known from the
-examples): without this, three seeds that agree by chance would earn a normal quantile and coverage falls below 93%.
+s^2 cannot truly be below the interaction, which is what the finite test set adds to each seed on its own and which the
+examples tell. Where few seeds agree by chance and s^2 is smaller, the interaction takes its place: the interval over seeds
+and examples is then never narrower than the one over examples with the trained models fixed, whose variance is
+interaction / n + c. What is added is known from the examples, so it brings their degrees of freedom.
 docs/statistics.md has the simulated coverage of this and of the plain percentile interval.
 """
 
@@ -39,16 +41,23 @@ class SeedDifferences:
     """values: [seeds], method - reference of each seed on the whole test set.
 
     deviations: [seeds, draws], scaled so that deviations @ deviations.T is the covariance [seeds, seeds] that sampling
-    the examples gives to `values`. Being linear, both can be averaged over models that share examples.
+    the examples gives to `values`. Being linear, both can be averaged over models that share examples, and over tasks.
+    one_example: the variance of `values` where one example changes sides; of a mean over tasks it is not the default.
     """
 
     values: np.ndarray
     deviations: np.ndarray
     num_examples: int
+    one_example: float | None = None
 
     @property
     def num_seeds(self) -> int:
         return len(self.values)
+
+    @property
+    def least_variance(self) -> float:
+        """What a score that counts examples cannot be below."""
+        return 1 / self.num_examples**2 if self.one_example is None else self.one_example
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,27 @@ def metric_differences(
     return SeedDifferences(values, deviations, num_examples)
 
 
+def metric_scores(
+    estimator: Estimator,
+    rows: Rows,
+    *,
+    num_classes: int,
+    generator: np.random.Generator,
+    num_resamples: int = NUM_RESAMPLES,
+) -> SeedDifferences:
+    """Seed scores of one arm, in place of differences. Two arms scored by generators of one state share their resamples, so
+    their scores may be subtracted or divided."""
+    if isinstance(estimator, Mean):
+        values = rows[estimator.column]
+        return mean_differences(values, np.zeros_like(values))
+    num_examples = rows[estimator.columns[0]].shape[1]
+    score = scorer(estimator, rows, num_classes=num_classes)
+    values = score(np.ones((1, num_examples)))[0]
+    resampled = np.concatenate([score(w) for w in _weights(num_examples, num_resamples, generator)])
+    deviations = (resampled - resampled.mean(0)).T / math.sqrt(num_resamples - 1)
+    return SeedDifferences(values, deviations, num_examples)
+
+
 def _weights(num_examples: int, num_resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     """Bootstrap weights [some resamples, examples] in blocks that fit memory."""
     block = max(1, _CELLS_AT_ONCE // num_examples)
@@ -159,6 +189,40 @@ def average_differences(parts: Sequence[SeedDifferences]) -> SeedDifferences:
     )
 
 
+def average_over_tasks(parts: Sequence[SeedDifferences]) -> SeedDifferences:
+    """The mean over tasks, which have examples of their own but the same seeds in the same order. A seed that starts every
+    task from the same numbers moves all tasks together, so they are averaged within each seed before seeds are compared."""
+    k = len(parts)
+    return SeedDifferences(
+        np.mean([part.values for part in parts], axis=0),
+        np.concatenate([part.deviations / k for part in parts], axis=1),
+        sum(part.num_examples for part in parts),
+        sum(part.least_variance for part in parts) / k**2,
+    )
+
+
+def ratio_of_means(
+    method: Sequence[SeedDifferences], reference: Sequence[SeedDifferences]
+) -> tuple[float, list[SeedDifferences]]:
+    """(mean of `method` / mean of `reference` over tasks, how each task's seeds lie around this ratio).
+
+    The latter is linear in both arms (the delta method): its mean over tasks is 0 and has the variance of the ratio.
+    method, reference: one a task, made by `metric_scores`.
+    """
+    centre = float(np.mean([part.values.mean() for part in reference]))
+    ratio = float(np.mean([part.values.mean() for part in method])) / centre
+    around = [
+        SeedDifferences(
+            (first.values - ratio * second.values) / centre,
+            (first.deviations - ratio * second.deviations) / centre,
+            first.num_examples,
+            first.least_variance / centre**2,
+        )
+        for first, second in zip(method, reference, strict=True)
+    ]
+    return ratio, around
+
+
 def estimate_difference(differences: SeedDifferences, *, continuous: bool = False) -> BootstrapEstimate:
     """The mean difference with its variance components. With one seed, only examples are sampled (df = examples - 1).
 
@@ -169,7 +233,7 @@ def estimate_difference(differences: SeedDifferences, *, continuous: bool = Fals
     n, num_examples = differences.num_seeds, differences.num_examples
     covariance = differences.deviations @ differences.deviations.T
     own = float(np.trace(covariance)) / n
-    floor = 0.0 if continuous else 1 / num_examples**2
+    floor = 0.0 if continuous else differences.least_variance
     if n == 1:
         variance = max(own, floor)
         return BootstrapEstimate(
@@ -178,10 +242,10 @@ def estimate_difference(differences: SeedDifferences, *, continuous: bool = Fals
     shared = max((float(covariance.sum()) - own * n) / (n * (n - 1)), floor)
     between = float(differences.values.var(ddof=1))
     interaction = max(own - shared, 0.0)
-    variance = between / n + shared
-    stable = max(between, interaction / 2) / n  # few seeds can agree by chance; that is no licence for many df
-    spread = stable**2 / (n - 1) + shared**2 / (num_examples - 1)
-    df = (stable + shared) ** 2 / spread if spread else n - 1
+    added = max(interaction - between, 0.0)  # few seeds can agree by chance
+    variance = (between + added) / n + shared
+    spread = (between / n) ** 2 / (n - 1) + ((added / n) ** 2 + shared**2) / (num_examples - 1)
+    df = variance**2 / spread if spread else n - 1
     return BootstrapEstimate(
         float(differences.values.mean()),
         variance,

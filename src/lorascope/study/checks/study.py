@@ -14,7 +14,7 @@ from lorascope.study.checks.search import check_search
 from lorascope.study.checks.serving import check_overhead, check_serving
 from lorascope.study.conclusion import parse_conclusion
 from lorascope.study.hyperparameters import given_hyperparameters
-from lorascope.study.hypothesis import Overhead
+from lorascope.study.hypothesis import BASELINES, Overhead
 from lorascope.study.loading.document import Mistake
 from lorascope.study.loading.overrides import item_name
 from lorascope.study.methods.base import MethodBase
@@ -50,6 +50,7 @@ def check_study(study: Study) -> Iterator[Mistake]:
     yield from _doubles("methods", [method.name for method in study.methods], "give each its own `name`")
     yield from _doubles("seeds", [seed.label for seed in study.seeds], "the same seed twice is one observation")
     yield from _doubles("track", [tracker.kind for tracker in study.track], "each tracker shows the whole study once")
+    yield from _reserved_names(study)
     yield from _same_methods(study)
     for index, task in enumerate(study.tasks):
         if isinstance(task, TaskSettings) and task.name in TASKS:
@@ -70,6 +71,14 @@ def _doubles(key: str, names: Sequence[str], hint: str) -> Iterator[Mistake]:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield Mistake((key, index), f"{key}[{index}]: `{name}` is there twice", hint)
+
+
+def _reserved_names(study: Study) -> Iterator[Mistake]:
+    """Baselines stand in hypotheses under their names, so no method may have one."""
+    for index, method in enumerate(study.methods):
+        if method.name in BASELINES:
+            text = f"methods[{index}]: `{method.name}` is the name of a baseline"
+            yield Mistake(("methods", index), text, f"give the method another name; reserved: {', '.join(BASELINES)}")
 
 
 def _same_methods(study: Study) -> Iterator[Mistake]:
@@ -142,6 +151,10 @@ def _micro_batches(study: Study, method: MethodBase, index: int) -> Iterator[Mis
         yield Mistake(("methods", index, "train"), text, "`train` here overrides `train` of the study, field by field")
 
 
+def _and_baselines(verb: str, key: str) -> str:
+    return f"; or a baseline: {', '.join(BASELINES)}" if verb != "lower" and key == "to" else ""
+
+
 def _hypotheses(study: Study) -> Iterator[Mistake]:
     methods = [method.name for method in study.methods]
     for name, hypothesis in study.hypotheses.items():
@@ -151,11 +164,14 @@ def _hypotheses(study: Study) -> Iterator[Mistake]:
         verb, other = tuple(type(hypothesis).model_fields)[:2]
         compared = {key: getattr(hypothesis, key) for key in (verb, other)}
         for key, method in compared.items():
-            if method not in methods:
-                match = nearest(method, methods)
+            allowed = [*methods, *BASELINES] if key == "to" else methods
+            if method not in allowed:
+                match = nearest(method, allowed)
                 meant = f": did you mean `{match}`?" if match else ""
                 text = f"hypotheses.{name}: the study has no method `{method}`{meant}"
-                yield Mistake(("hypotheses", name, key), text, f"its methods: {', '.join(methods)}")
+                yield Mistake(
+                    ("hypotheses", name, key), text, f"its methods: {', '.join(methods)}{_and_baselines(verb, key)}"
+                )
         if compared[verb] == compared[other]:
             text = f"hypotheses.{name}: `{compared[verb]}` is compared with itself"
             yield Mistake(("hypotheses", name, other), text, "name two different methods")

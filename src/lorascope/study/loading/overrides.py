@@ -14,7 +14,7 @@ from typing import Any
 from lorascope.errors import StudyError
 from lorascope.registry import nearest
 from lorascope.study.loading.document import KeyPath, YamlDocument, describe, parse_yaml
-from lorascope.study.spec import Study
+from lorascope.study.seeds import DEFAULT, PRINTED
 
 
 def apply_override(document: YamlDocument, override: str) -> None:
@@ -55,7 +55,9 @@ def _open(container: Any, key: str | int, path: KeyPath) -> Any:
     """What stands under `key`, made a mapping first where it is absent or a shorthand."""
     value = container.get(key) if isinstance(container, dict) else container[key]
     if value is None and path == ("seeds",):
-        value = [seed.initialisation for seed in Study.model_fields["seeds"].default]
+        value = [seed.initialisation for seed in DEFAULT]
+    elif path == ("seeds",) and type(value) is int:
+        value = list(PRINTED[:value])
     elif value is None:
         value = {}
     elif len(path) == 2 and path[0] in ("methods", "track") and isinstance(value, str):

@@ -7,6 +7,8 @@ from typing import Any
 from lorascope.registry import METHODS, MODELS, TASKS, TRACKERS
 from lorascope.study.fields import FIELDS
 from lorascope.study.methods import method_specs
+from lorascope.study.search import MOST_SEEDS
+from lorascope.study.seeds import PRINTED
 from lorascope.study.spec import Study
 
 _PERCENTAGE = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$"}
@@ -23,12 +25,16 @@ def study_schema() -> dict[str, Any]:
             target["properties"][name]["description"] = description
         for name in _FRACTIONS:
             if name in target["properties"]:
-                target["properties"][name] = _or_text(target["properties"][name], _PERCENTAGE)
+                target["properties"][name] = _or(target["properties"][name], _PERCENTAGE)
     for method in method_specs().values():
         definitions[method.__name__]["required"].remove("name")  # the loader fills it in from `kind`
     _allow_shorthands(schema["properties"])
+    trial_seeds = definitions["SearchSpec"]["properties"]["seeds"]
+    definitions["SearchSpec"]["properties"]["seeds"] = _or(
+        trial_seeds, {"type": "integer", "minimum": 1, "maximum": MOST_SEEDS}
+    )
     text = definitions["FileTask"]["properties"]["text"]
-    definitions["FileTask"]["properties"]["text"] = _or_text(text, {"type": "string"})
+    definitions["FileTask"]["properties"]["text"] = _or(text, {"type": "string"})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -43,10 +49,11 @@ def _allow_shorthands(properties: dict[str, Any]) -> None:
     for key, names in registered.items():
         properties[key]["items"] = {"anyOf": [{"enum": names}, properties[key]["items"]]}
     properties["seeds"]["items"] = {"anyOf": [{"type": "integer"}, properties["seeds"]["items"]]}
+    properties["seeds"] = _or(properties["seeds"], {"type": "integer", "minimum": 1, "maximum": len(PRINTED)})
 
 
-def _or_text(schema: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
-    """A property that may also be written as text; what describes the property stays outside the choice."""
+def _or(schema: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A property that may also be written in another way; what describes the property stays outside the choice."""
     outside = {key: schema[key] for key in ("default", "description", "title") if key in schema}
     inside = {key: value for key, value in schema.items() if key not in outside}
-    return {**outside, "anyOf": [*inside.get("anyOf", [inside]), text]}
+    return {**outside, "anyOf": [*inside.get("anyOf", [inside]), other]}

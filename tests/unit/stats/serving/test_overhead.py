@@ -16,10 +16,11 @@ from served_rows import rows
 
 from lorascope.stats.analyse import analyse_study
 from lorascope.stats.analysis import Analysis
-from lorascope.stats.hypotheses import hypothesis_test, judge
+from lorascope.stats.hypotheses import hypothesis_test
 from lorascope.stats.serving.analyse import analyse_serving
 from lorascope.stats.serving.analysis import ServingAnalysis
 from lorascope.stats.serving.evidence import metric_of, overhead_evidence
+from lorascope.stats.verdicts import NOTHING, judge
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.spec import Study
 
@@ -66,13 +67,13 @@ def test_an_overhead_below_the_bound_at_every_batch_is_supported():
         result.claim
         == "adapters-4 costs at most 30% more p95 latency than merged at every model, workload and batch size"
     )
-    assert [part.task for part in result.parts] == ["generation, batch 1", "generation, batch 4"]
+    assert [part.task for part in result.parts] == ["generation, batch 1", "generation, batch 4", "*"]
     assert "m, generation, batch 1, the weakest part" in result.reason
     assert (result.num_seeds, result.num_examples) == (5, 0), "n is repeats; requests are no replication"
     assert result.would_decide == "decided"
     logs = math.log(1.2) + NOISE
     error = NOISE.std(ddof=1) / math.sqrt(5)
-    assert p == pytest.approx(stats.t.cdf((logs.mean() - math.log(1.3)) / error, 4))
+    assert p.support == pytest.approx(stats.t.cdf((logs.mean() - math.log(1.3)) / error, 4))
     interval = result.parts[0].estimate
     assert interval is not None and interval.confidence == 0.90
     assert interval.high == pytest.approx(math.exp(logs.mean() + stats.t.ppf(0.95, 4) * error))
@@ -80,14 +81,14 @@ def test_an_overhead_below_the_bound_at_every_batch_is_supported():
 
 def test_one_batch_above_the_bound_refutes_the_claim_for_every_batch():
     result, p = verdict_of(measured({1.0: 0.8, 4.0: 0.1}))
-    assert result.verdict == "refuted" and p > 0.9
+    assert result.verdict == "refuted" and p.support > 0.9
     assert result.reason == "m, generation, batch 1: no part of the 90% interval lies at or below 130% of merged"
 
 
 def test_refutation_is_corrected_over_the_parts():
     noise = NOISE * 5
     one, _ = verdict_of(measured({4.0: 0.48}, noise=noise))
-    many, _ = verdict_of(measured({4.0: 0.48, **{float(2**k): 0.29 for k in range(5, 12)}}, noise=noise))
+    many, _ = verdict_of(measured({4.0: 0.48, **{float(2**k): 0.1 for k in range(5, 12)}}, noise=noise))
     assert one.verdict == "refuted" and many.verdict == "inconclusive"
 
 
@@ -107,7 +108,7 @@ def test_parts_are_averaged_within_repeats_before_the_variance():
         found += rows("merged", [100.0] * 5, level=level)
         found += rows("adapters-4", list(120 * np.exp(sign * 5 * NOISE + NOISE / 1000)), level=level)
     result, p = verdict_of(analyse_serving(pd.DataFrame(found), gates=[]), at="average")
-    assert result.verdict == "supported" and p < 1e-6
+    assert result.verdict == "supported" and p.support < 1e-6
     assert result.average is not None and result.average.estimate == pytest.approx(1.2)
     assert result.claim.endswith("on average over models, workloads and batch sizes")
 
@@ -129,7 +130,7 @@ def test_throughput_is_a_claim_about_the_time_a_token_takes():
 
 def test_two_repeats_decide_nothing():
     result, p = verdict_of(measured({4.0: 0.05}, noise=NOISE[:2]))
-    assert (result.verdict, p) == ("inconclusive", 1.0)
+    assert (result.verdict, p) == ("inconclusive", NOTHING)
     assert result.reason == "m, generation, batch 4: 2 repeats: an interval takes at least 3"
     assert result.would_decide == "m, generation, batch 4: at least 3 repeats of both arms"
 
@@ -137,7 +138,7 @@ def test_two_repeats_decide_nothing():
 def test_an_arm_with_a_failed_gate_leaves_the_claim_open_with_the_reason():
     serving = analyse_serving(served_frame(), gates=served_gates(failing=["adapters-4"]))
     result, p = verdict_of(serving, models=(MODEL,))
-    assert (result.verdict, p) == ("inconclusive", 1.0)
+    assert (result.verdict, p) == ("inconclusive", NOTHING)
     assert "adapters-4 failed its equivalence gate: token match" in "; ".join(part.reason for part in result.parts)
     assert all(part.estimate is None for part in result.parts)
 
@@ -153,7 +154,7 @@ def test_a_batch_that_one_arm_lacks_leaves_the_claim_open():
 def test_a_study_that_did_not_serve_leaves_the_claim_open():
     for serving in (None, analyse_serving(served_frame(), gates=[])):
         result, p = verdict_of(serving, models=("m",))
-        assert (result.verdict, p) == ("inconclusive", 1.0)
+        assert (result.verdict, p) == ("inconclusive", NOTHING)
 
 
 def test_only_greedy_default_round_robin_closed_loop_figures_decide():

@@ -182,7 +182,8 @@ def test_schema_allows_the_shorthands_that_the_loader_allows() -> None:
     schema = study_schema()
     names = schema["properties"]["tasks"]["items"]["anyOf"][0]["enum"]
     assert names == ["mrpc", "sst2", "rte", "docstrings"]
-    assert schema["properties"]["seeds"]["items"]["anyOf"][0] == {"type": "integer"}
+    assert schema["properties"]["seeds"]["anyOf"][0]["items"]["anyOf"][0] == {"type": "integer"}
+    assert schema["properties"]["seeds"]["anyOf"][1] == {"type": "integer", "minimum": 1, "maximum": 20}
     assert schema["$defs"]["LoraSpec"]["required"] == ["kind"]
     warmup = schema["$defs"]["TrainSpec"]["properties"]["warmup"]["anyOf"]
     assert [choice["type"] for choice in warmup] == ["number", "string"]
