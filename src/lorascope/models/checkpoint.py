@@ -82,9 +82,10 @@ def _dequantised(gguf: Path, model: Mapping[str, Any], cache_dir: Path) -> Path:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     with reading_checkpoint(gguf):
-        quantised, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype="float32", output_loading_info=True
         )
+    quantised, info = loaded
     if lacking := sorted(info["missing_keys"]):
         raise EnvironmentProblem(
             f"{gguf} lacks {len(lacking)} tensors of a {type(quantised).__name__}: {listed(lacking)}",
