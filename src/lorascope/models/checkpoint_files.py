@@ -169,7 +169,13 @@ def _pickled(directory: Path, file: Path) -> EnvironmentProblem:
 
 def _require_inside(directory: Path, name: Path, how: str) -> None:
     """name: relative to the directory, or absolute. how: it comes to be read, in words."""
-    root, real = directory.resolve(), (directory / name).resolve()
+    root = directory.resolve()
+    try:
+        real = (directory / name).resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise EnvironmentProblem(
+            f"{directory / name} cannot be read: {error}", hint="put the file itself in its place"
+        ) from None
     if not any(real.is_relative_to(place) for place in (root, *_hub_blobs(root))):
         raise EnvironmentProblem(
             f"{directory}: {how}, and nothing outside the directory is read ({real})",

@@ -86,7 +86,7 @@ def reading_checkpoint(place: Path) -> Iterator[None]:
     except (LorascopeError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a file made to break its reader raises what it likes
-        said = next(iter(str(error).strip().splitlines()), "")
+        said = first_sentence(error)
         if said.startswith("Unrecognized configuration class"):
             said = "transformers has no model with such a head for this architecture"
         elif not isinstance(error, OSError | ValueError | RuntimeError):  # their text alone says little ('metadata')
@@ -132,8 +132,7 @@ def _require_backbone(loaded: Loaded, directory: Path) -> None:
             for name in mismatched
         ]
         raise EnvironmentProblem(
-            f"{len(shapes)} tensors of the checkpoint in {directory} have another shape than config.json gives them: "
-            f"{listed(shapes)}",
+            f"the checkpoint in {directory} has tensors of another shape than config.json gives them: {listed(shapes)}",
             hint="config.json and the weights are not of one checkpoint: save or download both again",
         )
 
@@ -172,7 +171,7 @@ def _require_equal(loaded: Loaded, files: Sequence[Path]) -> None:
             found = next((place[name] for place in places for name in names if name in place), None)
             if found is None or found.shape != tensor.shape:
                 continue  # transformers left it out, or a head of another shape will be new
-            if found.is_floating_point() and not tensor.is_floating_point():
+            if found.is_floating_point() and (not tensor.is_floating_point() or tensor.element_size() == 1):
                 raise EnvironmentProblem(
                     f"{key} in {file} is {str(tensor.dtype).removeprefix('torch.')}, which is no weight of a "
                     f"{type(model).__name__}: quantised weights need their scales",
@@ -219,6 +218,12 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in torch.load(file, map_location="cpu", weights_only=True).items():
         if isinstance(tensor, torch.Tensor):
             yield name, tensor
+
+
+def first_sentence(error: Exception) -> str:
+    """The first line of what an error says; the next one too where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
 
 
 def listed(names: Sequence[str]) -> str:

@@ -10,7 +10,8 @@ from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.models.config_facts import vocabulary_rows
 from lorascope.models.configuration import read_config
-from lorascope.models.tokenizer_files import too_many_ids
+from lorascope.models.reading import first_sentence
+from lorascope.models.tokenizer_files import no_vocabulary, too_many_ids
 
 
 def load_tokenizer(model: Mapping[str, Any], *, locations: Mapping[str, str], cache_dir: Path) -> Any:
@@ -26,11 +27,13 @@ def load_tokenizer(model: Mapping[str, Any], *, locations: Mapping[str, str], ca
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # its readers raise what they like
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EnvironmentProblem(
-            f"the tokenizer in {directory} cannot be loaded: {said[:300]}",
+            f"the tokenizer in {directory} cannot be loaded: {first_sentence(error)[:300] or type(error).__name__}",
             hint="the checkpoint needs its tokenizer files (tokenizer.json, or vocab and merges) beside config.json",
         ) from None
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # transformers makes one out of nothing
+        text, hint = no_vocabulary(directory)
+        raise EnvironmentProblem(text, hint=hint)
     tokenizer.padding_side = "right"
     tokenizer.truncation_side = "right"
     if tokenizer.pad_token is None:

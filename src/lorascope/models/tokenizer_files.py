@@ -17,6 +17,28 @@ def largest_id(directory: Path) -> tuple[int, str] | None:
     return max(ids, default=None)
 
 
+def has_vocabulary(directory: Path) -> bool:
+    """Whether there is a file that a tokenizer's words may lie in, or a tokenizer of characters or bytes."""
+    kind = str(_json(directory / "tokenizer_config.json").get("tokenizer_class"))
+    return kind.removesuffix("Fast") in _WITHOUT_FILES or any(
+        True for pattern in _VOCABULARIES for _ in directory.glob(pattern)
+    )
+
+
+_VOCABULARIES = (
+    "tokenizer.json", "tokenizer.*.json", "*vocab*", "*.model", "*.spm", "*.tiktoken", "bpe.codes", "*.bpe",
+)  # fmt: skip
+_WITHOUT_FILES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer", "MyT5Tokenizer")
+
+
+def no_vocabulary(directory: Path) -> tuple[str, str]:
+    """What is said of a checkpoint whose tokenizer has no words, and the hint."""
+    return (
+        f"the checkpoint in {directory} has no tokenizer: there is no vocabulary in its files",
+        "save the tokenizer next to the model, `tokenizer.save_pretrained(DIR)`, or download its files too",
+    )
+
+
 def too_many_ids(largest: int, token: str, rows: int) -> tuple[str, str]:
     """What is said of a tokenizer whose ids the model has no rows for, and the hint."""
     return (

@@ -16,7 +16,7 @@ from lorascope.models.catalog import missing_package
 from lorascope.models.config_facts import last_names, layer_size, most_tokens, names_something, roles_meant
 from lorascope.models.configuration import model_config
 from lorascope.models.sites import unknown_site
-from lorascope.plan.checkpoints import check_checkpoint
+from lorascope.plan.checkpoints import check_checkpoint, check_config, lacks_weights
 from lorascope.study.loading.document import Mistake, dotted
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.ranges import Range
@@ -28,10 +28,11 @@ def check_models(study: Study) -> Iterator[Mistake]:
     """Every mistake that the configs of the study's models show."""
     for index, model in enumerate(study.models):
         config = model_config(model)
+        yield from check_config(model, config, index)
         if config is None:
             continue
         yield from _dropout(config, index)
-        yield from check_checkpoint(model, config, index, drift=study.measure.drift)
+        yield from check_checkpoint(model, config, index, drift=study.measure.drift, reads_text=_reads_text(study))
         architecture = known_architecture(config.get("model_type"))
         yield from _lengths(study, architecture, config, model=model.name)
         yield from _whole_stack(study, config, model=model.name)
@@ -64,7 +65,11 @@ def not_checked(study: Study) -> list[str]:
                 f"not checked until the model is here: whether {model.name} has the study's sites, ranks and parts "
                 "(there is no config.json of it on this machine)"
             )
-        elif config is not None and known_architecture(config.get("model_type")) is None:
+        if config is not None and lacks_weights(model):
+            remarks.append(
+                f"not checked until the model is here: whether the files of {model.name} are whole and may be read"
+            )
+        if config is not None and known_architecture(config.get("model_type")) is None:
             remarks.append(
                 f"{model.name} is a {config.get('model_type')} model, whose layers lorascope knows by their names only: its "
                 "sites, parts and head are checked when it is loaded"
@@ -123,6 +128,10 @@ def _largest_rank(study: Study, method: MethodBase) -> int | None:
     return getattr(method, "rank", None)
 
 
+def _reads_text(study: Study) -> bool:
+    return any(unit_of(task) in ("token", None) for task in study.tasks)
+
+
 def _inputs(study: Study, architecture: Architecture, *, model: str) -> Iterator[Mistake]:
     """Images for a model of texts, and the other way round."""
     names = {"token": "texts", "image": "images"}
@@ -155,8 +164,7 @@ def _lengths(
             text = f"measure.serving: a request of {longest} tokens is longer than {model} has places for ({most})"
             hint = "lower `prompt_tokens`, or `output_tokens` where text is generated"
             yield Mistake(("measure", "serving", "prompt_tokens"), text, hint)
-    reads_text = any(unit_of(task) in ("token", None) for task in study.tasks)
-    if reads_text and study.train.max_length > most:
+    if _reads_text(study) and study.train.max_length > most:
         text = f"train.max_length: {study.train.max_length} tokens are more than {model} has places for ({most})"
         yield Mistake(
             ("train", "max_length"), text, f"use at most {most}; longer examples are cut, and the share is reported"

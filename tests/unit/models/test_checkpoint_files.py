@@ -199,6 +199,12 @@ def test_a_link_out_of_the_directory_is_refused(name: str, directory: Path) -> N
     assert f"{name} leads out of it, and nothing outside the directory is read" in refusal(directory)
 
 
+def test_links_in_a_circle_give_one_sentence(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors").symlink_to("model.safetensors")
+    assert "model.safetensors cannot be read" in refusal(directory)
+
+
 def test_a_tokenizer_that_names_a_file_elsewhere_is_refused(directory: Path) -> None:
     change(directory / "tokenizer_config.json", special_tokens_map_file="/root/.cache/x.json")
     describe_model(model_at(directory))

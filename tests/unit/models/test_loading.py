@@ -207,6 +207,13 @@ def test_token_ids_that_the_model_has_no_rows_for_are_refused(tmp_path: Path) ->
     assert "resize_token_embeddings" in str(caught.value.hint)
 
 
+def test_a_checkpoint_without_a_tokenizer_is_refused(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """transformers would make one that takes every word for unknown."""
+    shutil.copyfile(tiny_checkpoints["bert"] / "config.json", tmp_path / "config.json")
+    with pytest.raises(EnvironmentProblem, match="has no tokenizer"):
+        load_tokenizer({"checkpoint_sha256": ""}, locations={"model": str(tmp_path)}, cache_dir=tmp_path)
+
+
 def test_a_tokenizer_that_is_no_json_gives_one_sentence(tmp_path: Path) -> None:
     directory = bare_tokenizer(tmp_path, unk_token="<unk>")
     (directory / "tokenizer.json").write_text('{"model": 3}')

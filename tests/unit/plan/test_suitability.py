@@ -22,9 +22,10 @@ FULL = {"kind": "full", "name": "full"}
 
 
 def study_of(folder: Path, family: str, *methods: dict[str, Any], changes: Any = None, **parts: Any) -> Study:
-    """A study of one model, whose directory holds its config and a file of weights without any."""
+    """A study of one model, whose directory holds its config, an empty file of weights and an empty tokenizer."""
     tiny_config(family, **(changes or {})).save_pretrained(folder / family)
     save_file({}, folder / family / "model.safetensors")
+    (folder / family / "tokenizer.json").write_text("{}")
     model = {"name": "tiny", "source": {"path": str(folder / family)}}
     fields = {"name": "s", "question": "?", "models": [model], "tasks": ["mrpc"], "methods": [*methods] or [LORA]}
     return Study.model_validate({**fields, "train": {"max_length": 32}, **parts})
@@ -178,6 +179,32 @@ def test_token_ids_beyond_the_vocabulary_are_named(tmp_path: Path) -> None:
     assert found(study) == []
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is not a JSON object"),
+        ("[]", "is not a JSON object"),
+        ("{}", "names no `model_type`"),
+        (None, "not exist"),
+    ],
+)
+def test_a_config_that_says_nothing_is_named(content: str | None, said: str, tmp_path: Path) -> None:
+    study = study_of(tmp_path, "bert")
+    path = tmp_path / "bert" / "config.json"
+    path.unlink() if content is None else path.write_text(content)
+    (text,) = found(study)
+    assert f"models[0]: {path}" in text and said in text
+
+
+def test_a_model_of_texts_needs_a_tokenizer(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "bert")
+    (tmp_path / "bert" / "tokenizer.json").unlink()
+    (text,) = found(study)
+    assert "has no tokenizer: there is no vocabulary in its files" in text
+    (tmp_path / "bert" / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert found(study) == []
+
+
 def test_layers_without_weights_are_named_before_anything_starts(tmp_path: Path) -> None:
     study = study_of(tmp_path, "bert")
     for layers, said in (([0], "no weights of layer 1"), ([0, 1, 2], "weights of layer 2 too"), ([0, 1], None)):
@@ -212,6 +239,24 @@ def test_what_cannot_be_checked_here_is_said(tmp_path: Path) -> None:
     assert model_config(hub) is None
     (remark,) = not_checked(study.model_copy(update={"models": (hub,)}))
     assert remark.startswith("not checked until the model is here: whether far has")
+
+
+def test_a_hub_model_without_its_weights_is_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its config.json alone was fetched."""
+    study = study_of(tmp_path, "bert")
+    snapshot = tmp_path / "models--owner--tiny" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (tmp_path / "bert" / "config.json").rename(snapshot / "config.json")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    hub = ModelSpec.model_validate({"name": "far", "source": {"hub": "owner/tiny", "revision": "a" * 40}})
+    there = study.model_copy(update={"models": (hub,)})
+    assert model_config(hub) is not None and found(there) == []
+    (remark,) = not_checked(there)
+    assert remark == "not checked until the model is here: whether the files of far are whole and may be read"
+    (tmp_path / "bert" / "model.safetensors").rename(snapshot / "model.safetensors")
+    (tmp_path / "bert" / "tokenizer.json").rename(snapshot / "tokenizer.json")
+    assert not_checked(there) == []
 
 
 def test_mistakes_name_their_line_or_their_place(tmp_path: Path) -> None:
