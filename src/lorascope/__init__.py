@@ -2,10 +2,11 @@
 
     study = lorascope.load("study.yaml")
     outcome = lorascope.run(study)
-    table = lorascope.results(study).measurements
+    table = lorascope.results(study).scores
 
 The names come from `lorascope.api`, which is imported at first use, so that `import lorascope` costs nothing. Names of
-subpackages (report, plan) cannot be among them: importing the subpackage would replace the function.
+subpackages (report, plan) cannot be among them: importing the subpackage would replace the function. `lorascope.api` has
+those too.
 """
 
 from __future__ import annotations
@@ -15,9 +16,28 @@ from typing import TYPE_CHECKING, Any
 from lorascope.version import __version__
 
 if TYPE_CHECKING:
-    from lorascope.api import export, load, results, run, status, verify
+    from lorascope.api import (
+        Outcome,
+        Reanalysed,
+        Results,
+        Workers,
+        analyse,
+        calibrate,
+        export,
+        find_run,
+        graph,
+        load,
+        results,
+        run,
+        status,
+        verify,
+        watch,
+    )
 
-__all__ = ["__version__", "export", "load", "results", "run", "status", "verify"]
+__all__ = [
+    "Outcome", "Reanalysed", "Results", "Workers", "__version__", "analyse", "calibrate", "export", "find_run", "graph",
+    "load", "results", "run", "status", "verify", "watch",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +45,12 @@ def __getattr__(name: str) -> Any:
         from lorascope import api
 
         return getattr(api, name)
+    if name == "api":
+        import importlib
+
+        return importlib.import_module("lorascope.api")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "api"})

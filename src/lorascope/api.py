@@ -9,8 +9,9 @@ results.measurements            # a pandas DataFrame, one row a measurement
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,25 +21,28 @@ from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.store.opening import StorePlace, open_store
 from lorascope.engine.workers.devices import check_devices
 from lorascope.errors import StudyError
-from lorascope.pipeline import Outcome, Results, Workers, analysis_of, execute_all, make_directory, run_study
+from lorascope.pipeline import Outcome, Results, Workers, analysis_of, execute_all, metrics_of, run_study, write_report
 from lorascope.plan.graph import Graph
 from lorascope.plan.growing import Planner
 from lorascope.plan.suitability import require_suitable
+from lorascope.report.folder import folder_of
 from lorascope.serving.forms import Dtype, Form
 from lorascope.study.loading.load import load_study
 from lorascope.study.measure import Workload
 from lorascope.study.spec import Study
 from lorascope.tracking.choice import chosen_trackers
+from lorascope.tracking.console import shown_to_people
 
 if TYPE_CHECKING:
     from lorascope.engine.store.directory import Store
     from lorascope.plan.outlook import StudyPlan
     from lorascope.plan.status import StatusReader
     from lorascope.serving.publish import Published
+    from lorascope.stats.analysis import HypothesisResult
 
 __all__ = [
-    "Outcome", "Results", "Workers", "calibrate", "export", "graph", "load", "plan", "report", "results", "run", "status",
-    "verify", "watch",
+    "Outcome", "Reanalysed", "Results", "Workers", "analyse", "calibrate", "export", "find_run", "graph", "load", "plan",
+    "report", "results", "run", "status", "verify", "watch",
 ]  # fmt: skip
 
 DEFAULT_STORE = Path("store")
@@ -46,23 +50,28 @@ DEFAULT_RESULTS = Path("results")
 StepState = Literal["done", "running", "failed", "blocked", "missing"]
 
 
+def as_path(place: str | Path | None) -> Path | None:
+    """A place that may be given as text."""
+    return None if place is None else Path(place).expanduser()
+
+
 def load(path: str | Path, *, overrides: Sequence[str] = ()) -> Study:
     """The study in a YAML file, with overrides such as "methods.lora.rank=16". Raises StudyError with file and line."""
     return load_study(path, overrides=overrides)
 
 
-def graph(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None) -> Graph:
+def graph(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: str | Path | None = None) -> Graph:
     """Every step the study consists of (but its analysis, which depends on what gets finished), as far as its searches have
     come in the store. Computes nothing."""
-    return Planner(study, open_store(store), data_dir=data_dir).graph
+    return Planner(study, open_store(store), data_dir=as_path(data_dir)).graph
 
 
 def run(
     study: Study,
     *,
     store: StorePlace = DEFAULT_STORE,
-    results: Path = DEFAULT_RESULTS,
-    data_dir: Path | None = None,
+    results: str | Path = DEFAULT_RESULTS,
+    data_dir: str | Path | None = None,
     executor: str | Workers = "local",
     only: str | None = None,
     track: Sequence[str] | None = None,
@@ -72,27 +81,27 @@ def run(
 
     store: a directory, or "s3://BUCKET/PREFIX". executor: "local", "inline" or "ray", or `Workers` that say on which devices,
     or on which cluster. only: a glob on step ids and labels ("*mrpc*"); what they need is run too. track: trackers instead of
-    the study's own, ["none"] for none. emit: receives every event; results/<study>/events.jsonl does too. May be killed at
-    any time and called again.
+    the study's own, ["none"] for none. emit: receives every event, in place of the progress that is shown on a terminal and
+    in a notebook; results/<study>/events.jsonl receives them too. May be killed at any time and called again.
     """
     require_suitable(study)
     workers = Workers(executor) if isinstance(executor, str) else executor
     trackers = chosen_trackers(study, track)
     opened = open_store(store)
     opened.check()
-    planner = Planner(study, opened, data_dir=data_dir, only=only, keeps_proposals=True)
-    folder = results / study.name
-    make_directory(folder)
-    return run_study(
-        planner, opened, workers.at(opened, data_dir=data_dir), folder=folder, trackers=trackers, emit=emit
-    )
+    planner = Planner(study, opened, data_dir=as_path(data_dir), only=only, keeps_proposals=True)
+    folder = folder_of(study, Path(results))
+    folder.take()
+    placed = workers.at(opened, data_dir=as_path(data_dir))
+    with nullcontext(emit) if emit else shown_to_people() as told:
+        return run_study(planner, opened, placed, folder=folder, trackers=trackers, emit=told)
 
 
 def plan(
     study: Study,
     *,
     store: StorePlace = DEFAULT_STORE,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     machines: int = 1,
     workers_each: int | None = None,
     devices: Sequence[str] | None = None,
@@ -113,7 +122,7 @@ def plan(
         )
     require_suitable(study)
     opened = open_store(store)
-    planned = Planner(study, opened, data_dir=data_dir).outlook()
+    planned = Planner(study, opened, data_dir=as_path(data_dir)).outlook()
     here = list(devices or find_devices())
     history = read_history(opened, device=here[0].partition(":")[0], is_binding=bool(devices))
     sharing = 1 if workers_each else max(Counter(here).values())
@@ -125,7 +134,7 @@ def calibrate(
     study: Study,
     *,
     store: StorePlace = DEFAULT_STORE,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     devices: Sequence[str] | None = None,
     emit: Emit | None = None,
 ) -> None:
@@ -141,17 +150,17 @@ def calibrate(
     device = (devices or find_devices())[0]
     opened = open_store(store)
     opened.check()
-    planned = Planner(study, opened, data_dir=data_dir).outlook()
+    planned = Planner(study, opened, data_dir=as_path(data_dir)).outlook()
     emit = emit or fan_out()
-    with closing(Workers(devices=[device]).at(opened, data_dir=data_dir)) as worker:
+    with closing(Workers(devices=[device]).at(opened, data_dir=as_path(data_dir))) as worker:
         execute_all(preparation_steps(planned), store=opened, executor=worker, emit=emit)
         results = {step.id: opened.artifact(step.id).result for step in planned.of_kind("tokens")}
         steps = calibration_steps(planned, machine=machine(device=device), results=results)
         execute_all(steps, store=opened, executor=worker, emit=emit)
 
 
-def _finished_analysis(study: Study, store: Store, data_dir: Path | None) -> Artifact:
-    planned = Planner(study, store, data_dir=data_dir).graph
+def _finished_analysis(study: Study, store: Store, data_dir: str | Path | None) -> Artifact:
+    planned = Planner(study, store, data_dir=as_path(data_dir)).graph
     failures = store.failures(step.id for step in planned.steps)
     last = analysis_of(planned, store, failures=failures)
     if last is None or not store.has(last.id):
@@ -162,29 +171,62 @@ def _finished_analysis(study: Study, store: Store, data_dir: Path | None) -> Art
     return store.artifact(last.id)
 
 
-def results(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None) -> Results:
+def results(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: str | Path | None = None) -> Results:
     """The results of a study that has been run. Raises StudyError if the store has none."""
     return Results(_finished_analysis(study, open_store(store), data_dir))
 
 
 def report(
-    study: Study, *, store: StorePlace = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
+    study: Study,
+    *,
+    store: StorePlace = DEFAULT_STORE,
+    results: str | Path = DEFAULT_RESULTS,
+    data_dir: str | Path | None = None,
 ) -> Path:
     """Renders the report of a study that has been run, again, and returns the path of its page."""
-    from lorascope.report.render import render_report
-
     artifact = _finished_analysis(study, open_store(store), data_dir)
-    make_directory(results / study.name)
-    return render_report(artifact.path, results / study.name)
+    folder = folder_of(study, Path(results))
+    folder.take()
+    return write_report(artifact, study, folder.path, emit=fan_out(), again=True)
+
+
+@dataclass(frozen=True)
+class Reanalysed:
+    """report: the page. metrics: hypothesis -> what its estimate is of. lacks: what the folder does not hold, and what follows
+    from that."""
+
+    report: Path
+    verdicts: Sequence[HypothesisResult]
+    metrics: Mapping[str, str | None]
+    conclusion: str | None
+    lacks: Sequence[str]
+
+
+def analyse(directory: str | Path, *, study: Study | None = None, to: str | Path | None = None) -> Reanalysed:
+    """Redoes the statistics and the report of a finished study from the folder of its report alone, without the store.
+
+    study: in place of the one that the folder states, for hypotheses as they were declared elsewhere. to: where the report
+    is written; default: in `directory`, where the report that is there is kept as `previous` if the statistics differ.
+    Raises StudyError where the folder has no measurements or states no study.
+    """
+    from lorascope.analysis.again import analyse_folder
+    from lorascope.report.again import write_again
+
+    directory = Path(directory)
+    redone = analyse_folder(directory, study=study)
+    page = write_again(redone.analysis, redone.facts, directory, to=Path(to) if to else directory, study=study)
+    found = redone.analysis
+    conclusion = None if found.conclusion is None else f"{found.conclusion['text']}: {found.conclusion['verdict']}"
+    return Reanalysed(page, found.hypotheses, metrics_of(found), conclusion, redone.lacks)
 
 
 def status(
-    study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None
+    study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: str | Path | None = None
 ) -> list[tuple[Step, StepState]]:
     """Every step with its state. "blocked": something it depends on failed."""
     opened = open_store(store)
     states: dict[str, StepState] = {}
-    planned = Planner(study, opened, data_dir=data_dir).graph
+    planned = Planner(study, opened, data_dir=as_path(data_dir)).graph
     ids = [step.id for step in planned.steps]
     there, failures = opened.present(ids), opened.failures(ids)
     with opened.guard():
@@ -204,21 +246,25 @@ def status(
 
 
 def watch(
-    study: Study, *, store: StorePlace = DEFAULT_STORE, results: Path = DEFAULT_RESULTS, data_dir: Path | None = None
+    study: Study,
+    *,
+    store: StorePlace = DEFAULT_STORE,
+    results: str | Path = DEFAULT_RESULTS,
+    data_dir: str | Path | None = None,
 ) -> StatusReader:
     """Reads how far a study is, as often as it is asked: `watch(study).read()`. From the store, and from the log in
     `results`, which is where a run on this or another machine was told to write it."""
     from lorascope.plan.status import StatusReader
 
     opened = open_store(store)
-    planner = Planner(study, opened, data_dir=data_dir)
-    return StatusReader(planner.current, opened, results / study.name / "events.jsonl")
+    planner = Planner(study, opened, data_dir=as_path(data_dir))
+    return StatusReader(planner.current, opened, folder_of(study, Path(results)).path / "events.jsonl")
 
 
-def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | None = None) -> list[str]:
+def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: str | Path | None = None) -> list[str]:
     """What is wrong with the study's artifacts on disk (changed or missing files); [] if every checksum holds."""
     opened = open_store(store)
-    planner = Planner(study, opened, data_dir=data_dir)
+    planner = Planner(study, opened, data_dir=as_path(data_dir))
     planned = planner.graph
     failures = opened.failures(step.id for step in planned.steps)
     last = analysis_of(planned, opened, failures=failures)
@@ -229,12 +275,33 @@ def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: Path | 
     return [f"{step_id}: {problem}" for step_id in kept for problem in opened.verify(step_id)]
 
 
+def find_run(
+    study: Study,
+    *,
+    store: StorePlace = DEFAULT_STORE,
+    data_dir: str | Path | None = None,
+    model: str | None = None,
+    task: str | None = None,
+    arm: str | None = None,
+    seed: str | int | None = None,
+    best: bool = False,
+) -> str:
+    """The id of one finished run, for `export`. What is not given may be anything, if one run is meant; best: of several of
+    one task, the one that scored best on validation. Raises StudyError where none or several are meant."""
+    from lorascope.plan.choosing import choose_run
+    from lorascope.plan.labels import RunLabel
+
+    opened = open_store(store)
+    wanted = RunLabel(model, task, arm, None if seed is None else str(seed))
+    return choose_run(Planner(study, opened, data_dir=as_path(data_dir)).graph, opened, wanted, best=best)
+
+
 def export(
     run: str,
     *,
     store: StorePlace = DEFAULT_STORE,
     form: Form | None = None,
-    to: Path | None = None,
+    to: str | Path | None = None,
     workload: Workload = "classification",
     dtype: Dtype = "float32",
 ) -> Published:
@@ -244,7 +311,12 @@ def export(
     Raises StudyError for a run that is not there or has no such form, EnvironmentProblem where its base is gone or the
     directory cannot be written.
     """
+    from lorascope.engine.find import find_artifact
+
+    found = find_artifact(run, open_store(store), kind="train")  # a wrong id is answered before torch is loaded
     from lorascope.engine.workers.devices import find_devices
     from lorascope.serving.publish import publish_run
 
-    return publish_run(run, store=store, form=form, to=to, workload=workload, dtype=dtype, device=find_devices()[0])
+    return publish_run(
+        found.id, store=store, form=form, to=as_path(to), workload=workload, dtype=dtype, device=find_devices()[0]
+    )

@@ -6,22 +6,24 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorascope.engine.events import Emit, ReportWritten, StudyFinished, StudyGrew, StudyStarted, fan_out
+from lorascope.engine.events import Emit, Notice, ReportWritten, StudyFinished, StudyGrew, StudyStarted, fan_out
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
 from lorascope.engine.store.artifact import Artifact
-from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.errors import StudyError
 from lorascope.plan.announce import announcing
 from lorascope.plan.graph import Graph
 from lorascope.plan.growing import Planner, news
 from lorascope.plan.steps.results import analysis_step
 from lorascope.registry import EXECUTORS, nearest, resolve
+from lorascope.report.folder import Folder, make_room, study_text
 from lorascope.search.literals import optimum_yaml
+from lorascope.study.html import html_line, html_page, html_table
 from lorascope.study.hyperparameters import optimum_name
 from lorascope.tracking.feed import TrackerFeed
 from lorascope.tracking.jsonl import JsonlSink
@@ -33,13 +35,15 @@ if TYPE_CHECKING:
     from lorascope.engine.executor import Executor
     from lorascope.engine.store.directory import Store
     from lorascope.stats.analysis import Analysis, HypothesisResult
+    from lorascope.study.spec import Study
     from lorascope.study.track import AnyTrackerSpec
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What `run` did. done: computed now; cached: found in the store; failed: id -> failure; blocked: id -> id of the
-    failed step it waits for. report: the page to open, None if no run was scored. seconds: wall-clock time."""
+    failed step it waits for. report: the page to open, None if no run was scored. seconds: wall-clock time. metrics:
+    hypothesis -> what its estimate is of."""
 
     done: Sequence[str]
     cached: Sequence[str]
@@ -48,6 +52,16 @@ class Outcome:
     seconds: float
     report: Path | None
     verdicts: Sequence[HypothesisResult]
+    metrics: Mapping[str, str | None] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        settled = {"computed": self.done, "from the store": self.cached, "failed": self.failed, "not run": self.blocked}
+        counts = ", ".join(f"{len(steps)} {what}" for what, steps in settled.items() if steps)
+        parts = [html_line(f"steps: {counts or 'none'}; {self.seconds:,.0f} s")]
+        parts += [html_line(f"failed: {step_id}: {failure.text}") for step_id, failure in self.failed.items()]
+        parts += [verdicts_html(self.verdicts, self.metrics)] if self.verdicts else []
+        parts += [html_line(f"report: {self.report}")] if self.report else []
+        return html_page("Outcome", *parts)
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,36 @@ class Results:
         import pandas as pd
 
         return pd.read_parquet(self.artifact.file("measurements.parquet"))
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row an arm: model, task, arm, metric, mean over seeds, sd, low and high of its interval, seeds, examples."""
+        import pandas as pd
+
+        rows = [
+            {
+                "model": score.model, "task": score.task, "arm": score.method, "metric": score.metric, "mean": score.mean,
+                "sd": score.sd, "low": score.interval.low if score.interval else None,
+                "high": score.interval.high if score.interval else None, "seeds": len(score.seeds),
+                "examples": score.num_examples,
+            }
+            for score in self.analysis.scores
+        ]  # fmt: skip
+        columns = ["model", "task", "arm", "metric", "mean", "sd", "low", "high", "seeds", "examples"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def _repr_html_(self) -> str:
+        from lorascope.report.page import wording
+
+        rows = [
+            (s.model, wording.name(s.task), wording.name(s.method), wording.metric_style(s.metric).label,
+             wording.score(s.metric, s.mean), wording.score_range(s.metric, s.interval), len(s.seeds))
+            for s in self.analysis.scores
+        ]  # fmt: skip
+        table = html_table(("model", "task", "arm", "metric", "mean", "95% interval", "seeds"), rows)
+        verdicts = self.analysis.hypotheses
+        parts = [verdicts_html(verdicts, metrics_of(self.analysis))] if verdicts else []
+        return html_page("Results", table, *parts)
 
     @cached_property
     def serving(self) -> pd.DataFrame:
@@ -114,26 +158,43 @@ def run_study(
     store: Store,
     workers: Executor,
     *,
-    folder: Path,
+    folder: Folder,
     trackers: Sequence[AnyTrackerSpec],
     emit: Emit | None,
 ) -> Outcome:
     """Computes what the store lacks of the plan, analyses it and writes the report to `folder`; ends the workers.
 
-    trackers: what events go to, in addition to folder/events.jsonl and `emit`.
+    trackers: what events go to, in addition to the folder's events.jsonl and `emit`.
     """
     started = time.monotonic()
     study = planner.graph.study
-    with _listening(planner, store, folder=folder, trackers=trackers, emit=emit) as tell:
-        outcome, last = _compute(planner, store, workers, folder=folder, tell=tell)
+    with _listening(planner, store, folder=folder.path, trackers=trackers, emit=emit) as tell:
+        if folder.why:
+            tell(Notice(level="info", text=f"the results are in {folder.path}: {folder.why}"))
+        outcome, last = _compute(planner, store, workers, folder=folder.path, tell=tell)
         outcome = replace(outcome, seconds=time.monotonic() - started)
         tell(_finished(study.name, outcome))
         if last is None or not store.has(last.id):
             return outcome
         artifact = store.artifact(last.id)
-        page, verdicts = _write_report(artifact, folder), Results(artifact).analysis.hypotheses
+        page = write_report(artifact, study, folder.path, emit=tell)
+        analysis = Results(artifact).analysis
+        verdicts, metrics = analysis.hypotheses, metrics_of(analysis)
         tell(ReportWritten(path=str(page), verdicts={result.name: result.verdict for result in verdicts}))
-        return replace(outcome, report=page, verdicts=verdicts, seconds=time.monotonic() - started)
+        return replace(outcome, report=page, verdicts=verdicts, metrics=metrics, seconds=time.monotonic() - started)
+
+
+def verdicts_html(verdicts: Sequence[HypothesisResult], metrics: Mapping[str, str | None]) -> str:
+    """A table of verdicts, in the report's units. metrics: hypothesis -> what its estimate is of."""
+    from lorascope.report.page import wording
+
+    rows = [(r.name, r.verdict, wording.estimate_text(r, metrics.get(r.name)), r.claim) for r in verdicts]
+    return html_table(("hypothesis", "verdict", "estimate, interval", "claim"), rows)
+
+
+def metrics_of(analysis: Analysis) -> dict[str, str | None]:
+    """Hypothesis -> what its estimate is of."""
+    return {result.name: analysis.metric_of(result) for result in analysis.hypotheses}
 
 
 @contextmanager
@@ -203,16 +264,6 @@ def analysis_of(planned: Graph, store: Store, *, failures: Mapping[str, Failure]
     return analysis_step(planned, finished=finished, failures=failures)
 
 
-def make_directory(path: Path) -> None:
-    """The directory of the results, made before hours of work rather than after. Raises EnvironmentProblem."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"the results cannot be written to {path}: {error.strerror}", hint="name another directory with --results"
-        ) from error
-
-
 def _finished(study: str, outcome: Outcome) -> StudyFinished:
     return StudyFinished(
         study=study,
@@ -248,15 +299,20 @@ def _write_optima(planned: Graph, directory: Path) -> None:
         if spec is None or search.optimum is None:
             continue
         text = optimum_yaml(search.found, spec, study=planned.study.name, label=label, kind=search.method.kind)
-        make_directory(directory)
+        directory.mkdir(parents=True, exist_ok=True)
         write_file(directory / optimum_name(planned.study, **label), text, flush=False)
 
 
-def _write_report(artifact: Artifact, directory: Path) -> Path:
-    """The report of this analysis; rendered only if the one there is of another analysis or another lorascope."""
+def write_report(artifact: Artifact, study: Study, directory: Path, *, emit: Emit, again: bool = False) -> Path:
+    """The report of this analysis, with the study next to it; rendered only if the one there is of another analysis, study or
+    lorascope, or if it should be done `again`."""
     stamp, page = directory / ".analysis", directory / "report.html"
     identity = f"{artifact.id} {__version__}"
-    if page.exists() and stamp.exists() and stamp.read_text() == identity:
+    is_same = stamp.exists() and stamp.read_text() == identity
+    kept = make_room(directory, study_text(study, directory))
+    if kept is not None:
+        emit(Notice(level="info", text=f"the report as it was before is kept in {kept}"))
+    elif page.exists() and is_same and not again:
         return page
     from lorascope.report.render import render_report
 

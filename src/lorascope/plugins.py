@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,36 @@ class Plugin:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a plug-in's entry must be. place: the class of ours that it derives from (is_class) or is an instance of.
+    overrides: methods of that class that it must have of its own, besides the abstract ones."""
+
+    place: str
+    is_class: bool = True
+    overrides: tuple[str, ...] = ()
+
+    def misfit(self, found: Any) -> str | None:
+        """What is wrong with an implementation; None: nothing."""
+        base = imported(self.place)
+        if not self.is_class:
+            return None if isinstance(found, base) else f"is not an instance of {self.place}"
+        if not (isinstance(found, type) and issubclass(found, base)):
+            return f"is not a subclass of {self.place}"
+        inherited = [name for name in self.overrides if _function(found, name) is _function(base, name)]
+        lacking = sorted({*getattr(found, "__abstractmethods__", ()), *inherited})
+        return f"does not define {', '.join(f'`{name}`' for name in lacking)}" if lacking else None
+
+
+def _function(owner: type, name: str) -> Any:
+    """The function behind a method or class method."""
+    return getattr(getattr(owner, name), "__func__", getattr(owner, name))
+
+
+@dataclass(frozen=True)
 class Entry:
     """What one name stands for. noun: "method", for people. place: "module:attribute", imported by `load`. literal: the
-    thing itself, where a built-in one is written out in its table. plugin: where it comes from; None: built in.
+    thing itself, where a built-in one is written out in its table. plugin: where it comes from; None: built in. wanted:
+    what a plug-in's must be; None: anything.
     """
 
     noun: str
@@ -44,7 +71,7 @@ class Entry:
     place: str = ""
     literal: Any = None
     plugin: Plugin | None = None
-    needs: Sequence[str] = ()
+    wanted: Wanted | None = None
 
     @property
     def origin(self) -> str:
@@ -59,11 +86,10 @@ class Entry:
             return imported(self.place)
         try:
             found = imported(self.place)
-        except Exception as error:  # whatever somebody else's module does when it is imported
+        except (Exception, SystemExit) as error:  # whatever somebody else's module does when it is imported
             raise self._broken(f"{type(error).__name__}: {error}") from error
-        lacking = [attribute for attribute in self.needs if not hasattr(found, attribute)]
-        if lacking:
-            raise self._broken(f"{self.place} has no {', '.join(f'`{attribute}`' for attribute in lacking)}")
+        if self.wanted is not None and (misfit := self.wanted.misfit(found)):
+            raise self._broken(f"{self.place} {misfit}")
         return found
 
     def _broken(self, why: str) -> EnvironmentProblem:
@@ -78,12 +104,12 @@ class Entry:
 class NameTable(Mapping[str, Entry]):
     """Name -> entry, the built-in ones first. kind: what it holds, in the plural; `lorascope.KIND` is its group.
 
-    built_in: name -> "module:attribute", or what the name stands for. is_open: whether plug-ins may add to it. needs:
-    attributes that whatever they add must have.
+    built_in: name -> "module:attribute", or what the name stands for. is_open: whether plug-ins may add to it. wanted:
+    what they add must be this.
     """
 
     def __init__(
-        self, kind: str, built_in: Mapping[str, Any], *, is_open: bool = False, needs: Sequence[str] = ()
+        self, kind: str, built_in: Mapping[str, Any], *, is_open: bool = False, wanted: Wanted | None = None
     ) -> None:
         self.kind = kind
         self.noun = kind.removesuffix("s").replace("_", " ")
@@ -91,7 +117,7 @@ class NameTable(Mapping[str, Entry]):
         """Name -> why what plug-ins brought under it is not used, as far as that is known."""
         self._built_in = built_in
         self._is_open = is_open
-        self._needs = needs
+        self._wanted = wanted
         self._entries: dict[str, Entry] | None = None
 
     def __getitem__(self, name: str) -> Entry:
@@ -119,7 +145,7 @@ class NameTable(Mapping[str, Entry]):
             try:
                 found[name] = entry.load()
             except EnvironmentProblem as problem:
-                self._note(name, problem.message)
+                self.leave_out(name, problem.message)
         return found
 
     def stamp(self, name: str) -> dict[str, Any]:
@@ -144,25 +170,25 @@ class NameTable(Mapping[str, Entry]):
         for point in importlib.metadata.entry_points(group=f"{GROUPS}{self.kind}"):
             plugin = _plugin_of(point)
             found.setdefault(point.name, []).append(
-                Entry(self.noun, point.name, point.value, None, plugin, self._needs)
+                Entry(self.noun, point.name, point.value, None, plugin, self._wanted)
             )
         for name, rivals in found.items():
             origins = " and ".join(str(rival.plugin) for rival in rivals)
             if name in entries:
-                self._note(
+                self.leave_out(
                     name, f"{origins} cannot bring a {self.noun} `{name}`: lorascope has one of that name built in"
                 )
             elif len(rivals) > 1:
-                self._note(name, f"the {self.noun} `{name}` is not used: {origins} both bring one")
+                self.leave_out(name, f"the {self.noun} `{name}` is not used: {origins} both bring one")
             elif ":" not in rivals[0].place:
-                self._note(
+                self.leave_out(
                     name, f"the {self.noun} `{name}` of {origins} is not used: `{rivals[0].place}` names no object"
                 )
             else:
                 entries[name] = rivals[0]
 
-    def _note(self, name: str, problem: str) -> None:
-        """Say it once, where a person sees it: on standard error here, in its log in a worker."""
+    def leave_out(self, name: str, problem: str) -> None:
+        """Says once why a name is not used, where a person sees it: on standard error here, in its log in a worker."""
         if self.problems.get(name) != problem:
             self.problems[name] = problem
             logging.getLogger("lorascope").warning("warning: %s", problem)

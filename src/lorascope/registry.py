@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from lorascope.plugins import NameTable
+from lorascope.plugins import NameTable, Wanted
 
 STEP_KINDS = NameTable(
     "step_kinds",
@@ -50,7 +50,7 @@ METHODS = NameTable(
         "lora": "lorascope.methods.lora:LoRA",
     },
     is_open=True,
-    needs=("prepare", "export", "reload"),
+    wanted=Wanted("lorascope.methods.base:Method"),
 )
 
 # What a study may set of a method; each loads neither torch nor transformers.
@@ -61,11 +61,16 @@ METHOD_SETTINGS = NameTable(
         "lora": "lorascope.study.methods.lora:LoraSpec",
     },
     is_open=True,
-    needs=("model_validate", "model_fields"),
+    wanted=Wanted("lorascope.study.methods.base:MethodBase"),
 )
 
 # Of plug-ins, by model_type; those that lorascope knows are in models/architectures.py.
-ARCHITECTURES = NameTable("architectures", {}, is_open=True, needs=("spellings", "is_causal"))
+ARCHITECTURES = NameTable(
+    "architectures",
+    {},
+    is_open=True,
+    wanted=Wanted("lorascope.models.architectures:Architecture", is_class=False),
+)
 
 # Of quality, in the order in which they are listed; costs and figures of serving stand in `metrics` alone.
 METRICS = NameTable(
@@ -80,7 +85,7 @@ METRICS = NameTable(
         "perplexity": "lorascope.metrics.quality:PERPLEXITY",
     },
     is_open=True,
-    needs=("name", "direction", "estimator"),
+    wanted=Wanted("lorascope.metrics.metric:Metric", is_class=False),
 )
 
 TASKS = NameTable(
@@ -93,7 +98,7 @@ TASKS = NameTable(
         "classification": "lorascope.tasks.files:ClassificationFiles",
     },
     is_open=True,
-    needs=("describe", "read"),
+    wanted=Wanted("lorascope.tasks.task:Task", overrides=("describe", "read")),
 )
 
 # What looks at finished runs, in the order in which it is reported. The steps of each have a line in STEP_KINDS.
@@ -104,6 +109,7 @@ MEASURES = NameTable(
         "serving": "lorascope.serving.measure:SERVING",
     },
     is_open=True,
+    wanted=Wanted("lorascope.measures.measure:Measure", is_class=False),
 )
 
 # What looks at a run in the course of its training, by the measure that wants it.

@@ -33,5 +33,5 @@ class TestLoraOnMlp(MethodContract):
 
 
 def test_every_registered_method_is_under_contract() -> None:
-    tested = {case.spec.kind for case in (TestFull, TestLora)}
-    assert tested == set(METHODS)
+    tested = {case.spec.kind for case in MethodContract.__subclasses__()}
+    assert tested >= {kind for kind, entry in METHODS.items() if entry.plugin is None}

@@ -16,7 +16,7 @@ from tiny import tiny_base
 
 from lorascope.errors import StudyError
 from lorascope.plugins import NameTable
-from lorascope.registry import METHOD_SETTINGS
+from lorascope.registry import METHOD_SETTINGS, METHODS
 from lorascope.study import methods as study_methods
 from lorascope.study.hyperparameters import searchable
 from lorascope.study.spec import Study
@@ -44,7 +44,9 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         module = types.ModuleType(name)
         module.__dict__[kind] = SHOWN[kind]
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(method_contract, "METHODS", NameTable("methods", {"bitfit": f"{MODULE}:BitFit"}))
+    methods = NameTable("methods", {kind: e.place for kind, e in METHODS.items()} | {"bitfit": f"{MODULE}:BitFit"})
+    monkeypatch.setattr(method_contract, "METHODS", methods)
+    monkeypatch.setattr(study_methods, "METHODS", methods)
     places = {kind: entry.place for kind, entry in METHOD_SETTINGS.items()} | {"bitfit": f"{SETTINGS}:BitFitSpec"}
     monkeypatch.setattr(study_methods, "METHOD_SETTINGS", NameTable("method_settings", places))
     Study.model_rebuild(force=True)

@@ -15,18 +15,35 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from lorascope.data.columns import ColumnStore
+from lorascope.errors import StudyError
 from lorascope.methods.base import Moment
 from lorascope.methods.lora import LoRA
 from lorascope.methods.stacked import StackedLoRALinear
 from lorascope.models.loading import BaseModel
 from lorascope.study.methods.lora import LoraSpec
 from lorascope.study.spec import Seeds
+from lorascope.tasks.class_scoring import ClassScoring
 from lorascope.training.checkpoint import Checkpointer
 from lorascope.training.gang import Gang
 from lorascope.training.member import Callbacks, Member, Recipe
 from lorascope.training.preparation import prepared_model
 
 SHARE, WARM_UPDATES = 0.5, 2
+
+
+class Idle(LoRA):
+    """It trains nothing."""
+
+    def prepare(self, model: Any, **how: Any) -> None:
+        super().prepare(model, **how)
+        model.requires_grad_(False)
+
+
+class Averaging(LoRA):
+    """Its penalty is one number, whatever the number of runs."""
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        return torch.zeros(())
 
 
 class Shrinking(LoRA):
@@ -115,6 +132,25 @@ def test_a_penalty_moves_what_it_is_about_and_no_loss_that_is_noted(base: BaseMo
     assert torch.equal(with_penalty.advance(), plain.advance())
     found = [torch.cat([layer.lora_B.flatten() for layer in layers_of(g.model)]) for g in (with_penalty, plain)]
     assert not torch.equal(*found)
+
+
+def test_a_method_that_trains_nothing_is_refused(base: BaseModel, columns: ColumnStore) -> None:
+    with pytest.raises(StudyError, match="the method `lora` trains no parameter of LlamaForSequenceClassification"):
+        gang_of(base, columns, method(Idle), 1)
+
+
+def test_a_penalty_of_another_shape_than_the_runs_is_refused(base: BaseModel, columns: ColumnStore) -> None:
+    with pytest.raises(StudyError, match=r"`Averaging.penalty` has the shape \[\], which should be \[2\]"):
+        gang_of(base, columns, method(Averaging), 1, 2).advance()
+
+
+def test_a_loss_that_is_a_mean_over_rows_is_refused(
+    base: BaseModel, columns: ColumnStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ClassScoring.loss_per_example
+    monkeypatch.setattr(ClassScoring, "loss_per_example", lambda *given: plain(*given).mean())
+    with pytest.raises(StudyError, match=r"`loss_per_example` of the task `\w+` has the shape \[\]"):
+        gang_of(base, columns, method(LoRA), 1, 2).advance()
 
 
 def test_a_penalty_counts_once_however_a_batch_is_split(base: BaseModel, columns: ColumnStore) -> None:

@@ -55,5 +55,13 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return TaskCase(result, pd.read_parquet(out / "test.parquet").head(10).to_dict("records"))
 
 
+def test_the_shown_case_is_that_of_the_data_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = shown_classes()
+    monkeypatch.setitem(TASKS.entries, "sorted-words", Entry("task", "sorted-words", literal=shown["SortedWords"]))
+    case = shown["task_case"]("sorted-words")
+    assert case.task.metric_names == ("accuracy",)
+    assert len(case.predictions()) == 10
+
+
 class TestShownTasks(ClassConformance):
     """The conformance suite, over the tasks of the document."""

@@ -30,7 +30,7 @@ def test_classification_study_runs_whole_on_three_real_tasks(tmp_path: Path) -> 
     outcome = json.loads(done.stdout)
     assert outcome["failed"] == {}, outcome["failed"]
     assert done.returncode == 0
-    results = tmp_path / "results" / "classification"
+    (results,) = (tmp_path / "results").glob("classification@*")
     frame = pd.read_parquet(results / "measurements.parquet")
     scores = frame[(frame["metric"] == "accuracy") & (frame["split"] == "test")]
     arms = scores[~scores["method"].str.startswith("baseline:")].groupby(["task", "method"])["seed"].nunique()

@@ -17,7 +17,10 @@ from small_study import STUDY, environment, lorascope, run, what_was_measured, w
 
 from lorascope import api
 from lorascope.cli.app import main
+from lorascope.engine.events import Notice
 from lorascope.engine.store.directory import Store
+from lorascope.errors import StudyError
+from lorascope.study.spec import Study
 
 NUM_STEPS = 2 + 1 + 2 * (1 + 2 * 2 + 1) + 1
 
@@ -33,12 +36,83 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without their figures, which take most of the time."""
+    nothing = {"png": b"", "pdf": b"", "wide": "", "narrow": ""}
+    monkeypatch.setattr("lorascope.report.render._draw", lambda illustration: nothing)
+
+
+def run_again(here: Path, study: Study) -> tuple[list[str], Path]:
+    """What was said of a run in a copy of the finished study's folder, and the folder of its report."""
+    said: list[str] = []
+    outcome = api.run(
+        study, store=here / "store", results=here / "results", executor="inline",
+        emit=lambda event: said.append(event.text) if isinstance(event, Notice) else None,
+    )  # fmt: skip
+    assert outcome.failed == {} and outcome.report is not None
+    return said, outcome.report.parent
+
+
+def test_statistics_are_redone_from_the_folder_of_a_report_alone(finished: Path, tmp_path: Path, undrawn: None) -> None:
+    results = shutil.copytree(finished / "results" / "small", tmp_path / "small")
+    before = (results / "analysis.json").read_text()
+    again = api.analyse(str(results))
+    assert (results / "analysis.json").read_text() == before
+    assert again.lacks == () and not (results / "previous").exists()
+    assert {result.name for result in again.verdicts} == {"H1a", "H1b", "H2"}
+
+
+def test_what_a_folder_lacks_is_named_and_bears_on_the_statistics(
+    finished: Path, tmp_path: Path, undrawn: None
+) -> None:
+    results = shutil.copytree(finished / "results" / "small", tmp_path / "small")
+    for name in ("draws.npz", "curves.parquet", "facts.json"):
+        (results / name).unlink()
+    for _ in range(2):  # the second time from what the first one wrote
+        again = api.analyse(results)
+        named = " ".join(again.lacks)
+        assert all(name in named for name in ("draws.npz", "curves.parquet", "facts.json"))
+    drift = json.loads((results / "analysis.json").read_text())["drift"]
+    assert "examples" not in drift["profiles"][0]["drift"]["method"]
+    assert "lacks draws.npz" in (results / "ANALYSIS_REPORT.md").read_text()
+    assert (results / "previous" / "report.html").exists()
+    (results / "study.yaml").unlink()
+    (results / "facts.json").unlink()
+    with pytest.raises(StudyError, match="does not say which study"):
+        api.analyse(results)
+
+
+def test_a_variation_leaves_the_report_of_the_study_alone(finished: Path, tmp_path: Path, undrawn: None) -> None:
+    here = shutil.copytree(finished, tmp_path / "here")
+    before = (here / "results" / "small" / "ANALYSIS_REPORT.md").read_text()
+    said, varied = run_again(here, api.load(here / "study.yaml", overrides=["hypotheses.H2.by=10%"]))
+    assert varied.parent == here / "results" and varied.name.startswith("small@")
+    assert f"the results are in {varied}" in said[0] and "`--set hypotheses.H2.by=10%` is a variation" in said[0]
+    assert (here / "results" / "small" / "ANALYSIS_REPORT.md").read_text() == before
+    assert "by: 0.1" in (varied / "study.yaml").read_text() and "by: 0.5" not in (varied / "study.yaml").read_text()
+
+
+def test_an_edited_study_replaces_its_report_and_keeps_the_last(finished: Path, tmp_path: Path, undrawn: None) -> None:
+    here = shutil.copytree(finished, tmp_path / "here")
+    (here / "study.yaml").write_text(STUDY.replace("by: 50%", "by: 20%"))
+    said, results = run_again(here, api.load(here / "study.yaml"))
+    assert results == here / "results" / "small" and f"kept in {results / 'previous'}" in said[-1]
+    assert "by: 0.2" in (results / "study.yaml").read_text()
+    assert "by: 0.5" in (results / "previous" / "study.yaml").read_text()
+    assert (results / "previous" / "report.html").exists() and (results / "previous" / "draws.npz").exists()
+
+
 def test_each_run_of_the_study_is_exported_as_what_it_trained(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
-    for kind, form in (("full", "full"), ("lora", "adapter")):
-        monkeypatch.setattr(sys, "argv", ["lorascope", "export", f"train-tiny-sentiment-{kind}-1", "--json"])
+    by_id, by_name = (
+        ["train-tiny-sentiment-full-1"],
+        ["study.yaml", "--arm", "lora", "--task", "sentiment", "--seed", "1"],
+    )
+    for kind, form, named in (("full", "full", by_id), ("lora", "adapter", by_name)):
+        monkeypatch.setattr(sys, "argv", ["lorascope", "export", *named, "--json"])
         with pytest.raises(SystemExit) as ended:
             main()
         assert not ended.value.code
@@ -46,6 +120,38 @@ def test_each_run_of_the_study_is_exported_as_what_it_trained(
         assert published["form"] == form
         assert (finished / published["directory"] / "lorascope.json").is_file()
         assert (published["precision"] is None) is (kind == "full")
+
+
+def test_a_run_is_found_by_its_names_or_as_the_best_on_validation(finished: Path) -> None:
+    study, store = api.load(finished / "study.yaml"), finished / "store"
+    runs = {seed: api.find_run(study, store=store, arm="lora", seed=seed) for seed in (1, 2)}
+    scores = {run: Store(store).artifact(run).result["validation"]["accuracy"] for run in runs.values()}
+    best = api.find_run(study, store=store, arm="lora", best=True)
+    assert scores[best] == max(scores.values())
+    with pytest.raises(StudyError, match="4 finished runs are of that name") as error:
+        api.find_run(study, store=store)
+    assert "--arm (full, lora) and --seed (1, 2)" in (error.value.hint or "")
+    with pytest.raises(StudyError, match="no run of the arm `lroa`: did you mean `lora`"):
+        api.find_run(study, store=store, arm="lroa")
+
+
+def test_places_may_be_text_from_python(finished: Path, tmp_path: Path, undrawn: None) -> None:
+    study, store = api.load(str(finished / "study.yaml")), str(finished / "store")
+    assert api.run(study, store=store, results=str(tmp_path / "results"), executor="inline").done == []
+    assert api.report(study, store=store, results=str(tmp_path / "results")).is_file()
+    assert api.watch(study, store=store, results=str(tmp_path / "results")).read().is_over
+    assert len(api.results(study, store=store).scores) == 2
+
+
+def test_the_listing_tells_steps_apart_by_names_and_scores(finished: Path) -> None:
+    rows = {row["step"]: row for row in json.loads(run(finished, "ls", "steps", "--json").stdout)}
+    trained = [row for row in rows.values() if row["kind"] == "train"]
+    assert {(row["study"], row["task"], row["arm"], row["seed"]) for row in trained} == {
+        ("small", "sentiment", arm, seed) for arm in ("full", "lora") for seed in ("1", "2")
+    }
+    evaluated = [row["score"] for row in rows.values() if row["kind"] == "evaluate"]
+    assert sorted(row["score"] for row in trained) == sorted(evaluated) and trained[0]["metric"] == "accuracy"
+    assert f"accuracy {100 * trained[0]['score']:.1f}%" in run(finished, "ls", "steps").stdout
 
 
 def test_the_same_command_again_is_all_cached(finished: Path) -> None:

@@ -16,7 +16,7 @@ from lorascope.stats.analysis import Analysis
 from lorascope.stats.hypotheses import hypothesis_test
 from lorascope.stats.serving.analyse import analyse_serving
 from lorascope.stats.serving.evidence import overhead_evidence
-from lorascope.stats.verdicts import judge
+from lorascope.stats.verdicts import apply_family, judge
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.spec import Study
 
@@ -52,8 +52,10 @@ def write_served_analysis(
         study = Study.model_validate(facts["study"])
         parts, average = overhead_evidence(study, declared, serving)
         test = hypothesis_test(declared)
-        result, p = judge("H3", test, metric=declared.on, parts=parts, average=average, over=declared.at, alpha=0.05)
-        hypotheses = [*hypotheses, replace(result, p_value=p, p_holm=p, p_bonferroni=p)]
+        result, sides = judge(
+            "H3", test, metric=declared.on, parts=parts, average=average, over=declared.at, alpha=0.05
+        )
+        hypotheses = [*hypotheses, *apply_family([result], [sides], 0.05)]
         facts["study"]["hypotheses"]["H3"] = declared.model_dump(mode="json")
     written = replace(analysis, serving=serving, hypotheses=hypotheses)
     (directory / "analysis.json").write_text(json.dumps(written.to_json(), indent=1, allow_nan=False))

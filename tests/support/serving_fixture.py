@@ -78,7 +78,7 @@ def commit_run(root: Path, checkpoint: Path, spec: Any, *, seed: int = 5, streng
         "train",
         1,
         {"model": identity, "method": spec.model_dump(mode="json", exclude={"name", "train", "learning_rate"})}
-        | {"seeds": seeds.model_dump()},
+        | {"seeds": seeds.model_dump(), "seeds_for": "tiny"},
         deps={"data": data.id, "tokens": tokens.id},
         slug=f"tiny-{spec.kind}-{seed}",
         locations=locations,

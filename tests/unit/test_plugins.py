@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from lorascope.engine.ray.checks import versions
 from lorascope.errors import EnvironmentProblem
-from lorascope.plugins import NameTable, Plugin, check_stamps, installed_plugins, stamped
+from lorascope.plugins import Entry, NameTable, Plugin, Wanted, check_stamps, installed_plugins, stamped
 from lorascope.registry import METHODS, TASKS
+from lorascope.study import methods as study_methods
 from lorascope.study.checks.study import check_names
 from lorascope.study.loading.explain import explain_errors
 from lorascope.study.spec import Study
@@ -74,9 +75,73 @@ def test_a_broken_plugin_that_is_needed_is_an_error_with_a_remedy(install: Insta
         EnvironmentProblem, match=r"the thing `alpha` of the plug-in toy_a 1\.0 .*no attribute 'Missing'"
     ):
         table()["alpha"].load()
-    with pytest.raises(EnvironmentProblem, match="toy_a:A has no `prepare`, `export`") as error:
-        table(needs=("prepare", "export"))["beta"].load()
+    with pytest.raises(EnvironmentProblem, match="toy_a:A is not a subclass of collections:OrderedDict") as error:
+        table(wanted=Wanted("collections:OrderedDict"))["beta"].load()
     assert "pip uninstall toy_a" in (error.value.hint or "")
+
+
+def test_a_class_that_leaves_methods_out_is_broken(install: Install) -> None:
+    module = (
+        "from lorascope.tasks.task import Task\n"
+        "class A(Task): ...\n"
+        "class B(A):\n    from_description = describe = classmethod(lambda cls, *given, **named: None)\n"
+    )
+    install("toy_a", module=module, alpha="toy_a:A", beta="toy_a:B")
+    things = table(wanted=Wanted("lorascope.tasks.task:Task", overrides=("describe", "read")))
+    with pytest.raises(EnvironmentProblem, match="toy_a:A does not define `describe`, `from_description`, `read`"):
+        things["alpha"].load()
+    with pytest.raises(EnvironmentProblem, match="toy_a:B does not define `read`"):
+        things["beta"].load()
+
+
+def test_a_module_that_ends_the_process_is_a_broken_plugin(install: Install) -> None:
+    install("toy_a", module="raise SystemExit('away')", alpha="toy_a:A")
+    with pytest.raises(EnvironmentProblem, match="cannot be loaded: SystemExit: away"):
+        table()["alpha"].load()
+
+
+def test_an_instance_is_wanted_where_the_table_holds_instances(install: Install) -> None:
+    install("toy_a", module="A = 1", alpha="toy_a:A")
+    with pytest.raises(EnvironmentProblem, match=r"toy_a:A is not an instance of lorascope\.metrics\.metric:Metric"):
+        table(wanted=Wanted("lorascope.metrics.metric:Metric", is_class=False))["alpha"].load()
+
+
+SETTINGS = """
+from typing import Literal
+from lorascope.study.methods.base import MethodBase
+class Alone(MethodBase):
+    kind: Literal["alone"]
+    learning_rate: float = 1e-3
+class Borrowed(Alone):
+    pass
+class Rateless(MethodBase):
+    kind: Literal["rateless"]
+"""
+
+
+def test_settings_that_pydantic_would_fail_on_are_left_out(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"alone": "Alone", "borrowed": "Borrowed", "rateless": "Rateless"}
+    install("toy_a", module=SETTINGS, **{kind: f"toy_a:{name}" for kind, name in kinds.items()})
+    monkeypatch.setattr(study_methods, "METHOD_SETTINGS", settings := table())
+    monkeypatch.setattr(study_methods, "METHODS", {"full": None, "borrowed": None, "rateless": None})
+    monkeypatch.delitem(settings.entries, "full")
+    assert study_methods.method_specs() == {}
+    begin = "the settings of a method `{}` (toy_a 1.0) are not used: "
+    assert settings.problems == {
+        "alone": begin.format("alone") + "there is no method `alone`, which the group `lorascope.methods` would name",
+        "borrowed": begin.format("borrowed") + 'the type of their field `kind` is not `Literal["borrowed"]`',
+        "rateless": begin.format("rateless") + "they have no field `learning_rate`",
+    }
+
+
+def test_a_method_without_settings_is_named_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS.entries, "bare", Entry("method", "bare", "toy:Bare", plugin=Plugin("toy", "1.0")))
+    study = {"name": "s", "question": "?", "models": ["minilm-l6"], "tasks": ["mrpc"], "methods": ["bare"]}
+    with pytest.raises(ValidationError) as error:
+        Study.model_validate(study)
+    (mistake,) = explain_errors(error.value.errors(), study)
+    assert "the method `bare` (toy 1.0) has no settings" in mistake.text
+    assert mistake.hint == "allowed: full, lora"
 
 
 def test_a_plugin_cannot_take_a_built_in_name(install: Install, caplog: pytest.LogCaptureFixture) -> None:

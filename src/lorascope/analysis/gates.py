@@ -65,17 +65,24 @@ def arm_gates(finished: Finished, primary: Mapping[str, str]) -> list[JSON]:
             )
         for _, artifact in baselines:
             floors = {s["name"]: s["metrics"][metric.name] for s in artifact.result["scores"] if not s["seed"]}
-            for name, floor in floors.items():
-                detail = f"mean test {metric.name} {mean:.3f}, {name} {floor:.3f}"
-                gate = {
-                    "gate": f"beats {name}",
-                    "passed": metric.is_better(mean, floor),
-                    "value": mean,
-                    "threshold": floor,
-                    "detail": detail,
-                }
-                gates.append({**arm, **gate})
+            gates += gates_against(floors, arm, metric=metric.name, mean=mean)
     return gates
+
+
+def gates_against(floors: Mapping[str, float], arm: JSON, *, metric: str, mean: float) -> list[JSON]:
+    """Whether an arm beats each baseline. floors: baseline -> its score. mean: the arm's, over its seeds."""
+    is_better = quality(metric).is_better
+    return [
+        {
+            **arm,
+            "gate": f"beats {name}",
+            "passed": is_better(mean, floor),
+            "value": mean,
+            "threshold": floor,
+            "detail": f"mean test {metric} {mean:.3f}, {name} {floor:.3f}",
+        }
+        for name, floor in floors.items()
+    ]
 
 
 def broken_arms(gates: list[JSON]) -> dict[tuple[str, str, str], str]:

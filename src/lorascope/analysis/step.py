@@ -1,13 +1,15 @@
 """The `analysis` step: from finished artifacts to the measurements table, the curves, the facts and the verdicts.
 
 What it commits is all a report reads: measurements.parquet (the long table), curves.parquet, analysis.json (statistics)
-and facts.json (data, runs, gates, baselines, provenance). It neither trains nor loads a model, and it knows no measure by
+and facts.json (data, runs, gates, baselines, provenance); with draws.npz (the bootstrap of drift) the statistics can be
+redone from these files alone (analysis/again.py). It neither trains nor loads a model, and it knows no measure by
 name: each gives its rows, gates, facts and evidence (measures/measure.py).
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import reduce
 
 import pandas as pd
@@ -16,11 +18,12 @@ from lorascope.analysis.facts import study_facts
 from lorascope.analysis.finished import Finished, primary_metric
 from lorascope.analysis.gates import arm_gates, broken_arms, check_same_examples, step_gates
 from lorascope.analysis.rows import curves, function_rows, measured_rows
+from lorascope.analysis.stated import study_of
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
 from lorascope.measures.measure import MeasuredEvidence, known_measures
 from lorascope.stats.analyse import analyse_study
-from lorascope.study.spec import Study
+from lorascope.stats.drift.draws import DRAWS, write_draws
 
 
 def analyse(context: StepContext) -> JSON:
@@ -29,7 +32,7 @@ def analyse(context: StepContext) -> JSON:
     finished = Finished([(role, label, context.deps[role]) for role, label in params["steps"].items()])
     check_same_examples(finished)
     measured = [(measure, finished.of(measure.kind)) for measure in known_measures()]
-    study = Study.model_validate(_with_any_source(params["study"]))
+    study = study_of(params["study"])
     of_measures = [rows for measure, steps in measured for rows in measure.rows(steps)]
     rows = [*measured_rows(finished), *of_measures, *function_rows(finished, study)]
     measurements = pd.concat(rows, ignore_index=True)
@@ -50,8 +53,10 @@ def analyse(context: StepContext) -> JSON:
         serving=evidence.serving,
         seeding=params["seeding"],
     )
+    if evidence.drift:
+        write_draws(context.out / DRAWS, evidence.drift)
     (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))
-    facts = study_facts(context, finished, study, gates=gates)
+    facts = replace(study_facts(context, finished, study, gates=gates), primary=primary)
     facts = reduce(lambda found, part: part[0].add_facts(found, part[1]), measured, facts)
     (context.out / "facts.json").write_text(json.dumps(facts.to_json(), indent=1, allow_nan=False))
     return {
@@ -59,8 +64,3 @@ def analyse(context: StepContext) -> JSON:
         "num_runs": len(facts.runs),
         "gates_failed": [gate["gate"] for gate in gates if not gate["passed"]],
     }
-
-
-def _with_any_source(study: JSON) -> JSON:
-    """The study's models are known here by name only; what they are is in the steps."""
-    return {**study, "models": [model["name"] for model in study["models"]]}

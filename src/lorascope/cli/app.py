@@ -29,6 +29,7 @@ for verb in (
     study_verbs.run,
     status_verb.status,
     study_verbs.report,
+    study_verbs.analyse,
     library_verbs.show,
     export_verb.export,
     study_verbs.verify,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from lorascope.cli.console import output
 from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreAt
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plugins import Entry
 from lorascope.registry import TABLES
+from lorascope.tracking.console import output
+
+if TYPE_CHECKING:
+    from lorascope.plan.listing import ListedStep
 
 
 def init(
@@ -56,11 +61,15 @@ def ls(
     if not rows:
         print(f"no {kind}" + (f" in {store}" if kind == "steps" else ""))
         return
+    if kind == "steps":
+        rows = [_for_people(row) for row in rows]
+        filled = [column for column in rows[0] if any(row[column] for row in rows)]
+        rows = [{column: row[column] for column in filled} for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in rows[0]:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(Text(str(value)) for value in row.values()))
     output().print(table)
 
 
@@ -70,12 +79,7 @@ def _rows(kind: Listed, store: str) -> list[dict[str, Any]]:
 
         return [{"name": name, "question": question} for name, question in templates().items()]
     if kind == "steps":
-        from lorascope.engine.store.opening import open_store
-
-        return [
-            {"step": artifact.id, "kind": artifact.step.kind, "bytes": sum(artifact.record["files"].values())}
-            for artifact in open_store(store).artifacts()
-        ]
+        return [{"step": found.pop("id"), **found} for found in map(dataclasses.asdict, _steps(store))]
     rows = [_row(entry) for name, entry in TABLES[kind].items() if (kind, name) != ("tasks", "classification")]
     if kind == "architectures":
         from lorascope.models import architectures
@@ -83,6 +87,22 @@ def _rows(kind: Listed, store: str) -> list[dict[str, Any]]:
         own = {"implemented in": architectures.__name__, "brought by": "built in"}
         return [*({"name": name, **own} for name in architectures.ARCHITECTURES), *rows]
     return rows
+
+
+def _steps(store: str) -> list[ListedStep]:
+    from lorascope.engine.store.opening import open_store
+    from lorascope.plan.listing import listed_steps
+
+    return listed_steps(open_store(store))
+
+
+def _for_people(step: dict[str, Any]) -> dict[str, str]:
+    """A step as a line of `ls steps`: its kind begins its id."""
+    from lorascope.report.page import wording
+
+    score = "" if step["score"] is None else f"{step['metric']} {wording.score(step['metric'], step['score'])}"
+    names = {key: step[key] or "" for key in ("study", "model", "task", "arm", "seed")}
+    return {"step": step["step"], **names, "score": score, "size": wording.bytes_text(step["num_bytes"])}
 
 
 def _row(entry: Entry) -> dict[str, Any]:

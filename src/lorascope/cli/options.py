@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,6 +70,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSO
 
 DEFAULT_STORE = "store"
 DEFAULT_RESULTS = Path("results")
+
+
+def at_store(command: str, store: str) -> str:
+    """A command as it must be given to look at the same store."""
+    return command if store == DEFAULT_STORE else f"{command} --store {shlex.quote(store)}"
 
 
 def load(study_file: Path, overrides: list[str] | None, *, models: bool = False) -> Study:

@@ -11,21 +11,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lorascope.cli.progress import in_words
+from lorascope.cli.options import DEFAULT_STORE, at_store
 from lorascope.engine.step import Step
-from lorascope.stats.analysis import HypothesisResult, Interval
+from lorascope.stats.analysis import HypothesisResult
+from lorascope.tracking.progress import in_words
 
 _STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
 
 
-def print_outcome(outcome: Any, console: Console) -> None:
-    """outcome: api.Outcome (done, cached, failed, blocked, seconds, report, verdicts)."""
-    print_verdicts(outcome.verdicts or (), console)
+def print_outcome(outcome: Any, console: Console, *, store: str = DEFAULT_STORE) -> None:
+    """outcome: api.Outcome (done, cached, failed, blocked, seconds, report, verdicts). store: where its steps are."""
+    print_verdicts(outcome.verdicts or (), console, metrics=outcome.metrics)
     for step_id, failure in outcome.failed.items():
         console.print(f"\n[bold red]failed[/]: {escape(step_id)}", highlight=False, soft_wrap=True)
-        console.print(failure.text, markup=False, highlight=False, soft_wrap=True)
+        show = f"lorascope show {step_id}"
+        text = failure.text.replace(show, at_store(show, store))
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
         if failure.traceback:
-            console.print(f"  the traceback: lorascope show {step_id}", markup=False, highlight=False, soft_wrap=True)
+            told = f"  the traceback: {at_store(show, store)}"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
     for cause, count in Counter(outcome.blocked.values()).items():
         noun = "step" if count == 1 else "steps"
         console.print(f"{count} {noun} could not run without {cause}", markup=False, soft_wrap=True)
@@ -39,8 +43,12 @@ def print_outcome(outcome: Any, console: Console) -> None:
         console.print("what is finished is kept: correct the cause and give the same command again", highlight=False)
 
 
-def print_verdicts(verdicts: Iterable[HypothesisResult], console: Console) -> None:
-    """A line for each hypothesis."""
+def print_verdicts(
+    verdicts: Iterable[HypothesisResult], console: Console, *, metrics: Mapping[str, str | None]
+) -> None:
+    """A line for each hypothesis. metrics: hypothesis -> what its estimate is of."""
+    from lorascope.report.page import wording
+
     verdicts = list(verdicts)
     if not verdicts:
         return
@@ -49,24 +57,14 @@ def print_verdicts(verdicts: Iterable[HypothesisResult], console: Console) -> No
         table.add_column(column, overflow="fold")
     for result in verdicts:
         style = _STYLES[result.verdict]
-        table.add_row(escape(result.name), f"[{style}]{result.verdict}[/]", _estimate(result), escape(result.claim))
+        estimate = wording.estimate_text(result, metrics.get(result.name))
+        table.add_row(escape(result.name), f"[{style}]{result.verdict}[/]", escape(estimate), escape(result.claim))
     console.print()
     console.print(table)
     for result in verdicts:
         if result.verdict == "inconclusive" and result.would_decide:
             line = f"{result.name} would be decided by: {result.would_decide}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _estimate(result: HypothesisResult) -> str:
-    """The average over (model, task) with its interval; the one part's where there is only one."""
-    interval: Interval | None = result.average
-    if interval is None and len(result.parts) == 1:
-        interval = result.parts[0].estimate
-    if interval is None:
-        return "-"
-    level = f"{interval.confidence:.0%}"
-    return escape(f"{interval.estimate:.4g} [{interval.low:.4g}, {interval.high:.4g}] {level}")
 
 
 def outcome_as_json(outcome: Any) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorascope.cli.console import output, rendering
 from lorascope.cli.options import (
     DEFAULT_STORE,
     AsJson,
@@ -29,6 +28,7 @@ from lorascope.cli.options import (
 )
 from lorascope.cli.steps import counted, matching, study_in_words
 from lorascope.errors import EnvironmentProblem
+from lorascope.tracking.console import output, rendering
 
 if TYPE_CHECKING:
     from lorascope.plan.outlook import PlannedStep, StudyPlan
@@ -63,6 +63,7 @@ def plan(
     """Show what a study consists of, what of it is done, and what the rest will take. Runs nothing but what --calibrate
     asks for."""
     from lorascope import api
+    from lorascope.study.checks.notices import study_notices
 
     study = load(study_file, overrides, models=True)
     given: dict[str, Any] = {"store": store, "data_dir": checked_data_dir(data), "devices": device}
@@ -73,13 +74,15 @@ def plan(
     chosen = matching({p.step.id: (p.step, p.label) for p in found.steps}, only)
     written = _write(found, write) if write else []
     if as_json:
-        print(json.dumps(plan_as_json(found, chosen), indent=2))
+        print(json.dumps({**plan_as_json(found, chosen), "notices": study_notices(study)}, indent=2))
         return
     print(f"{study_in_words(study)}\n")
     if only is not None or steps:
         _print_steps([p for p in found.steps if p.step.id in chosen])
     else:
         _print_plan(found)
+    for notice in study_notices(study):
+        print(f"note: {notice}")
     for path in written:
         print(f"wrote {path}")
 

@@ -7,23 +7,35 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lorascope.plan.graph import Graph
+    from lorascope.search.trials import Trial
 
 
 def search_lines(planned: Graph) -> Iterator[str]:
     """One a search, then what waits for them."""
     from lorascope.search.replay import proposers
+    from lorascope.search.trials import distinct
 
     for search in planned.searches:
         found = search.found
         total = len(found.trials) + found.to_propose
         ended = sum(trial.state != "open" for trial in found.trials)
-        best = f"; best so far {found.best.value:.4g} (validation)" if found.best else ""
+        best = f"; best so far {_score(found.best)} (validation)" if found.best else ""
         who = proposers(found.trials)
         if who and "," in who:
             best += f"; proposed by {who}"
         if search.is_over:
-            yield f"search: {search.label}: over, {total} trials{best}"
+            different = len(distinct(found.trials))
+            copies = "" if different == total else f" of {different} different settings"
+            yield f"search: {search.label}: over, {total} trials{copies}{best}"
         else:
             yield f"search: {search.label}: {ended} of {total} trials ended, {found.to_propose} still to propose{best}"
     if planned.waiting:
         yield f"{len(planned.waiting)} steps are planned when the searches have ended"
+
+
+def _score(trial: Trial) -> str:
+    """In the report's units."""
+    from lorascope.report.page import wording
+
+    metric = next((str(result["metric"]) for result in trial.results.values() if "metric" in result), "")
+    return wording.score(metric, trial.value)

@@ -15,7 +15,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lorascope.cli.console import output
 from lorascope.cli.options import (
     DEFAULT_RESULTS,
     DEFAULT_STORE,
@@ -26,12 +25,14 @@ from lorascope.cli.options import (
     ResultsDir,
     StoreAt,
     StudyFile,
+    at_store,
     checked_data_dir,
     load,
 )
-from lorascope.cli.progress import in_words
 from lorascope.cli.search_lines import search_lines
 from lorascope.cli.steps import matching
+from lorascope.tracking.console import output
+from lorascope.tracking.progress import in_words
 
 if TYPE_CHECKING:
     from lorascope.plan.running import RunningGang
@@ -62,15 +63,15 @@ def status(
     reader = api.watch(study, store=store, results=results, data_dir=checked_data_dir(data))
     if not watch:
         found = reader.read()
-        print(json.dumps(status_as_json(found, only), indent=2)) if as_json else _print(found, only)
+        print(json.dumps(status_as_json(found, only), indent=2)) if as_json else _print(found, only, store)
         return
     try:
-        _watch_as_json(reader, only) if as_json else _watch(reader, only, output())
+        _watch_as_json(reader, only) if as_json else _watch(reader, only, output(), store)
     except KeyboardInterrupt:  # the study does not notice: it was only looked at
         raise typer.Exit(130) from None
 
 
-def _watch(reader: StatusReader, only: str | None, console: Console) -> None:
+def _watch(reader: StatusReader, only: str | None, console: Console, store: str) -> None:
     """Redraws on a terminal; elsewhere the state is printed whenever a step ends or begins."""
     if not console.is_terminal:
         shown = None
@@ -78,16 +79,16 @@ def _watch(reader: StatusReader, only: str | None, console: Console) -> None:
             found = reader.read()
             if (states := [state for _, _, state in found.states]) != shown:
                 shown = states
-                _print(found, only)
+                _print(found, only, store)
             if found.is_over:
                 return
             time.sleep(_INTERVAL_S)
     found = reader.read()
-    with Live(rendered(found, only), console=console, auto_refresh=False) as live:
+    with Live(rendered(found, only, store=store), console=console, auto_refresh=False) as live:
         while not found.is_over:
             time.sleep(_INTERVAL_S)
             found = reader.read()
-            live.update(rendered(found, only), refresh=True)
+            live.update(rendered(found, only, store=store), refresh=True)
 
 
 def _watch_as_json(reader: StatusReader, only: str | None) -> None:
@@ -100,12 +101,12 @@ def _watch_as_json(reader: StatusReader, only: str | None) -> None:
         time.sleep(_INTERVAL_S)
 
 
-def _print(found: StudyStatus, only: str | None) -> None:
-    output().print(rendered(found, only))
+def _print(found: StudyStatus, only: str | None, store: str) -> None:
+    output().print(rendered(found, only, store=store))
 
 
-def rendered(found: StudyStatus, only: str | None) -> RenderableType:
-    """The status for a terminal or a page of text."""
+def rendered(found: StudyStatus, only: str | None, *, store: str = DEFAULT_STORE) -> RenderableType:
+    """The status for a terminal or a page of text. store: which the commands in it name."""
     chosen = set(matching({step.id: (step, label) for step, label, _ in found.states}, only))
     states = [(step, label, state) for step, label, state in found.states if step.id in chosen]
     done = sum(state == "done" for _, _, state in states)
@@ -128,7 +129,7 @@ def rendered(found: StudyStatus, only: str | None) -> RenderableType:
     if gangs:
         lines += [Text(), _running_table(gangs, now_s=found.at_s)]
     lines += [Text(line) for line in search_lines(found.graph)]
-    lines += _problems(states)
+    lines += _problems(states, store)
     return Group(*lines)
 
 
@@ -164,12 +165,12 @@ def _running_table(gangs: Sequence[RunningGang], *, now_s: float) -> Table:
     return table
 
 
-def _problems(states: Sequence[Any]) -> list[RenderableType]:
+def _problems(states: Sequence[Any], store: str) -> list[RenderableType]:
     lines: list[RenderableType] = [
         Text(f"{wanted}: {step.id}") for wanted in ("failed", "blocked") for step, _, state in states if state == wanted
     ]
     if any(state == "failed" for _, _, state in states):
-        lines.append(Text("why a step failed: lorascope show STEP"))
+        lines.append(Text(f"why a step failed: {at_store('lorascope show STEP', store)}"))
     return [Text(), *lines] if lines else []
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.store.directory import Store
 from lorascope.errors import StudyError
 from lorascope.registry import nearest
+
+_COMPARED = 300
+_SHORTEST = 4
 
 
 def find_artifact(beginning: str, store: Store, *, kind: str | None = None) -> Artifact:
@@ -20,9 +25,17 @@ def find_artifact(beginning: str, store: Store, *, kind: str | None = None) -> A
     if found:
         listed = ", ".join(found[:6]) + (" ..." if len(found) > 6 else "")
         raise StudyError(f"{len(found)} steps begin with `{beginning}`", hint=f"write more of it: {listed}")
-    match = nearest(beginning, ids)
+    match = nearest(beginning, _begin_alike(beginning, ids))
     raise StudyError(
         f"{store.place} holds no {f'{kind} ' if kind else ''}step `{beginning}`"
         + (f": did you mean `{match}`?" if match else ""),
         hint=f"lorascope ls steps --store {store.place}",
     )
+
+
+def _begin_alike(wanted: str, ids: Sequence[str]) -> list[str]:
+    """Those that share most of their beginning, no more than can be compared letter by letter within a moment."""
+    for length in range(len(wanted) - 1, _SHORTEST - 1, -1):
+        if alike := [step_id for step_id in ids if step_id.startswith(wanted[:length])]:
+            return alike[:_COMPARED]
+    return list(ids[:_COMPARED])

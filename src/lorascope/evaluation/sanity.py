@@ -258,8 +258,8 @@ def overfits_ten(bench: Bench) -> Gate:
     tried = ", ".join(f"{bench.learning_rate * factor:g}" for factor in _OVERFIT_RATES)
     return Gate(
         "overfit-10", False, best[0], OVERFIT_LOSS,
-        f"after {OVERFIT_EPOCHS} epochs on {examples} examples the loss is {best[0]:.3f} and {best[1]:.0%} are right "
-        f"(learning rates tried: {tried})",
+        f"after {OVERFIT_EPOCHS} epochs on {examples} examples the loss is {best[0]:.3f} and "
+        f"{math.floor(100 * best[1])}% are right; wanted: below {OVERFIT_LOSS} and 100% (learning rates tried: {tried})",
     )  # fmt: skip
 
 

@@ -92,6 +92,16 @@ class Metric:
     low: float | None = None
     high: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.direction not in ("higher", "lower"):
+            raise ValueError(
+                f'the direction of the metric `{self.name}` is {self.direction!r}, not "higher" or "lower"'
+            )
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(
+                f"the bounds of the metric `{self.name}` are {self.low} and {self.high}: nothing lies between"
+            )
+
     @property
     def higher_is_better(self) -> bool:
         return self.direction == "higher"

@@ -5,11 +5,11 @@ One row is one metric, listed in `registry.METRICS`; a plug-in adds rows by entr
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from lorascope.errors import StudyError
 from lorascope.metrics.counts import f1, mcc
 from lorascope.metrics.metric import Direction, FromCounts, Mean, Metric, Ratio, metric_named
 from lorascope.plugins import NameTable
@@ -35,8 +35,8 @@ PERPLEXITY = Metric("perplexity", "perplexity", "1", 1, 3, "lower", Ratio("total
 
 
 class MetricTable(Mapping[str, Metric]):
-    """The rows of a table of names, read at first use. A plug-in's row that cannot be loaded, or that calls itself
-    otherwise, is named in a warning and left out."""
+    """The rows of a table of names, read at first use. A plug-in's row that cannot be loaded, that calls itself
+    otherwise or that has no estimator, is named in a warning and left out."""
 
     def __init__(self, names: NameTable) -> None:
         self._names = names
@@ -44,13 +44,10 @@ class MetricTable(Mapping[str, Metric]):
     @cached_property
     def _rows(self) -> dict[str, Metric]:
         found = self._names.loaded()
-        for name, row in found.items():
-            if row.name != name:
-                origin = self._names[name].origin
-                logging.getLogger("lorascope").warning(
-                    "warning: the metric `%s` (%s) is not used: it calls itself `%s`", name, origin, row.name
-                )
-        return {name: row for name, row in found.items() if row.name == name}
+        problems = {name: problem for name, row in found.items() if (problem := _unusable(name, row))}
+        for name, problem in problems.items():
+            self._names.leave_out(name, f"the metric `{name}` ({self._names[name].origin}) is not used: {problem}")
+        return {name: row for name, row in found.items() if name not in problems}
 
     def __getitem__(self, name: str) -> Metric:
         return self._rows[name]
@@ -60,6 +57,12 @@ class MetricTable(Mapping[str, Metric]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+
+def _unusable(name: str, row: Metric) -> str | None:
+    if row.name != name:
+        return f"it calls itself `{row.name}`"
+    return None if row.estimator is not None else "it has no estimator, which says how it comes from examples"
 
 
 QUALITY = MetricTable(METRICS)
@@ -72,7 +75,10 @@ _UNITS = {"loss": "nat", "total_loss": "nat"}
 
 
 def quality(name: str, *, where: str | None = None) -> Metric:
-    """The metric of this name. Raises StudyError, with the nearest name, where there is none."""
+    """The metric of this name. Raises StudyError where there is none: with the reason, where a plug-in's is left out, else
+    with the nearest name."""
+    if name not in QUALITY and (problem := METRICS.problems.get(name)):
+        raise StudyError(problem, where=where)
     return metric_named(name, QUALITY, where=where)
 
 

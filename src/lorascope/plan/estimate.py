@@ -18,7 +18,7 @@ from lorascope.plan.history import History, Observation
 from lorascope.plan.workload import Training, amount_of, training_of
 from lorascope.study.methods import shared_settings
 
-Source = Literal["finished", "calibration", "scaled", "unknown"]
+Source = Literal["finished", "calibration", "scaled", "guess", "unknown"]
 _PER_SEED = ("seeds", "machine")
 _ABOUT_AS_NEAR = math.log(1.1)
 T = TypeVar("T")

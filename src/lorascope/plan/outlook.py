@@ -17,6 +17,7 @@ from lorascope.engine.store.directory import Store
 from lorascope.plan.allocation import Job, Schedule, allocate
 from lorascope.plan.estimate import Estimate, estimate_step, worker_start_seconds
 from lorascope.plan.graph import Graph
+from lorascope.plan.guess import Guesses
 from lorascope.plan.history import History
 from lorascope.plan.labels import RunLabel
 from lorascope.plan.phases import PHASES
@@ -42,7 +43,8 @@ class PlannedStep:
 @dataclass(frozen=True)
 class Sum:
     """Of several steps. seconds, disk_bytes: of the steps to run whose figure is known; num_unknown, num_disk_unknown: those
-    whose time is not, whose disk is not. memory_bytes: the largest known. bases: what the figures rest on."""
+    whose time is not, whose disk is not; num_guessed: those whose time is guessed. memory_bytes: the largest known. bases:
+    what the figures rest on."""
 
     name: str
     total: int
@@ -54,6 +56,7 @@ class Sum:
     disk_bytes: int
     num_disk_unknown: int
     bases: tuple[str, ...]
+    num_guessed: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
     steps = [*graph.steps, *([last] if last else [])]
     labels = {**graph.labels, **({last.id: RunLabel()} if last else {})}
     there = store.present(step.id for step in steps)
-    planned = tuple(_planned(step, labels[step.id], step.id in there, history) for step in steps)
+    guesses = None if history.observations else Guesses(graph, device=machines.device)
+    planned = tuple(_planned(step, labels[step.id], step.id in there, history, guesses) for step in steps)
     jobs = jobs_of(planned, graph.decided_by)
     schedule = allocate(jobs, workers=machines.workers)
     tried = sorted({*_TRIED_MACHINES, machines.count})
@@ -222,8 +226,13 @@ def _chunks(group: Sequence[PlannedStep]) -> list[list[PlannedStep]]:
     return [list(group[i * len(group) // count : (i + 1) * len(group) // count]) for i in range(count)]
 
 
-def _planned(step: Step, label: RunLabel, is_cached: bool, history: History) -> PlannedStep:
-    return PlannedStep(step, label, is_cached, CACHED if is_cached else estimate_step(step, history))
+def _planned(step: Step, label: RunLabel, is_cached: bool, history: History, guesses: Guesses | None) -> PlannedStep:
+    """guesses: where nothing was ever timed."""
+    if is_cached:
+        return PlannedStep(step, label, True, CACHED)
+    estimate = estimate_step(step, history)
+    guess = guesses.of(step) if guesses and estimate.seconds is None else None
+    return PlannedStep(step, label, False, guess or estimate)
 
 
 def summed(name: str, steps: Sequence[PlannedStep]) -> Sum:
@@ -237,6 +246,7 @@ def summed(name: str, steps: Sequence[PlannedStep]) -> Sum:
         to_run=len(to_run),
         seconds=sum(p.estimate.seconds or 0.0 for p in to_run),
         num_unknown=sum(p.estimate.seconds is None for p in to_run),
+        num_guessed=sum(p.estimate.source == "guess" for p in to_run),
         memory_bytes=max(memory) if memory else None,
         disk_bytes=sum(p.estimate.disk_bytes or 0 for p in to_run),
         num_disk_unknown=sum(p.estimate.disk_bytes is None for p in to_run),

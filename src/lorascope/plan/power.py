@@ -13,6 +13,7 @@ from typing import Any
 from lorascope.metrics.quality import QUALITY
 from lorascope.plan.graph import Graph
 from lorascope.plan.labels import SEARCH
+from lorascope.plan.listing import primary_metric_of
 from lorascope.stats.quality.power import POWER, detectable_difference
 from lorascope.study.hypothesis import Equivalent, NonInferior
 
@@ -53,7 +54,7 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
         return Detectable(task, None, num_seeds, None, None, {}, {})
     data = results[data_id]
     examples = data["num_examples"]["test"]
-    metric = data["primary_metric"] if "primary_metric" in data else data["task"]["metrics"][0]  # older records
+    metric = primary_metric_of(data)
     if metric in QUALITY and QUALITY[metric].width is None:
         return Detectable(task, metric, num_seeds, examples, None, {}, {})
     one_sided = _difference(num_seeds, examples, alpha=0.10)  # a margin is tested on one side at 5%

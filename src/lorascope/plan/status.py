@@ -21,10 +21,11 @@ from lorascope.plan.graph import Graph
 from lorascope.plan.history import History, read_history
 from lorascope.plan.labels import RunLabel
 from lorascope.plan.phases import PHASES
-from lorascope.plan.running import PaceMeter, RunningGang, RunningStep
+from lorascope.plan.running import RunningGang, RunningStep
 from lorascope.plan.steps.results import analysis_step
 from lorascope.plan.time_left import TimeLeft, time_left
 from lorascope.tracking.follow import LogFollower
+from lorascope.tracking.pace import PaceMeter
 
 State = Literal["done", "running", "failed", "blocked", "missing"]
 _LOSS = "train/loss"

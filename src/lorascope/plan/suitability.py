@@ -122,7 +122,7 @@ def _sites(
 def _largest_rank(study: Study, method: MethodBase) -> int | None:
     """The method's rank, or the largest that its search may give it."""
     if study.search is not None and method.hyperparameters is None:
-        space = study.search.of(method.name, method.kind).get("rank")
+        space = study.search.space_of(method).get("rank")
         if space is not None:
             return int(max((space.high,) if isinstance(space, Range) else map(float, space)))
     return getattr(method, "rank", None)

@@ -18,6 +18,7 @@ from lorascope.plan.history import History
 from lorascope.plan.labels import RunLabel
 from lorascope.plan.outlook import PlannedStep, jobs_of
 from lorascope.plan.running import RunningGang, RunningStep
+from lorascope.tracking.progress import LONG_KINDS
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,15 @@ def time_left(
     now_s: float,
 ) -> TimeLeft | None:
     """missing: the steps that nobody works on. running: gangs of this study. steps: id -> step, of the study. now_s: Unix
-    time, of the store's clock. On one worker where none is at work; None if nothing supports an estimate."""
+    time, of the store's clock. On one worker where none is at work; None while nothing is known of those that take
+    long."""
     left = {gang: _seconds_left(gang, steps, history, now_s=now_s) for gang in running}
     paces = {gang.kind: each for gang in running if (each := _seconds_each(gang, steps)) is not None}
     planned = [PlannedStep(step, label, False, _estimate(step, history, paces)) for step, label in missing]
     unknown = sum(p.estimate.seconds is None for p in planned) + sum(seconds is None for seconds in left.values())
-    if unknown == len(planned) + len(left):
+    lacking = {p.step.kind for p in planned if p.estimate.seconds is None}
+    lacking |= {gang.kind for gang, seconds in left.items() if seconds is None}
+    if unknown == len(planned) + len(left) or lacking & set(LONG_KINDS):
         return None
     workers = max(1, len({(gang.host, gang.pid) for gang in running}))
     found = Counter(p.estimate.source for p in planned if p.estimate.seconds is not None)

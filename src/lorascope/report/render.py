@@ -6,34 +6,37 @@ gives the same bytes.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorascope.report.page import canvas, latex, svg
 from lorascope.report.page.document import Document, Illustration
 from lorascope.report.page.facts import read_facts
+from lorascope.report.page.files import write_whole as write_whole
 from lorascope.report.page.templating import markdown_page, template_environment
 from lorascope.report.study.sections import build_document
+from lorascope.stats.drift.draws import DRAWS
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 
+NEEDED = ("measurements.parquet", "analysis.json", "facts.json", "curves.parquet")
+FURTHER = (DRAWS, "serving.parquet")
+"""Draws of the bootstrap, where drift was measured; the figures of serving, where an older version served."""
+
+
 def render_report(analysis_dir: Path, directory: Path) -> Path:
     """Render `analysis_dir` into `directory` (results/<study>/, made if absent) and return the path of report.html.
 
-    analysis_dir holds analysis.json, facts.json, curves.parquet and measurements.parquet (and serving.parquet where an older
-    version served). Writes ANALYSIS_REPORT.md, report.html, figures/*.png and *.pdf, tables/*.tex, and copies analysis.json and
-    the tables measurements.parquet and serving.parquet. Files of other names are left alone. Raises FileNotFoundError for a
-    missing input, before anything is written.
+    analysis_dir holds NEEDED, and of FURTHER what there is. Writes ANALYSIS_REPORT.md, report.html, figures/*.png and *.pdf,
+    tables/*.tex, and copies what it was made from, so that the statistics can be redone from `directory` alone. Files of
+    other names are left alone. Raises FileNotFoundError for a missing input, before anything is written.
     """
-    copies = {name: (analysis_dir / name).read_bytes() for name in ("measurements.parquet", "analysis.json")}
-    served = analysis_dir / "serving.parquet"
-    if served.exists():
-        copies[served.name] = served.read_bytes()
+    copies = {name: (analysis_dir / name).read_bytes() for name in NEEDED}
+    further = (analysis_dir / name for name in FURTHER)
+    copies |= {path.name: path.read_bytes() for path in further if path.exists()}
     document = build_document(read_facts(analysis_dir))
     drawn = {illustration.name: _draw(illustration) for illustration in document.illustrations}
     for name, forms in drawn.items():
@@ -60,20 +63,6 @@ def _draw(illustration: Illustration) -> dict[str, Any]:
     }
     alone = canvas.with_caption(wide, title=label, caption=illustration.caption)
     return {**inlined, "png": svg.figure_bytes(alone, "png"), "pdf": svg.figure_bytes(alone, "pdf")}
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _markdown(document: Document) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lorascope.search.replay import Attempt, Replay, proposers
 from lorascope.search.space import as_literal, edges
+from lorascope.search.trials import distinct
 from lorascope.study.search import SearchSpec
 
 
@@ -30,6 +31,7 @@ def optimum_yaml(found: Replay, spec: SearchSpec, *, study: str, label: Mapping[
     best = found.best
     assert best is not None
     metric = next(result["metric"] for result in best.results.values())
+    seeds = dict.fromkeys(attempt.seed for attempt in best.results)
     at_edge = [
         f"{edge.name}: {edge.value} lies at the {edge.side} end ({edge.limit:g}); extend it to {edge.further:g}"
         for edge in edges(found.space, best.params)
@@ -40,10 +42,10 @@ def optimum_yaml(found: Replay, spec: SearchSpec, *, study: str, label: Mapping[
         f"kind: {kind}",
         "hyperparameters:",
         *(f"  {name}: {_scalar(value)}" for name, value in best.params.items()),
-        f"found: # on validation, with seeds {', '.join(map(str, spec.seeds))}; no result: the study's runs are fresh",
+        f"found: # on validation, with seeds {', '.join(map(str, seeds))}; no result: the study's runs are fresh",
         f"  {metric}: {best.value:.6g}",
         f"  trial: {best.number + 1}",
-        f"  trials: {len(found.trials)}",
+        f"  trials: {len(distinct(found.trials))}",
         f"  sampler: {spec.sampler}",
         *([f"  proposed_by: {who}"] if (who := proposers(found.trials)) else []),
         f"  pruning: {spec.pruning}",

@@ -21,6 +21,7 @@ from lorascope.search.space import Space
 from lorascope.search.trials import Attempt as Attempt
 from lorascope.search.trials import State as State
 from lorascope.search.trials import Trial as Trial
+from lorascope.search.trials import distinct
 from lorascope.study.search import SearchSpec
 
 
@@ -45,9 +46,10 @@ class Replay:
 
     @property
     def best(self) -> Trial | None:
-        """The best of the trials that were trained to their end."""
+        """The best of the trials that were trained to their end, and with the most seeds."""
         complete = [trial for trial in self.trials if trial.state == "complete"]
-        return max(complete, key=lambda trial: trial.rank, default=None)
+        most = max((trial.num_seeds for trial in complete), default=0)
+        return max((t for t in complete if t.num_seeds == most), key=lambda trial: trial.rank, default=None)
 
 
 def proposers(trials: Sequence[Trial]) -> str | None:
@@ -81,7 +83,25 @@ def replay(
         if waiting:
             left = sum(size for size, _ in rounds[number + 1 :])
             return Replay(tuple(done), tuple(waiting), ranges, left)
-    return Replay(tuple(done), (), rounds[-1][1], 0)
+    done, waiting = _confirm(done, spec, look_up)
+    return Replay(tuple(done), tuple(waiting), rounds[-1][1], 0)
+
+
+def _confirm(done: list[Trial], spec: SearchSpec, look_up: LookUp) -> tuple[list[Trial], list[Attempt]]:
+    """The best trials with their further seeds, and what of these is wanted now. Copies of a setting are one finalist. One
+    seed that diverges takes its trial out, and the others stay. A trial that is the last left needs no choice."""
+    complete = sorted(
+        (trial for trial in distinct(done) if trial.state == "complete"), key=lambda t: t.rank, reverse=True
+    )
+    finalists = complete[: spec.confirm] if spec.confirming_seeds and len(complete) > 1 else []
+    waiting: list[Attempt] = []
+    for trial in finalists:
+        attempts = [Attempt(trial.number, trial.params, seed, (1.0,)) for seed in spec.confirming_seeds]
+        found = {attempt: result for attempt in attempts if (result := look_up(attempt)) is not None}
+        waiting += [attempt for attempt in attempts if attempt not in found]
+        if len(found) == len(attempts):
+            done[trial.number] = replace(_scored(trial, found), by_step=trial.by_step, num_seeds=1 + len(attempts))
+    return done, waiting
 
 
 def _propose(spec: SearchSpec, space: Space, done: Sequence[Trial], ask: Ask, *, size: int, number: int) -> list[Trial]:

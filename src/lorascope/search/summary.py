@@ -14,6 +14,7 @@ from lorascope.search.propose import optuna_or_problem, optuna_study
 from lorascope.search.replay import Replay, Trial, direction_of
 from lorascope.search.space import Space, dimension_of, edges
 from lorascope.search.trial import forget_states
+from lorascope.search.trials import distinct
 
 _FEWEST_FOR_IMPORTANCE = 6
 _SPENT = ("tokens", "updates", "training_seconds", "evaluation_seconds")
@@ -42,7 +43,7 @@ def summarise_search(context: StepContext) -> dict[str, Any]:
         ],
         "optimum": None if best is None else {"number": best.number, "params": best.params, "value": best.value},
         "edges": [] if best is None else [asdict(edge) for edge in edges(space, best.params)],
-        **_importance(space, trials),
+        **_importance(space, distinct(trials)),
     }
 
 
@@ -63,7 +64,7 @@ def _cost(trial: Trial, records: Mapping[str, Mapping[str, Any]], *, num_seeds: 
         "gang": max(record["gang"] for record in records.values()),
         "examples": first["examples"],
         "diverged": next((record["diverged"] for record in last if record["diverged"]), None),
-        "curve": last[-1]["curve"],
+        "curve": (by_seed[next(iter(by_seed))] if trial.num_seeds > 1 else last)[-1]["curve"],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,21 @@ _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lo
 _GENERATES = "AutoModelForCausalLM"
 
 
-def loading_lines(run: TrainedRun, directory: Path, *, form: str, workload: str) -> dict[str, str]:
-    """tool -> code or command. directory: where the export will lie."""
-    place = str(directory.resolve())
+@dataclass(frozen=True)
+class Places:
+    """directory: where the export will lie. base: where the base lies, if it is on no hub. store: which the run is in."""
+
+    directory: str
+    base: str
+    store: str
+
+
+def loading_lines(run: TrainedRun, places: Places, *, form: str, workload: str) -> dict[str, str]:
+    """tool -> code or command."""
     if form == "adapter":
-        lines = _adapter_lines(run, place, workload)
+        lines = _adapter_lines(run, places, workload)
     else:
-        auto = _auto_class(run, workload)
+        auto, place = _auto_class(run, workload), places.directory
         lines = {
             "transformers": f"from transformers import {auto}\nmodel = {auto}.from_pretrained({place!r})",
             "vllm": shlex.join(["vllm", "serve", place, *_runner(auto)]),
@@ -34,12 +43,13 @@ def _auto_class(run: TrainedRun, workload: str) -> str:
     return _GENERATES if workload == "generation" else run.task.head.auto_class
 
 
-def _adapter_lines(run: TrainedRun, place: str, workload: str) -> dict[str, str]:
+def _adapter_lines(run: TrainedRun, places: Places, workload: str) -> dict[str, str]:
     auto, on_hub = _auto_class(run, workload), run.base.revision is not None
-    base = run.base.reference if on_hub else str(run.checkpoint.resolve())
+    base = run.base.reference if on_hub else places.base
     options = {"revision": run.base.revision} if on_hub else {}
     if workload == "classification":
-        head = {name: value for name, value in run.task.head.config.items() if name == "num_labels"}
+        named = ("id2label", "label2id") if run.class_names else ("num_labels",)
+        head = {name: value for name, value in run.task.head.config.items() if name in named}
         padding = {} if run.base.pad_token_id is None else {"pad_token_id": run.base.pad_token_id}
         options |= head | padding
         if run.base.origin is not None and run.base.origin.replaced:  # the base comes with a head for another task
@@ -47,18 +57,21 @@ def _adapter_lines(run: TrainedRun, place: str, workload: str) -> dict[str, str]
     arguments = ", ".join([repr(base), *(f"{name}={value!r}" for name, value in options.items())])
     peft = (
         f"from peft import PeftModel\nfrom transformers import {auto}\n"
-        f"model = PeftModel.from_pretrained({auto}.from_pretrained({arguments}), {place!r})"
+        f"model = PeftModel.from_pretrained({auto}.from_pretrained({arguments}), {places.directory!r})"
     )
-    return {"peft": peft, "vllm": _vllm_with_adapter(run, base, place, workload)}
+    return {"peft": peft, "vllm": _vllm_with_adapter(run, base, places, workload)}
 
 
-def _vllm_with_adapter(run: TrainedRun, base: str, place: str, workload: str) -> str:
+def _vllm_with_adapter(run: TrainedRun, base: str, places: Places, workload: str) -> str:
+    place = places.directory
     rank = _largest_rank(json.loads((run.export / ADAPTER_CONFIG).read_text()))
     served = base
     before: list[str] = []
     if workload == "classification" and run.task.head.is_new:  # vLLM needs a base that has a head to be replaced
         served = f"{place}-base"
-        before = [shlex.join(["lorascope", "export", run.id, "--format", "base", "--to", served])]
+        before = [
+            shlex.join(["lorascope", "export", run.id, "--format", "base", "--to", served, "--store", places.store])
+        ]
     revision = ["--revision", run.base.revision] if served == base and run.base.revision else []
     largest = next((allowed for allowed in _VLLM_RANKS if allowed >= rank), rank)
     command = [

@@ -21,9 +21,10 @@ from lorascope.engine.store.directory import Store
 from lorascope.engine.store.opening import StorePlace, open_store
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.models.catalog import find_model
+from lorascope.serving.card import model_card
 from lorascope.serving.export import write_adapter, write_base, write_full, write_merged
 from lorascope.serving.forms import Dtype, Form
-from lorascope.serving.loading_lines import loading_lines
+from lorascope.serving.loading_lines import Places, loading_lines
 from lorascope.serving.precision import MergePrecision, merge_precision
 from lorascope.serving.trained import TrainedRun, open_run
 from lorascope.study.measure import Workload
@@ -91,7 +92,8 @@ def publish_run(
             examples = ColumnStore.open(opened_store.artifact(train.step.deps["tokens"]).file("validation"))
             precision = merge_precision(opened, examples, workload=workload, device=device)
         size = sum(file.stat().st_size for file in staging.glob("*.safetensors"))
-        load = loading_lines(opened, target, form=form, workload=workload)
+        places = Places(str(target.resolve()), base=str(opened.checkpoint.resolve()), store=str(store))
+        load = loading_lines(opened, places, form=form, workload=workload)
         published = Published(target, train.id, form, workload, dtype, size, precision, load)
         _describe(published, opened, train, staging)
         for file in staging.iterdir():  # safetensors lets nobody else read what it writes
@@ -147,54 +149,10 @@ def _describe(published: Published, run: TrainedRun, train: Artifact, directory:
         "versions": provenance.describe(device="cpu")["versions"],
     }
     (directory / "lorascope.json").write_text(json.dumps(description, indent=2) + "\n")
-    (directory / "README.md").write_text(_readme(published, run, train))
-
-
-def _readme(published: Published, run: TrainedRun, train: Artifact) -> str:
-    method = train.step.params["method"]
-    settings = ", ".join(f"{name} {value}" for name, value in method.items() if name != "kind")
-    what = {
-        "adapter": "the adapter alone",
-        "merged": "the base with the adapter folded in",
-        "full": "the fully fine-tuned model",
-        "base": "the base as adapters are served on it" + (
-            ", with a classification head drawn at random" if published.workload == "classification" else ""
-        ),
-    }[published.form]  # fmt: skip
-    blocks = [f"{tool}:\n\n```{_LANGUAGES[tool]}\n{text}\n```" for tool, text in published.load.items()]
-    parts = [
-        f"# {published.run}",
-        f"Written by lorascope: {what}, for {published.workload}, in {published.dtype}.",
-        f"- base: {_base_text(run)}\n- method: {method['kind']}" + (f" ({settings})" if settings else "")
-        + f"\n- task: {run.task.name}" + (f" ({', '.join(run.class_names)})" if run.class_names else ""),
-        *([_precision_text(published.precision)] if published.precision else []),
-        "## Load it",
-        *blocks,
-        "`lorascope.json` says the same for programs, with all versions.",
-    ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
-
-
-def _base_text(run: TrainedRun) -> str:
-    identity = run.identity
-    if "hub" in identity:
-        return f"{identity['hub']} at revision {identity['revision']}"
-    if "package" in identity:
-        return f"{identity['file']} of the package {identity['package']} {identity['version']}"
-    return f"the local checkpoint {run.base.reference} (sha256 {identity['checkpoint_sha256'][:16]})"
-
-
-_LANGUAGES = {"transformers": "python", "peft": "python", "vllm": "sh"}
-
-
-def _precision_text(precision: MergePrecision) -> str:
-    lines = [
-        "| compared | dtype | largest logit difference | largest probability difference | decisions that differ |",
-        "| --- | --- | --- | --- | --- |",
-        *(
-            f"| {row.what} | {row.dtype} | {row.max_abs_logit_difference:.2g} | {row.max_probability_difference:.2g} "
-            f"| {row.flip_rate:.2%} of {row.n} |"
-            for row in precision.rows
-        ),
-    ]
-    return "\n".join(lines)
+    portable = Places(published.directory.name, base=run.checkpoint.name, store="STORE")
+    load = loading_lines(run, portable, form=published.form, workload=published.workload)
+    card = model_card(
+        run, train, form=published.form, workload=published.workload, dtype=published.dtype, load=load,
+        precision=published.precision,
+    )  # fmt: skip
+    (directory / "README.md").write_text(card)

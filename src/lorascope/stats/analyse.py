@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from lorascope.errors import DataError, StudyError
-from lorascope.metrics.quality import QUALITY, quality
-from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Score, Verdict
+from lorascope.errors import StudyError
+from lorascope.metrics.quality import quality
+from lorascope.stats.analysis import Analysis, Comparison, HypothesisResult, Verdict
 from lorascope.stats.drift.analysis import analyse_drift
 from lorascope.stats.drift.runs import DriftDraws, Key, read_drift_arms
 from lorascope.stats.evidence import (
@@ -23,12 +21,11 @@ from lorascope.stats.evidence import (
     estimate_quality,
 )
 from lorascope.stats.facts.study import Seeding
-from lorascope.stats.judging import ALPHA, Findings, judge_hypotheses
+from lorascope.stats.judging import ALPHA, Grounds, judge_hypotheses
 from lorascope.stats.measurements import validate_measurements
 from lorascope.stats.quality.anova import method_by_task_anova
-from lorascope.stats.quality.arms import BASELINE_PREFIX, ScoredArm, read_arms, read_baselines
+from lorascope.stats.quality.arms import ScoredArm, read_arms, read_baselines
 from lorascope.stats.quality.collapse import collapsed_runs
-from lorascope.stats.quality.multibootstrap import estimate_difference, metric_scores
 from lorascope.stats.quality.paired import (
     discordance_odds_ratio,
     hedges_g,
@@ -39,6 +36,7 @@ from lorascope.stats.quality.paired import (
     t_interval,
 )
 from lorascope.stats.quality.power import detectable_after
+from lorascope.stats.quality.scored import score_arms
 from lorascope.stats.serving.analysis import ServingAnalysis
 from lorascope.stats.verdicts import adjust
 from lorascope.study.conclusion import parse_conclusion
@@ -47,8 +45,6 @@ from lorascope.study.spec import Study
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_SUMMARY_TOLERANCE = 1e-6
 
 
 def analyse_study(
@@ -80,120 +76,35 @@ def analyse_study(
             )
     arms, baselines = read_arms(study, table), read_baselines(study, table)
     pairs = Pairs({**arms, **baselines}, generator_seed)
-    scores = [_score(arm, primary[arm.task]) for arm in arms.values()]
-    others = _other_metrics(table, primary)
-    other_scores = [_score(arm, metric) for arm in arms.values() for metric in others.get(arm.task, ())]
-    _require_agreeing_summaries([*scores, *other_scores], table)
+    scored = score_arms(arms, baselines, table, primary=primary, generator_seed=generator_seed)
     compared_arms = [
         found for found in _pairs_to_compare(study) if pairs.seeds((*found[:2], found[2]), (*found[:2], found[3]))
     ]
     comparisons = _comparisons(pairs, [(found, primary[found[1]]) for found in compared_arms])
     other_comparisons = _comparisons(
-        pairs, [(found, metric) for found in compared_arms for metric in others.get(found[1], ())]
+        pairs, [(found, metric) for found in compared_arms for metric in scored.further_metrics(found[1])]
     )
     drift_arms = read_drift_arms(study, table, drift or {})
-    measured = Findings(study, pairs, table, primary, broken_arms or {}, drift_arms, serving, seeding,
+    measured = Grounds(study, pairs, table, primary, broken_arms or {}, drift_arms, serving, seeding,
         collapsed_runs(arms, baselines, primary),
     )  # fmt: skip
     hypotheses = judge_hypotheses(measured)
     return Analysis(
         alpha=ALPHA,
         family=_families(len(hypotheses), len(comparisons)),
-        scores=scores,
+        scores=scored.primary,
         comparisons=comparisons,
         hypotheses=hypotheses,
         conclusion=_conclude(study, hypotheses),
-        anova=method_by_task_anova(scores),
+        anova=method_by_task_anova(scored.primary),
         notes=_notes(study, arms),
         drift=analyse_drift(study, table, drift_arms, primary=primary, seeding=seeding),
         serving=serving,
         collapsed=measured.collapsed,
-        other_scores=other_scores,
+        other_scores=scored.others,
         other_comparisons=other_comparisons,
-        baselines=[
-            _baseline_score(arm, metric, generator_seed)
-            for arm in baselines.values()
-            for metric in (primary[arm.task], *others.get(arm.task, ()))
-            if _has_columns(arm, metric)
-        ],
+        baselines=scored.baselines,
     )
-
-
-# ----------------------------------------------------------------------------------------------------------- scores
-
-
-def _score(arm: ScoredArm, metric: str) -> Score:
-    row = quality(metric, where=f"tasks.{arm.task}")
-    values = arm.seed_scores(row)
-    interval = t_interval(values)
-    return Score(
-        model=arm.model,
-        task=arm.task,
-        method=arm.method,
-        metric=metric,
-        mean=float(values.mean()),
-        sd=float(values.std(ddof=1)) if len(values) > 1 else None,
-        interval=interval.within(row.low, row.high) if interval else None,
-        seeds={seed: float(value) for seed, value in zip(arm.seeds, values, strict=True)},
-        num_examples=len(arm.examples),
-    )
-
-
-def _baseline_score(baseline: ScoredArm, metric: str, generator_seed: int) -> Score:
-    """With an interval over test examples (and over draws, where the baseline draws)."""
-    row = quality(metric)
-    assert row.estimator is not None
-    scores = metric_scores(
-        row.estimator,
-        baseline.columns(row, baseline.seeds),
-        num_classes=baseline.num_classes(row),
-        generator=np.random.default_rng(generator_seed),
-    )
-    estimate = estimate_difference(scores, continuous=row.width is None)
-    interval = estimate.interval(0.95, method="bootstrap over examples").within(row.low, row.high)
-    return Score(
-        model=baseline.model,
-        task=baseline.task,
-        method=baseline.method,
-        metric=metric,
-        mean=estimate.mean,
-        sd=float(scores.values.std(ddof=1)) if len(scores.values) > 1 else None,
-        interval=interval,
-        seeds={seed: float(value) for seed, value in zip(baseline.seeds, scores.values, strict=True)},
-        num_examples=len(baseline.examples),
-    )
-
-
-def _other_metrics(table: pd.DataFrame, primary: Mapping[str, str]) -> dict[str, list[str]]:
-    """Task -> its metrics besides the primary one, as its runs report them; the loss is what is trained on, no score."""
-    rows: Any = table[(table["split"] == "test") & table["example_id"].isna() & table["metric"].isin(list(QUALITY))]
-    rows = rows[~rows["method"].str.startswith(BASELINE_PREFIX)]
-    found: dict[str, list[str]] = {}
-    for task, metric in dict.fromkeys(zip(rows["task"], rows["metric"], strict=True)):
-        if metric not in (primary.get(task), "loss"):
-            found.setdefault(task, []).append(metric)
-    return found
-
-
-def _has_columns(arm: ScoredArm, metric: str) -> bool:
-    row = quality(metric)
-    return row.estimator is not None and {*row.estimator.columns} <= {*arm.rows}
-
-
-def _require_agreeing_summaries(scores: Sequence[Score], table: pd.DataFrame) -> None:
-    """A summary row on the test split must be what its per-example rows give: or one of them is not the run's."""
-    rows = table[(table["split"] == "test") & table["example_id"].isna()]
-    columns = zip(rows["model"], rows["task"], rows["method"], rows["metric"], rows["seed"], rows["value"], strict=True)
-    stated = {tuple(key): float(value) for *key, value in columns}
-    for score in scores:
-        for seed, value in score.seeds.items():
-            summary = stated.get((score.model, score.task, score.method, score.metric, seed), value)
-            if abs(summary - value) > _SUMMARY_TOLERANCE:
-                raise DataError(
-                    f"{score.method} on {score.task} with {score.model}, seed {seed}: the summary says {score.metric} "
-                    f"{summary:.6f}, its test examples give {value:.6f}",
-                    hint="The table mixes two evaluations of the run; evaluate it again.",
-                )
 
 
 # ------------------------------------------------------------------------------------------------------ comparisons

@@ -233,6 +233,12 @@ class Analysis:
     other_comparisons: list[Comparison] = field(default_factory=list)
     baselines: list[Score] = field(default_factory=list)
 
+    def metric_of(self, result: HypothesisResult) -> str | None:
+        """What the estimate of a hypothesis is of, by name; None for the primary metric where nothing was scored."""
+        if result.metric != "primary":
+            return result.metric
+        return next((row.metric for row in (*self.comparisons, *self.scores)), None)
+
     def to_json(self) -> dict[str, Any]:
         """JSON literals; `from_json` gives an equal object back. Numbers that do not exist are None, never NaN.
 

@@ -117,12 +117,25 @@ def unless_broken(
             if (part.model, part.task, arm) in broken
         ]
         if reasons:
-            part = replace(part, usable=False, why="; ".join(reasons), remedy="an arm that passes its gates")
-            unsound.append(f"{part.model} on {part.task}: {part.why}")
+            part = replace(part, usable=False, why="; ".join(reasons), remedy=_remedy(reasons))
+            unsound.append(part)
         judged.append(part)
     if unsound:
-        average = replace(average, usable=False, why="; ".join(unsound), remedy="arms that pass their gates")
+        why = "; ".join(f"{part.model} on {part.task}: {part.why}" for part in unsound)
+        average = replace(average, usable=False, why=why, remedy=unsound[0].remedy)
     return judged, average
+
+
+def _remedy(reasons: Sequence[str]) -> str:
+    """What makes an arm pass the gates that it failed."""
+    if any("the gate `beats baselines`" in reason for reason in reasons):
+        return "the baselines of its task, which `lorascope run` measures"
+    if all("the gate `beats " in reason for reason in reasons):
+        return (
+            "an arm that beats its baselines: search its learning rate (`search: {}`), train longer (`train.epochs`), or give "
+            "it more training examples"
+        )
+    return "an arm that passes its gates"
 
 
 def no_common_direction(

@@ -37,7 +37,7 @@ Trained = NonInferior | Equivalent | Superior | Lower
 
 
 @dataclass(frozen=True)
-class Findings:
+class Grounds:
     """What hypotheses are judged by. primary: task -> its primary metric. broken: arm -> the gate it failed. collapsed: runs
     that learnt nothing; they count like all others."""
 
@@ -51,7 +51,7 @@ class Findings:
     seeding: Seeding
     collapsed: list[CollapsedRun] = field(default_factory=list)
 
-    def sound(self) -> Findings:
+    def sound(self) -> Grounds:
         """The same without the collapsed runs."""
         gone = {(run.model, run.task, run.method, run.seed) for run in self.collapsed}
         arms = without_collapsed(self.pairs.arms, self.collapsed)
@@ -69,7 +69,7 @@ class Findings:
         )
 
 
-def judge_hypotheses(measured: Findings) -> list[HypothesisResult]:
+def judge_hypotheses(measured: Grounds) -> list[HypothesisResult]:
     """Every hypothesis of the study, after the corrections that span them."""
     results, sides = [], []
     sound = measured.sound() if measured.collapsed else measured
@@ -89,7 +89,7 @@ def judge_hypotheses(measured: Findings) -> list[HypothesisResult]:
     return apply_family(results, sides, ALPHA)
 
 
-def _without_collapsed(measured: Findings, sound: Findings, name: str, hypothesis: Trained) -> SoundRunsResult | None:
+def _without_collapsed(measured: Grounds, sound: Grounds, name: str, hypothesis: Trained) -> SoundRunsResult | None:
     """What the hypothesis would be without the collapsed runs of its arms; None where it has none."""
     arms = compared(hypothesis)
     own = [run for run in measured.collapsed if run.method in arms]
@@ -105,7 +105,7 @@ def _without_collapsed(measured: Findings, sound: Findings, name: str, hypothesi
 
 
 def _trained(
-    measured: Findings, name: str, hypothesis: Trained
+    measured: Grounds, name: str, hypothesis: Trained
 ) -> tuple[Test, Literal["every", "average"], list[Evidence], Evidence]:
     """The test and the evidence of a claim about trained runs: their quality, cost or drift."""
     study, on = measured.study, hypothesis.on

@@ -234,6 +234,8 @@ _SEARCH: Fields = {
     "seeds": "Every trial is trained with each of these, and its score is their mean; `seeds: 3` means 0, 1 and 2. They may "
     "not be seeds of the study: "
     "the runs that are compared are fresh.",
+    "confirm": "Where trials have one seed: so many of the best trials are trained with two more seeds, and the best of them "
+    "by the mean is chosen. A single run chooses rates close to collapse. `0` turns it off.",
     "proposal_seed": "Seed of the sampler. It is fixed, so that a search that was killed goes on with the same proposals.",
     "train_examples": "At most so many training examples in a trial; the balance of classes is kept, and the validation set "
     "stays whole. Absent: as many as in a run.",

@@ -52,7 +52,10 @@ def with_hyperparameters(method: MethodBase, values: Mapping[str, Any]) -> Metho
     for name, value in values.items():
         checked = checked_value(name, value, kind=method.kind)
         (train if name in TrainOverrides.model_fields else own)[name] = checked
-    return method.model_copy(update={**own, "train": method.train.model_copy(update=train), "hyperparameters": None})
+    if "alpha" in own:  # it takes the place of a scale that the method was written with
+        own["scale"] = None
+    changed = {**own, "train": method.train.model_copy(update=train), "hyperparameters": None}
+    return method.model_copy(update=changed).settled()
 
 
 def checked_value(name: str, value: Any, *, kind: str) -> Any:

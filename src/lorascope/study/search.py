@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from lorascope.study.base import Name, Spec
 from lorascope.study.loading.document import describe
 from lorascope.study.methods import method_specs
+from lorascope.study.methods.base import MethodBase
 from lorascope.study.ranges import Choice, Range, Values
 
 
@@ -77,7 +78,8 @@ class SearchSpec(Spec):
 
     sampler: who proposes trials. trials: of each search. at_once: proposed together, then trained together; a sampler that
     learns does so between rounds. space: ranges, by method. seeds: each trial is trained with all of them, and none is a
-    seed of the study. proposal_seed: of the sampler. train_examples: at most so many for a trial. pruning: trials that end
+    seed of the study. confirm: so many of the best trials are trained with two more seeds where trials have one, and chosen
+    among by their mean. proposal_seed: of the sampler. train_examples: at most so many for a trial. pruning: trials that end
     early. at_edge: what to do about an optimum at the end of a range.
     """
 
@@ -88,10 +90,25 @@ class SearchSpec(Spec):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_counted)] = (0,)
     proposal_seed: Seed = 0
     train_examples: Annotated[int, Field(ge=10)] | None = None
+    confirm: Annotated[int, Field(ge=0)] = 3
     pruning: Literal["none", "halving", "wilcoxon"] = "none"
     at_edge: Literal["flag", "extend"] = "flag"
+
+    @property
+    def confirming_seeds(self) -> tuple[int, ...]:
+        """The further seeds of the best trials, far from what a study names; none where trials have several seeds already, or
+        `confirm` is 0."""
+        if not self.confirm or len(self.seeds) > 1:
+            return ()
+        return self.seeds[0] + 1_000_003, self.seeds[0] + 2_000_003
 
     def of(self, method: str, kind: str) -> Mapping[str, Range | tuple[Choice, ...]]:
         """What is searched of a method, and where: the preset's ranges where the study gives none of its own."""
         space = self.space if isinstance(self.space, str) else self.space.get(method, "published")
         return method_specs()[kind].ranges.get(space, {}) if isinstance(space, str) else space
+
+    def space_of(self, method: MethodBase) -> Mapping[str, Range | tuple[Choice, ...]]:
+        """The same of a method as it is written, which may turn a preset into settings of its own."""
+        space = self.of(method.name, method.kind)
+        own = self.space if isinstance(self.space, str) else self.space.get(method.name, "published")
+        return method.searched(space) if isinstance(own, str) else space

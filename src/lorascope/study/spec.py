@@ -7,15 +7,20 @@ shape. Importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
 from lorascope.study.base import Name, Spec, branch_by_key
+from lorascope.study.html import html_line, html_page, html_table
 from lorascope.study.hypothesis import Hypothesis
 from lorascope.study.measure import MeasureSpec
 from lorascope.study.methods import MethodSpec, reference_arm
 from lorascope.study.methods.base import MethodBase
+from lorascope.study.origin import Origin
 from lorascope.study.search import SearchSpec
 from lorascope.study.seeds import DEFAULT as DEFAULT_SEEDS
 from lorascope.study.seeds import SeedList
@@ -117,6 +122,7 @@ class Study(Spec):
     track: tuple[TrackerSpec, ...] = ()
     hypotheses: dict[Name, Hypothesis] = Field(default={})
     conclusion: str | None = None
+    _origin: Origin = PrivateAttr(default=Origin())
 
     @model_validator(mode="before")
     @classmethod
@@ -127,6 +133,25 @@ class Study(Spec):
             value = {**value, "search": {}}
         return value
 
+    def _repr_html_(self) -> str:
+        return _in_a_notebook(self)
+
+    @property
+    def origin(self) -> Origin:
+        """Where it was read from."""
+        return self._origin
+
+    @property
+    def content(self) -> str:
+        """SHA-256 of all that it states."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def read_from(self, file: Path, *, overrides: Sequence[str]) -> Study:
+        """The same study, which knows where it came from."""
+        known = self.model_copy()
+        known._origin = Origin(file.resolve(), tuple(overrides), self.content)
+        return known
+
     @property
     def reference(self) -> str:
         """The method that the others are compared with."""
@@ -135,6 +160,19 @@ class Study(Spec):
     def method(self, name: str) -> MethodBase:
         """The method the study calls `name`. Raises KeyError."""
         return {method.name: method for method in self.methods}[name]
+
+
+def _in_a_notebook(study: Study) -> str:
+    """The question and what is compared."""
+    names = {
+        "models": [model.name for model in study.models],
+        "tasks": [task.name for task in study.tasks],
+        "methods": [method.name for method in study.methods],
+        "seeds": [seed.label for seed in study.seeds],
+        "hypotheses": list(study.hypotheses),
+    }
+    rows = [(part, ", ".join(found)) for part, found in names.items() if found]
+    return html_page(f"Study {study.name}", html_line(study.question), html_table(("what", "names"), rows))
 
 
 def _widen_method(method: Any) -> Any:

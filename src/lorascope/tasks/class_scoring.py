@@ -9,6 +9,8 @@ import numpy as np
 
 from lorascope.data.batches import ColumnUse
 from lorascope.data.columns import Batch, Columns
+from lorascope.metrics.quality import quality
+from lorascope.stats.quality.scores import score_of
 from lorascope.tasks.scoring import Agreement, Baselines, Scoring
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ class ClassScoring(Scoring):
         }
 
     def metrics(self, predictions: pd.DataFrame) -> dict[str, float]:
-        """accuracy; f1 of class 1, or the macro average over more than two classes; mcc (Matthews 1975)."""
+        """accuracy; f1 of class 1, or the macro average over more than two classes; mcc (Matthews 1975); others as their
+        rows say."""
         from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
         label, predicted = predictions["label"], predictions["prediction"]
@@ -69,7 +72,11 @@ class ClassScoring(Scoring):
             "f1": lambda: f1_score(label, predicted, **options),
             "mcc": lambda: matthews_corrcoef(label, predicted),
         }
-        return {name: float(compute[name]()) for name in self.metric_names}
+        columns = self.example_scores(predictions) if not compute.keys() >= {*self.metric_names} else {}
+        return {
+            name: float(compute[name]()) if name in compute else score_of(quality(name), columns)
+            for name in self.metric_names
+        }
 
     def example_scores(self, predictions: pd.DataFrame) -> dict[str, np.ndarray]:
         """ "correct" (0 or 1), "loss", and "label" and "prediction" as indices, from which confusions are counted."""

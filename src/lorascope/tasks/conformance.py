@@ -23,6 +23,8 @@ import numpy as np
 
 from lorascope.data.batches import padded_batch
 from lorascope.data.columns import Batch, Columns
+from lorascope.metrics.quality import quality
+from lorascope.stats.quality.scores import score_of
 from lorascope.tasks.description import task_from_result
 from lorascope.tasks.inputs import EXAMPLE
 from lorascope.tasks.task import Task
@@ -185,6 +187,12 @@ class TaskConformance:
             assert values.dtype == np.float64
             assert values.shape == (len(predictions),)
 
+    def test_metrics_are_what_their_rows_make_of_example_scores(self, case: TaskCase) -> None:
+        predictions = case.predictions()
+        columns = case.task.scoring.example_scores(predictions)
+        for name, value in case.task.scoring.metrics(predictions).items():
+            np.testing.assert_allclose(value, score_of(quality(name), columns), rtol=1e-6, err_msg=name)
+
     def test_a_model_agrees_with_itself_and_not_with_another(self, case: TaskCase) -> None:
         batch, scoring = case.batch(), case.task.scoring
         first, second = (scoring.signature(case.drawn(batch, seed=seed), batch) for seed in (0, 1))
@@ -203,11 +211,13 @@ class TaskConformance:
             assert rows["example_id"].tolist() == [example["example_id"] for example in case.examples]
             assert tuple(case.task.scoring.metrics(rows)) == case.task.metric_names
 
-    def test_published_figures_are_fractions_with_citation_and_setting(self, case: TaskCase) -> None:
+    def test_published_figures_are_possible_with_citation_and_setting(self, case: TaskCase) -> None:
         for figure in case.task.published():
             assert set(figure) == {"model", "method", "metric", "value", "citation", "setting"}
             assert figure["metric"] in case.task.metric_names
-            assert 0 < figure["value"] < 1
+            row = quality(figure["metric"])
+            assert row.low is None or row.low <= figure["value"]
+            assert row.high is None or figure["value"] <= row.high
             assert figure["citation"]
             assert figure["setting"]
 
@@ -240,12 +250,18 @@ class ClassConformance(TaskConformance):
         np.testing.assert_allclose(probabilities.sum(axis=1), 1)
         assert probabilities.argmax(axis=1).tolist() == predictions["prediction"].tolist()
 
-    def test_perfect_predictions_score_one_and_wrong_ones_less(self, case: TaskCase) -> None:
+    def test_perfect_predictions_score_best_and_wrong_ones_worse(self, case: TaskCase) -> None:
         predictions = case.predictions()
         perfect = predictions.assign(prediction=predictions["label"])
-        assert all(value == 1 for value in case.task.scoring.metrics(perfect).values())
         wrong = predictions.assign(prediction=(predictions["label"] + 1) % case.task.head.config["num_labels"])
-        assert all(value <= 0 for value in case.task.scoring.metrics(wrong).values())
+        worse = case.task.scoring.metrics(wrong)
+        for name, value in case.task.scoring.metrics(perfect).items():
+            row = quality(name)
+            best = row.high if row.higher_is_better else row.low
+            assert row.estimator is not None
+            if best is not None and {*row.estimator.columns} <= {"label", "prediction", "correct"}:
+                np.testing.assert_allclose(value, best, err_msg=name)
+                assert row.is_better(best, worse[name]), name
 
     def test_majority_predicts_the_commonest_training_class(self, case: TaskCase) -> None:
         import pandas as pd

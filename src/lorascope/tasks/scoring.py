@@ -15,6 +15,8 @@ import numpy as np
 
 from lorascope.data.batches import ColumnUse
 from lorascope.data.columns import Batch, Columns
+from lorascope.metrics.quality import quality
+from lorascope.stats.quality.scores import score_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,9 +68,11 @@ class Scoring(ABC):
         order in which the examples come. What is not finite, of a run that diverged, must not raise."""
         return predictions
 
-    @abstractmethod
     def metrics(self, predictions: pd.DataFrame) -> dict[str, float]:
-        """Every metric of `metric_names`, from rows of `by_example`."""
+        """Every metric of `metric_names`, from rows of `by_example`: what their rows in the table of metrics make of
+        `example_scores`. A task that computes one itself gets the same number."""
+        columns = self.example_scores(predictions)
+        return {name: score_of(quality(name), columns) for name in self.metric_names}
 
     def mean_loss(self, predictions: pd.DataFrame) -> float:
         """The loss of a set of predictions, as training means it (over rows, where an example has several)."""
@@ -81,7 +85,8 @@ class Scoring(ABC):
     @abstractmethod
     def right(self, predictions: pd.DataFrame) -> np.ndarray:
         """float64 [examples], 0-1: how far the prediction of each example is the one wanted. For the gate that a model
-        can learn ten examples by heart."""
+        can learn ten examples by heart, which wants exactly 1 of each and a mean loss below 0.1: a task of numbers counts a
+        prediction that is near enough as 1, and scales its loss."""
 
     # ------------------------------------------------------------------------------------------------------ comparisons
 

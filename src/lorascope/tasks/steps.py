@@ -19,11 +19,14 @@ from lorascope.data.sources import SourceDescription, task_key, verify_files
 from lorascope.data.splits import SPLITS, Splits, make_splits
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
+from lorascope.errors import DataError
+from lorascope.metrics.quality import quality
 from lorascope.registry import TASKS, resolve
 from lorascope.study.spec import DataSpec
 from lorascope.study.tasks import task_spec
 from lorascope.tasks.description import task_from_result
 from lorascope.tasks.inputs import EXAMPLE, SIZE_BEFORE
+from lorascope.tasks.scoring import Scoring
 from lorascope.tasks.task import Task
 
 TOKENISE_CHUNK = 2000
@@ -42,14 +45,15 @@ def prepare_data(context: StepContext) -> dict[str, Any]:
     key = task_key(spec)
     kind: type[Task] = resolve(TASKS, key)
     raw = kind.read(spec, source=source, protocol=params["protocol"])
+    description = {"class": key, "name": spec.name, **raw.task}
+    scoring = kind.from_description(description).scoring
+    _require_metrics(scoring, task=spec.name)
     data = DataSpec.model_validate(params["data"])
     splits = make_splits(raw, data, task=spec.name)
     for name, frame in splits.frames.items():
         frame.to_parquet(context.out / f"{name}.parquet", index=False, compression="zstd")
     if raw.disjoint:
         _notice_overlap(splits, context)
-    description = {"class": key, "name": spec.name, **raw.task}
-    scoring = kind.from_description(description).scoring
     return {
         "task": description,
         "primary_metric": scoring.metric_names[0],
@@ -63,6 +67,17 @@ def prepare_data(context: StepContext) -> dict[str, Any]:
         "sha256": {name: content_checksum(frame) for name, frame in splits.frames.items()},
         "source": raw.source,
     }
+
+
+def _require_metrics(scoring: Scoring, *, task: str) -> None:
+    """Raises StudyError unless the task reports a metric, and each has a row in the table of metrics."""
+    if not scoring.metric_names:
+        raise DataError(
+            f"the task `{task}` names no metric",
+            hint="Its author names at least one in `Scoring.metric_names`; the first is the primary one.",
+        )
+    for name in scoring.metric_names:
+        quality(name, where=f"tasks: {task}")
 
 
 def ids_checksum(ids: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lorascope.engine.context import StepContext
 from lorascope.engine.warm import Kept
+from lorascope.errors import StudyError
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.dropout import DropoutStreams, replace_dropouts
 from lorascope.models.architectures import known_architecture
@@ -75,6 +76,11 @@ def prepared_model(
     specs = {"specs": [method.spec for method in methods]} if first.stacks else {}
     model = base.copy(generators[0], share_frozen=first.shares_base)
     first.prepare(model, head=base.head, generators=generators, **specs)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise StudyError(
+            f"the method `{first.spec.kind}` trains no parameter of {type(base.model).__name__}",
+            hint="its `prepare` sets `requires_grad` of what is trained",
+        )
     streams = DropoutStreams(len(methods), base.device)
     replace_dropouts(model, streams)
     return model, streams

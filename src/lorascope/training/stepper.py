@@ -28,6 +28,7 @@ from lorascope.training.flat import FlatParameters
 from lorascope.training.hardware import reset_peak_memory, side_stream
 from lorascope.training.optimiser import GangOptimiser
 from lorascope.training.reading import Reading
+from lorascope.training.shapes import require_shape
 
 if TYPE_CHECKING:
     from lorascope.methods.base import Method, Moment
@@ -113,12 +114,16 @@ class Stepper:
         if not self._needs_mask:
             inputs.pop(MASK, None)
         outputs = self.reading.outputs(self.model, inputs)
-        per_example = self.reading.task.scoring.loss_per_example(outputs, batch) * batch["weights"]
-        losses = per_example.view(self.flat.runs, -1).sum(dim=1)
+        per_example = self.reading.task.scoring.loss_per_example(outputs, batch)
+        require_shape(
+            f"`loss_per_example` of the task `{self.reading.task.name}`", per_example, batch["weights"], one="row"
+        )
+        losses = (per_example * batch["weights"]).view(self.flat.runs, -1).sum(dim=1)
         penalty = self.method.penalty(self.model)
         if penalty is None:
             losses.sum().backward()
         else:  # a micro-batch bears its share, so that it counts once an update
+            require_shape(f"`{type(self.method).__name__}.penalty`", penalty, losses, one="run")
             shares = batch["weights"].view(self.flat.runs, -1).sum(dim=1)
             (losses + penalty * shares).sum().backward()
         self.losses += losses.detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 from serving_fixture import FULL, LORA, CommittedRun, commit_run
 
 from lorascope.cli.app import main
@@ -59,7 +61,51 @@ def test_adapter_is_written_with_its_precision_and_how_to_load_it(lora: Committe
     assert described["versions"]["transformers"] and described["classes"] == ["bad", "good"]
     assert len(described["merge_precision"]) == 3
     assert "# train-tiny-lora-5" in Path("out/README.md").read_text()
+    assert "--to " in out and f"--store {Path('store')}" in out
     assert not list(Path().glob(".out-*"))
+
+
+def test_the_model_card_has_front_matter_classes_and_no_place(
+    lora: CommittedRun, checkpoint: Path, monkeypatch, capsys
+) -> None:
+    (checkpoint / "README.md").write_text("---\nlicense: apache-2.0\ntags: [tiny]\n---\n\n# tiny\n")
+    for form, library in (("adapter", "peft"), ("merged", "transformers")):
+        assert call(monkeypatch, lora.run.id, "--format", form, "--to", form) == 0
+        card = Path(form, "README.md").read_text()
+        opening, matter, text = card.split("---\n", 2)
+        fields = YAML(typ="safe").load(matter)
+        assert opening == "" and fields["library_name"] == library and fields["license"] == "apache-2.0"
+        assert fields["tags"] == ["lorascope", "lora", "tiny"] and fields["metrics"] == ["accuracy"]
+        assert fields["pipeline_tag"] == "text-classification" and "base_model" not in fields, "it is on no hub"
+        assert "- classes, by index: 0 bad, 1 good" in text
+        assert str(Path.cwd()) not in card and "/tmp" not in card
+    capsys.readouterr()
+
+
+def test_an_adapter_loads_with_the_names_of_its_classes(lora: CommittedRun, monkeypatch, capsys) -> None:
+    assert call(monkeypatch, lora.run.id, "--to", "out", "--json") == 0
+    names: dict[str, Any] = {}
+    exec(json.loads(capsys.readouterr().out)["load"]["peft"], names)
+    assert names["model"].config.id2label == {0: "bad", 1: "good"}
+
+
+def test_options_of_a_study_are_refused_with_the_id_of_a_run(lora: CommittedRun, monkeypatch, capsys) -> None:
+    assert call(monkeypatch, lora.run.id, "--arm", "lora") == 2
+    assert "--arm has no effect on the run" in capsys.readouterr().err
+
+
+def test_a_wrong_id_is_answered_before_torch_is_loaded(tmp_path: Path) -> None:
+    command = (
+        "import sys; from lorascope.cli.app import main\ntry: main()\nexcept SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command, "export", "train-wrong"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "holds no train step `train-wrong`" in done.stderr and done.stdout == "False\n"
 
 
 @pytest.mark.parametrize(("form", "tool"), [("adapter", "peft"), ("merged", "transformers")])

@@ -159,14 +159,21 @@ def test_the_same_plan_is_written_with_the_same_bytes(place: Path) -> None:
     assert paths[1].read_bytes() == twice[1].read_bytes()
 
 
-def test_a_plan_without_any_known_time_is_written_too(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_plan_on_an_empty_store_is_a_guess_and_says_so(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     small_graph(tmp_path)
     assert call(monkeypatch, "plan", "study.yaml", "--device", "cpu", "--write", "plan.md") == 0
     printed = capsys.readouterr().out
-    assert "No time is known, so there is no schedule." in printed
-    assert "unknown until its data are prepared" in printed
-    assert not (tmp_path / "plan-schedule.png").exists()
+    assert "On 1 machine: a guess of " in printed and "unknown until its data are prepared" in printed
+    assert "Times are guesses from parameters, tokens and the class of the device" in printed
+    assert "they may be wrong by a factor of several. `--calibrate` measures them." in printed
+    rows = [line for line in printed.splitlines() if line.startswith(("train ", "drift ", "total "))]
+    assert len(rows) == 3 and all("guess: " in row for row in rows)
+    assert "they may be wrong by a factor of several" in (tmp_path / "plan.md").read_text()
+    assert call(monkeypatch, "plan", "study.yaml", "--device", "cpu", "--json") == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["total"]["num_guessed"] == planned["total"]["to_run"]
+    assert {step["estimate"]["source"] for step in planned["steps"]} == {"guess"}
     assert not (tmp_path / "store").exists()  # a plan writes nothing it was not asked for
 
 

@@ -69,6 +69,7 @@ class Outcome:
     seconds: float = 1.0
     report: Path | None = None
     verdicts: list[HypothesisResult] = field(default_factory=list)
+    metrics: dict[str, str | None] = field(default_factory=lambda: {"H1": "accuracy"})
 
 
 class FakeApi(types.ModuleType):
@@ -149,6 +150,15 @@ def test_validate_says_which_package_a_valid_study_lacks_here(study: str, monkey
     assert printed["missing_here"][0]["message"] == "the model's package `no-such-model` is not installed"
 
 
+def test_validate_and_plan_point_out_arms_of_other_scales(study: str, monkeypatch, capsys) -> None:
+    arms = "methods=[full, {kind: lora, rank: 4}, {kind: lora, name: r8, rank: 8}]"
+    for verb in ("validate", "plan"):
+        assert call(monkeypatch, verb, study, "--set", arms) == 0
+        assert "note: alpha / rank differs between arms (lora 4, r8 2)" in capsys.readouterr().out
+        assert call(monkeypatch, verb, study, "--set", arms, "--json") == 0
+        assert len(json.loads(capsys.readouterr().out)["notices"]) == 1
+
+
 def test_a_wrong_study_exits_with_2_and_no_traceback(study: str, monkeypatch, capsys) -> None:
     assert call(monkeypatch, "validate", study, "--set", "methods.lora.rnk=4") == 2
     captured = capsys.readouterr()
@@ -196,8 +206,8 @@ def test_run_hands_the_options_on_and_reports_the_verdicts(study: str, api: Fake
     assert "[1/2] train-1 started\n[2/2] train-1 done in 0.5 s\n" in captured.err
     assert [line.rstrip() for line in captured.out.splitlines()] == [
         "",
-        "hypothesis  verdict       estimate, interval         claim",
-        "H1          inconclusive  0.012 [-0.004, 0.028] 95%  lora scores more than full",
+        "hypothesis  verdict       estimate, interval                       claim",
+        "H1          inconclusive  +1.2 points (95% interval −0.4 to +2.8)  lora scores more than full",
         "H1 would be decided by: about 7 seeds",
         "",
         "steps: 1 computed, 1 from the store; 1.0 s",
@@ -221,6 +231,15 @@ def test_failed_steps_exit_with_1_and_show_the_remedy(study: str, api: FakeApi, 
     assert "failed: train-1\nloss is NaN at update 3\n  hint: lower learning_rate\n" in out
     assert "2 steps could not run without train-1" in out
     assert "give the same command again" in out
+
+
+def test_commands_that_are_printed_name_the_store(study: str, api: FakeApi, monkeypatch, capsys) -> None:
+    failure = Failure("boom", hint="`lorascope show train-1` shows the traceback.", traceback="Traceback")
+    api.outcome = Outcome(failed={"train-1": failure})
+    assert call(monkeypatch, "run", study, "--store", "my store") == 1
+    out = capsys.readouterr().out
+    assert "hint: `lorascope show train-1 --store 'my store'` shows the traceback." in out
+    assert "the traceback: lorascope show train-1 --store 'my store'\n" in out
 
 
 def test_a_wrong_environment_exits_with_3(study: str, api: FakeApi, monkeypatch, capsys) -> None:

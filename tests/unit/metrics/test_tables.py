@@ -18,6 +18,7 @@ from lorascope.metrics.metric import Mean, Metric
 from lorascope.metrics.quality import QUALITY, MetricTable, common_direction, quality, share_a_scale, unit_of
 from lorascope.metrics.serving import SERVED
 from lorascope.plugins import NameTable
+from lorascope.registry import METRICS
 from lorascope.report.study.cost import MEASURES
 from lorascope.serving.exchange import Request, ServedRequests
 from lorascope.serving.timing import load_figures, request_rows
@@ -52,6 +53,28 @@ def test_an_unknown_metric_is_named_with_the_nearest():
     with pytest.raises(StudyError, match="there is no metric `acuracy`: did you mean `accuracy`") as error:
         quality("acuracy")
     assert "perplexity" in (error.value.hint or "")
+
+
+def test_a_row_that_is_left_out_is_missed_with_the_reason(monkeypatch):
+    monkeypatch.setitem(
+        METRICS.problems, "mean_error", "the metric `mean_error` is not used: a 1 and b 2 both bring one"
+    )
+    with pytest.raises(StudyError, match="a 1 and b 2 both bring one"):
+        quality("mean_error")
+
+
+def test_a_row_without_an_estimator_is_left_out(caplog):
+    assert dict(MetricTable(NameTable("metrics", {"bare": Metric("bare", "bare score")}))) == {}
+    assert caplog.messages == [
+        "warning: the metric `bare` (built in) is not used: it has no estimator, which says how it comes from examples"
+    ]
+
+
+def test_a_row_of_an_unknown_direction_or_empty_range_is_refused():
+    with pytest.raises(ValueError, match="the direction of the metric `score` is 'down'"):
+        Metric("score", "score", direction="down")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the bounds of the metric `score` are 1\.0 and 0\.0"):
+        Metric("score", "score", low=1.0, high=0.0)
 
 
 def test_a_row_that_calls_itself_otherwise_is_left_out(caplog):

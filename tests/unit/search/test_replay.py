@@ -229,7 +229,7 @@ def test_an_end_beyond_which_nothing_lies_is_no_edge() -> None:
 
 
 def test_an_extended_search_keeps_its_trials_and_adds_a_round() -> None:
-    spec = SearchSpec(trials=4, at_once=2)
+    spec = SearchSpec(trials=4, at_once=2, confirm=0)
     before, _ = carry_out(spec)
     found = edges(SPACE, {"learning_rate": 1e-2, "alpha": 32, "dropout": 0.1})
     longer = extended(SPACE, found)
@@ -270,3 +270,48 @@ def test_beside_pruned_trials_a_diverged_one_is_no_model_to_follow() -> None:
     found, _ = carry_out(SearchSpec(trials=30, at_once=5, pruning="halving"), objective)
     late = [trial for trial in found.trials if trial.round >= 2]
     assert sum(trial.state == "diverged" for trial in late) <= len(late) // 3
+
+
+# ------------------------------------------------------------------------------------------------------- confirmation
+
+
+def lucky(attempt: Attempt) -> float:
+    """Trial 3 is the best with the search's own seed by luck alone; trial 5 is the best with the others."""
+    level = {3: 0.9, 5: 0.89, 7: 0.88}.get(attempt.trial, 0.5 + attempt.trial / 1000)
+    return level if attempt.seed == 0 else {3: 0.3, 5: 0.89, 7: 0.7}.get(attempt.trial, 0.99)
+
+
+def test_the_best_three_are_trained_with_two_more_seeds_and_chosen_by_the_mean() -> None:
+    found, trained = carry_out(SearchSpec(trials=9, at_once=3), lucky)
+    further = [(attempt.trial, attempt.seed) for attempt in trained[9:]]
+    assert further == [(trial, seed) for trial in (3, 5, 7) for seed in (1_000_003, 2_000_003)]
+    assert found.is_over and found.best is not None
+    assert (found.best.number, found.best.num_seeds, found.best.value) == (5, 3, pytest.approx(0.89))
+    assert {trial.num_seeds for trial in found.trials if trial.number not in (3, 5, 7)} == {1}
+
+
+def test_confirmation_can_be_turned_off_and_is_not_needed_with_several_seeds() -> None:
+    for spec in (SearchSpec(trials=9, at_once=3, confirm=0), SearchSpec(trials=9, at_once=3, seeds=(0, 9))):
+        found, trained = carry_out(spec, lucky)
+        assert len(trained) == 9 * len(spec.seeds) and found.best is not None
+        assert spec.confirming_seeds == ()
+    off, _ = carry_out(SearchSpec(trials=9, at_once=3, confirm=0), lucky)
+    assert off.best is not None and off.best.number == 3
+
+
+def test_a_finalist_that_diverges_with_another_seed_is_out() -> None:
+    found, _ = carry_out(
+        SearchSpec(trials=9, at_once=3), lambda a: None if a.trial == 5 and a.seed == 2_000_003 else lucky(a)
+    )
+    assert found.is_over and found.best is not None and found.best.number == 7
+    assert found.trials[5].state == "diverged"
+
+
+def test_copies_of_a_setting_are_one_finalist() -> None:
+    spec = SearchSpec(sampler="grid", trials=6, at_once=6, proposal_seed=1)
+    grid: Mapping[str, Any] = {"dropout": (0.0, 0.1)}
+    known: dict[Attempt, Mapping[str, Any]] = {}
+    while (found := replay(spec, grid, look_up=known.get)).open:
+        known.update({attempt: result(0.5 + attempt.params["dropout"]) for attempt in found.open})
+    confirmed = [trial for trial in found.trials if trial.num_seeds > 1]
+    assert sorted(trial.params["dropout"] for trial in confirmed) == [0.0, 0.1]

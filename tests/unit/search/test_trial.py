@@ -55,7 +55,8 @@ def context(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> Callable[..., 
         spec = TrainSpec.model_validate({"batch_size": 8, "epochs": 3, "early_stopping": None, **train})
         params = {
             "model": identity, "method": dict(method), "learning_rate": rate,
-            "seeds": Seeds.model_validate(3).model_dump(), "train": spec.model_dump(mode="json", exclude={"gang"}),
+            "seeds": Seeds.model_validate(3).model_dump(), "seeds_for": "tiny",
+            "train": spec.model_dump(mode="json", exclude={"gang"}),
             "stops": list(stops),
         }  # fmt: skip
         step = Step("trial", 1, params, locations=locations, resources=Resources(gang_key="k", gang_limit=4))

@@ -44,7 +44,7 @@ def test_the_estimate_is_the_ratio_of_means_over_tasks():
     assert "the whole 90% interval lies at or above 97% of full" in result.reason
 
 
-def test_a_loss_beyond_the_share_is_refuted_for_the_average_and_for_every_part():
+def test_a_loss_beyond_the_share_is_refuted_over_average_and_every():
     table = make_measurements(lora=0.75)
     assert result_of(table).verdict == "refuted"
     assert result_of(table, over="every").verdict == "refuted"

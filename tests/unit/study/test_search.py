@@ -8,6 +8,7 @@ import pytest
 from study_errors import error_of
 
 from lorascope.errors import StudyError
+from lorascope.study.checks.notices import study_notices
 from lorascope.study.hyperparameters import given_hyperparameters, with_hyperparameters
 from lorascope.study.loading.load import load_study
 from lorascope.study.methods import method_specs
@@ -269,3 +270,55 @@ def test_a_directory_without_the_tasks_file_says_what_is_there(tmp_path: Path) -
         study_with(tmp_path, "optimal", "hyperparameters: {epochs: 2}", name="sst2_lora.yaml")
     assert "has no mrpc_lora.yaml" in str(caught.value)
     assert "there: sst2_lora.yaml" in str(caught.value)
+
+
+def test_a_method_written_with_a_scale_is_searched_over_the_scale(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY.replace("rank: 8}", "rank: 4, scale: 2}") + "  trials: 5\n")
+    study = load_study(tmp_path / "study.yaml")
+    assert study.search is not None
+    space = study.search.space_of(study.methods[1])
+    assert "alpha" not in space and space["scale"] == Range(low=1, high=8)
+    assert list(space) == [{"alpha": "scale"}.get(name, name) for name in LoraSpec.ranges["published"]]
+    tried = with_hyperparameters(study.methods[1], {"scale": 3.0})
+    assert (tried.alpha, tried.rank) == (12, 4)  # type: ignore[attr-defined]
+
+
+def test_a_searched_rank_keeps_the_scale_that_was_written(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY.removesuffix("search:\n").replace("rank: 8}", "scale: 2}"))
+    method = load_study(tmp_path / "study.yaml").methods[1]
+    assert [with_hyperparameters(method, {"rank": rank}).alpha for rank in (2, 16)] == [4, 32]  # type: ignore[attr-defined]
+    assert with_hyperparameters(method, {"alpha": 5.0}).alpha == 5  # type: ignore[attr-defined]
+
+
+def test_what_a_space_says_of_the_scale_is_said_once(tmp_path: Path) -> None:
+    both = "space: {lora: {alpha: [8, 16], scale: [1, 2]}}\ntrials: 5"
+    assert "`alpha` and `scale` say the same (scale = alpha / rank)\n  hint: search one" in search_error(tmp_path, both)
+    scale, alpha = "space: {lora: {scale: [1, 2]}}\ntrials: 5", "space: {lora: {alpha: [8, 16]}}\ntrials: 5"
+    for space, written in ((scale, "alpha=4"), (alpha, "scale=2"), (scale, "scale=2")):
+        told = search_error(tmp_path, space, f"methods.lora.{written}")
+        assert f"methods[1].{written.partition('=')[0]} has no effect: the search sets" in told
+
+
+def test_scale_and_alpha_name_the_same_step(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.removesuffix("search:\n").replace("rank: 8}", "rank: 8, scale: 2}"))
+    written = [load_study(path), load_study(path, overrides=["methods=[full, {kind: lora, rank: 8, alpha: 16}]"])]
+    dumps = [study.methods[1].model_dump() for study in written]
+    assert dumps[0] == dumps[1] and dumps[0]["alpha"] == 16
+
+
+def test_arms_that_differ_in_alpha_over_rank_are_pointed_out(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.removesuffix("search:\n"))
+    arms = "methods=[full, {{kind: lora, name: r4, rank: 4{0}}}, {{kind: lora, name: r8, rank: 8{0}}}]"
+    (notice,) = study_notices(load_study(path, overrides=[arms.format("")]))
+    assert "alpha / rank differs between arms (r4 4, r8 2)" in notice and "`scale: 2`" in notice
+    assert study_notices(load_study(path, overrides=[arms.format(", scale: 2")])) == []
+    searched = load_study(path, overrides=[arms.format(""), "search={trials: 5}"])
+    assert study_notices(searched) == [], "the search sets alpha"
+
+
+def test_more_trials_than_settings_are_pointed_out(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY + "  trials: 6\n  space: {full: {learning_rate: [1e-3, 2e-3]}}\n")
+    (notice,) = study_notices(load_study(tmp_path / "study.yaml"))
+    assert "the search of full has 2 different settings for 6 trials" in notice

@@ -16,8 +16,13 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.events import Event, StepProgress
 from lorascope.engine.step import Step
 from lorascope.engine.store.artifact import Artifact
-from lorascope.errors import DataError
+from lorascope.errors import DataError, StudyError
+from lorascope.metrics import quality
+from lorascope.metrics.metric import FromCounts, Mean, Metric
+from lorascope.plugins import Entry
+from lorascope.registry import METRICS
 from lorascope.tasks import steps
+from lorascope.tasks.class_scoring import ClassScoring
 from lorascope.tasks.classification import Classification
 from lorascope.tasks.conformance import byte_tokenizer
 from lorascope.tasks.inputs import TextInputs
@@ -79,6 +84,34 @@ def test_a_class_that_is_never_predicted_scores_zero_without_a_warning(recwarn: 
     rows = pd.DataFrame({"label": [0, 1], "prediction": [0, 0]})
     assert make_task().scoring.metrics(rows) == {"accuracy": 0.5, "f1": 0.0, "mcc": 0.0}
     assert not recwarn.list
+
+
+def test_a_task_without_metrics_or_with_an_unknown_one_is_refused() -> None:
+    with pytest.raises(DataError, match="the task `t` names no metric"):
+        steps._require_metrics(ClassScoring(("no", "yes"), metrics=()), task="t")
+    with pytest.raises(StudyError, match="there is no metric `acuracy`: did you mean `accuracy`") as error:
+        steps._require_metrics(ClassScoring(("no", "yes"), metrics=("f1", "acuracy")), task="t")
+    assert error.value.where == "tasks: t"
+
+
+def test_a_metric_that_only_a_row_knows_is_scored_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def recall(counts: np.ndarray) -> np.ndarray:
+        return (np.diagonal(counts, axis1=-2, axis2=-1) / counts.sum(-1)).mean(-1)
+
+    rows = {
+        "recall": Metric("recall", "mean recall", estimator=FromCounts(recall)),
+        "error": Metric("error", "mean error", direction="lower", estimator=Mean("error")),
+    }
+    for name, row in rows.items():
+        monkeypatch.setitem(METRICS.entries, name, Entry("metric", name, literal=row))
+    monkeypatch.setattr(quality, "QUALITY", quality.MetricTable(METRICS))
+    predictions = pd.DataFrame({"label": [0, 0, 0, 1], "prediction": [0, 0, 1, 1], "loss": 1.0})
+    classes = ("no", "yes")
+    assert ClassScoring(classes, metrics=("recall",)).metrics(predictions) == {"recall": pytest.approx(5 / 6)}
+    with pytest.raises(
+        DataError, match="`error` is made of the per-example columns error, and the task gives no error"
+    ):
+        ClassScoring(classes, metrics=("error",)).metrics(predictions)
 
 
 def test_majority_loss_is_the_negative_log_of_the_training_frequency() -> None:

@@ -270,8 +270,9 @@ def contexts(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> Callable[...,
         made = []
         for seed in range(count):
             params = {
-                "model": identity, "method": dict(method), "learning_rate": 1e-3, "seeds": {"initialisation": seed,
-                "order": seed, "dropout": seed}, "train": spec.model_dump(mode="json", exclude={"gang"}),
+                "model": identity, "method": dict(method), "learning_rate": 1e-3, "seeds_for": "tiny",
+                "seeds": {"initialisation": seed, "order": seed, "dropout": seed},
+                "train": spec.model_dump(mode="json", exclude={"gang"}),
             }  # fmt: skip
             step = Step("train", 3, params, locations=locations, resources=Resources(gang_key="k", gang_limit=limit))
             made.append(step_context(directory, step, deps, warm=warm))

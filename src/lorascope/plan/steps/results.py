@@ -10,12 +10,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from lorascope.analysis.stated import stated_study
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
-from lorascope.measures.measure import known_measures
 from lorascope.plan.graph import Graph
 from lorascope.plan.labels import SEARCH, VERSIONS
-from lorascope.plan.steps.runs import without_paths
 from lorascope.search.replay import proposers
 
 
@@ -31,23 +30,6 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
     if not any(step.kind == "evaluate" for step in kept):
         return None
     roles = {f"{step.kind}:{index}": step for index, step in enumerate(kept)}
-    unset = {"search"} if graph.study.search is None else set()
-    study = graph.study.model_dump(
-        mode="json", exclude={"train": {"gang"}, "track": True, **dict.fromkeys(unset, True)}
-    )
-    for method in study["methods"]:
-        given = method.pop("hyperparameters")
-        if given is not None:
-            method["hyperparameters"] = "file"  # where it lies is no part of what is computed
-    study["tasks"] = [without_paths(task) for task in study["tasks"]]
-    study["models"] = [{"name": model["name"]} for model in study["models"]]
-    further = study["measure"].pop("further")
-    for measure in known_measures():
-        for settings in (study["measure"], further):
-            if settings.get(measure.kind) is not None:
-                settings[measure.kind] = measure.without_places(settings[measure.kind])
-    if further:
-        study["measure"]["further"] = further
     missing = sum(step.kind == "evaluate" and step.id not in finished for step in graph.steps)
     missing += sum(kind == "evaluate" for kind, _ in graph.waiting)
     proposed_by = _proposed_by(graph, roles)
@@ -55,7 +37,7 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
         kind="analysis",
         version=VERSIONS["analysis"],
         params={
-            "study": study,
+            "study": stated_study(graph.study),
             "steps": {role: asdict(graph.labels[step.id]) for role, step in roles.items()},
             "failures": [_failure_literal(graph, step_id, failure) for step_id, failure in sorted(failures.items())],
             "missing_runs": missing,

@@ -15,7 +15,7 @@ from lorascope.plugins import stamped
 from lorascope.registry import METHOD_SETTINGS, TASKS
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.spec import DataSpec, Study, TaskSpec, TrainSpec
-from lorascope.study.tasks import file_fields
+from lorascope.study.tasks import without_paths
 
 
 def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: DataSpec) -> Step:
@@ -32,12 +32,6 @@ def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: Dat
         slug=task.name,
         locations=dict(source.locations),
     )
-
-
-def without_paths(task: dict[str, Any]) -> dict[str, Any]:
-    """A task's settings with each path replaced by its role: where a file lies does not affect what is computed."""
-    roles = file_fields(task)
-    return {key: (key if key in roles and value else value) for key, value in task.items()}
 
 
 def tokens_step(study: Study, model: PlannedModel, data: Step) -> Step:

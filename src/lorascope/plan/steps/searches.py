@@ -116,14 +116,16 @@ def add_searches(
 
 
 def _decided_by(searches: Sequence[tuple[_Bench, Replay]], spec: SearchSpec) -> Mapping[str, Sequence[str]]:
-    """Trial -> the trials it waits for: those of the stage before it in its search; in the round that an edge adds, all of
-    all searches. A trial that is proposed twice waits as it did the first time, so none waits for itself."""
+    """Trial -> the trials it waits for: those of the stage before it in its search (what confirms the best is the last
+    stage); in the round that an edge adds, all of all searches. A trial that is proposed twice waits as it did the first
+    time, so none waits for itself."""
     places = {place: number for number, stage in enumerate(stages(spec)) for place in stage}
     num_rounds = -(-spec.trials // spec.at_once)
     staged: dict[tuple[int, int], dict[int, list[str]]] = {}
     for index, (bench, found) in enumerate(searches):
         for attempt in found.attempts:
-            at = found.trials[attempt.trial].round, places[attempt.seed, attempt.stops]
+            place = places.get((attempt.seed, attempt.stops))
+            at = (num_rounds + 1, 0) if place is None else (found.trials[attempt.trial].round, place)
             staged.setdefault(at, {}).setdefault(index, []).append(bench.trial(attempt).id)
     waits: dict[str, Sequence[str]] = {}
     last: dict[int, list[str]] = {}
@@ -163,7 +165,7 @@ class _Bench:
         return sanity_step(self.study, self.model, self.task, self.method, self.inputs)
 
     def replay(self, *, extension: Any = None) -> Replay:
-        space = self.spec.of(self.method.name, self.method.kind)
+        space = self.spec.space_of(self.method)
         return replay(
             self.spec,
             space,
@@ -195,7 +197,7 @@ class _Bench:
         add(self.sanity, RunLabel(self.model.name, self.task, self.method.name, SEARCH))
         steps: dict[str, str] = {}
         for attempt in found.attempts:
-            seed = f", seed {attempt.seed}" if len(self.spec.seeds) > 1 else ""
+            seed = f", seed {attempt.seed}" if len(self.spec.seeds) > 1 or attempt.seed not in self.spec.seeds else ""
             part = f", {attempt.stops[-1]:.0%}" if attempt.stops[-1] < 1 else ""
             label = RunLabel(self.model.name, self.task, self.method.name, f"trial {attempt.trial + 1}{seed}{part}")
             step = self.trial(attempt)

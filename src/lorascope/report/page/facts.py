@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 # Also where nothing was logged: a study in which no run got that far.
-_CURVE_COLUMNS = ["run", "model", "task", "method", "seed", "update", "epoch", "name", "value"]
+CURVE_COLUMNS = ["run", "model", "task", "method", "seed", "update", "epoch", "name", "value"]
 
 
 @dataclass(frozen=True)
@@ -213,5 +213,5 @@ def read_facts(directory: Path) -> Facts:
         directory=directory,
         analysis=Analysis.from_json(json.loads((directory / "analysis.json").read_text(encoding="utf-8"))),
         stated=StudyFacts.from_json(json.loads((directory / "facts.json").read_text(encoding="utf-8"))),
-        curves=pd.read_parquet(directory / "curves.parquet").reindex(columns=_CURVE_COLUMNS),
+        curves=pd.read_parquet(directory / "curves.parquet").reindex(columns=CURVE_COLUMNS),
     )

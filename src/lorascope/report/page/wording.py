@@ -14,7 +14,7 @@ from functools import cache
 from lorascope.metrics import cost, serving
 from lorascope.metrics.metric import Direction
 from lorascope.metrics.quality import QUALITY
-from lorascope.stats.analysis import Comparison, Interval
+from lorascope.stats.analysis import Comparison, HypothesisResult, Interval
 from lorascope.study.methods import method_specs
 
 ABSENT = "–"
@@ -317,6 +317,17 @@ def gap_range(metric: str, interval: Interval | None) -> str:
     if interval is None:
         return ABSENT
     return f"{gap(metric, interval.low, unit=False)} to {gap(metric, interval.high, unit=False)}"
+
+
+def estimate_text(result: HypothesisResult, metric: str | None) -> str:
+    """ "−1.8 points (90% interval −3.1 to −0.5)": the average of a hypothesis, else its one part. metric: what it is of."""
+    interval = result.average
+    if interval is None and len(result.parts) == 1:
+        interval = result.parts[0].estimate
+    if interval is None:
+        return ABSENT
+    style = metric or ""
+    return f"{gap(style, interval.estimate)} ({confidence(interval)} {gap_range(style, interval)})"
 
 
 def plain_range(interval: Interval | None, *, signed: bool = False) -> str:

@@ -158,7 +158,7 @@ def _methods(plan: StudyPlan) -> Table:
         if method.hyperparameters is not None:
             found |= dict.fromkeys(("learning_rate", "train"), "from a file")
         elif study.search is not None:
-            found |= dict.fromkeys(study.search.of(method.name, method.kind), "searched")
+            found |= dict.fromkeys(study.search.space_of(method), "searched")
         own = method.model_dump(mode="json", exclude={"name", "kind", "train", "learning_rate", "hyperparameters"})
         train = resolved_training(study, method)
         settings = ", ".join(f"{key} {found.get(key, value)}" for key, value in own.items()) or "every weight"

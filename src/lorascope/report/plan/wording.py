@@ -13,7 +13,8 @@ def time_of(part: Sum) -> str:
         return "none"
     if part.num_unknown == part.to_run:
         return "unknown"
-    return ("at least " if part.num_unknown else "") + wording.duration(part.seconds)
+    guessed = "guess: " if part.num_guessed else ""
+    return guessed + ("at least " if part.num_unknown else "") + wording.duration(part.seconds)
 
 
 def memory_of(part: Sum) -> str:
@@ -60,7 +61,8 @@ def schedule_sentences(plan: StudyPlan) -> list[str]:
     }
     above = f"{wording.fraction(schedule.gap)} above" if schedule.gap > 5e-4 else "at"
     sentences = [
-        f"{where}: {wording.duration(plan.makespan_seconds)} from start to end{starting}.",
+        f"{where}: {'a guess of ' if plan.total.num_guessed else ''}{wording.duration(plan.makespan_seconds)} from start to "
+        f"end{starting}.",
         f"The schedule is {above} the bound of {wording.duration(schedule.bound)} that no schedule of these jobs can beat "
         f"({limits[schedule.limit]}); workers are busy {wording.fraction(schedule.busy_fraction, 0)} of the time.",
     ]
@@ -133,6 +135,11 @@ def basis_sentence(plan: StudyPlan) -> str:
     """Where the times come from."""
     if plan.measured_on:
         return f"Times were measured on {wording.listing(plan.measured_on)}, and hold for machines like it."
+    if plan.total.num_guessed:
+        return (
+            "Times are guesses from parameters, tokens and the class of the device, as the store holds none that was measured: "
+            "they may be wrong by a factor of several. `--calibrate` measures them."
+        )
     return "No time was measured yet on such a device."
 
 

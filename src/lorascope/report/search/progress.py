@@ -53,19 +53,19 @@ def _progress_panel(axes: Axes, facts: Facts, rows: Sequence[SearchFacts]) -> No
         tint = canvas.colour(facts.methods, row.method)
         dodge = 0.16 * (place - (len(rows) - 1) / 2)
         direction = direction_of(row)
-        _trials(axes, facts, row, [trial.number + 1 + dodge for trial in row.trials], floor)
+        _trials(axes, facts, row, [number + 1 + dodge for number, _ in enumerate(row.tried)], floor)
         so_far = best_so_far(finals_of(row), direction)
         best = [(n + 1, value * scale) for n, value in enumerate(so_far) if value is not None]
         if not best:
             continue
         axes.step(*zip(*best, strict=True), where="post", color=tint, linewidth=1.6, zorder=3)
-        scores = [trial.value for trial in row.trials if trial.value is not None]
+        scores = [trial.value for trial in row.tried if trial.value is not None]
         worst = min(scores) if direction == "higher" else max(scores)
         known = [*scores, *[worst] * count(row, "diverged")]
         expected = [value * scale for value in expected_best(known, direction)]
         axes.plot(range(1, len(expected) + 1), expected, color=tint, linewidth=1.0, linestyle=(0, (3, 2)), zorder=2)
         ends.append((row.method, best[-1][1]))
-    axes.set_xlim(0.4, max(len(row.trials) for row in rows) + 0.6)
+    axes.set_xlim(0.4, max(len(row.tried) for row in rows) + 0.6)
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
     _label(axes, facts, ends)
 
@@ -84,7 +84,7 @@ def _rates_panel(axes: Axes, facts: Facts, rows: Sequence[SearchFacts]) -> None:
         )
         lane = low + (0.03 + 0.05 * place) * (high - low)
         axes.plot(values, [lane, lane], color=tint, linewidth=2.2, solid_capstyle="butt", zorder=2)
-        _trials(axes, facts, row, [trial.params["learning_rate"] for trial in row.trials], floor)
+        _trials(axes, facts, row, [trial.params["learning_rate"] for trial in row.tried], floor)
         scale = wording.metric_style(row.metric).scale
         if row.optimum is not None:
             ends.append((row.method, row.optimum.value * scale))
@@ -94,7 +94,7 @@ def _rates_panel(axes: Axes, facts: Facts, rows: Sequence[SearchFacts]) -> None:
 def _set_height(axes: Axes, rows: Sequence[SearchFacts], *, lanes: int) -> float:
     """Limits around all scores, with room below for `lanes`; the height at which diverged trials stand: at the worse end."""
     scale = wording.metric_style(rows[0].metric).scale
-    scores = [trial.value * scale for row in rows for trial in row.trials if trial.value is not None] or [
+    scores = [trial.value * scale for row in rows for trial in row.tried if trial.value is not None] or [
         0.0,
         scale,
     ]
@@ -111,7 +111,7 @@ def _trials(axes: Axes, facts: Facts, row: SearchFacts, places: Sequence[float],
     tint, shape = canvas.colour(facts.methods, row.method), canvas.marker(facts.methods, row.method)
     scale = wording.metric_style(row.metric).scale
     best = row.optimum.number if row.optimum else None
-    for trial, x in zip(row.trials, places, strict=True):
+    for trial, x in zip(row.tried, places, strict=True):
         if trial.value is None:
             axes.plot([x], [floor], "x", color=tint, markersize=4, markeredgewidth=1.1, zorder=4)
             continue

@@ -39,7 +39,7 @@ def searches_of(facts: Facts) -> list[SearchFacts]:
 
 def finals_of(search: SearchFacts) -> list[float | None]:
     """What each trial scored in the end, in order; None where it was ended early or diverged."""
-    return [trial.value if trial.state == "complete" else None for trial in search.trials]
+    return [trial.value if trial.state == "complete" else None for trial in search.tried]
 
 
 def edges_of(search: SearchFacts) -> dict[str, EdgeFacts]:
@@ -49,12 +49,12 @@ def edges_of(search: SearchFacts) -> dict[str, EdgeFacts]:
 
 def count(search: SearchFacts, state: str) -> int:
     """Trials that ended so."""
-    return sum(trial.state == state for trial in search.trials)
+    return sum(trial.state == state for trial in search.tried)
 
 
 def total(search: SearchFacts, figure: Callable[[TrialFacts], float]) -> float:
     """A figure summed over the trials."""
-    return sum(figure(trial) for trial in search.trials)
+    return sum(figure(trial) for trial in search.tried)
 
 
 def cells_of(facts: Facts) -> dict[tuple[str, str], list[SearchFacts]]:

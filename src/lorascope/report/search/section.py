@@ -38,19 +38,35 @@ def search_blocks(facts: Facts) -> list[Block | None]:
     ]
 
 
+def _confirmed(searches: Sequence[SearchFacts], spec: SearchDeclared) -> str:
+    """That the best trials were trained again before one was chosen."""
+    confirmed = [trial.num_seeds for search in searches for trial in search.trials if trial.num_seeds > 1]
+    if not confirmed:
+        return ""
+    more = wording.plural(max(confirmed) - 1, "more seed")
+    return f" The best {spec.confirm} settings of each were trained with {more}; the optimum is the best of these by its mean."
+
+
 def answer(facts: Facts) -> Iterator[str]:
     """How the optima were found, which of them lie at an end, and what pruning spared."""
     searches = searches_of(facts)
     spec = facts.study.search or SearchDeclared()
     seeds = wording.listing(str(seed) for seed in spec.seeds)
-    trials = wording.range_text([len(search.trials) for search in searches])
+    trials = wording.range_text([len(search.tried) for search in searches])
     one_version = _one_version(searches)
     yield (
         f"{trials} trials for every task and method, proposed {spec.at_once} at once by {SAMPLERS[spec.sampler]}"
         f"{f' in {one_version}' if one_version else ''}, "
         f"each trained with {wording.plural(len(spec.seeds), 'seed')} ({seeds}) that no run of the study has, and scored "
-        "on the validation set alone."
+        f"on the validation set alone.{_confirmed(searches, spec)}"
     )
+    copies = sum(len(search.trials) - len(search.tried) for search in searches)
+    if copies:
+        proposed = sum(len(search.trials) for search in searches)
+        yield (
+            f"{copies} of {proposed} proposals repeated a setting that had been tried; a setting counts once, as a trial and "
+            "in what it took."
+        )
     for search in searches:
         if one_version is None and search.proposed_by is not None:
             yield (
@@ -78,7 +94,7 @@ def answer(facts: Facts) -> Iterator[str]:
     saved = saved_fraction(searches)
     if spec.pruning != "none" and saved is not None:
         pruned = sum(count(search, "pruned") for search in searches)
-        of = sum(len(search.trials) for search in searches)
+        of = sum(len(search.tried) for search in searches)
         saved_text = f"{wording.fraction(saved, 0)} of the training {facts.unit}s"
         yield f"Pruning ended {pruned} of {of} trials early and saved {saved_text}."
 
@@ -139,7 +155,7 @@ def _rates(facts: Facts) -> Illustration | None:
 def _importance(facts: Facts) -> Illustration | None:
     if not importance.cells_with(facts):
         return None
-    n = wording.range_text([len(search.trials) for rows in cells_of(facts).values() for search in rows])
+    n = wording.range_text([len(search.tried) for rows in cells_of(facts).values() for search in rows])
     return Illustration(
         name="search_importance",
         title="Which settings mattered",

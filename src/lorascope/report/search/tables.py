@@ -77,7 +77,7 @@ def budget_table(facts: Facts) -> Table | None:
         (
             facts.place(search.model, search.task),
             wording.name(search.method),
-            wording.count(len(search.trials)),
+            wording.count(len(search.tried)),
             wording.count(count(search, "complete")),
             wording.count(count(search, "pruned")),
             wording.count(count(search, "diverged")),

@@ -41,6 +41,22 @@ def _failed_gates(facts: Facts) -> Iterator[str]:
         )
 
 
+def _unseen_collapse(facts: Facts) -> Iterator[str]:
+    """Where no run of an arm collapsed, how many could: 1 - 0.05^(1/n), the exact one-sided 95% bound of 0 in n (Clopper and
+    Pearson 1934)."""
+    scores = facts.analysis.scores
+    fallen = {(run.model, run.task, run.method) for run in facts.analysis.collapsed}
+    sound = [len(score.seeds) for score in scores if (score.model, score.task, score.method) not in fallen]
+    if not sound:
+        return
+    runs, bound = min(sound), 1 - 0.05 ** (1 / min(sound))
+    arms = "No run" if len(sound) == len(scores) else "In the other arms no run"
+    yield (
+        f"{arms} collapsed, so verdicts are about runs that do not. With {wording.plural(runs, 'run')} an arm, up to "
+        f"{wording.decimal(100 * bound, 0)}% of its runs could collapse and not have been seen (one-sided 95%)."
+    )
+
+
 def _weak_arms(facts: Facts) -> Iterator[str]:
     weak = []
     for score in facts.analysis.scores:
@@ -304,6 +320,7 @@ _RULES: tuple[Callable[[Facts], Iterator[str]], ...] = (
     _missing_runs,
     _failed_gates,
     _weak_arms,
+    _unseen_collapse,
     _protocol,
     _seeds,
     _power,

@@ -68,6 +68,7 @@ class SearchDeclared(Fact):
     sampler: str = ""
     pruning: str = "none"
     seeds: tuple[Any, ...] = ()
+    confirm: int = 0
     at_once: int | None = None
     train_examples: int | None = None
 

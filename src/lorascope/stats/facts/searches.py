@@ -22,6 +22,7 @@ class TrialFacts(Fact):
     updates: int = 0
     training_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    num_seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,14 @@ class SearchFacts(Fact):
     importance: Mapping[str, float] | None = None
     importance_of: str | None = None
     proposed_by: str | None = None
+
+    @property
+    def tried(self) -> tuple[TrialFacts, ...]:
+        """One trial for each setting: a sampler may propose one again, which trains nothing and shows nothing new. Of copies,
+        the one that was trained furthest."""
+        furthest: dict[str, TrialFacts] = {}
+        for trial in self.trials:
+            setting = repr(sorted(trial.params.items()))
+            if setting not in furthest or trial.updates > furthest[setting].updates:
+                furthest[setting] = trial
+        return tuple(furthest.values())

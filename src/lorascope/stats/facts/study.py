@@ -42,11 +42,13 @@ class MeasureFacts(Fact):
 
 @dataclass(frozen=True)
 class StudyFacts(Fact):
-    """facts.json. data: by task. missing_runs: planned and not evaluated. serving: None where nothing was served. measures:
-    what further measures state, by their kind. seeding: files of before tasks had seeds of their own do not name it."""
+    """facts.json. data: by task. primary: task -> its primary metric. missing_runs: planned and not evaluated. serving: None
+    where nothing was served. measures: what further measures state, by their kind. seeding: files of before tasks had seeds of
+    their own do not name it."""
 
     study: StudyDeclared
     data: Mapping[str, DataFacts] = field(default_factory=dict)
+    primary: Mapping[str, str] = field(default_factory=dict)
     runs: tuple[RunFacts, ...] = ()
     gates: tuple[GateFacts, ...] = ()
     baselines: tuple[BaselineFacts, ...] = ()

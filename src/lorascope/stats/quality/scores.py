@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from lorascope.metrics.metric import Corpus, Estimator, FromCounts, Mean, Ratio
+from lorascope.errors import DataError
+from lorascope.metrics.metric import Corpus, Estimator, FromCounts, Mean, Metric, Ratio
 
 Scorer = Callable[[np.ndarray], np.ndarray]
 """Weights [draws, examples] -> scores [draws, seeds]."""
@@ -24,6 +25,23 @@ def whole_scores(estimator: Estimator, rows: Rows, *, num_classes: int) -> np.nd
         return rows[estimator.column].mean(1)
     num_examples = rows[estimator.columns[0]].shape[1]
     return scorer(estimator, rows, num_classes=num_classes)(np.ones((1, num_examples)))[0]
+
+
+def score_of(metric: Metric, columns: Mapping[str, np.ndarray]) -> float:
+    """The metric of one run, from its per-example columns, float64 [examples]. Raises DataError where one is absent."""
+    assert metric.estimator is not None, f"{metric.name} is one number a run, and not made of examples"
+    lacking = [name for name in metric.estimator.columns if name not in columns]
+    if lacking:
+        raise DataError(
+            f"the metric `{metric.name}` is made of the per-example columns {', '.join(metric.estimator.columns)}, and the "
+            f"task gives no {' and no '.join(lacking)}",
+            hint=f"columns of the task's `example_scores`: {', '.join(columns)}",
+        )
+    rows = {name: columns[name][None] for name in metric.estimator.columns}
+    num_classes = 2
+    if isinstance(metric.estimator, FromCounts):
+        num_classes = max(int(max(values.max() for values in rows.values())) + 1, 2)
+    return float(whole_scores(metric.estimator, rows, num_classes=num_classes)[0])
 
 
 def scorer(estimator: Estimator, rows: Rows, *, num_classes: int) -> Scorer:

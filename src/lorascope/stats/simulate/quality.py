@@ -35,6 +35,7 @@ from lorascope.stats.quality.multibootstrap import (
 )
 from lorascope.stats.quality.paired import discordance_odds_ratio, hedges_g, mcnemar, sign_flip_p, t_interval
 from lorascope.stats.simulate.drift import SPREADS, drift_trial
+from lorascope.stats.simulate.hard import hard_cells
 
 NUM_SEEDS = (3, 5, 8)
 NUM_EXAMPLES = (277, 408, 872)  # RTE, MRPC, SST-2
@@ -245,6 +246,7 @@ def _cells(n: int) -> Iterator[tuple[str, Trial, float]]:
     for name, spread in SPREADS.items():
         for examples in NUM_EXAMPLES:
             yield name, lambda g, s=spread, e=examples: drift_trial(s, n, e, g), 1.0
+    yield from hard_cells(n)
 
 
 def rate(outcomes: dict[str, list[bool | None]]) -> tuple[float, float, float, int] | None:

@@ -42,6 +42,13 @@ def check_search(study: Study, search: SearchSpec) -> Iterator[Mistake]:
 
 def _seeds(study: Study, search: SearchSpec) -> Iterator[Mistake]:
     known = {seed for seeds in study.seeds for seed in (seeds.initialisation, seeds.order, seeds.dropout)}
+    for seed in search.confirming_seeds:
+        if seed in known:
+            text = f"search.confirm: the best trials are trained with seed {seed} too, which is a seed of the study"
+            yield Mistake(("search",), text, "give `search.seeds` another number, or several seeds")
+    if "confirm" in search.model_fields_set and search.confirm and len(search.seeds) > 1:
+        text = f"search.confirm has no effect: every trial is trained with {len(search.seeds)} seeds already"
+        yield Mistake(("search", "confirm"), text, "remove it, or give `seeds` one seed")
     for index, seed in enumerate(search.seeds):
         if seed in known:
             text = f"search.seeds[{index}]: {seed} is a seed of the study, whose runs would not be fresh"
@@ -75,7 +82,7 @@ def _budget(study: Study, search: SearchSpec) -> Iterator[Mistake]:
 
 
 def _is_whole_grid(study: Study, search: SearchSpec) -> bool:
-    spaces = [search.of(method.name, method.kind) for method in study.methods if method.hyperparameters is None]
+    spaces = [search.space_of(method) for method in study.methods if method.hyperparameters is None]
     return all(math.prod(len(v) for v in s.values() if isinstance(v, tuple)) == search.trials for s in spaces)
 
 
@@ -95,13 +102,16 @@ def _methods_of_the_space(study: Study, search: SearchSpec) -> Iterator[Mistake]
 
 
 def _space(study: Study, search: SearchSpec, method: MethodBase) -> Iterator[Mistake]:
-    path, space = _path_of(search, method), search.of(method.name, method.kind)
+    path, space = _path_of(search, method), search.space_of(method)
     if not space:
         text = f"search.space.{method.name}: nothing to search"
         presets = ", ".join(PRESETS)
         yield Mistake(
             path, text, f"give ranges such as {{learning_rate: {{low: 1e-5, high: 1e-3, log: true}}}}, or {presets}"
         )
+    if {"alpha", "scale"} <= space.keys():
+        text = f"{dotted((*path, 'scale'))}: `alpha` and `scale` say the same (scale = alpha / rank)"
+        yield Mistake((*path, "scale"), text, "search one of the two")
     for name, dimension in space.items():
         mistake = _dimension(name, dimension, path=(*path, name), method=method)
         if mistake is not None:
@@ -160,14 +170,26 @@ def _is_number(text: str) -> bool:
 
 
 def _written_twice(study: Study, method: MethodBase, name: str) -> Iterator[Mistake]:
-    """A value given to the method that the search replaces: its author believes otherwise."""
+    """A value given to the method that the search replaces: its author believes otherwise. A scale turns the alpha of a preset
+    into a search of the scale, so there it may be written: the gates before the search are run with it."""
     index = study.methods.index(method)
     in_train = name in TrainOverrides.model_fields
     written = method.train.model_fields_set if in_train else method.model_fields_set
-    if name in written:
+    space = study.search.space if study.search else ""
+    is_preset = isinstance(space, str) or isinstance(space.get(method.name, ""), str)
+    scaled = getattr(method, "scale", None) is not None
+    if scaled and name in ("alpha", "scale"):
+        if is_preset:
+            return
+        text = f"methods[{index}].scale has no effect: the search sets {name}"
+        yield Mistake(("methods", index, "scale"), text, "remove it here, or take it out of `search.space`")
+    elif name in written:
         path: KeyPath = ("methods", index, "train", name) if in_train else ("methods", index, name)
         text = f"{dotted(path)} has no effect: the search sets it"
         yield Mistake(path, text, "remove it here, or take it out of `search.space`")
+    elif name == "scale" and "alpha" in written:
+        text = f"methods[{index}].alpha has no effect: the search sets scale, which is alpha / rank"
+        yield Mistake(("methods", index, "alpha"), text, "remove it here, or take `scale` out of `search.space`")
 
 
 def _micro_batches(study: Study, method: MethodBase, dimension: Any, *, path: KeyPath) -> Iterator[Mistake]:

@@ -87,7 +87,7 @@ def _same_methods(study: Study) -> Iterator[Mistake]:
     for index, method in enumerate(study.methods):
         own = {key: value for key, value in method.train.model_dump().items() if value is not None}
         train = {**study.train.model_dump(), **own}
-        space = study.search.of(method.name, method.kind) if study.search else None
+        space = study.search.space_of(method) if study.search else None
         settings.append({**method.model_dump(exclude={"name", "train"}), "train": train, "space": space})
         first = settings.index(settings[-1])
         if first < index and study.methods[first].name != method.name:

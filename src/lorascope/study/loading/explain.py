@@ -7,11 +7,12 @@ import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lorascope.registry import METHODS, TRACKERS, nearest
+from lorascope.registry import METHOD_SETTINGS, TRACKERS, nearest
 from lorascope.study import spec
 from lorascope.study.base import Spec
 from lorascope.study.loading.document import KeyPath, Mistake, describe, dotted
-from lorascope.study.methods import method_specs
+from lorascope.study.loading.foreign import FOREIGN, HOMES
+from lorascope.study.methods import method_specs, why_unknown
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.train import TrainSpec
 
@@ -26,11 +27,11 @@ _EXPECTED = {
 _SHORTHANDS = {
     "models": "a registered name or {name, source}",
     "tasks": "a registered name or {name, kind, train, text, label, ...}",
-    "methods": f"one of {', '.join(METHODS)}, or a mapping with `kind`",
+    "methods": f"one of {', '.join(METHOD_SETTINGS)}, or a mapping with `kind`",
     "seeds": "a whole number or {initialisation, order, dropout}",
     "track": f"one of {', '.join(TRACKERS)}, or a mapping with `kind`",
 }
-_KINDS = {"methods": ("method", METHODS), "track": ("tracker", TRACKERS)}
+_KINDS = {"methods": "method", "track": "tracker"}
 _LIMITS = {
     "greater_than": ("gt", "greater than"),
     "greater_than_equal": ("ge", "at least"),
@@ -62,8 +63,9 @@ def _path(loc: Sequence[str | int]) -> KeyPath:
 
 def _misspelt(error: Any) -> KeyPath:
     """The path an unknown key probably stands for (itself if nothing is near)."""
-    path = _path(error["loc"])
-    match = nearest(str(path[-1]), _allowed_keys(error["loc"][:-1]))
+    path, allowed = _path(error["loc"]), _allowed_keys(error["loc"][:-1])
+    ours = FOREIGN.get(str(path[-1]))
+    match = ours.key if ours and ours.key in allowed else nearest(str(path[-1]), allowed)
     return (*path[:-1], match or path[-1])
 
 
@@ -78,7 +80,7 @@ def _explain(error: Any, path: KeyPath) -> Mistake:
     if kind == "union_tag_invalid":
         return _unknown_kind(path, str(context["tag"]))
     if kind == "union_tag_not_found":
-        return Mistake(path, f"{here}: the key `kind` is missing", f"allowed: {', '.join(_KINDS[str(path[0])][1])}")
+        return Mistake(path, f"{here}: the key `kind` is missing", f"allowed: {', '.join(_allowed_kinds(path))}")
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
         match = nearest(str(found), allowed)
@@ -118,8 +120,13 @@ def _wrong_type(error: Any, path: KeyPath) -> Mistake:
 def _unknown_key(error: Any, path: KeyPath) -> Mistake:
     key, allowed = str(path[-1]), _allowed_keys(error["loc"][:-1])
     within = f"{dotted(path[:-1])}: " if len(path) > 1 else ""
-    match = nearest(key, allowed)
     hint = f"allowed here: {', '.join(allowed)}"
+    ours = FOREIGN.get(key)
+    if ours and ours.key not in allowed:
+        told = "" if ours.key == key else f": it is called `{ours.key}` here"
+        return Mistake(path, f"{within}unknown key `{key}`{told}", f"a key of {HOMES[ours.home]}, {ours}; {hint}")
+    match = ours.key if ours else nearest(key, allowed)
+    hint = f"{ours}; {hint}" if ours else hint
     if match:
         return Mistake(path, f"{within}unknown key `{key}`: did you mean `{match}`?", hint)
     homes = [home for home, model in _homes().items() if key in model.model_fields]
@@ -128,9 +135,14 @@ def _unknown_key(error: Any, path: KeyPath) -> Mistake:
     return Mistake(path, f"{within}unknown key `{key}`", hint)
 
 
+def _allowed_kinds(path: KeyPath) -> list[str]:
+    return list(method_specs() if path[0] == "methods" else TRACKERS)
+
+
 def _unknown_kind(path: KeyPath, kind: str) -> Mistake:
-    noun, allowed = _KINDS[str(path[0])]
-    if problem := allowed.problems.get(kind):
+    noun = _KINDS[str(path[0])]
+    allowed = _allowed_kinds(path)
+    if noun == "method" and (problem := why_unknown(kind)):
         return Mistake((*path, "kind"), f"{dotted(path)}: {problem}", f"allowed: {', '.join(allowed)}")
     match = nearest(kind, allowed)
     meant = f": did you mean `{match}`?" if match else ""

@@ -17,6 +17,7 @@ from lorascope.study.spec import Study
 from lorascope.study.tasks import file_fields
 
 Check = Callable[[Study], Iterable[Mistake]]
+Change = Callable[[Any], Any]
 
 
 def load_study(
@@ -34,7 +35,7 @@ def load_study(
         apply_override(document, override)
     mistakes = list(check_names(document.data))
     try:
-        study = Study.model_validate(_with_absolute_paths(document.data, path.parent))
+        study = Study.model_validate(with_absolute_paths(document.data, path.parent))
     except ValidationError as error:
         mistakes += explain_errors(error.errors(include_url=False), document.data)
         raise document.error(mistakes) from None
@@ -44,46 +45,77 @@ def load_study(
     mistakes = mistakes or list(further(study))
     if mistakes:
         raise document.error(mistakes)
-    return study
+    return study.read_from(path, overrides=overrides)
 
 
-def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+def read_old_study(path: str | Path, *, overrides: Sequence[str] = ()) -> Study:
+    """The study of results that are there: it need not obey rules that were made since it was run. Raises StudyError for a
+    file that is no study."""
+    path = Path(path)
+    document = read_document(path)
+    for override in overrides:
+        apply_override(document, override)
+    try:
+        study = Study.model_validate(with_absolute_paths(document.data, path.parent))
+    except ValidationError as error:
+        raise document.error(explain_errors(error.errors(include_url=False), document.data)) from None
+    return study.read_from(path, overrides=overrides)
+
+
+def with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The study with the files of tasks, models, methods and measurements given from the study's own folder, not from where
-    it was started."""
+    it was started. A link to a program keeps its own name: a virtual environment's interpreter is one."""
+    return _with_paths(
+        data,
+        lambda file: str((folder / Path(file).expanduser()).resolve()),
+        program=lambda file: os.path.abspath(folder / Path(file).expanduser()),
+    )
 
-    def absolute(value: Any) -> Any:
-        return str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
+
+def with_paths_from(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same the other way: absolute paths as paths from `folder`, so that a study there means the same files."""
+
+    def relative(file: str) -> str:
+        return os.path.relpath(file, folder)
+
+    return _with_paths(data, relative, program=relative)
+
+
+def _with_paths(data: dict[str, Any], change: Change, *, program: Change) -> dict[str, Any]:
+    """The study with each path changed. program: how paths of programs are."""
+
+    def changed(value: Any) -> Any:
+        return change(value) if isinstance(value, str) else value
 
     def task(item: Any) -> Any:
         if not isinstance(item, dict):
             return item
-        return {key: absolute(value) if key in file_fields(item) else value for key, value in item.items()}
+        return {key: changed(value) if key in file_fields(item) else value for key, value in item.items()}
 
     def model(item: Any) -> Any:
         source = item.get("source") if isinstance(item, dict) else None
         if not isinstance(source, dict) or "path" not in source:
             return item
-        return {**item, "source": {**source, "path": absolute(source["path"])}}
+        return {**item, "source": {**source, "path": changed(source["path"])}}
 
     def method(item: Any) -> Any:
         if not isinstance(item, dict) or "hyperparameters" not in item:
             return item
-        return {**item, "hyperparameters": absolute(item["hyperparameters"])}
+        return {**item, "hyperparameters": changed(item["hyperparameters"])}
 
-    def each(key: str, change: Any) -> dict[str, Any]:
-        return {key: [change(item) for item in data[key]]} if isinstance(data.get(key), list) else {}
+    def each(key: str, change_item: Change) -> dict[str, Any]:
+        return {key: [change_item(item) for item in data[key]]} if isinstance(data.get(key), list) else {}
 
     def measured(item: Any) -> Any:
-        """A link keeps its own name: a virtual environment's interpreter is one."""
         given = dict(item)
         if isinstance(given.get("drift"), dict):
-            given["drift"] = {**given["drift"], "text": absolute(given["drift"].get("text"))}
+            given["drift"] = {**given["drift"], "text": changed(given["drift"].get("text"))}
         if isinstance(given.get("serving"), dict):
             serving = given["serving"] = dict(given["serving"])
             if isinstance(serving.get("python"), str):
-                serving["python"] = os.path.abspath(folder / Path(serving["python"]).expanduser())
+                serving["python"] = program(serving["python"])
             if "kernel_tables" in serving:
-                serving["kernel_tables"] = absolute(serving["kernel_tables"])
+                serving["kernel_tables"] = changed(serving["kernel_tables"])
         return given
 
     measures = {"measure": measured(data["measure"])} if isinstance(data.get("measure"), dict) else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorascope.registry import METHODS, MODELS, TASKS, TRACKERS
+from lorascope.registry import MODELS, TASKS, TRACKERS
 from lorascope.study.fields import FIELDS
 from lorascope.study.methods import method_specs
 from lorascope.study.search import MOST_SEEDS
@@ -43,7 +43,7 @@ def _allow_shorthands(properties: dict[str, Any]) -> None:
     registered = {
         "models": list(MODELS),
         "tasks": [t for t in TASKS if t != "classification"],
-        "methods": list(METHODS),
+        "methods": list(method_specs()),
         "track": list(TRACKERS),
     }
     for key, names in registered.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field
 
@@ -49,3 +49,11 @@ class MethodBase(Spec):
         description="What an earlier search found, relative to the study file: a directory with `TASK_METHOD.yaml` for each "
         "task, such as `results/STUDY/optimal`, or one such file for all tasks. The method is then not searched.",
     )
+
+    def searched(self, ranges: Ranges) -> Ranges:
+        """The ranges of a preset as they are searched for this method, given how it is written."""
+        return ranges
+
+    def settled(self) -> Self:
+        """The method with what follows from its other settings."""
+        return self

@@ -78,3 +78,9 @@ AnyTask = NamedTask | TaskSettings
 def task_spec(data: Mapping[str, Any]) -> AnyTask:
     """The task that a step's params hold as a dump."""
     return TypeAdapter(TaskSpec).validate_python(dict(data))
+
+
+def without_paths(task: dict[str, Any]) -> dict[str, Any]:
+    """A task's settings with each path replaced by its role: where a file lies does not affect what is computed."""
+    roles = file_fields(task)
+    return {key: (key if key in roles and value else value) for key, value in task.items()}

@@ -40,6 +40,7 @@ train: {epochs: 4, batch_size: 16, max_length: 32}
 search:
   trials: 4
   at_once: 2
+  confirm: 0
   space:
     full: {learning_rate: {low: 1e-4, high: 1e-1, log: true}, epochs: {low: 2, high: 4}}
     lora: {learning_rate: {low: 1e-3, high: 1e+1, log: true}, alpha: {low: 4, high: 32}}
@@ -119,6 +120,19 @@ def test_in_the_end_the_runs_are_trained_with_the_optimum_and_fresh_seeds(study:
         assert {step.params["learning_rate"] for step in runs} == {best}
     seeds = {kind: {step.params["seeds"]["order"] for step in graph.of_kind(kind)} for kind in ("train", "trial")}
     assert seeds == {"train": {1, 2}, "trial": {0}}
+
+
+def test_the_best_trials_are_confirmed_before_any_run(study: Study) -> None:
+    """Four trials, the best three of them with two more seeds each: as many for either method."""
+    search = study.search.model_copy(update={"confirm": 3})  # type: ignore[union-attr]
+    results = Results(study.model_copy(update={"search": search}), best_rate=3e-2)
+    for _ in range(2):
+        results.train(results.graph())
+    graph = results.graph()
+    assert not graph.of_kind("train") and not graph.of_kind("search")
+    further = [step for step in graph.of_kind("trial") if step.params["seeds"]["order"] > 1000]
+    assert Counter(graph.labels[step.id].method for step in further) == {"full": 6, "lora": 6}
+    assert Counter(kinds(results.to_the_end())) >= Counter({"trial": 20, "train": 4})
 
 
 def test_every_method_gets_the_same_budget(study: Study) -> None:

@@ -67,6 +67,24 @@ def test_every_optimum_is_shown_with_its_range_and_the_edges_are_marked(facts: F
     assert "**At an end of its range**: the best learning rate for full fine-tuning on SST-2" in said
 
 
+def test_copies_of_a_setting_count_once_as_trials_and_as_work(tmp_path: Path) -> None:
+    lists = {"learning_rate": [1e-5, 3e-5], "warmup": [0.0, 0.1]}
+    space = {"full": lists, "lora": lists}
+    directory = write_searched_analysis(
+        tmp_path / "analysis", Shape(tasks=("mrpc",)), space=space, trials=9, at_once=3, pruning="none"
+    )
+    facts = read_facts(directory)
+    for search in searches_of(facts):
+        assert len(search.trials) == 9 and len(search.tried) <= 4
+        assert len({str(trial.params) for trial in search.tried}) == len(search.tried)
+    table = budget_table(facts)
+    assert table is not None
+    for row, search in zip(table.rows, searches_of(facts), strict=True):
+        assert row[2] == str(len(search.tried)) and row[7] == f"{300 * len(search.tried):,}"
+    assert "of 18 proposals repeated a setting that had been tried" in " ".join(answer(facts))
+    progress.draw_progress(facts, canvas.WIDE)
+
+
 def test_the_budget_shows_equal_trials_and_what_pruning_spared(facts: Facts, pruned: Facts) -> None:
     for given in (facts, pruned):
         table = budget_table(given)

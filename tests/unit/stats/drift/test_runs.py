@@ -458,7 +458,7 @@ def test_an_arm_that_failed_a_gate_decides_nothing_about_drift():
     result = analyse(make_drift(), broken_arms=broken_arms).hypotheses[0]
     assert result.verdict == "inconclusive"
     assert "lora fails the gate `beats majority`" in result.reason
-    assert "an arm that passes its gates" in result.would_decide
+    assert "an arm that beats its baselines: search its learning rate (`search: {}`)" in result.would_decide
 
 
 @pytest.mark.parametrize("over", ["every", "average"])

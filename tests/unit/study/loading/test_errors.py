@@ -14,7 +14,7 @@ from lorascope.study.loading.load import load_study
 def test_unknown_key_names_line_and_nearest_key(tmp_path: Path) -> None:
     assert error_of(GOOD.replace("rank:", "rnk:"), tmp_path) == (
         "study.yaml:8: methods[1]: unknown key `rnk`: did you mean `rank`?\n"
-        "  hint: allowed here: name, train, hyperparameters, kind, learning_rate, rank, alpha, dropout, sites"
+        "  hint: allowed here: name, train, hyperparameters, kind, learning_rate, rank, alpha, scale, dropout, sites"
     )
 
 
@@ -251,7 +251,7 @@ def test_every_mistake_is_named_at_once_in_the_order_of_the_file(tmp_path: Path)
         "  hint: registered: minilm-l6, smollm2-135m, tinyllama-1.1b, llama-2-7b, roberta-base; for any other give "
         "{name, source: {hub: OWNER/NAME, revision: COMMIT}} or {name, source: {path: DIR}}",
         "study.yaml:7: methods[1]: unknown key `rnk`: did you mean `rank`?",
-        "  hint: allowed here: name, train, hyperparameters, kind, learning_rate, rank, alpha, dropout, sites",
+        "  hint: allowed here: name, train, hyperparameters, kind, learning_rate, rank, alpha, scale, dropout, sites",
         "study.yaml:8: seeds[0]: expected a whole number or {initialisation, order, dropout}; found the text 'one'",
         "study.yaml: the study: the key `question` is missing",
         "  hint: the question in one sentence, such as `question: Is LoRA as accurate as full fine-tuning?`",
@@ -423,3 +423,48 @@ def test_a_directory_is_no_data_file(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(FILES)
     with pytest.raises(StudyError, match=r"tikets\.csv is not a file"):
         load_study(tmp_path / "study.yaml", files=True)
+
+
+@pytest.mark.parametrize(
+    ("word", "ours", "home"),
+    [
+        ("r", "rank", "a method of kind `lora`"),
+        ("lora_alpha", "alpha", "a method of kind `lora`"),
+        ("lora_dropout", "dropout", "a method of kind `lora`"),
+        ("target_modules", "sites", "a method of kind `lora`"),
+        ("lr", "learning_rate", "a method"),
+        ("num_train_epochs", "epochs", "`train`"),
+        ("per_device_train_batch_size", "batch_size", "`train`"),
+        ("warmup_ratio", "warmup", "`train`"),
+        ("seed", "seeds", "the study itself"),
+    ],
+)
+def test_words_of_peft_and_transformers_are_found_wherever_written(
+    word: str, ours: str, home: str, tmp_path: Path
+) -> None:
+    places = {
+        "top": GOOD + f"{word}: 1\n",
+        "train": GOOD + f"train: {{{word}: 1}}\n",
+        "full": GOOD.replace("methods:", f"methods:\n  - {{kind: full, name: other, {word}: 1}}"),
+    }
+    at_home = {"a method": "full", "`train`": "train", "the study itself": "top"}.get(home)
+    for place, text in places.items():
+        told = error_of(text, tmp_path)
+        if place == at_home:
+            assert f"unknown key `{word}`: did you mean `{ours}`?\n  hint: such as `" in told
+        else:
+            assert f"unknown key `{word}`: it is called `{ours}` here\n  hint: a key of {home}, such as `" in told, (
+                place
+            )
+
+
+def test_a_key_of_train_that_stands_in_a_method_is_sent_home(tmp_path: Path) -> None:
+    told = error_of(GOOD + "weight_decay: 0.1\n", tmp_path)
+    assert "unknown key `weight_decay`\n  hint: a key of `train`, such as `train: {weight_decay: 0.01}`" in told
+
+
+def test_alpha_and_scale_together_are_refused(tmp_path: Path) -> None:
+    told = error_of(GOOD.replace("methods:", "methods:\n  - {kind: lora, name: other, alpha: 8, scale: 2}"), tmp_path)
+    assert "`alpha` and `scale` say the same (scale = alpha / rank): give one of them" in told
+    told = error_of(GOOD.replace("methods:", "methods:\n  - {kind: lora, name: other, scale: -2}"), tmp_path)
+    assert "methods[0].scale: must be greater than 0; found -2" in told

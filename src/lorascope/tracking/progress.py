@@ -24,7 +24,10 @@ from lorascope.engine.events import (
     StudyGrew,
     StudyStarted,
 )
-from lorascope.plan.running import PaceMeter
+from lorascope.tracking.pace import PaceMeter
+
+LONG_KINDS = ("train", "trial", "serving", "calibration")
+"""The steps that take most of a study's time."""
 
 
 @dataclass
@@ -162,7 +165,8 @@ class StudyProgress:
             self._ended[kind_of(event.step)] += 1
 
     def remaining(self) -> RemainingTime | None:
-        """The time left, or None while nothing supports an estimate. One kind after another, each as many at a time as it
+        """The time left, or None while little supports an estimate: where nothing is known of the steps that take long,
+        there is no figure rather than one that will grow. One kind after another, each as many at a time as it
         was seen to run at most."""
         running: dict[str, list[StepUnderWay]] = {kind: [] for kind in self._waiting}
         for step_id, step in self.running.items():
@@ -179,9 +183,17 @@ class StudyProgress:
             seconds += (sum(found) + waiting * (each or 0.0)) / max(1, self._most_at_once[kind])
             known += len(found) + waiting
             bases += _bases(kind, num_finished=len(finished), paces=[step.meter.pace for step in steps])
-        if not known:
+        if not known or self._has_unknown_work(running):
             return None
         return RemainingTime(seconds, " and ".join(bases), self.total - self.settled - known)
+
+    def _has_unknown_work(self, running: Mapping[str, Sequence[StepUnderWay]]) -> bool:
+        """Whether nothing is known yet of steps that take most of a study's time: a sum without them would mislead."""
+        return any(
+            (steps or self._waiting.get(kind)) and not self._seconds.get(kind) and self._each(steps) is None
+            for kind, steps in running.items()
+            if kind in LONG_KINDS
+        )
 
     @property
     def _waiting(self) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""The event stream for people: a live view on a terminal, plain lines everywhere else.
+"""The event stream for people: a live view on a terminal and in a notebook, plain lines everywhere else.
 
 Both render `StudyProgress`; neither knows what a step does. They write to standard error, so that `--json` on standard
 output stays clean.
@@ -6,9 +6,13 @@ output stays clean.
 
 from __future__ import annotations
 
+import html
+import io
+import math
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -18,21 +22,25 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lorascope.cli.progress import StepUnderWay, StudyProgress, in_words
 from lorascope.engine.events import (
     Emit,
     Event,
     Notice,
+    ReportWritten,
     StepFailed,
     StepFinished,
     StepProgress,
     StepStarted,
+    StudyFinished,
     StudyGrew,
     StudyStarted,
 )
+from lorascope.tracking.progress import StepUnderWay, StudyProgress, in_words
 
 PLAIN_INTERVAL_S = 15.0
 PIPED_WIDTH = 200
+_NOTEBOOK_WIDTH = 120
+_NOTEBOOK_INTERVAL_S = 0.5
 _BAR_WIDTH = 30
 _MOST_RUNNING_SHOWN = 12
 
@@ -45,12 +53,62 @@ def output() -> Console:
 @contextmanager
 def rendering(console: Console) -> Iterator[Emit]:
     """Renders every event given to the yielded function, in the manner that suits `console`, until the block ends."""
+    if console.is_jupyter:
+        yield NotebookView()
+        return
     if not console.is_terminal:
         yield PlainLines(console)
         return
     view = LiveView(console)
     with Live(console=console, get_renderable=view.render, refresh_per_second=4, transient=True):
         yield view
+
+
+@contextmanager
+def shown_to_people() -> Iterator[Emit | None]:
+    """What renders events for a person who sits at a terminal or a notebook; None where nobody is known to look."""
+    console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        yield None
+        return
+    with rendering(console) as emit:
+        yield emit
+
+
+class NotebookView:
+    """One output of a notebook's cell that is written again and again, at most every `_NOTEBOOK_INTERVAL_S`: the view of a
+    terminal, below the lines that must not be missed. Needs no widgets."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lines = io.StringIO()
+        self._view = LiveView(_text_console(self._lines))
+        self._clock, self._shown_at, self._handle = clock, -math.inf, None
+
+    def __call__(self, event: Event) -> None:
+        self._view(event)
+        if isinstance(event, StudyFinished | ReportWritten) or self._clock() - self._shown_at >= _NOTEBOOK_INTERVAL_S:
+            self._show()
+
+    def _show(self) -> None:
+        from IPython.display import HTML, display  # pyright: ignore[reportMissingImports] - a notebook has it
+
+        self._shown_at = self._clock()
+        page = HTML(f"<pre>{html.escape(self.text())}</pre>")
+        if self._handle is None:
+            self._handle = display(page, display_id=True)
+        else:
+            self._handle.update(page)
+
+    def text(self) -> str:
+        """What the cell shows now."""
+        now = io.StringIO()
+        _text_console(now).print(self._view.render())
+        return self._lines.getvalue() + now.getvalue()
+
+
+def _text_console(file: io.StringIO) -> Console:
+    """Writes text and nothing else, in a notebook too."""
+    return Console(file=file, width=_NOTEBOOK_WIDTH, force_jupyter=False, force_terminal=False)
 
 
 class PlainLines:
