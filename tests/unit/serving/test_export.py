@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.serving.export import write_adapter, write_base, write_full, write_merged
-from lorascope.serving.loading_lines import loading_lines
+from lorascope.serving.loading_lines import Places, loading_lines
 from lorascope.serving.precision import MERGED, ROUNDED, merge_precision
 from lorascope.training.reading import Reading
 
@@ -289,7 +289,8 @@ def test_the_printed_line_loads_an_adapter_over_a_head_of_other_classes(checkpoi
     AutoTokenizer.from_pretrained(checkpoints["bert"]).save_pretrained(base)
     committed = commit_run(tmp_path, base, LORA)
     out = write_adapter(committed.run, tmp_path / "adapter", workload="classification")
-    lines = loading_lines(committed.run, out, form="adapter", workload="classification")["peft"]
+    places = Places(str(out), str(base), "store")
+    lines = loading_lines(committed.run, places, form="adapter", workload="classification")["peft"]
     assert "ignore_mismatched_sizes=True" in lines
     found: dict[str, Any] = {}
     exec(lines, found)
