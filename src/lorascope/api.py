@@ -27,6 +27,7 @@ from lorascope.plan.growing import Planner
 from lorascope.plan.suitability import require_suitable
 from lorascope.report.folder import folder_of
 from lorascope.serving.forms import Dtype, Form
+from lorascope.serving.interpreter import ask_engine
 from lorascope.study.loading.load import load_study
 from lorascope.study.measure import Workload
 from lorascope.study.spec import Study
@@ -35,14 +36,16 @@ from lorascope.tracking.console import shown_to_people
 
 if TYPE_CHECKING:
     from lorascope.engine.store.directory import Store
+    from lorascope.engine.store.packing import Packed
     from lorascope.plan.outlook import StudyPlan
     from lorascope.plan.status import StatusReader
+    from lorascope.plan.verification import Verification
     from lorascope.serving.publish import Published
     from lorascope.stats.analysis import HypothesisResult
 
 __all__ = [
-    "Outcome", "Reanalysed", "Results", "Workers", "analyse", "calibrate", "export", "find_run", "graph", "load", "plan",
-    "report", "results", "run", "status", "verify", "watch",
+    "Outcome", "Reanalysed", "Results", "Workers", "analyse", "calibrate", "export", "find_run", "graph", "load", "pack",
+    "plan", "repair", "report", "results", "run", "status", "verify", "watch",
 ]  # fmt: skip
 
 DEFAULT_STORE = Path("store")
@@ -80,21 +83,38 @@ def run(
     """Computes what the store lacks, analyses what is finished and writes the report to `results`/<study name>/.
 
     store: a directory, or "s3://BUCKET/PREFIX". executor: "local", "inline" or "ray", or `Workers` that say on which devices,
-    or on which cluster. only: a glob on step ids and labels ("*mrpc*"); what they need is run too. track: trackers instead of
-    the study's own, ["none"] for none. emit: receives every event, in place of the progress that is shown on a terminal and
-    in a notebook; results/<study>/events.jsonl receives them too. May be killed at any time and called again.
+    or on which cluster, and which programs the study may have run. only: a glob on step ids and labels ("*mrpc*"); what they
+    need is run too. track: trackers instead of the study's own, ["none"] for none. emit: receives every event, in place of
+    the progress that is shown on a terminal and in a notebook; results/<study>/events.jsonl receives them too. May be killed
+    at any time and called again.
     """
     require_suitable(study)
     workers = Workers(executor) if isinstance(executor, str) else executor
     trackers = chosen_trackers(study, track)
     opened = open_store(store)
     opened.check()
-    planner = Planner(study, opened, data_dir=as_path(data_dir), only=only, keeps_proposals=True)
+    engine, notes = None, []
+    if study.measure.serving is not None:
+        engine, note = ask_engine(study.measure.serving, opened, allowed=workers.programs)
+        notes = [note] if note else []
+    planner = Planner(study, opened, data_dir=as_path(data_dir), only=only, keeps_proposals=True, engine=engine)
     folder = folder_of(study, Path(results))
     folder.take()
     placed = workers.at(opened, data_dir=as_path(data_dir))
     with nullcontext(emit) if emit else shown_to_people() as told:
-        return run_study(planner, opened, placed, folder=folder, trackers=trackers, emit=told)
+        return run_study(planner, opened, placed, folder=folder, trackers=trackers, emit=told, notes=notes)
+
+
+def repair(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: str | Path | None = None) -> list[str]:
+    """Sets aside every finished step of the study that is not what was committed, so that the next `run` computes it again.
+    What was found of each and where it lies now, a sentence each."""
+    from lorascope.plan.verification import repaired
+
+    opened = open_store(store)
+    opened.check()
+    found: list[str] = []
+    repaired(lambda: Planner(study, opened, data_dir=as_path(data_dir)), opened, found.append)
+    return found
 
 
 def plan(
@@ -261,18 +281,24 @@ def watch(
     return StatusReader(planner.current, opened, folder_of(study, Path(results)).path / "events.jsonl")
 
 
-def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: str | Path | None = None) -> list[str]:
-    """What is wrong with the study's artifacts on disk (changed or missing files); [] if every checksum holds."""
+def verify(study: Study, *, store: StorePlace = DEFAULT_STORE, data_dir: str | Path | None = None) -> Verification:
+    """Compares every finished step of the study with its record: what is wrong, and how many of how many steps were
+    compared. Where nothing is finished, nothing is good (`is_good`)."""
+    from lorascope.plan.verification import verify_study
+
     opened = open_store(store)
-    planner = Planner(study, opened, data_dir=as_path(data_dir))
-    planned = planner.graph
-    failures = opened.failures(step.id for step in planned.steps)
-    last = analysis_of(planned, opened, failures=failures)
-    ids = [step.id for step in [*planned.steps, *([last] if last else [])]]
-    there = opened.present(ids)
-    kept = [step_id for step_id in ids if step_id in there]
-    kept += planner.proposals
-    return [f"{step_id}: {problem}" for step_id in kept for problem in opened.verify(step_id)]
+    return verify_study(Planner(study, opened, data_dir=as_path(data_dir)), opened)
+
+
+def pack(store: StorePlace, to: str | Path, *, without_weights: bool = False, piece_bytes: int | None = None) -> Packed:
+    """Writes the finished steps of a store as a tar file, or as pieces of it for transport (`to`.000, `to`.001, ...), which
+    `cat` joins. without_weights: weight files are left out, and the records say so; such a step stays finished.
+
+    Raises StudyError where there is nothing to pack or `to` is there already, CorruptArtifact for a damaged step.
+    """
+    from lorascope.engine.store.packing import pack_store
+
+    return pack_store(open_store(store), Path(to), without_weights=without_weights, piece_bytes=piece_bytes)
 
 
 def find_run(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorascope.printable import printable
+
 
 class LorascopeError(Exception):
     """A mistake, or a failure that a person can correct. Never shown with a traceback.
@@ -19,10 +21,10 @@ class LorascopeError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None, where: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.where = where
+        super().__init__(printable(message))
+        self.message = printable(message)
+        self.hint = None if hint is None else printable(hint)
+        self.where = None if where is None else printable(where)
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""

@@ -113,7 +113,7 @@ class Results:
         metric, value, unit. No row where nothing was served."""
         from lorascope.stats.serving.table import read_served
 
-        return read_served(self.artifact.path)
+        return read_served(self.artifact.checked_path)
 
     @cached_property
     def analysis(self) -> Analysis:
@@ -129,12 +129,14 @@ class Results:
 class Workers:
     """Who computes the steps of a study. executor: a key of `registry.EXECUTORS`. devices: one worker each, a device named
     twice gets two; None: all accelerators, else the CPU. address: of the Ray cluster, "host:port"; None: the one that this
-    machine is part of. Raises StudyError for an executor that there is not, and an address that has no effect.
+    machine is part of. programs: those that a study may name as the interpreter of its engine, and have run. Raises
+    StudyError for an executor that there is not, and an address that has no effect.
     """
 
     executor: str = "local"
     devices: Sequence[str] | None = None
     address: str | None = None
+    programs: Sequence[str | Path] = ()
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
@@ -161,16 +163,18 @@ def run_study(
     folder: Folder,
     trackers: Sequence[AnyTrackerSpec],
     emit: Emit | None,
+    notes: Sequence[str] = (),
 ) -> Outcome:
     """Computes what the store lacks of the plan, analyses it and writes the report to `folder`; ends the workers.
 
-    trackers: what events go to, in addition to the folder's events.jsonl and `emit`.
+    trackers: what events go to, in addition to the folder's events.jsonl and `emit`. notes: told before anything runs.
     """
     started = time.monotonic()
     study = planner.graph.study
     with _listening(planner, store, folder=folder.path, trackers=trackers, emit=emit) as tell:
-        if folder.why:
-            tell(Notice(level="info", text=f"the results are in {folder.path}: {folder.why}"))
+        where = [f"the results are in {folder.path}: {folder.why}"] if folder.why else []
+        for text in [*where, *notes]:
+            tell(Notice(level="info", text=text))
         outcome, last = _compute(planner, store, workers, folder=folder.path, tell=tell)
         outcome = replace(outcome, seconds=time.monotonic() - started)
         tell(_finished(study.name, outcome))
@@ -233,11 +237,12 @@ def _compute(
         _write_optima(planner.graph, folder / "optimal")
         last = analysis_of(planner.graph, store, failures=computed.failed)
         analysed = execute([last] if last else [], store=store, executor=workers, emit=tell)
+    planned = {step.id for step in planner.steps}  # a step that another took the place of is not missed
     outcome = Outcome(
         done=[*computed.done, *analysed.done],
         cached=[*computed.cached, *analysed.cached],
         failed={**computed.failed, **analysed.failed},
-        blocked=computed.blocked,
+        blocked={step_id: by for step_id, by in computed.blocked.items() if step_id in planned},
         seconds=0.0,
         report=None,
         verdicts=(),
@@ -308,7 +313,7 @@ def write_report(artifact: Artifact, study: Study, directory: Path, *, emit: Emi
     lorascope, or if it should be done `again`."""
     stamp, page = directory / ".analysis", directory / "report.html"
     identity = f"{artifact.id} {__version__}"
-    is_same = stamp.exists() and stamp.read_text() == identity
+    is_same = stamp.exists() and stamp.read_bytes() == identity.encode()
     kept = make_room(directory, study_text(study, directory))
     if kept is not None:
         emit(Notice(level="info", text=f"the report as it was before is kept in {kept}"))
@@ -316,6 +321,6 @@ def write_report(artifact: Artifact, study: Study, directory: Path, *, emit: Emi
         return page
     from lorascope.report.render import render_report
 
-    page = render_report(artifact.path, directory)
+    page = render_report(artifact.checked_path, directory)
     stamp.write_text(identity)
     return page

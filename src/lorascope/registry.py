@@ -94,6 +94,7 @@ TASKS = NameTable(
         "mrpc": "lorascope.tasks.glue:MRPC",
         "sst2": "lorascope.tasks.glue:SST2",
         "rte": "lorascope.tasks.glue:RTE",
+        "qnli": "lorascope.tasks.glue:QNLI",
         "docstrings": "lorascope.tasks.docstrings:Docstrings",
         "classification": "lorascope.tasks.files:ClassificationFiles",
     },

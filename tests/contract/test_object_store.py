@@ -30,10 +30,11 @@ from lorascope.engine.store import lock as lock_module
 from lorascope.engine.store.bucket import Bucket, BucketTrouble, open_bucket
 from lorascope.engine.store.directory import Store, StoreProblem
 from lorascope.engine.store.generations import BucketGenerations
+from lorascope.engine.store.integrity import CorruptArtifact
 from lorascope.engine.store.lock import StepLock
 from lorascope.engine.store.notes import notes_in
 from lorascope.engine.store.opening import LOCAL_STORE, local_directory, open_store
-from lorascope.engine.store.remote import CorruptArtifact, RemoteStore
+from lorascope.engine.store.remote import RemoteStore
 from lorascope.engine.workers.inline import InlineExecutor
 from lorascope.engine.workplace import Workplace
 from lorascope.errors import EnvironmentProblem, StudyError
@@ -302,7 +303,7 @@ def test_a_file_that_changed_in_the_bucket_is_not_trusted(store, tmp_path):
     store.bucket.write(key, b"CONTENT")
     with pytest.raises(CorruptArtifact, match="is not the file that was committed") as caught:
         elsewhere.artifact(step.id).file("nested/file.txt")
-    assert f"records/{step.id}.json" in (caught.value.hint or "")
+    assert "--repair" in (caught.value.hint or "")
     assert not list((tmp_path / "elsewhere").rglob("file.txt"))
     assert elsewhere.verify(step.id) == [
         f"{step.id}: nested/file.txt is not the file that was committed (its checksum differs)"
@@ -323,11 +324,34 @@ def test_a_record_that_is_none_is_named(store):
     assert "its record cannot be read" in store.verify("count-x")[0]
 
 
-def test_a_copy_of_this_machine_that_changed_is_found_by_verify(store):
+def test_a_copy_of_this_machine_that_changed_is_found_and_fetched_again(store):
     artifact = commit(store, make("count", value=1))
     artifact.file("nested/file.txt").write_text("CONTENT")
     (problem,) = store.verify(artifact.id)
     assert "a copy of this machine" in problem
+    assert artifact.file("nested/file.txt").read_text() == "content"
+    assert store.verify(artifact.id) == []
+
+
+def test_a_damaged_record_is_set_aside_with_its_files_and_computed_again(store):
+    step = make("count", value=1)
+    commit(store, step)
+    record = json.loads(store.bucket.read(f"records/{step.id}.json"))
+    store.bucket.write(f"records/{step.id}.json", json.dumps({**record, "result": {"value": 2}}).encode())
+    elsewhere = RemoteStore(store.bucket, store.root)
+    with pytest.raises(CorruptArtifact, match="its seal does not agree"):
+        elsewhere.has(step.id)
+    assert f"damaged/{step.id}/" in elsewhere.set_aside(step.id)
+    assert not elsewhere.has(step.id) and elsewhere.set_aside(step.id) is None
+    commit(elsewhere, step)
+    assert elsewhere.verify(step.id) == []
+    assert any(record["attempt"] in key for key in store.bucket.keys(f"files/{step.id}")), "the damaged files are kept"
+
+
+def test_what_was_remembered_is_found_from_another_machine(store, tmp_path):
+    assert store.recall("engines") == {}
+    store.remember("engines", {"seen": []})
+    assert RemoteStore(store.bucket, tmp_path / "elsewhere").recall("engines") == {"seen": []}
 
 
 # -------------------------------------------------------------------------------------------- failures, steps, notes

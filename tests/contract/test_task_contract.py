@@ -25,7 +25,7 @@ WORDS = ["lake", "stone", "river", "field", "cloud", "horse", "apple", "bridge",
 
 
 def write_glue(directory: Path, kind: type[GLUE]) -> None:
-    for split, num_rows in (("train", 120), ("validation", 40)):
+    for split, num_rows in (("train", 120), ("validation", 40), ("test", 50)):
         rows = {
             column: [f"{split} {WORDS[row % 10]} {row} {column} is here" for row in range(num_rows)]
             for column in kind.columns

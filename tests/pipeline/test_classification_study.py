@@ -21,7 +21,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.mark.skipif(not (DATA / "mrpc_train.parquet").exists(), reason="needs GLUE's parquet files (LORASCOPE_DATA)")
+@pytest.mark.skipif(not (DATA / "mrpc_test.parquet").exists(), reason="needs GLUE's parquet files (LORASCOPE_DATA)")
 def test_classification_study_runs_whole_on_three_real_tasks(tmp_path: Path) -> None:
     overrides = [word for setting in SETTINGS for word in ("--set", setting)]
     done = run(

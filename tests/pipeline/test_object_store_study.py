@@ -61,7 +61,7 @@ def test_a_study_runs_in_a_bucket_and_an_empty_machine_finds_all_of_it(
         monkeypatch.setenv(name, value)
     assert json.loads(said(capsys, monkeypatch, "status", "study.yaml", "--json"))["is_over"]
     assert json.loads(said(capsys, monkeypatch, "show", train, "--json"))["path"] == f"{STORE}/records/{train}.json"
-    assert "as it was committed" in said(capsys, monkeypatch, "verify", "study.yaml")
+    assert "as committed" in said(capsys, monkeypatch, "verify", "study.yaml")
     assert train in said(capsys, monkeypatch, "ls", "steps", "--json")
     assert json.loads(said(capsys, monkeypatch, "plan", "study.yaml", "--json"))["total"]["to_run"] == 0
     said(capsys, monkeypatch, "export", train, "--to", "exported", "--json")

@@ -20,7 +20,7 @@ name: small
 question: Does LoRA learn sentiment as well as full fine-tuning?
 models: [{name: tiny, source: {path: bert}}]
 tasks:
-  - {name: sentiment, kind: classification, train: train.csv, text: text, label: label, metrics: [accuracy, f1]}
+  - {name: sentiment, kind: classification, train: train.csv, text: text, label: label, metrics: [accuracy, f1], positive: good}
 methods:
   - full
   - {kind: lora, rank: 4}

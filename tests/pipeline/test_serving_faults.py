@@ -22,7 +22,7 @@ name: small
 question: What do adapters cost?
 models: [{name: tiny, source: {path: llama}}]
 tasks:
-  - {name: sentiment, kind: classification, train: train.csv, text: text, label: label, metrics: [accuracy, f1]}
+  - {name: sentiment, kind: classification, train: train.csv, text: text, label: label, metrics: [accuracy, f1], positive: good}
 methods:
   - {kind: lora, learning_rate: 1e-2, rank: 4}
 seeds: [1, 2]

@@ -27,7 +27,7 @@ name: served
 question: What do two adapters cost?
 models: [{name: tiny, source: {path: llama}}]
 tasks:
-  - {name: sentiment, kind: classification, train: train.csv, text: text, label: label, metrics: [accuracy, f1]}
+  - {name: sentiment, kind: classification, train: train.csv, text: text, label: label, metrics: [accuracy, f1], positive: good}
 methods:
   - {kind: lora, learning_rate: 1e-2, rank: 8, alpha: 16, sites: [query, value]}
 seeds: [1, 2]

@@ -16,7 +16,7 @@ name: small
 question: Does LoRA learn sentiment as well as full fine-tuning?
 models: [{name: tiny, source: {path: bert}}]
 tasks:
-  - {name: sentiment, kind: classification, train: train.csv, text: text, label: label, metrics: [accuracy, f1]}
+  - {name: sentiment, kind: classification, train: train.csv, text: text, label: label, metrics: [accuracy, f1], positive: good}
 methods:
   - {kind: full, learning_rate: 3e-3}
   - {kind: lora, learning_rate: 1e-2, rank: 4, dropout: 0.1}

@@ -23,7 +23,7 @@ SCRIPTS = {
     "drift": ("compare", "extraction", "simulate_coverage", "weights", "whole_study"),
     "engine": ("overhead", "ray_overhead"),
     "numerics": ("capture", "compare", "gangs", "speed"),
-    "planning": ("reality",),
+    "planning": ("many_steps", "reality"),
     "search": ("compare", "fresh_seeds", "peer"),
     "serving": ("agreement", "make_checkpoint", "read_processes", "simulate_coverage"),
     "training": ("compare", "comparisons", "figure", "ours", "peers"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lorascope.analysis.gates import broken_arms, gates_against
+from lorascope.analysis.naming import classes_of, name_classes
 from lorascope.analysis.stated import stated_study, study_of
 from lorascope.engine.step import JSON
 from lorascope.errors import DataError, StudyError
@@ -90,6 +91,7 @@ def analyse_folder(directory: Path, *, study: Study | None = None) -> Redone:
         serving=serving,
         seeding=facts.seeding,
     )
+    analysis = name_classes(analysis, classes_of(facts.data), study, primary=primary)
     if drift_lacks:
         analysis = _over_seeds_alone(analysis)
     notes = [*analysis.notes, *(f"Analysed again from its folder, which lacks {what}." for what in lacks)]

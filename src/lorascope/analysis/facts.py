@@ -11,6 +11,7 @@ from lorascope.analysis.finished import Finished
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
 from lorascope.stats.facts.study import StudyFacts
+from lorascope.study.per_task import task_settings
 from lorascope.study.spec import Study
 from lorascope.tasks.description import task_from_result
 
@@ -33,6 +34,7 @@ def study_facts(context: StepContext, finished: Finished, study: Study, *, gates
             "published": [
                 {"task": label["task"], **figure}
                 for label, artifact in finished.of("data")
+                if artifact.step.params["protocol"] != "resplit"  # its test set is another
                 for figure in task_from_result(artifact.result).published()
             ],
             "failures": params["failures"],
@@ -59,6 +61,8 @@ def data_facts(finished: Finished) -> JSON:
             "dropped_duplicates": sum(result["duplicates_dropped"].values()),
             "truncated_fraction": {token["model"]: art.result["truncated_fraction"] for token, art in tokens},
             "unit": finished.task(label["task"]).inputs.unit,
+            "protocol": artifact.step.params["protocol"],
+            **({"dropped_parts": sum(parts.values())} if (parts := result.get("parts_dropped")) else {}),
             **_balance(result),
         }
     return facts
@@ -90,10 +94,12 @@ def run_facts(finished: Finished, study: Study) -> Iterator[JSON]:
 
 
 def tuned_settings(finished: Finished, study: Study) -> list[JSON]:
-    """What the runs of an arm were trained with, where a search or a file set it."""
+    """What the runs of an arm were trained with, where a search, a file or a task set it."""
+    tasks_differ = any(task_settings(task) or task.methods for task in study.tasks)
     found: dict[tuple[str | None, ...], JSON] = {}
     for label, artifact in finished.of("train"):
-        if study.search is None and study.method(str(label["method"])).hyperparameters is None:
+        is_written = study.search is None and study.method(str(label["method"])).hyperparameters is None
+        if is_written and not tasks_differ:
             continue
         params = artifact.step.params
         settings = {**params["method"], "learning_rate": params["learning_rate"], "train": params["train"]}

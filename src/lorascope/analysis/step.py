@@ -17,6 +17,7 @@ import pandas as pd
 from lorascope.analysis.facts import study_facts
 from lorascope.analysis.finished import Finished, primary_metric
 from lorascope.analysis.gates import arm_gates, broken_arms, check_same_examples, step_gates
+from lorascope.analysis.naming import classes_of, name_classes
 from lorascope.analysis.rows import curves, function_rows, measured_rows
 from lorascope.analysis.stated import study_of
 from lorascope.engine.context import StepContext
@@ -55,9 +56,10 @@ def analyse(context: StepContext) -> JSON:
     )
     if evidence.drift:
         write_draws(context.out / DRAWS, evidence.drift)
-    (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))
     facts = replace(study_facts(context, finished, study, gates=gates), primary=primary)
     facts = reduce(lambda found, part: part[0].add_facts(found, part[1]), measured, facts)
+    analysis = name_classes(analysis, classes_of(facts.data), study, primary=primary)
+    (context.out / "analysis.json").write_text(json.dumps(analysis.to_json(), indent=1, allow_nan=False))
     (context.out / "facts.json").write_text(json.dumps(facts.to_json(), indent=1, allow_nan=False))
     return {
         "verdicts": {result.name: result.verdict for result in analysis.hypotheses},

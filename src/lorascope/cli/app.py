@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from lorascope.cli import export_verb, library_verbs, plan_verb, status_verb, study_verbs
+from lorascope.cli import export_verb, library_verbs, plan_verb, status_verb, store_verbs, study_verbs
 from lorascope.errors import LorascopeError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ for verb in (
     library_verbs.show,
     export_verb.export,
     study_verbs.verify,
+    store_verbs.pack,
     library_verbs.ls,
     library_verbs.schema,
 ):

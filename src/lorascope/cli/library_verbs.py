@@ -15,6 +15,7 @@ from rich.text import Text
 from lorascope.cli.options import DEFAULT_STORE, AsJson, StoreAt
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.plugins import Entry
+from lorascope.printable import printable
 from lorascope.registry import TABLES
 from lorascope.tracking.console import output
 
@@ -69,7 +70,7 @@ def ls(
     for column in rows[0]:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
+        table.add_row(*(Text(printable(str(value))) for value in row.values()))
     output().print(table)
 
 
@@ -149,14 +150,17 @@ def show(
         if key in ("id", "state") or value in (None, {}, []):
             continue
         console.print(f"\n[bold]{key}[/]")
-        console.print(value if isinstance(value, str) else json.dumps(value, indent=2), markup=False)
+        console.print(printable(value) if isinstance(value, str) else json.dumps(value, indent=2), markup=False)
 
 
 def _describe_step(beginning: str, place: str) -> dict[str, Any]:
     from lorascope.engine.find import find_artifact
+    from lorascope.engine.store.directory import is_step_id
     from lorascope.engine.store.opening import open_store
 
     store = open_store(place)
+    if not is_step_id(beginning):
+        raise StudyError(f"{beginning!r} is not the id of a step", hint=f"lorascope ls steps --store {place}")
     if failure := store.failure(beginning):
         return {"id": beginning, "state": "failed", "failure": failure.text, "traceback": failure.traceback}
     artifact = find_artifact(beginning, store)

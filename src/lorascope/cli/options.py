@@ -11,6 +11,8 @@ import typer
 from lorascope.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
+    from lorascope.plan.data_checks import DataFindings
+    from lorascope.study.loading.document import Mistake
     from lorascope.study.spec import Study
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YAML file.", show_default=False)]
@@ -66,6 +68,18 @@ Only = Annotated[
     str | None,
     typer.Option("--only", metavar="GLOB", help="Only steps whose id or label matches, and what they need: '*mrpc*'."),
 ]
+AllowProgram = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-program",
+        metavar="PATH",
+        help="Let the study have this program run, as the interpreter of its engine (repeatable).",
+    ),
+]
+Repair = Annotated[
+    bool,
+    typer.Option("--repair", help="First set aside finished steps that are damaged, and compute them again."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON to standard output.")]
 
 DEFAULT_STORE = "store"
@@ -87,6 +101,23 @@ def load(study_file: Path, overrides: list[str] | None, *, models: bool = False)
     if not models:
         return load_study(study_file, overrides=given, files=True)
     return load_study(study_file, overrides=given, files=True, further=check_models)
+
+
+def load_with_data(study_file: Path, overrides: list[str] | None, data_dir: Path | None) -> tuple[Study, DataFindings]:
+    """The study, whose models must suit what it does with them, and what its data are. Raises StudyError for data that its
+    first steps would refuse."""
+    from lorascope.plan.data_checks import look_at_data
+    from lorascope.plan.suitability import check_models
+    from lorascope.study.loading.load import load_study
+
+    seen: list[DataFindings] = []
+
+    def further(study: Study) -> list[Mistake]:
+        seen.append(look_at_data(study, data_dir=data_dir))
+        return [*check_models(study), *seen[0].mistakes]
+
+    study = load_study(study_file, overrides=overrides or [], files=True, further=further)
+    return study, seen[0]
 
 
 def checked_data_dir(data: Path | None) -> Path | None:

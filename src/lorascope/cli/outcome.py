@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lorascope.cli.options import DEFAULT_STORE, at_store
 from lorascope.engine.step import Step
+from lorascope.printable import printable
 from lorascope.stats.analysis import HypothesisResult
 from lorascope.tracking.progress import in_words
 
@@ -58,13 +59,14 @@ def print_verdicts(
     for result in verdicts:
         style = _STYLES[result.verdict]
         estimate = wording.estimate_text(result, metrics.get(result.name))
-        table.add_row(escape(result.name), f"[{style}]{result.verdict}[/]", escape(estimate), escape(result.claim))
+        claim = escape(printable(result.claim))
+        table.add_row(escape(result.name), f"[{style}]{result.verdict}[/]", escape(estimate), claim)
     console.print()
     console.print(table)
     for result in verdicts:
         if result.verdict == "inconclusive" and result.would_decide:
             line = f"{result.name} would be decided by: {result.would_decide}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def outcome_as_json(outcome: Any) -> dict[str, Any]:

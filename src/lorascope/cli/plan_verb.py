@@ -24,9 +24,9 @@ from lorascope.cli.options import (
     StoreAt,
     StudyFile,
     checked_data_dir,
-    load,
+    load_with_data,
 )
-from lorascope.cli.steps import counted, matching, study_in_words
+from lorascope.cli.steps import counted, matching, print_data, study_in_words
 from lorascope.errors import EnvironmentProblem
 from lorascope.tracking.console import output, rendering
 
@@ -65,8 +65,9 @@ def plan(
     from lorascope import api
     from lorascope.study.checks.notices import study_notices
 
-    study = load(study_file, overrides, models=True)
-    given: dict[str, Any] = {"store": store, "data_dir": checked_data_dir(data), "devices": device}
+    data_dir = checked_data_dir(data)
+    study, seen = load_with_data(study_file, overrides, data_dir)
+    given: dict[str, Any] = {"store": store, "data_dir": data_dir, "devices": device}
     if calibrate:
         with rendering(Console(stderr=True)) as emit:
             api.calibrate(study, emit=emit, **given)
@@ -74,12 +75,17 @@ def plan(
     chosen = matching({p.step.id: (p.step, p.label) for p in found.steps}, only)
     written = _write(found, write) if write else []
     if as_json:
-        print(json.dumps({**plan_as_json(found, chosen), "notices": study_notices(study)}, indent=2))
+        notices = {"notices": study_notices(study)}
+        print(json.dumps({**plan_as_json(found, chosen), **seen.to_json(), **notices}, indent=2))
         return
-    print(f"{study_in_words(study)}\n")
+    print(study_in_words(study))
     if only is not None or steps:
-        _print_steps([p for p in found.steps if p.step.id in chosen])
+        listed = set(chosen)
+        print()
+        _print_steps([p for p in found.steps if p.step.id in listed])
     else:
+        print_data(seen)
+        print()
         _print_plan(found)
     for notice in study_notices(study):
         print(f"note: {notice}")
@@ -144,7 +150,7 @@ def _print_plan(found: StudyPlan) -> None:
 
 def plan_as_json(found: StudyPlan, chosen: list[str]) -> dict[str, Any]:
     """The plan as JSON literals. chosen: ids of the steps to list."""
-    schedule, total = found.schedule, found.total
+    schedule, total, listed = found.schedule, found.total, set(chosen)
     return {
         "study": found.graph.study.name,
         "steps": [
@@ -156,7 +162,7 @@ def plan_as_json(found: StudyPlan, chosen: list[str]) -> dict[str, Any]:
                 "estimate": None if p.is_cached else dataclasses.asdict(p.estimate),
             }
             for p in found.steps
-            if p.step.id in set(chosen)
+            if p.step.id in listed
         ],
         "kinds": [dataclasses.asdict(part) for part in found.kinds()],
         "phases": [dataclasses.asdict(part) for part in found.phases()],

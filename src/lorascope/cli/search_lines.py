@@ -29,8 +29,10 @@ def search_lines(planned: Graph) -> Iterator[str]:
             yield f"search: {search.label}: over, {total} trials{copies}{best}"
         else:
             yield f"search: {search.label}: {ended} of {total} trials ended, {found.to_propose} still to propose{best}"
-    if planned.waiting:
+    if planned.waiting and any(not search.is_over for search in planned.searches):
         yield f"{len(planned.waiting)} steps are planned when the searches have ended"
+    elif any(kind == "serving" for kind, _ in planned.waiting):
+        yield "serving is planned when `lorascope run` has seen its engine, whose version is part of it"
 
 
 def _score(trial: Trial) -> str:

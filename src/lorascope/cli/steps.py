@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lorascope.errors import StudyError
 
 if TYPE_CHECKING:
+    from lorascope.plan.data_checks import DataFindings
     from lorascope.study.spec import Study
 
 T = TypeVar("T")
@@ -32,8 +33,20 @@ def study_in_words(study: Study) -> str:
         searched = sum(method.hyperparameters is None for method in study.methods)
         searches = counted(len(study.models) * len(study.tasks) * searched, "search", "searches")
         product = f"{searches} of {counted(study.search.trials, 'trial')}, then {product}"
+    from lorascope.study.per_task import protocols_in_words
+
     hypotheses = "1 hypothesis" if len(study.hypotheses) == 1 else f"{len(study.hypotheses)} hypotheses"
-    return f"{product} = {counted(num_runs(study), 'run')}, {hypotheses}, protocol {study.protocol}"
+    return f"{product} = {counted(num_runs(study), 'run')}, {hypotheses}, {protocols_in_words(study)}"
+
+
+def print_data(found: DataFindings) -> None:
+    """What was seen of a study's data, what it is too small for, and what was not seen."""
+    for task in found.tasks:
+        print(f"data of {task}")
+    for warning in found.warnings:
+        print(f"warning: {warning}")
+    for remark in found.not_checked:
+        print(remark)
 
 
 def counted(number: int, noun: str, nouns: str | None = None) -> str:

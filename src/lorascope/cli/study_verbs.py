@@ -21,48 +21,55 @@ from lorascope.cli.options import (
     DEFAULT_RESULTS,
     DEFAULT_STORE,
     Address,
+    AllowProgram,
     AsJson,
     DataDir,
     Devices,
     Executor,
     Only,
     Overrides,
+    Repair,
     ResultsDir,
     StoreAt,
     StudyFile,
     Track,
     checked_data_dir,
     load,
+    load_with_data,
 )
 from lorascope.cli.outcome import outcome_as_json, print_outcome, print_verdicts
-from lorascope.cli.steps import num_runs, study_in_words
+from lorascope.cli.steps import counted, num_runs, print_data, study_in_words
+from lorascope.engine.store.integrity import REPAIR_HINT
 from lorascope.errors import StudyError
 from lorascope.tracking.console import output, rendering
 
 if TYPE_CHECKING:
     from lorascope.engine.step import Step
+    from lorascope.plan.verification import Verification
 
     StepState = tuple[Step, str]
 
 
-def validate(study_file: StudyFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a study, and that the files it names exist, without starting anything. Says which packages it lacks here."""
+def validate(study_file: StudyFile, overrides: Overrides = None, data: DataDir = None, as_json: AsJson = False) -> None:
+    """Check a study and open the data it names, without starting anything. Says what could not be checked here."""
     from lorascope.models.catalog import missing_package
     from lorascope.plan.suitability import not_checked
     from lorascope.study.checks.notices import study_notices
 
-    study = load(study_file, overrides, models=True)
+    study, seen = load_with_data(study_file, overrides, checked_data_dir(data))
     notices = study_notices(study)
     missing = [problem for model in study.models if (problem := missing_package(model))]
     if as_json:
         lacks = [{"message": problem.message, "hint": problem.hint} for problem in missing]
-        found = {"valid": True, "num_runs": num_runs(study), "missing_here": lacks, "not_checked": not_checked(study)}
-        found["notices"] = notices
+        open_points = [*not_checked(study), *seen.not_checked]
+        found = {"valid": True, "num_runs": num_runs(study), "missing_here": lacks, "not_checked": open_points}
+        found |= {**seen.to_json(), "notices": notices}
         print(json.dumps({**found, "study": study.model_dump(mode="json")}, indent=2))
         return
     print(f"{study_file} is a valid study: {study_in_words(study)}")
     for problem in missing:
         print(f"but it cannot run here yet: {problem}")
+    print_data(seen)
     for remark in not_checked(study):
         print(remark)
     for notice in notices:
@@ -80,6 +87,8 @@ def run(
     address: Address = None,
     only: Only = None,
     track: Track = None,
+    allow_program: AllowProgram = None,
+    repair: Repair = False,
     as_json: AsJson = False,
 ) -> None:
     """Run what is missing of a study and write its report. Interrupt it at any time; the same command goes on."""
@@ -87,7 +96,10 @@ def run(
     from lorascope.pipeline import Workers
 
     study = load(study_file, overrides, models=True)
-    workers = Workers(executor, devices=device, address=address)
+    workers = Workers(executor, devices=device, address=address, programs=allow_program or ())
+    if repair:
+        found = api.repair(study, store=store, data_dir=checked_data_dir(data))
+        print("\n".join(found) or "no finished step is damaged", file=sys.stderr)
     with _saying_how_to_go_on(), rendering(Console(stderr=True)) as emit:
         outcome = api.run(
             study,
@@ -164,17 +176,31 @@ def verify(
     data: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every artifact of a study against the checksums in its record. Exit code 1 if one does not agree."""
+    """Check every finished step of a study against its record. Exit code 1 if one does not agree, or nothing is finished."""
     from lorascope import api
 
     study = load(study_file, overrides)
-    problems = api.verify(study, store=store, data_dir=checked_data_dir(data))
-    if as_json:
-        print(json.dumps({"problems": problems}, indent=2))
-    else:
-        print("\n".join(problems) or "every artifact of the study is as it was committed")
-    if problems:
+    found = api.verify(study, store=store, data_dir=checked_data_dir(data))
+    print(json.dumps(dataclasses.asdict(found), indent=2) if as_json else "\n".join(_verified_in_words(found, store)))
+    if not found.is_good:
         raise typer.Exit(1)
+
+
+def _verified_in_words(found: Verification, store: str) -> Iterator[str]:
+    yield from found.problems
+    of_all = f"{found.num_checked} of {counted(found.num_steps, 'step')}"
+    if not found.num_checked:
+        yield f"nothing to verify: none of {counted(found.num_steps, 'step')} is finished in {store}"
+    elif found.problems:
+        yield f"{of_all} checked, {counted(len(found.problems), 'problem')}"
+        yield f"hint: {REPAIR_HINT}"
+    else:
+        are = "is" if found.num_checked == 1 else "are"
+        yield f"{of_all} checked: {'it' if found.num_checked == 1 else 'all'} {are} as committed"
+    if found.num_unsealed:
+        yield f"{counted(found.num_unsealed, 'record')} without a seal, of an older lorascope: only the files were compared"
+    if found.num_packed:
+        yield f"{counted(found.num_packed, 'step')} without the files that were left out when the store was packed"
 
 
 @contextmanager

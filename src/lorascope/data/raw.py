@@ -26,7 +26,9 @@ class RawExamples:
     columns. task: literals from which `Task.from_description` makes the task again. content: the columns that make an
     example what it is; two examples that agree in them are duplicates. source: for people. strata: None for examples
     without classes. duplicates_are_errors: the splits are a user's own, who must mend them. disjoint: no example may
-    stand in two splits (False: the paper protocol, whose validation set is its test set).
+    stand in two splits (False: the paper protocol, whose validation set is its test set). has_parts: examples may be parts
+    of others, as phrases are of sentences. keeps_some: duplicates stay, counted and said, where a class would be lost without
+    them.
     """
 
     splits: Mapping[str, pd.DataFrame]
@@ -36,3 +38,5 @@ class RawExamples:
     strata: Strata | None = None
     duplicates_are_errors: bool = False
     disjoint: bool = True
+    has_parts: bool = False
+    keeps_some: bool = True

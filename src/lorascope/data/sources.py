@@ -55,6 +55,12 @@ def describe_source(spec: AnyTask, *, data_dir: Path | None, protocol: str) -> S
     return resolve(TASKS, task_key(spec)).describe(spec, data_dir=data_dir, protocol=protocol)
 
 
+def file_format(path: Path) -> str:
+    """ ".csv", ".csv.gz": what a file's name says of its bytes."""
+    suffix = path.suffix.lower()
+    return f"{path.with_suffix('').suffix.lower()}{suffix}" if suffix == ".gz" else suffix
+
+
 def file_checksum(path: Path) -> str:
     """sha256 of a file's bytes, hexadecimal. Raises DataError if it is absent or cannot be read."""
     try:
@@ -63,7 +69,7 @@ def file_checksum(path: Path) -> str:
     except FileNotFoundError:
         raise DataError(f"the file {path} does not exist", hint=_hint_for_absent(path)) from None
     except IsADirectoryError:
-        raise DataError(f"{path} is a directory, not a file", hint="Name a csv, jsonl or parquet file.") from None
+        raise DataError(f"{path} is a directory, not a file", hint="Name a csv, tsv, jsonl or parquet file.") from None
     except OSError as error:
         raise DataError(f"the file {path} cannot be read: {error.strerror}", hint="Check its permissions.") from None
 
@@ -77,7 +83,7 @@ def _hint_for_absent(path: Path) -> str:
 
 def describe_files(paths: Mapping[str, Path]) -> SourceDescription:
     """The source made of these files, role -> path. The format is identity too: it decides how bytes are read."""
-    files = {role: {"sha256": file_checksum(path), "format": path.suffix.lower()} for role, path in paths.items()}
+    files = {role: {"sha256": file_checksum(path), "format": file_format(path)} for role, path in paths.items()}
     return SourceDescription({"files": files}, {role: str(path.absolute()) for role, path in paths.items()})
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from lorascope.data.pooling import resplit
 from lorascope.data.raw import RawExamples
 from lorascope.data.tables import name_rows
 from lorascope.errors import DataError
@@ -24,29 +25,35 @@ PAIRS = (("train", "test"), ("validation", "test"), ("train", "validation"))
 @dataclass
 class Splits:
     """frames: the three splits. duplicates: rows of the first split whose texts also stand in the second, as found.
-    dropped: how many of them were taken out of the first."""
+    dropped: how many of them were taken out of the first. parts: examples taken out of the first that are parts of examples
+    of the second."""
 
     frames: dict[str, pd.DataFrame]
     duplicates: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
 
 
-def make_splits(raw: RawExamples, data: DataSpec, *, task: str) -> Splits:
+def make_splits(raw: RawExamples, data: DataSpec, *, task: str, test_rows: int | None = None) -> Splits:
     """The three splits of a source, each with a fresh index, in the order of the source.
 
-    Raises DataError when a split is empty, has one class only, lacks a class in training, or overlaps another one in
-    a user's own files.
+    test_rows: pool the files and carve so many test examples (`protocol: resplit`). Raises DataError when a split is empty,
+    has one class only, lacks a class in training, or overlaps another one in a user's own files.
     """
-    frames = {name: frame.reset_index(drop=True) for name, frame in raw.splits.items()}
-    splits = Splits(frames)
-    _check_ids(frames, task=task)
-    if raw.duplicates_are_errors:
-        _refuse_overlap(frames, raw, task=task)
+    _check_ids(raw.splits, task=task)
+    if test_rows is None:
+        if raw.duplicates_are_errors:
+            _refuse_overlap(raw, task=task)
+        splits = Splits({name: frame.reset_index(drop=True) for name, frame in raw.splits.items()})
+    else:
+        pooled = resplit(raw, data, test_rows=test_rows, task=task)
+        splits = Splits(pooled.frames, parts=pooled.parts)
+    frames = splits.frames
     _check_classes(frames, raw, task=task)
     for name in ("test", "validation"):
         if name not in frames:
             frames["train"], frames[name] = _carve(frames["train"], data=data, raw=raw, task=task, name=name)
-        _separate(splits, raw)
+        _separate(splits, raw, task=task)
     caps = dict(zip(SPLITS, (data.train_examples, data.validation_examples, data.test_examples), strict=True))
     for name, cap in caps.items():
         if cap is not None and cap < len(frames[name]):
@@ -114,10 +121,11 @@ def _shared_rows(first: pd.DataFrame, second: pd.DataFrame, columns: Sequence[st
     return np.array([key in known for key in content_keys(first, columns)], dtype=bool)
 
 
-def _separate(splits: Splits, raw: RawExamples) -> None:
+def _separate(splits: Splits, raw: RawExamples, *, task: str) -> None:
     """Count duplicates between the splits that exist by now and drop them from the earlier split.
 
-    A drop that would cost train or validation a whole class is not made; the counts then show what remained.
+    A drop that would cost train or validation a whole class is not made; the counts then show what remained. Raises DataError
+    instead for a source whose owner asked for the drop.
     """
     frames = splits.frames
     for first, second in PAIRS:
@@ -128,9 +136,17 @@ def _separate(splits: Splits, raw: RawExamples) -> None:
         splits.duplicates[pair] = splits.duplicates.get(pair, 0) + int(shared.sum()) - _left(splits, pair)
         splits.dropped.setdefault(pair, 0)
         kept = frames[first].loc[~shared]
-        if raw.disjoint and shared.any() and _keeps_every_class(kept, frames[first], raw):
+        if not raw.disjoint or not shared.any():
+            continue
+        if _keeps_every_class(kept, frames[first], raw):
             frames[first] = kept.reset_index(drop=True)
             splits.dropped[pair] += int(shared.sum())
+        elif not raw.keeps_some:
+            raise DataError(
+                f"task `{task}`: without the {int(shared.sum())} {first} examples that also stand in {second}, {first} would "
+                "lose a class",
+                hint=f"Add examples of every class to the {first} file that stand in no other.",
+            )
 
 
 def _keeps_every_class(kept: pd.DataFrame, whole: pd.DataFrame, raw: RawExamples) -> bool:
@@ -144,18 +160,21 @@ def _left(splits: Splits, pair: str) -> int:
     return splits.duplicates.get(pair, 0) - splits.dropped.get(pair, 0)
 
 
-def _refuse_overlap(frames: Mapping[str, pd.DataFrame], raw: RawExamples, *, task: str) -> None:
+def _refuse_overlap(raw: RawExamples, *, task: str) -> None:
+    """Raises DataError naming the rows of the files, which their frames have as their index."""
     for first, second in PAIRS:
-        if first not in frames or second not in frames:
+        if first not in raw.splits or second not in raw.splits:
             continue
-        shared = np.flatnonzero(_shared_rows(frames[first], frames[second], raw.content)).tolist()
-        if shared:
-            key = content_keys(frames[first], raw.content)[shared[0]]
-            twin = content_keys(frames[second], raw.content).index(key)
+        earlier, later = raw.splits[first], raw.splits[second]
+        shared = np.flatnonzero(_shared_rows(earlier, later, raw.content))
+        if len(shared):
+            key = content_keys(earlier.iloc[shared[:1]], raw.content)[0]
+            twin = later.index[content_keys(later, raw.content).index(key)]
             raise DataError(
                 f"task `{task}`: {len(shared)} of the {first} examples also stand in the {second} file "
-                f"({name_rows(shared)} of {first}; the first is row {twin + 1} of {second})",
-                hint=f"Remove these rows from the {first} file: a score on examples seen before means nothing.",
+                f"({name_rows(earlier.index[shared].tolist())} of {first}; the first is row {twin + 1} of {second})",
+                hint=f"A score on examples seen before means nothing: remove these rows from the {first} file, or set "
+                f"`duplicates: drop` in the task, which takes them out of {first} and counts them in the report.",
             )
 
 
@@ -163,9 +182,10 @@ def _check_ids(frames: Mapping[str, pd.DataFrame], *, task: str) -> None:
     for name, frame in frames.items():
         ids = frame["example_id"]
         if not ids.is_unique:
-            twice = np.flatnonzero(ids.duplicated(keep=False)).tolist()
+            twice = np.flatnonzero(ids.duplicated(keep=False))
+            rows = name_rows(ids.index[twice].tolist())
             raise DataError(
-                f"task `{task}`: the example id {ids[twice[0]]} stands for {name_rows(twice)} of {name}",
+                f"task `{task}`: the example id {ids.tolist()[twice[0]]} stands for {rows} of {name}",
                 hint="Results are paired by example, so every example needs an id of its own (`idx` in GLUE's files).",
             )
 

@@ -1,14 +1,13 @@
-"""Tables as people keep them (csv, jsonl, parquet) read into examples, with an error for every way they are broken.
+"""Rows of a table read into examples, with an error for every way they are broken.
 
 The one idea: nothing is guessed. A text such as "NA" stays a text, a missing cell is an error that names its row, and
-a label is compared by its spelling, so 1, "1" and 1.0 are the same class in every format.
+a label is the same class in every format (`study.tasks.labels`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import warnings
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,100 +15,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lorascope.data.files import read_table as read_table
 from lorascope.errors import DataError
 from lorascope.registry import nearest
+from lorascope.study.tasks.labels import class_name, label_order
 
-FORMATS = (".csv", ".jsonl", ".parquet")
-RESERVED = ("example_id", "label")
-CSV_REMEDY = "Quote every field that holds a comma, a quote or a line break; double the quotes inside it."
+RESERVED = ("example_id", "label", "file_row")
+"""Columns that prepared examples have besides their texts. file_row: where an example stands in a user's own files."""
 
-
-def read_table(path: Path) -> pd.DataFrame:
-    """All rows of a csv (UTF-8, header line), jsonl or parquet file.
-
-    Raises DataError for another extension, bytes that are not UTF-8, and a truncated or malformed file.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise DataError(
-            f"{path.name} is not a kind of file that can be read",
-            hint=f"Use one of {', '.join(FORMATS)}.",
-            where=str(path),
-        )
-    try:
-        return {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[suffix](path)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path.name} is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x})",
-            hint=f"Save it as UTF-8, for example: iconv -f latin1 -t utf-8 {path.name}",
-            where=str(path),
-        ) from None
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        with warnings.catch_warnings():
-            # A row longer than the header would only be cut, with a warning.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                path, dtype=str, index_col=False, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
-            )
-    except pd.errors.ParserWarning:
-        raise DataError(
-            f"{path.name} is not a well-formed csv file: rows have more fields than the header line",
-            hint=CSV_REMEDY,
-            where=str(path),
-        ) from None
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{path.name} is empty", hint="It needs a header line and rows.", where=str(path)) from None
-    except pd.errors.ParserError as error:
-        reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
-        raise DataError(
-            f"{path.name} is not a well-formed csv file: {reason}",
-            hint=CSV_REMEDY,
-            where=str(path),
-        ) from None
-
-
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"line {number} is not JSON: {error.msg.removesuffix(' at')} at column {error.colno}",
-                hint="Every line holds one JSON object; the file may have been cut short.",
-                where=f"{path}:{number}",
-            ) from None
-        if not isinstance(row, dict):
-            raise DataError(
-                f"line {number} holds a {type(row).__name__}, not an object",
-                hint='Every line looks like {"text": "...", "label": 0}.',
-                where=f"{path}:{number}",
-            )
-        rows.append(row)
-    return pd.DataFrame(rows, dtype=object)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path).read().to_pandas()
-    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path.name} is not a complete parquet file: {str(error).splitlines()[0]}",
-            hint="It was probably cut short while it was copied or written; copy it again.",
-            where=str(path),
-        ) from None
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def select_examples(table: pd.DataFrame, *, path: Path, text: Sequence[str], label: str) -> pd.DataFrame:
-    """The text columns as str and `label` as its spelling; every other column is dropped, the row order kept.
+    """The text columns as str and `label` as the name of its class; every other column is dropped, the row order kept.
 
     Raises DataError for a missing column, no rows, missing or non-text cells, and labels that are not classes.
     """
@@ -124,9 +43,11 @@ def select_examples(table: pd.DataFrame, *, path: Path, text: Sequence[str], lab
             hint="lorascope uses that name itself: rename the column in the file.",
             where=str(path),
         )
-    examples = pd.DataFrame({column: _text_cells(table[column].tolist(), path=path, column=column) for column in text})
-    examples["label"] = _label_spellings(table[label].tolist(), path=path, column=label)
-    return examples
+    rows = table.index.tolist()
+    texts = {column: _text_cells(table[column].tolist(), rows, path=path, column=column) for column in text}
+    return pd.DataFrame(
+        {**texts, "label": _class_names(table[label].tolist(), rows, path=path, column=label)}, index=table.index
+    )
 
 
 def _require_columns(table: pd.DataFrame, *, path: Path, columns: Iterable[str]) -> None:
@@ -142,45 +63,69 @@ def _require_columns(table: pd.DataFrame, *, path: Path, columns: Iterable[str])
             )
 
 
-def _text_cells(values: list[Any], *, path: Path, column: str) -> list[str]:
-    missing = [row for row, value in enumerate(values) if _is_missing(value)]
+def _text_cells(values: list[Any], rows: Sequence[int], *, path: Path, column: str) -> list[str]:
+    """The texts of a column, all of them checked. rows: their numbers in the file, from 0."""
+    missing = [row for row, value in zip(rows, values, strict=True) if _is_missing(value)]
     if missing:
         raise DataError(
             f"column `{column}` has no text in {name_rows(missing)}",
             hint="Fill or remove these rows (counted from 1, without a header).",
             where=str(path),
         )
-    for row, value in enumerate(values):
+    for row, value in zip(rows, values, strict=True):
         if not isinstance(value, str):
             raise DataError(
                 f"column `{column}` holds a {type(value).__name__} in row {row + 1} ({value!r}), not text",
                 hint="Name the column of texts, or write the value as a string.",
                 where=str(path),
             )
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if _SURROGATE.search(value):
             raise DataError(
                 f"column `{column}` holds half a surrogate pair in row {row + 1}, which is not a character",
                 hint="Write the file again as UTF-8 text.",
                 where=str(path),
             )
+    _refuse_control_characters(values, rows, path=path, column=column)
     return values
 
 
-def _label_spellings(values: list[Any], *, path: Path, column: str) -> list[str]:
-    if missing := [row for row, value in enumerate(values) if _is_missing(value)]:
+def _refuse_control_characters(values: Sequence[Any], rows: Sequence[int], *, path: Path, column: str) -> None:
+    """NUL and its like: no text has them, and what reads them later stops there, or shows something else."""
+    found = [
+        (row, character[0])
+        for row, value in zip(rows, values, strict=True)
+        if isinstance(value, str) and (character := _CONTROL.search(value))
+    ]
+    if found:
+        code = ord(found[0][1])
+        name = "the NUL character" if code == 0 else f"the control character U+{code:04X}"
+        others = f"; such characters stand in {name_rows([row for row, _ in found])}" if len(found) > 1 else ""
+        raise DataError(
+            f"column `{column}` holds {name} in row {found[0][0] + 1}{others}",
+            hint="Remove them: in Python, re.sub('[\\x00-\\x08\\x0e-\\x1f\\x7f]', '', text).",
+            where=str(path),
+        )
+
+
+def _class_names(values: list[Any], rows: Sequence[int], *, path: Path, column: str) -> list[str]:
+    if missing := [row for row, value in zip(rows, values, strict=True) if _is_missing(value)]:
         raise DataError(
             f"column `{column}` has no label in {name_rows(missing)}",
             hint="Label or remove these rows (counted from 1, without a header).",
             where=str(path),
         )
-    for row, value in enumerate(values):
-        if not isinstance(value, str | int | np.integer) and not (isinstance(value, float) and value.is_integer()):
+    _refuse_control_characters(values, rows, path=path, column=column)
+    names = []
+    for row, value in zip(rows, values, strict=True):
+        try:
+            names.append(class_name(value))
+        except ValueError:
             raise DataError(
                 f"column `{column}` holds {value!r} in row {row + 1}, which is not a class",
-                hint="Labels are integers or strings.",
+                hint="Labels are whole numbers, truth values or words; write a fraction as a word, such as `half`.",
                 where=str(path),
-            )
-    return [value.strip() if isinstance(value, str) else str(int(value)) for value in values]
+            ) from None
+    return names
 
 
 def _is_missing(value: Any) -> bool:
@@ -189,23 +134,15 @@ def _is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and bool(np.isnan(value)))
 
 
-def label_order(spellings: Iterable[str]) -> tuple[str, ...]:
-    """The classes found, in a fixed order: integers by value, anything else by spelling."""
-    found = set(spellings)
-    if all(spelling.lstrip("-").isdigit() for spelling in found):
-        return tuple(sorted(found, key=int))
-    return tuple(sorted(found))
-
-
 def number_labels(examples: pd.DataFrame, *, path: Path, labels: Sequence[str], declared: str) -> pd.DataFrame:
     """`label` as the index into `labels`. declared: where the classes come from, for the message.
 
     Raises DataError naming the rows whose label is none of them.
     """
     index = {spelling: number for number, spelling in enumerate(labels)}
-    strange = [row for row, spelling in enumerate(examples["label"]) if spelling not in index]
+    strange = [row for row, name in zip(examples.index, examples["label"], strict=True) if name not in index]
     if strange:
-        found = label_order({examples["label"].iloc[row] for row in strange})
+        found = label_order(set(examples["label"]) - set(labels))
         raise DataError(
             f"{name_values(found)} in {name_rows(strange)} of {path.name} is not among the classes {declared}: "
             f"{name_values(labels)}",

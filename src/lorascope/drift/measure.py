@@ -40,7 +40,8 @@ class DriftMeasure(Measure):
         if spec.text is not None:
             text, locations["text"] = file_checksum(Path(spec.text)), spec.text
         for index, of_task in enumerate(arms):
-            other = arms[(index + 1) % len(arms)] if spec.out_of_task and len(arms) > 1 else None
+            others = [arm for arm in (*arms[index + 1 :], *arms[:index]) if arm.is_prepared]
+            other = others[0] if spec.out_of_task and others else None
             inputs = {**of_task.inputs, **({f"other_{role}": i for role, i in other.inputs.items()} if other else {})}
             for method in study.methods:
                 trained = of_task.trained.get(method.name)

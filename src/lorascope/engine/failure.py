@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import traceback as traceback_module
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from lorascope.errors import LorascopeError, StepFailure
 from lorascope.plugins import imported
+from lorascope.printable import printable
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,11 @@ class Failure:
         name = f"{type(error).__module__}:{type(error).__qualname__}"
         if isinstance(error, LorascopeError):
             return cls(step_id, name, error.message, error.hint, error.where, error.exit_code, log=log)
-        text = "".join(traceback_module.format_exception(error))
-        message, hint = f"{type(error).__name__}: {error}", f"`lorascope show {step_id}` shows the traceback."
+        text = printable("".join(traceback_module.format_exception(error)))
+        message, hint = (
+            printable(f"{type(error).__name__}: {error}"),
+            f"`lorascope show {step_id}` shows the traceback.",
+        )
         return cls(step_id, name, message, hint, traceback=text, log=log)
 
     @property
@@ -56,6 +61,18 @@ class Failure:
     def to_json(self) -> dict[str, Any]:
         """The failure as JSON."""
         return asdict(self)
+
+    @classmethod
+    def read(cls, content: bytes, step_id: str) -> Failure:
+        """The failure on record. One that cannot be read says so."""
+        try:
+            return cls.from_json(json.loads(content))
+        except (ValueError, TypeError):
+            error = StepFailure(
+                "the step failed, but what was recorded of it cannot be read",
+                hint="Give the same command again: the step is tried again, and the record replaced.",
+            )
+            return cls(step_id, "lorascope.errors:StepFailure", error.message, error.hint)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Failure:

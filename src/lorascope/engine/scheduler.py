@@ -49,7 +49,7 @@ def execute(
 ) -> Computed:
     """Compute the missing ones of `steps` in dependency order, in the order given where that leaves a choice.
 
-    poll_s: how often to look at steps that other processes work on. more: asked whenever steps have succeeded for those that
+    poll_s: how often to look at steps that other processes work on. more: asked whenever steps have ended for those that
     can be planned only now; what it gives may hold known steps. Closes the executor and raises on when interrupted, and for
     a StoreProblem, after which no step could succeed. Raises AssertionError for a graph that is none.
     """
@@ -157,11 +157,11 @@ class _Scheduling:
                     self._block(step_id, by=self.blocked.get(dep, dep))
 
     def grow(self, more: Callable[[], Sequence[Step]]) -> bool:
-        """Take in what can be planned since the last success; whether that was anything."""
-        num_succeeded, known = len(self.done) + len(self.cached), len(self.graph)
-        if num_succeeded != self._num_asked:
+        """Take in what can be planned since the last success or failure; whether that was anything."""
+        num_ended, known = len(self.done) + len(self.cached) + len(self.failed), len(self.graph)
+        if num_ended != self._num_asked:
             self.add(more())
-            self._num_asked = num_succeeded
+            self._num_asked = num_ended
         return len(self.graph) > known
 
     def is_under_way(self) -> bool:

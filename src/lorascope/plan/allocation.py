@@ -120,11 +120,13 @@ def _list_schedule(jobs: Sequence[Job], *, workers: int, rank: Callable[[Job], t
     for job in jobs:
         for name in job.after:
             dependents[name].append(job.name)
-    ready = sorted((job for job in jobs if not job.after), key=rank)
+    ready = _Ready(rank)
+    for job in jobs:
+        if not job.after:
+            ready.add(job)
     free, running, placed, now = list(range(workers)), [], [], 0.0
     while ready or running:
-        while free and (job := _next(ready, is_idle=not running)) is not None:
-            ready.remove(job)
+        while free and (job := ready.take(is_idle=not running)) is not None:
             place = Placed(job, heapq.heappop(free), now)
             placed.append(place)
             heapq.heappush(running, (place.end, place.worker, job.name))
@@ -137,13 +139,28 @@ def _list_schedule(jobs: Sequence[Job], *, workers: int, rank: Callable[[Job], t
             for other in dependents[name]:
                 missing[other] -= 1
                 if missing[other] == 0:
-                    ready.append(by_name[other])
-        ready.sort(key=rank)
+                    ready.add(by_name[other])
     return placed
 
 
-def _next(ready: Sequence[Job], *, is_idle: bool) -> Job | None:
-    shared = next((job for job in ready if not job.alone), None)
-    if shared is not None:
-        return shared
-    return ready[0] if ready and is_idle else None
+class _Ready:
+    """The jobs that may start, the first by rank first; of equal rank, that which was ready first."""
+
+    def __init__(self, rank: Callable[[Job], tuple[float, ...]]) -> None:
+        self._rank = rank
+        self._shared: list[tuple[tuple[float, ...], int, Job]] = []
+        self._alone: list[tuple[tuple[float, ...], int, Job]] = []
+        self._num_added = 0
+
+    def __len__(self) -> int:
+        return len(self._shared) + len(self._alone)
+
+    def add(self, job: Job) -> None:
+        self._num_added += 1
+        heapq.heappush(self._alone if job.alone else self._shared, (self._rank(job), self._num_added, job))
+
+    def take(self, *, is_idle: bool) -> Job | None:
+        """The next to start. One that must be alone comes when no other is ready or runs."""
+        if self._shared:
+            return heapq.heappop(self._shared)[2]
+        return heapq.heappop(self._alone)[2] if self._alone and is_idle else None

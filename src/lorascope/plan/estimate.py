@@ -7,13 +7,16 @@ unknown, and says so.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, median
+from functools import partial
+from statistics import fmean as mean
+from statistics import median
 from typing import Any, Literal, TypeVar
 
-from lorascope.engine.step import Step, canonical_json
+from lorascope.engine.step import Step
 from lorascope.plan.history import History, Observation
 from lorascope.plan.workload import Training, amount_of, training_of
 from lorascope.study.methods import shared_settings
@@ -56,12 +59,17 @@ def estimate_step(step: Step, history: History) -> Estimate:
     """The estimate of a step that is not finished."""
     if step.kind in ("train", "trial"):
         return _estimate_training(step, history)
-    alike = [o for o in history.of(step.kind) if _shape(o.step) == _shape(step)]
-    runs = [o for o in alike if not o.is_calibration] or alike
-    if runs:
-        source = "calibration" if runs[0].is_calibration else "finished"
-        return _measured(runs, mean(o.seconds for o in runs), source, f"{_finished(runs)} like it")
+    shape = _shape(step)
+    alike = history.grouped(step.kind, _shape).get(shape, [])
+    if alike:
+        return history.remembered(("alike", step.kind, shape), partial(_from_alike, alike))
     return _scaled(step, history)
+
+
+def _from_alike(alike: Sequence[Observation]) -> Estimate:
+    runs = [o for o in alike if not o.is_calibration] or alike
+    source = "calibration" if runs[0].is_calibration else "finished"
+    return _measured(runs, mean(o.seconds for o in runs), source, f"{_finished(runs)} like it")
 
 
 def worker_start_seconds(history: History) -> float | None:
@@ -77,29 +85,43 @@ def _estimate_training(step: Step, history: History) -> Estimate:
     work = training_of(step, history.results)
     if work is None:
         return Estimate(None, None, None, "unknown", UNKNOWN_DATA)
-    trials = history.of("trial")
-    runs = [*trials, *history.of("train")] if step.kind == "trial" else history.of("train")
-    calibrations = history.of("calibration")
-    for observed, source, what in (
-        ([o for o in runs if _arm(o.step) == _arm(step)], "finished", "of the same arm"),
-        ([o for o in calibrations if _arm(o.step) == _arm(step)], "calibration", "of the same arm"),
-        ([o for o in runs if _relatives(o.step) == _relatives(step)], "scaled", "of its model and method"),
-        ([o for o in calibrations if _relatives(o.step) == _relatives(step)], "scaled", "of its model and method"),
-        ([o for o in trials if _relatives(o.step) == _relatives(step)], "scaled", "of its model and method"),
-    ):
-        paces = [(o, pace, theirs) for o in observed if (pace := pace_of(o)) and (theirs := _work_of(o, history))]
+    runs = ("trial", "train") if step.kind == "trial" else ("train",)
+    arm, relatives = _arm(step), _relatives(step)
+    sources: tuple[tuple[Sequence[str], Callable[[Step], str], str, Source, str], ...] = (
+        (runs, _arm, arm, "finished", "of the same arm"),
+        (("calibration",), _arm, arm, "calibration", "of the same arm"),
+        (runs, _relatives, relatives, "scaled", "of its model and method"),
+        (("calibration",), _relatives, relatives, "scaled", "of its model and method"),
+        (("trial",), _relatives, relatives, "scaled", "of its model and method"),
+    )
+    for kinds, alike, key, source, what in sources:
+        paces = history.remembered((kinds, alike, key), partial(_paces, history, kinds, alike, key))
         if paces:
-            paces = _nearest(paces, [theirs.update_tokens for _, _, theirs in paces], work.update_tokens)
-            seconds = mean(_training_seconds(pace, theirs, work) for _, pace, theirs in paces)
-            chosen = [o for o, _, _ in paces]
-            scale = ", scaled by updates and tokens" if source == "scaled" else ""
-            if not _is_stage(step) and any(_is_stage(o.step) for o in chosen):
-                scale += "; rather too long, as stages of a pruned search are short"
-            found = _measured(chosen, seconds, source, f"{_finished(chosen)} {what}{scale}")
-            if step.kind == "train" and chosen[0].kind == "trial":  # which keeps no weights: of disk it tells nothing
-                return replace(found, disk_bytes=None)
-            return found
+            question = (kinds, alike, key, source, work, step.kind, _is_stage(step))
+            return history.remembered(question, partial(_from_paces, step, work, paces, source=source, what=what))
     return Estimate(None, None, None, "unknown", "no run of its model and method is finished, and none was calibrated")
+
+
+_Paced = tuple[Observation, Pace, Training]
+
+
+def _paces(history: History, kinds: Sequence[str], alike: Callable[[Step], str], key: str) -> list[_Paced]:
+    """The runs of these kinds that have that key, with their pace and their work, as far as these are known."""
+    observed = [o for kind in kinds for o in history.grouped(kind, alike).get(key, ())]
+    return [(o, pace, theirs) for o in observed if (pace := pace_of(o)) and (theirs := _work_of(o, history))]
+
+
+def _from_paces(step: Step, work: Training, paces: Sequence[_Paced], *, source: Source, what: str) -> Estimate:
+    paces = _nearest(paces, [theirs.update_tokens for _, _, theirs in paces], work.update_tokens)
+    seconds = mean(_training_seconds(pace, theirs, work) for _, pace, theirs in paces)
+    chosen = [o for o, _, _ in paces]
+    scale = ", scaled by updates and tokens" if source == "scaled" else ""
+    if not _is_stage(step) and any(_is_stage(o.step) for o in chosen):
+        scale += "; rather too long, as stages of a pruned search are short"
+    found = _measured(chosen, seconds, source, f"{_finished(chosen)} {what}{scale}")
+    if step.kind == "train" and chosen[0].kind == "trial":  # which keeps no weights: of disk it tells nothing
+        return replace(found, disk_bytes=None)
+    return found
 
 
 def pace_of(observation: Observation) -> Pace | None:
@@ -138,6 +160,11 @@ def _training_seconds(pace: Pace, theirs: Training, work: Training) -> float:
     )
 
 
+def _key(value: Any) -> str:
+    """To tell like from unlike within one process; the values are literals already."""
+    return json.dumps(value, sort_keys=True)
+
+
 def _is_stage(step: Step) -> bool:
     """Whether a trial is one that a pruned search may end early: what a stage takes to begin weighs more than in a run."""
     return step.kind == "trial" and tuple(step.params["stops"]) != (1.0,)
@@ -146,14 +173,14 @@ def _is_stage(step: Step) -> bool:
 def _arm(step: Step) -> str:
     """What the runs of an arm share: everything but their seeds."""
     params = {key: value for key, value in step.params.items() if key not in _PER_SEED}
-    return canonical_json({"params": params, "data": step.deps["data"], "tokens": step.deps["tokens"]})
+    return _key({"params": params, "data": step.deps["data"], "tokens": step.deps["tokens"]})
 
 
 def _relatives(step: Step) -> str:
     """What decides the pace of an update but for its tokens: the model, what of it is trained, the precision."""
     method = shared_settings(step.params["method"])
     precision = step.params["train"]["precision"]
-    return canonical_json({"model": step.params["model"], "method": method, "precision": precision})
+    return _key({"model": step.params["model"], "method": method, "precision": precision})
 
 
 # --------------------------------------------------------------------------------------------------------- other kinds
@@ -161,16 +188,25 @@ def _relatives(step: Step) -> str:
 
 def _scaled(step: Step, history: History) -> Estimate:
     """From steps of its kind, model and method, by how much more or less there is to do."""
-    relatives = [o for o in history.of(step.kind) if _kin(o.step) == _kin(step)]
+    kin = _kin(step)
+    relatives = history.grouped(step.kind, _kin).get(kin, [])
     if step.kind in ("data", "analysis") or not relatives:
         calibrated = step.kind in ("evaluate", "drift", "baseline", "sanity", "tokens", "data")
         why = "none like it is finished" + ("" if calibrated else ", and a calibration does not measure it")
         return Estimate(None, None, None, "unknown", why)
     own = amount_of(step, history.results)
-    amounts = [amount_of(o.step, history.results) for o in relatives]
-    known = [(o, amount) for o, amount in zip(relatives, amounts, strict=True) if amount]
+    known = history.remembered(("amounts", step.kind, kin), partial(_amounts, relatives, history))
     if own is None or not known:
         return Estimate(None, None, None, "unknown", UNKNOWN_DATA)
+    return history.remembered(("scaled", step.kind, kin, own), partial(_from_amounts, own, known))
+
+
+def _amounts(observed: Sequence[Observation], history: History) -> list[tuple[Observation, float]]:
+    """How much there was to do in each, as far as that is known."""
+    return [(o, amount) for o in observed if (amount := amount_of(o.step, history.results))]
+
+
+def _from_amounts(own: float, known: Sequence[tuple[Observation, float]]) -> Estimate:
     known = _nearest(known, [amount for _, amount in known], own)
     seconds = mean(o.seconds * own / amount for o, amount in known)
     chosen = [o for o, _ in known]
@@ -183,7 +219,7 @@ def _shape(step: Step) -> str:
     """What decides the time of a step of any kind but `train`: its parameters and its data, not which runs it is of."""
     runs = sum(role.startswith("train") for role in step.deps)
     deps = {role: dep for role, dep in step.deps.items() if not role.startswith(("train", "adapter", "full", "sanity"))}
-    return canonical_json({"version": step.version, "params": dict(step.params), "deps": deps, "runs": runs})
+    return _key({"version": step.version, "params": dict(step.params), "deps": deps, "runs": runs})
 
 
 def _kin(step: Step) -> str:
@@ -195,14 +231,15 @@ def _kin(step: Step) -> str:
         shared |= {"engine": step.params["engine"], "serving": settings}
     if step.kind == "drift":
         shared |= {key: step.params["drift"][key] for key in ("sites", "pooling", "draws", "attention_examples")}
-    return canonical_json(shared)
+    return _key(shared)
 
 
 def _nearest(found: Sequence[T], sizes: Sequence[float], size: float) -> list[T]:
     """Those whose size lies nearest, as a ratio, and whatever lies about as near: what takes time besides tokens weighs the
     less, the less there is to scale."""
     apart = [abs(math.log(max(theirs, 1.0) / max(size, 1.0))) for theirs in sizes]
-    return [one for one, ratio in zip(found, apart, strict=True) if ratio <= min(apart) + _ABOUT_AS_NEAR]
+    most = min(apart) + _ABOUT_AS_NEAR
+    return [one for one, ratio in zip(found, apart, strict=True) if ratio <= most]
 
 
 def _measured(observed: Sequence[Observation], seconds: float, source: Any, basis: str) -> Estimate:

@@ -12,13 +12,14 @@ Runs that share a model and a task stand next to each other, so a worker keeps t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lorascope.data.sources import describe_source
 from lorascope.engine.step import Step
+from lorascope.measures.planned import KnownEngine
 from lorascope.models.catalog import describe_model
 from lorascope.plan.labels import SEARCH, VERSIONS, PlannedModel, RunLabel, TrainedArms
 from lorascope.plan.steps.measures import measurement_steps
@@ -31,7 +32,9 @@ from lorascope.plan.steps.runs import (
 )
 from lorascope.plan.steps.searches import Finished, Searching, add_searches, trials_behind, tuned
 from lorascope.search.propose import Ask, ask_sampler
+from lorascope.serving.interpreter import known_engine
 from lorascope.study.methods.base import MethodBase
+from lorascope.study.per_task import study_for
 from lorascope.study.spec import ModelSpec, Study, TaskSpec
 
 
@@ -60,10 +63,19 @@ class Sources:
     tasks: Mapping[str, Any]
 
 
-def describe_sources(study: Study, *, data_dir: Path | None) -> Sources:
-    """Checksums and versions. Raises StudyError, DataError or EnvironmentProblem for a model or task that is not there."""
-    tasks = {task.name: describe_source(task, data_dir=data_dir, protocol=study.protocol) for task in study.tasks}
-    return Sources([_described(spec) for spec in study.models], tasks)
+def describe_sources(study: Study, *, data_dir: Path | None, engine: KnownEngine | None = None) -> Sources:
+    """Checksums and versions. engine: what serves the models, as far as it is known. Raises StudyError, DataError or
+    EnvironmentProblem for a model or task that is not there."""
+    tasks = {
+        task.name: describe_source(task, data_dir=data_dir, protocol=task.protocol or study.protocol)
+        for task in study.tasks
+    }
+    return Sources([_described(spec, engine) for spec in study.models], tasks)
+
+
+def with_engine(sources: Sources, engine: KnownEngine | None) -> Sources:
+    """The same sources, served by another engine."""
+    return replace(sources, models=[replace(model, engine=engine) for model in sources.models])
 
 
 def build_graph(
@@ -73,27 +85,34 @@ def build_graph(
     sources: Sources | None = None,
     finished: Finished | None = None,
     ask: Ask = ask_sampler,
+    failed: Callable[[str], bool] = lambda step_id: False,
 ) -> Graph:
     """Every step of the study but the analysis, as far as its searches have come. Computes nothing.
 
-    sources: default: looked at now. finished: the result of a step that is in the store, else None; default: nothing is.
-    ask: proposes a round of a search; default: the sampler as it is installed.
+    sources: default: looked at now, with lorascope's own engine. finished: the result of a step that is in the store, else
+    None; default: nothing is. ask: proposes a round of a search; default: the sampler as it is installed. failed: whether a
+    step failed that prepares a task; default: none did.
     Raises StudyError, DataError or EnvironmentProblem for a model or task that is not there.
     """
-    sources = sources or describe_sources(study, data_dir=data_dir)
-    return _Growing(study, sources, finished or (lambda step_id: None), ask).graph()
+    serving = study.measure.serving
+    sources = sources or describe_sources(
+        study, data_dir=data_dir, engine=None if serving is None else known_engine(serving, None)
+    )
+    return _Growing(study, sources, finished or (lambda step_id: None), ask, failed).graph()
 
 
-def _described(spec: ModelSpec) -> PlannedModel:
+def _described(spec: ModelSpec, engine: KnownEngine | None) -> PlannedModel:
     identity, locations = describe_model(spec)
-    return PlannedModel(spec.name, identity, locations)
+    return PlannedModel(spec.name, identity, locations, engine)
 
 
 class _Growing:
     """A graph in the making."""
 
-    def __init__(self, study: Study, sources: Sources, finished: Finished, ask: Ask) -> None:
-        self.study, self.sources, self.finished, self.ask = study, sources, finished, ask
+    def __init__(
+        self, study: Study, sources: Sources, finished: Finished, ask: Ask, failed: Callable[[str], bool]
+    ) -> None:
+        self.study, self.sources, self.finished, self.ask, self.failed = study, sources, finished, ask, failed
         self.steps: dict[str, Step] = {}
         self.labels: dict[str, RunLabel] = {}
         self.searches: list[Searching] = []
@@ -126,11 +145,11 @@ class _Growing:
         return self.add(step, RunLabel(task=task.name))
 
     def _add_arms(self, model: PlannedModel, task: TaskSpec, data: Step) -> TrainedArms:
-        study = self.study
+        study = study_for(self.study, task)
         tokens = self.add(tokens_step(study, model, data), RunLabel(model.name, task.name))
         inputs = {"data": data.id, "tokens": tokens.id}
         self.add(_baseline_step(study, model, task.name, inputs), RunLabel(model.name, task.name))
-        searches = self._add_searches(model, task, inputs)
+        searches = self._add_searches(study, model, task, inputs)
         methods = {
             method.name: tuned(study, method, model=model.name, task=task.name, searches=searches)
             for method in study.methods
@@ -151,12 +170,19 @@ class _Growing:
             if method is None:
                 self._wait_for_runs(RunLabel(model.name, task.name, name))
             else:
-                trained[name] = self._add_runs(model, task.name, name, method, checks[name], inputs, trials[name])
-        return TrainedArms(task.name, inputs, trained)
+                trained[name] = self._add_runs(
+                    study, model, task.name, method, sanity=checks[name], inputs=inputs, trials=trials[name]
+                )
+        failures = [
+            self.failed(step_id) for step_id in inputs.values()
+        ]  # each is asked about, so that a change is noticed
+        return TrainedArms(task.name, inputs, trained, is_prepared=not any(failures))
 
-    def _add_searches(self, model: PlannedModel, task: TaskSpec, inputs: Mapping[str, str]) -> list[Searching]:
-        """The searches of a (model, task), on data of their own where the search has a cap on examples."""
-        study = self.study
+    def _add_searches(
+        self, study: Study, model: PlannedModel, task: TaskSpec, inputs: Mapping[str, str]
+    ) -> list[Searching]:
+        """The searches of a (model, task), on data of their own where the search has a cap on examples. study: as it is for
+        the task."""
         if study.search is None:
             return []
         if study.search.train_examples is not None:
@@ -172,18 +198,20 @@ class _Growing:
 
     def _add_runs(
         self,
+        study: Study,
         model: PlannedModel,
         task: str,
-        name: str,
         method: MethodBase,
+        *,
         sanity: Step,
         inputs: Mapping[str, str],
         trials: Iterable[str],
     ) -> list[Step]:
-        study, trained = self.study, []
+        """The runs of an arm, one a seed. study: as it is for the task."""
+        trained = []
         resources = gang_resources(model.identity, method, resolved_training(study, method))
         for seeds in study.seeds:
-            label = RunLabel(model.name, task, name, seeds.label)
+            label = RunLabel(model.name, task, method.name, seeds.label)
             params = {
                 **sanity.params,
                 "seeds": seeds.model_dump(),
@@ -225,7 +253,7 @@ class _Growing:
 
     def _wait_for_measurements(self, model: PlannedModel, arms: Sequence[TrainedArms]) -> None:
         trained = all(method.name in of_task.trained for of_task in arms for method in self.study.methods)
-        if self.study.measure.serving is not None and not trained:
+        if self.study.measure.serving is not None and not (trained and model.engine):
             self.waiting.append(("serving", RunLabel(model.name)))
 
 

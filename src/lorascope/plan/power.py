@@ -6,6 +6,7 @@ hypotheses name.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,11 +58,8 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     metric = primary_metric_of(data)
     if metric in QUALITY and QUALITY[metric].width is None:
         return Detectable(task, metric, num_seeds, examples, None, {}, {})
-    one_sided = _difference(num_seeds, examples, alpha=0.10)  # a margin is tested on one side at 5%
-    # Equivalence needs both sides: where the arms are equal each fails half as often as both together may.
-    both_sided = _difference(num_seeds, examples, alpha=0.10, power=1 - (1 - POWER) / 2)
     margins = {
-        name: (claim.margin, both_sided if isinstance(claim, Equivalent) else one_sided)
+        name: (claim.margin, smallest_margin(num_seeds, examples, two_sided=isinstance(claim, Equivalent)))
         for name, claim in graph.study.hypotheses.items()
         if isinstance(claim, NonInferior | Equivalent) and isinstance(claim.margin, float)
     }
@@ -69,6 +67,14 @@ def _of_task(graph: Graph, data_id: str, results: Mapping[str, Mapping[str, Any]
     return Detectable(task, metric, num_seeds, examples, _difference(num_seeds, examples), more, margins)
 
 
+def smallest_margin(num_seeds: int, num_examples: int, *, two_sided: bool) -> float:
+    """The smallest margin that so many seeds and test examples could confirm, if the arms are equal; 0-1."""
+    # Equivalence needs both sides: where the arms are equal each fails half as often as both together may.
+    power = 1 - (1 - POWER) / 2 if two_sided else POWER
+    return _difference(num_seeds, num_examples, alpha=0.10, power=power)  # a margin is tested on one side at 5%
+
+
+@functools.cache
 def _difference(num_seeds: int, num_examples: int, *, alpha: float = 0.05, power: float = POWER) -> float:
     return detectable_difference(
         num_seeds, num_examples, seed_sd=SEED_SD, discordant_fraction=DISCORDANT_FRACTION, alpha=alpha, power=power

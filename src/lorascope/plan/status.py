@@ -60,7 +60,9 @@ class StudyStatus:
         states = {state for _, _, state in self.states}
         if not states <= {"done", "failed", "blocked"} or any(gang.is_of_study for gang in self.running):
             return False
-        return not self.graph.waiting or states != {"done"}  # between two rounds of a search all there is may be done
+        # Between two rounds of a search all there is may be done. A search without an optimum leaves runs waiting for ever.
+        is_growing = bool(self.graph.waiting) and not all(search.is_over for search in self.graph.searches)
+        return not is_growing or states != {"done"}
 
 
 @dataclass

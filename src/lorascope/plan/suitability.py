@@ -19,13 +19,24 @@ from lorascope.models.sites import unknown_site
 from lorascope.plan.checkpoints import check_checkpoint, check_config, lacks_weights
 from lorascope.study.loading.document import Mistake, dotted
 from lorascope.study.methods.base import MethodBase
+from lorascope.study.per_task import own_settings, study_for
 from lorascope.study.ranges import Range
 from lorascope.study.spec import Study
 from lorascope.study.tasks import unit_of
 
 
 def check_models(study: Study) -> Iterator[Mistake]:
-    """Every mistake that the configs of the study's models show."""
+    """Every mistake that the configs of the study's models show, with what single tasks set in the study's place too."""
+    known = list(_of_models(study))
+    yield from known
+    texts = {mistake.text for mistake in known}
+    for index, task in enumerate(study.tasks):
+        for mistake in _of_models(study_for(study, task)) if own_settings(task) else ():
+            if mistake.text not in texts:
+                yield Mistake(("tasks", index), f"tasks[{index}] ({task.name}): {mistake.text}", mistake.hint)
+
+
+def _of_models(study: Study) -> Iterator[Mistake]:
     for index, model in enumerate(study.models):
         config = model_config(model)
         yield from check_config(model, config, index)

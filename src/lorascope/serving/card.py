@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorascope.metrics.quality import QUALITY
+from lorascope.printable import markdown_line
 from lorascope.serving.forms import Dtype, Form
 from lorascope.serving.precision import MergePrecision
 from lorascope.serving.trained import SERVED_HEAD, TrainedRun
@@ -108,7 +109,7 @@ def _licence(checkpoint: Path) -> str | None:
 
 
 def _classes(run: TrainedRun) -> str:
-    return ", ".join(f"{index} {name}" for index, name in enumerate(run.class_names))
+    return markdown_line(", ".join(f"{index} {name}" for index, name in enumerate(run.class_names)))
 
 
 def _base_text(run: TrainedRun) -> str:

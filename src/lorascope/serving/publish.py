@@ -18,6 +18,7 @@ from lorascope.data.columns import ColumnStore
 from lorascope.engine import provenance
 from lorascope.engine.find import find_artifact
 from lorascope.engine.store.directory import Store
+from lorascope.engine.store.integrity import REPAIR_HINT
 from lorascope.engine.store.opening import StorePlace, open_store
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.models.catalog import find_model
@@ -31,7 +32,6 @@ from lorascope.study.measure import Workload
 
 if TYPE_CHECKING:
     from lorascope.engine.store.artifact import Artifact
-
 
 _WRITERS: Mapping[Form, Callable[..., Path]] = {
     "adapter": write_adapter,
@@ -111,7 +111,7 @@ def _open(train: Artifact, store: Store) -> TrainedRun:
     if problems := store.verify(train.id):
         raise EnvironmentProblem(
             f"the run is not as it was committed: {problems[0]}",
-            hint=f"delete {train.place} and run its study again",
+            hint=REPAIR_HINT,
         )
     data = store.artifact(train.step.deps["data"])
     locations = find_model(train.step.params["model"], train.step.locations)

@@ -12,6 +12,7 @@ from lorascope.study.base import Spec
 from lorascope.study.fields import FIELDS
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.spec import Seeds
+from lorascope.study.tasks.base import TaskTrain
 from lorascope.study.train import EarlyStopping, TrainOverrides
 
 
@@ -30,6 +31,8 @@ def _default(model: type[Spec], name: str) -> str:
         return "its `kind`"
     if model is TrainOverrides:
         return "the study's"
+    if model is TaskTrain:
+        return "the method's"
     field = model.model_fields[name]
     return "required" if field.is_required() else f"`{_as_yaml(field.default)}`"
 

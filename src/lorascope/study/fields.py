@@ -13,6 +13,7 @@ from lorascope.metrics.quality import QUALITY
 from lorascope.study import hypothesis, measure, ranges, search, spec, track, train
 from lorascope.study.base import Spec
 from lorascope.study.methods import method_specs
+from lorascope.study.tasks.base import TaskTrain
 from lorascope.study.tasks.classification import FileTask
 from lorascope.study.tasks.named import NamedTask
 
@@ -150,7 +151,8 @@ _SERVING: Fields = {
     "engine": "`transformers` (nothing to install), `vllm` in an interpreter of its own, or `vllm-server`: vLLM behind its "
     "HTTP server, asked by a client.",
     "python": "The interpreter of the engine, relative to the study file. Absent: the variable `LORASCOPE_SERVE_PYTHON`, else "
-    "`.venv-serve/bin/python` where lorascope is started (`make serve-env`).",
+    "`.venv-serve/bin/python` where lorascope is started (`make serve-env`). `run` has it run only if you "
+    "[allowed it](serving.md#engines).",
     "method": "The method whose adapters are served. Absent: the first method that has adapters.",
     "arms": "`base`, `full` (a fully fine-tuned run), `merged` (the first adapter, folded in) and numbers of adapters side "
     "by side. Each adapter is another run: other tasks first, then other seeds.",
@@ -263,7 +265,8 @@ FIELDS: Mapping[type[Spec], Fields] = {
     spec.PathSource: _PATH,
     spec.PackageSource: _PACKAGE,
     NamedTask: NamedTask.sentences,
-    FileTask: FileTask.sentences,
+    FileTask: {name: FileTask.sentences[name] for name in FileTask.model_fields},
+    TaskTrain: {name: _TRAIN[name] for name in TaskTrain.model_fields},
     spec.DataSpec: _DATA,
     train.TrainSpec: _TRAIN,
     train.EarlyStopping: _EARLY_STOPPING,

@@ -4,6 +4,7 @@ file in which a search leaves its optimum and a later study takes it up.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lorascope.errors import StudyError
 from lorascope.registry import nearest
-from lorascope.study.loading.document import parse_yaml
+from lorascope.study.loading.document import parse_yaml, read_text
 from lorascope.study.methods import method_specs
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.ranges import Range
@@ -84,11 +85,7 @@ def given_hyperparameters(study: Study, method: MethodBase, *, model: str, task:
     """What `method.hyperparameters` says for a (model, task). Raises StudyError for a file that is absent or another's."""
     assert method.hyperparameters is not None
     path = _file_of(Path(method.hyperparameters), study, method, model=model, task=task)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise StudyError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from None
-    found = parse_yaml(text, source=str(path))
+    found = parse_yaml(read_text(path), source=str(path))
     values = found.get("hyperparameters") if isinstance(found, dict) else None
     if not isinstance(values, dict) or not values:
         raise StudyError(
@@ -111,9 +108,9 @@ def given_hyperparameters(study: Study, method: MethodBase, *, model: str, task:
 
 
 def _file_of(given: Path, study: Study, method: MethodBase, *, model: str, task: str) -> Path:
-    if given.is_file():
+    if os.path.isfile(given):
         return given
-    if not given.is_dir():
+    if not os.path.isdir(given):
         raise StudyError(f"there is no file or directory {given}", hint="a search writes results/STUDY/optimal")
     names = [f"{model}_{task}_{method.name}.yaml", optimum_name(study, model=model, task=task, method=method.name)]
     for name in names:

@@ -98,9 +98,8 @@ class SearchSpec(Spec):
     def confirming_seeds(self) -> tuple[int, ...]:
         """The further seeds of the best trials, far from what a study names; none where trials have several seeds already, or
         `confirm` is 0."""
-        if not self.confirm or len(self.seeds) > 1:
-            return ()
-        return self.seeds[0] + 1_000_003, self.seeds[0] + 2_000_003
+        first, *others = self.seeds
+        return () if others or not self.confirm else (first + 1_000_003, first + 2_000_003)
 
     def of(self, method: str, kind: str) -> Mapping[str, Range | tuple[Choice, ...]]:
         """What is searched of a method, and where: the preset's ranges where the study gives none of its own."""

@@ -29,6 +29,8 @@ class Seeds(Spec):
     @classmethod
     def _from_integer(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
+            if not 0 <= value < 2**63:
+                raise ValueError(f"a seed lies between 0 and {2**63 - 1:,}; found {value}")
             return {"initialisation": value, "order": value, "dropout": value}
         return value
 

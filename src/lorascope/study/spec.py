@@ -23,7 +23,7 @@ from lorascope.study.methods.base import MethodBase
 from lorascope.study.origin import Origin
 from lorascope.study.search import SearchSpec
 from lorascope.study.seeds import DEFAULT as DEFAULT_SEEDS
-from lorascope.study.seeds import SeedList
+from lorascope.study.seeds import Seed, SeedList
 from lorascope.study.seeds import Seeds as Seeds
 from lorascope.study.tasks import TaskSpec
 from lorascope.study.track import TrackerSpec
@@ -94,7 +94,7 @@ class DataSpec(Spec):
     validation_examples: Annotated[int, Field(ge=4)] | None = None
     test_examples: Annotated[int, Field(ge=4)] | None = None
     validation_fraction: Fraction = 0.1
-    split_seed: int = 0
+    split_seed: Seed = 0
 
 
 # ----------------------------------------------------------------------------------------------------------- study

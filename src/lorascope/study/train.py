@@ -28,6 +28,9 @@ def _check_gang(value: Any) -> Any:
 Gang = Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=1)], BeforeValidator(_check_gang)]
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainSpec(Spec):
     """How every run of the study is trained. A method may override single fields (`methods[].train`).
 
@@ -45,7 +48,7 @@ class TrainSpec(Spec):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: Fraction = 0.06
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.999)
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
     evaluations_per_epoch: Annotated[int, Field(ge=1)] = 1

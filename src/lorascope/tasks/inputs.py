@@ -52,7 +52,7 @@ class Inputs(ABC):
         return None
 
     def refuse(self, columns: Columns, ids: Sequence[str], processor: Any, *, split: str) -> None:
-        """Raises DataError for rows that a model would misread. ids: the example of each row."""
+        """Raises DataError for rows that a model would misread. ids: of the example of each row, or its row in a file."""
         del columns, ids, processor, split
 
 

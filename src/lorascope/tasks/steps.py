@@ -30,12 +30,15 @@ from lorascope.tasks.scoring import Scoring
 from lorascope.tasks.task import Task
 
 TOKENISE_CHUNK = 2000
+PLACE = "file_row"
+"""The column that says where an example stands in a user's own files."""
 
 
 def prepare_data(context: StepContext) -> dict[str, Any]:
     """Write {train,validation,test}.parquet: example_id (str) and the task's columns.
 
-    params: {"task": TaskSpec dump, "source": fingerprint, "protocol", "data": DataSpec dump}; locations: role -> path.
+    params: {"task": TaskSpec dump, "source": fingerprint, "protocol", "data": DataSpec dump} and, under `resplit`,
+    "test_rows"; locations: role -> path.
     Raises DataError for examples that cannot be used and for files that changed since the study was planned.
     """
     params = context.step.params
@@ -49,7 +52,7 @@ def prepare_data(context: StepContext) -> dict[str, Any]:
     scoring = kind.from_description(description).scoring
     _require_metrics(scoring, task=spec.name)
     data = DataSpec.model_validate(params["data"])
-    splits = make_splits(raw, data, task=spec.name)
+    splits = make_splits(raw, data, task=spec.name, test_rows=params.get("test_rows"))
     for name, frame in splits.frames.items():
         frame.to_parquet(context.out / f"{name}.parquet", index=False, compression="zstd")
     if raw.disjoint:
@@ -66,6 +69,8 @@ def prepare_data(context: StepContext) -> dict[str, Any]:
         },
         "sha256": {name: content_checksum(frame) for name, frame in splits.frames.items()},
         "source": raw.source,
+        "protocol": params["protocol"],
+        **({"parts_dropped": splits.parts} if splits.parts else {}),
     }
 
 
@@ -86,9 +91,9 @@ def ids_checksum(ids: Iterable[str]) -> str:
 
 
 def content_checksum(frame: pd.DataFrame) -> str:
-    """sha256 of the examples themselves, whatever library or compression wrote the file."""
+    """sha256 of the examples themselves, whatever library or compression wrote the file, and wherever they stood in it."""
     digest = hashlib.sha256()
-    for row in frame.itertuples(index=False):
+    for row in frame.drop(columns=PLACE, errors="ignore").itertuples(index=False):
         digest.update(json.dumps(list(row), ensure_ascii=False, default=_as_json).encode() + b"\n")
     return digest.hexdigest()
 
@@ -137,11 +142,19 @@ def prepare_tokens(context: StepContext) -> dict[str, Any]:
                 columns.setdefault(name, []).extend(rows)
             done += len(chunk)
             context.emit(StepProgress(step=context.step.id, done=done, total=total, unit="example"))
-        task.inputs.refuse(columns, ids, processor, split=split)
+        task.inputs.refuse(columns, _places(frame, ids), processor, split=split)
         ColumnStore.write(context.out / split, columns, ids)
         for name, value in measure_lengths(columns, max_length=params["max_length"]).items():
             result[name][split] = value
     return result
+
+
+def _places(frame: pd.DataFrame, ids: Sequence[str]) -> list[str]:
+    """How messages name these examples: by their rows in a user's own files, else by their ids."""
+    if PLACE not in frame:
+        return list(ids)
+    known = dict(zip(frame["example_id"], frame[PLACE], strict=True))
+    return [known[example_id] for example_id in ids]
 
 
 def measure_lengths(columns: Mapping[str, Sequence[np.ndarray]], *, max_length: int) -> dict[str, Any]:

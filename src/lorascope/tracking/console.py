@@ -35,6 +35,7 @@ from lorascope.engine.events import (
     StudyGrew,
     StudyStarted,
 )
+from lorascope.printable import printable
 from lorascope.tracking.progress import StepUnderWay, StudyProgress, in_words
 
 PLAIN_INTERVAL_S = 15.0
@@ -125,7 +126,7 @@ class PlainLines:
             running = dict(self.progress.running)
             self.progress.apply(event)
             if line := self._line(event, running):
-                self.console.print(line, highlight=False, soft_wrap=True)
+                self.console.print(printable(line), highlight=False, soft_wrap=True)
 
     def _line(self, event: Event, running: dict[str, StepUnderWay]) -> str | None:
         progress, step = self.progress, escape(event.step or "")
@@ -158,7 +159,7 @@ class LiveView:
         with self._lock:
             self.progress.apply(event)
         if line := _lasting_line(event):
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(printable(line), highlight=False, soft_wrap=True)
 
     def render(self) -> RenderableType:
         """What the terminal shows now."""

@@ -23,6 +23,7 @@ from typing import Any
 
 from lorascope.engine.events import CurvePoint, Emit, Event, Notice, StepProgress, StepStarted
 from lorascope.engine.store.opening import StorePlace
+from lorascope.engine.workers.process import import_path
 from lorascope.registry import TRACKERS
 from lorascope.study.track import AnyTrackerSpec
 
@@ -140,11 +141,11 @@ class _Process:
         with log.open("ab") as stderr:
             # In a session of its own: Ctrl-C reaches the coordinator alone, which then closes its trackers.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lorascope.tracking.program"],
+                [sys.executable, "-P", "-m", "lorascope.tracking.program"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env={**os.environ, "PYTHONPATH": import_path()},
                 start_new_session=True,
             )
         self._listener = threading.Thread(target=self._listen, daemon=True)

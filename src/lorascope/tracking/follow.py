@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from lorascope.engine.events import Event, event_from_json
+from lorascope.engine.events import CurvePoint, Event, StepProgress, event_from_json
+
+
+def _is_sound(event: Event) -> bool:
+    """Whether what is counted with is a number: a log may have been edited."""
+    numbers: list[Any] = [event.time_s]
+    if isinstance(event, StepProgress):
+        numbers += [event.done, 0 if event.total is None else event.total]
+    if isinstance(event, CurvePoint):
+        numbers.append(event.value)
+    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers) and (
+        event.step is None or isinstance(event.step, str)
+    )
 
 
 class LogFollower:
@@ -31,6 +45,7 @@ class LogFollower:
         for line in text[:complete].splitlines():
             try:
                 event = event_from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError):  # torn by a kill, or of another version
+            except (ValueError, KeyError, TypeError, RecursionError):  # torn by a kill, or of another version
                 continue
-            yield event
+            if _is_sound(event):
+                yield event

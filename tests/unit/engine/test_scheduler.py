@@ -36,3 +36,15 @@ def test_a_worker_that_becomes_free_meanwhile_changes_no_order(tmp_path: Path) -
     steps = [make("count", value=value) for value in (5, 3, 9)]
     execute(steps, store=store, executor=executor, emit=lambda event: None, poll_s=0.01)
     assert executor.submitted == [step.id for step in steps]
+
+
+def test_what_can_be_planned_after_a_failure_is_run(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    bad, instead = make("wrong"), make("count", value=1)
+
+    def more() -> list[Step]:
+        return [bad, instead] if store.failure(bad.id) else []
+
+    executor = InlineExecutor(store, devices=["cpu"])
+    outcome = execute([bad], store=store, executor=executor, emit=lambda event: None, poll_s=0.01, more=more)
+    assert outcome.done == [instead.id] and list(outcome.failed) == [bad.id]

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 from small_study import STUDY, write_small_study
 
+from lorascope.data.sources import SourceDescription
 from lorascope.engine.step import Resources
 from lorascope.plan.graph import build_graph
 from lorascope.plan.steps.results import analysis_step
+from lorascope.plan.steps.runs import data_step
 from lorascope.study.loading.load import load_study
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.methods.full import FullSpec
+from lorascope.study.spec import Study
 
 
 def ids(path: Path) -> set[str]:
@@ -148,3 +151,31 @@ def test_a_method_overrides_training_for_itself(tmp_path: Path) -> None:
         for step in build_graph(study, data_dir=None).of_kind("train")
     }
     assert decays == {"full": 0.01, "lora": 0.5}
+
+
+def test_settings_of_a_task_change_its_own_steps_alone(tmp_path: Path) -> None:
+    plain = "\n".join(line for line in STUDY.splitlines() if "drift" not in line)
+    other = "  - {name: mood, kind: classification, train: train.csv, text: text, label: label, SETTINGS}\nmethods:"
+    with_two = plain.replace("methods:", other)
+    before = write_small_study(tmp_path / "a", with_two.replace(", SETTINGS", ""))
+    settings = "settings: {max_length: 16, epochs: 2}, methods: {lora: {learning_rate: 1e-4}}"
+    after = write_small_study(tmp_path / "b", with_two.replace("SETTINGS", settings))
+    graph = build_graph(load_study(after), data_dir=None)
+    known = ids(before)
+    assert {graph.labels[step.id].task for step in graph.steps if step.id not in known} == {"mood"}
+    assert all(step.id in known for step in graph.of_kind("data"))
+    of_mood = [step for step in graph.of_kind("train") if graph.labels[step.id].task == "mood"]
+    assert {step.params["train"]["epochs"] for step in of_mood} == {2}
+    assert {step.params["learning_rate"] for step in of_mood if step.params["method"]["kind"] == "lora"} == {1e-4}
+    tokens = {graph.labels[step.id].task: step.params["max_length"] for step in graph.of_kind("tokens")}
+    assert tokens == {"sentiment": 32, "mood": 16}
+
+
+def test_a_named_task_keeps_the_identity_that_it_had() -> None:
+    """Its examples do not depend on what a task may set of training, so no key of that may be in the params."""
+    study = Study.model_validate(
+        {"name": "s", "question": "?", "models": ["minilm-l6"], "tasks": ["rte"], "methods": ["full"]}
+    )
+    step = data_step(study, study.tasks[0], SourceDescription({"hub": "nyu-mll/glue"}), study.data)
+    assert set(step.params) == {"task", "source", "protocol", "data"}
+    assert step.params["task"] == {"name": "rte"}

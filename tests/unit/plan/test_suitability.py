@@ -272,3 +272,11 @@ def test_mistakes_name_their_line_or_their_place(tmp_path: Path) -> None:
     with pytest.raises(StudyError) as caught:
         load_study(tmp_path / "study.yaml", files=True, further=check_models)
     assert str(caught.value.where).endswith("study.yaml:7")
+
+
+def test_what_a_single_task_sets_is_compared_with_the_model_too(tmp_path: Path) -> None:
+    own = {"name": "rte", "settings": {"max_length": 5000}, "methods": {"lora": {"rank": 4096}}}
+    texts = found(study_of(tmp_path, "bert", LORA, tasks=["mrpc", own]))
+    assert len(texts) == 2 and all(text.startswith("tasks[1] (rte): ") for text in texts)
+    assert any("5000 tokens are more than tiny has places for" in text for text in texts)
+    assert any("rank 4096 is larger than" in text for text in texts)

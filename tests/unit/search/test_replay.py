@@ -281,7 +281,7 @@ def lucky(attempt: Attempt) -> float:
     return level if attempt.seed == 0 else {3: 0.3, 5: 0.89, 7: 0.7}.get(attempt.trial, 0.99)
 
 
-def test_the_best_three_are_trained_with_two_more_seeds_and_chosen_by_the_mean() -> None:
+def test_the_best_three_get_two_more_seeds_and_are_chosen_by_the_mean() -> None:
     found, trained = carry_out(SearchSpec(trials=9, at_once=3), lucky)
     further = [(attempt.trial, attempt.seed) for attempt in trained[9:]]
     assert further == [(trial, seed) for trial in (3, 5, 7) for seed in (1_000_003, 2_000_003)]
@@ -290,7 +290,7 @@ def test_the_best_three_are_trained_with_two_more_seeds_and_chosen_by_the_mean()
     assert {trial.num_seeds for trial in found.trials if trial.number not in (3, 5, 7)} == {1}
 
 
-def test_confirmation_can_be_turned_off_and_is_not_needed_with_several_seeds() -> None:
+def test_confirmation_can_be_off_and_several_seeds_do_not_need_it() -> None:
     for spec in (SearchSpec(trials=9, at_once=3, confirm=0), SearchSpec(trials=9, at_once=3, seeds=(0, 9))):
         found, trained = carry_out(spec, lucky)
         assert len(trained) == 9 * len(spec.seeds) and found.best is not None

@@ -9,10 +9,11 @@ import pytest
 from small_study import STUDY, write_small_study
 from study_errors import error_of
 
+from lorascope.engine.store.directory import Store
 from lorascope.errors import EnvironmentProblem
-from lorascope.plan.graph import build_graph
+from lorascope.plan.graph import Graph, build_graph, describe_sources
 from lorascope.plan.steps.results import analysis_step
-from lorascope.serving.interpreter import engine_kind
+from lorascope.serving.interpreter import ask_engine, engine_kind
 from lorascope.study.checks.serving import check_serving
 from lorascope.study.hypothesis import Overhead
 from lorascope.study.loading.load import load_study
@@ -192,14 +193,14 @@ def test_an_engine_is_identity_and_where_it_lies_is_not(tmp_path: Path) -> None:
     link = tmp_path / "python"
     link.symlink_to(sys.executable)
     with pytest.raises(EnvironmentProblem, match=r"which .* does not have") as caught:
-        build_graph(load_study(served(tmp_path, "{arms: [merged, 2], engine: vllm, python: python}")), data_dir=None)
+        graph_served(served(tmp_path, "{arms: [merged, 2], engine: vllm, python: python}"), Store(tmp_path / "store"))
     assert "make serve-env" in str(caught.value)
     steps = []
     for version in ("1.0", "2.0"):
         for name in ("here", "there"):
             engine = fake_engine(tmp_path / f"{name}-{version}", version)
             path = served(tmp_path / "study", f"{{arms: [merged, 2], engine: vllm, python: {engine}}}")
-            graph = build_graph(load_study(path, files=True), data_dir=None)
+            graph = graph_served(path, Store(tmp_path / "store"), files=True)
             steps.append(graph.of_kind("serving")[0])
             last = analysis_step(graph, finished=[step.id for step in graph.steps], failures={})
             assert last is not None
@@ -214,7 +215,7 @@ def test_vllm_behind_its_server_is_another_engine_without_switching(tmp_path: Pa
     names = {}
     for kind in ("vllm", "vllm-server"):
         path = served(tmp_path / "study", f"{{arms: [merged, 2], engine: {kind}, python: {engine}}}")
-        (step,) = build_graph(load_study(path), data_dir=None).of_kind("serving")
+        (step,) = graph_served(path, Store(tmp_path / "store")).of_kind("serving")
         names[step.params["engine"]["name"]] = step.id
     assert names.keys() == {"vllm", "vllm-server"} and len(set(names.values())) == 2
     assert [engine_kind({"name": name}) for name in ("transformers", "vllm-cpu", "vllm-cpu-server", "vllm-server")] == [
@@ -230,7 +231,7 @@ def test_kernel_tables_are_identity_and_where_they_lie_is_not(tmp_path: Path) ->
         (tmp_path / "study" / folder / "NVIDIA_H200_SHRINK.json").write_text(content)
         settings = f"{{arms: [merged, 2], engine: vllm, python: {engine}, tune: true, kernel_tables: {folder}}}"
         path = served(tmp_path / "study", settings)
-        (step,) = build_graph(load_study(path, files=True), data_dir=None).of_kind("serving")
+        (step,) = graph_served(path, Store(tmp_path / "store"), files=True).of_kind("serving")
         assert str(tmp_path) not in repr(step.params)
         assert step.locations["serving_kernel_tables"] == str(tmp_path / "study" / folder)
         steps.append(step.id)
@@ -238,7 +239,15 @@ def test_kernel_tables_are_identity_and_where_they_lie_is_not(tmp_path: Path) ->
     (tmp_path / "study" / "empty").mkdir()
     path = served(tmp_path / "study", settings.replace("here", "empty"))
     with pytest.raises(EnvironmentProblem, match="holds no tables of kernels"):
-        build_graph(load_study(path), data_dir=None)
+        graph_served(path, Store(tmp_path / "store"))
+
+
+def graph_served(path: Path, store: Store, *, files: bool = False) -> Graph:
+    """The graph as `run` plans it, for a user who allowed the interpreter that the study names."""
+    study = load_study(path, files=files)
+    assert study.measure.serving is not None
+    engine, _ = ask_engine(study.measure.serving, store, allowed=[study.measure.serving.python or ""])
+    return build_graph(study, sources=describe_sources(study, data_dir=None, engine=engine))
 
 
 def fake_engine(path: Path, version: str) -> Path:
@@ -255,10 +264,10 @@ def test_an_interpreter_that_is_not_there_names_the_command_that_makes_one(
     monkeypatch.chdir(tmp_path)
     path = served(tmp_path, "{arms: [merged, 2], engine: vllm}")
     with pytest.raises(EnvironmentProblem, match="needs an interpreter that has it") as caught:
-        build_graph(load_study(path), data_dir=None)
+        graph_served(path, Store(tmp_path / "store"))
     assert "make serve-env" in str(caught.value)
     monkeypatch.setenv("LORASCOPE_SERVE_PYTHON", str(fake_engine(tmp_path / "engine", "3.0")))
-    (step,) = build_graph(load_study(path), data_dir=None).of_kind("serving")
+    (step,) = graph_served(path, Store(tmp_path / "store")).of_kind("serving")
     assert step.params["engine"] == {"name": "vllm", "version": "3.0"}
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from lorascope.data.sources import describe_source
+from lorascope.data.tables import read_table
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
 from lorascope.errors import DataError, StudyError
 from lorascope.study.spec import DataSpec
 from lorascope.study.tasks import FileTask, NamedTask
+from lorascope.study.tasks.labels import class_name, label_order
+from lorascope.tasks.description import task_from_result
 from lorascope.tasks.steps import prepare_data
 
 
@@ -118,7 +128,9 @@ def test_absent_file(tmp_path: Path) -> None:
 def test_directory_instead_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         prepare(tmp_path, train=str(tmp_path))
-    assert message_of(error, tmp_path) == ("DIR is a directory, not a file\n  hint: Name a csv, jsonl or parquet file.")
+    assert message_of(error, tmp_path) == (
+        "DIR is a directory, not a file\n  hint: Name a csv, tsv, jsonl or parquet file."
+    )
 
 
 def test_unknown_extension(tmp_path: Path) -> None:
@@ -126,7 +138,8 @@ def test_unknown_extension(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         prepare(tmp_path, train=str(tmp_path / "t.xlsx"))
     assert message_of(error, tmp_path) == (
-        "DIR/t.xlsx: t.xlsx is not a kind of file that can be read\n  hint: Use one of .csv, .jsonl, .parquet."
+        "DIR/t.xlsx: t.xlsx is not a kind of file that can be read\n  hint: Use one of .csv, .tsv, .jsonl, .parquet; "
+        "each may be compressed (.csv.gz)."
     )
 
 
@@ -162,8 +175,8 @@ def test_corrupt_csv(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         prepare(tmp_path, train=str(tmp_path / "t.csv"))
     assert message_of(error, tmp_path) == (
-        "DIR/t.csv: t.csv is not a well-formed csv file: Expected 2 fields in line 3, saw 4\n"
-        "  hint: Quote every field that holds a comma, a quote or a line break; double the quotes inside it."
+        "DIR/t.csv: t.csv is not a well-formed csv file: row 2 has 4 fields, the header line 2\n"
+        "  hint: Quote every field that holds the separator, a quote or a line break; double the quotes inside it."
     )
 
 
@@ -172,8 +185,8 @@ def test_csv_whose_rows_are_longer_than_its_header(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         prepare(tmp_path, train=str(tmp_path / "t.csv"))
     assert message_of(error, tmp_path) == (
-        "DIR/t.csv: t.csv is not a well-formed csv file: rows have more fields than the header line\n"
-        "  hint: Quote every field that holds a comma, a quote or a line break; double the quotes inside it."
+        "DIR/t.csv: t.csv is not a well-formed csv file: row 1 has 3 fields, the header line 2\n"
+        "  hint: Quote every field that holds the separator, a quote or a line break; double the quotes inside it."
     )
 
 
@@ -181,7 +194,10 @@ def test_csv_cut_inside_a_quoted_field(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('text,label\n"fine",1\n"cut her')
     with pytest.raises(DataError) as error:
         prepare(tmp_path, train=str(tmp_path / "t.csv"))
-    assert "t.csv is not a well-formed csv file: EOF inside string starting at row 2" in message_of(error, tmp_path)
+    assert (
+        "t.csv is not a well-formed csv file: a quoted field is never closed, in the row that begins in line 3"
+        in message_of(error, tmp_path)
+    )
 
 
 def test_empty_csv(tmp_path: Path) -> None:
@@ -219,7 +235,10 @@ def test_unreadable_encoding(tmp_path: Path, suffix: str) -> None:
         prepare(tmp_path, train=str(tmp_path / f"t{suffix}"))
     message = message_of(error, tmp_path)
     assert f"t{suffix} is not UTF-8 text (byte " in message
-    assert f"is 0xe9)\n  hint: Save it as UTF-8, for example: iconv -f latin1 -t utf-8 t{suffix}" in message
+    assert (
+        f"is 0xe9)\n  hint: Save it as UTF-8, for example: iconv -f latin1 -t utf-8 t{suffix} > t-utf8{suffix}"
+        in message
+    )
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -273,7 +292,7 @@ def test_scores_where_classes_should_be(tmp_path: Path) -> None:
             prepare(tmp_path, train=write_rows(tmp_path / f"t{suffix}", rows))
         assert message_of(error, tmp_path) == (
             f"DIR/t{suffix}: column `label` holds 0.5 in row 1, which is not a class\n"
-            "  hint: Labels are integers or strings."
+            "  hint: Labels are whole numbers, truth values or words; write a fraction as a word, such as `half`."
         )
 
 
@@ -310,13 +329,12 @@ def test_declared_class_without_training_examples(tmp_path: Path) -> None:
     )
 
 
-def test_labels_declared_twice(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as error:
-        prepare(tmp_path, train=write_rows(tmp_path / "t.csv", make_rows(40)), labels=[0, "0"])
-    assert message_of(error, tmp_path) == (
-        "tasks: mine: `labels` must be at least two different classes; found `0`, `0`\n"
-        "  hint: List every class once, in the order of the class indices."
-    )
+@pytest.mark.parametrize("labels", [[0, "0"], [0, "0.0"], [True, "True"], [1]])
+def test_labels_declared_twice(labels: list[Any]) -> None:
+    with pytest.raises(ValidationError, match="`labels` must be at least two different classes; found "):
+        FileTask.model_validate(
+            {"name": "mine", "kind": "classification", "train": "t.csv", "text": "text", "label": "l", "labels": labels}
+        )
 
 
 def test_one_class_only(tmp_path: Path) -> None:
@@ -360,7 +378,8 @@ def test_training_rows_in_the_test_file(tmp_path: Path) -> None:
     assert message_of(error, tmp_path) == (
         "task `mine`: 2 of the train examples also stand in the test file "
         "(rows 3 and 7 of train; the first is row 12 of test)\n"
-        "  hint: Remove these rows from the train file: a score on examples seen before means nothing."
+        "  hint: A score on examples seen before means nothing: remove these rows from the train file, or set "
+        "`duplicates: drop` in the task, which takes them out of train and counts them in the report."
     )
 
 
@@ -408,6 +427,206 @@ def test_unknown_task() -> None:
     with pytest.raises(StudyError) as error:
         describe_source(NamedTask(name="mrcp"), data_dir=None, protocol="strict")
     assert str(error.value) == (
-        "tasks: unknown task `mrcp`. Did you mean `mrpc`?\n  hint: Tasks: mrpc, sst2, rte, docstrings; "
+        "tasks: unknown task `mrcp`. Did you mean `mrpc`?\n  hint: Tasks: mrpc, sst2, rte, qnli, docstrings; "
         "or `kind: classification` with your own files (docs/writing-a-study.md)."
     )
+
+
+SPELLINGS = {
+    "numbers": ([0, 1], ["0", "1"], ["0.0", "1.0"], [0.0, 1.0]),
+    "truth": ([False, True], ["False", "True"], ["FALSE", "TRUE"], ["false", "true"]),
+    "signs": ([-1, 1], ["-1", "1"], [-1.0, 1.0], [" -1 ", "1.00"]),
+}
+
+
+@pytest.mark.parametrize("kind", SPELLINGS)
+def test_a_label_means_the_same_class_in_every_format(tmp_path: Path, kind: str) -> None:
+    found = set()
+    for number, labels in enumerate(SPELLINGS[kind]):
+        for suffix in (".csv", ".jsonl", ".parquet", ".tsv", ".csv.gz"):
+            rows = make_rows(40, labels=tuple(labels))
+            path = tmp_path / f"{number}{suffix}"
+            if suffix == ".tsv":
+                pd.DataFrame(rows).to_csv(path, index=False, sep="\t")
+            elif suffix == ".csv.gz":
+                pd.DataFrame(rows).to_csv(path, index=False)
+            else:
+                write_rows(path, rows)
+            result = prepare(tmp_path, train=str(path))
+            found.add((tuple(result["task"]["label_names"]), result["sha256"]["train"]))
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("label", ["1.5", "01", "②", "1e3", "1_0"])
+def test_only_what_spells_a_number_is_read_as_one(tmp_path: Path, label: str) -> None:
+    path = write_rows(tmp_path / "t.csv", make_rows(40, labels=("1", label)))
+    if label == "1.5":
+        with pytest.raises(DataError, match=r"column `label` holds '1\.5' in row 2, which is not a class"):
+            prepare(tmp_path, train=path)
+    else:
+        assert set(prepare(tmp_path, train=path)["task"]["label_names"]) == {"1", label}
+
+
+@pytest.mark.parametrize("names", [("0", "01", "1"), ("①", "②"), ("-1", "1"), ("-1", "2", "10"), ("Yes", "no", "yes")])
+def test_the_order_of_classes_depends_on_the_classes_alone(names: tuple[str, ...]) -> None:
+    assert {label_order(order) for order in itertools.permutations(names)} == {names}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, suffix: str) -> None:
+    path, mark = tmp_path / f"t{suffix}", "\t" if suffix == ".tsv" else ","
+    if suffix == ".jsonl":
+        path.write_text('{"text": "a", "label": 0, "label": 1}\n')
+    elif suffix == ".parquet":
+        columns = [pa.array(["a", "b"]), pa.array([0, 1]), pa.array([1, 0])]
+        pq.write_table(pa.Table.from_arrays(columns, names=["text", "label", "label"]), path)
+    else:
+        path.write_text(mark.join(("text", "label", "label")) + "\n" + mark.join(("a", "0", "1")) + "\n")
+    with pytest.raises(DataError) as error:
+        prepare(tmp_path, train=str(path))
+    both = "keys 2 and 3 are both `label`" if suffix == ".jsonl" else "columns 2 and 3 of t"
+    assert both in str(error.value) and "both" in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_an_encoding_that_says_what_it_is_is_recognised(tmp_path: Path, encoding: str) -> None:
+    rows = make_rows(40)
+    rows[3]["text"] = "naïve, 文"
+    expected = prepare(tmp_path, train=write_rows(tmp_path / "t.csv", rows))["sha256"]
+    (tmp_path / "u.csv").write_bytes((tmp_path / "t.csv").read_text().encode(encoding))
+    assert prepare(tmp_path, train=str(tmp_path / "u.csv"))["sha256"] == expected
+
+
+def test_a_cut_file_of_utf_16_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("text,label\na,1\n".encode("utf-16")[:-1])
+    with pytest.raises(DataError, match="begins like UTF-16 text and is not: truncated data"):
+        prepare(tmp_path, train=str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_the_separator_is_the_one_that_divides_the_header(tmp_path: Path, separator: str) -> None:
+    rows = make_rows(40)
+    rows[3]["text"] = 'commas, and a quote " in it'
+    expected = prepare(tmp_path, train=write_rows(tmp_path / "t.csv", rows))["sha256"]
+    pd.DataFrame(rows).to_csv(tmp_path / "u.csv", index=False, sep=separator)
+    assert prepare(tmp_path, train=str(tmp_path / "u.csv"))["sha256"] == expected
+
+
+def test_a_compressed_file_that_was_cut_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a", "label": 0}\n' * 99)[:-9])
+    with pytest.raises(DataError, match=r"t\.jsonl\.gz is not a complete gzip file: "):
+        prepare(tmp_path, train=str(path))
+
+
+def test_a_packed_parquet_file_is_read(tmp_path: Path) -> None:
+    plain = write_rows(tmp_path / "t.parquet", make_rows(40))
+    (tmp_path / "t.parquet.gz").write_bytes(gzip.compress(Path(plain).read_bytes()))
+    expected = prepare(tmp_path, train=plain)["sha256"]
+    assert prepare(tmp_path, train=str(tmp_path / "t.parquet.gz"))["sha256"] == expected
+
+
+def test_the_remedy_for_another_encoding_works(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(("text,label\n" + "café {},{}\n" * 40).format(*range(80)).encode("latin-1"))
+    with pytest.raises(DataError) as error:
+        prepare(tmp_path, train=str(tmp_path / "t.csv"))
+    command = (error.value.hint or "").split("for example: ")[1]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert read_table(tmp_path / "t-utf8.csv")["text"].iloc[0] == "café 0"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(("character", "name"), [("\0", "the NUL character"), ("\x1b", "the control character U+001B")])
+def test_control_characters_are_named_with_their_row(tmp_path: Path, suffix: str, character: str, name: str) -> None:
+    rows = make_rows(20)
+    rows[4]["text"] = f"bro{character}ken"
+    with pytest.raises(DataError, match=re.escape(f"column `text` holds {name} in row 5")):
+        prepare(tmp_path, train=write_rows(tmp_path / f"t{suffix}", rows))
+
+
+def test_line_breaks_and_tabs_inside_a_text_are_no_mistake(tmp_path: Path) -> None:
+    rows = make_rows(20)
+    rows[4]["text"] = "one\ttwo\nthree\r\nfour"
+    prepare(tmp_path, train=write_rows(tmp_path / "t.csv", rows))
+
+
+def test_rows_are_counted_as_the_file_has_them(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"text": "a", "label": 0}\n\n\n{"text": "", "label": 0}\n')
+    with pytest.raises(DataError, match="column `text` has no text in row 4"):
+        prepare(tmp_path, train=str(tmp_path / "t.jsonl"))
+    (tmp_path / "t.csv").write_text("text,label\na,0\n\n\n,0\n")
+    with pytest.raises(DataError, match="column `text` has no text in row 4"):
+        prepare(tmp_path, train=str(tmp_path / "t.csv"))
+
+
+def test_examples_know_their_rows_in_the_file(tmp_path: Path) -> None:
+    prepare(tmp_path, train=write_rows(tmp_path / "t.csv", make_rows(40)))
+    rows = pd.concat([frame(tmp_path, split) for split in ("train", "validation", "test")])
+    expected = [f"row {int(text.split()[-1]) + 1} of the train file" for text in rows["text"]]
+    assert rows["file_row"].tolist() == expected
+
+
+def test_duplicates_are_dropped_from_the_earlier_split_when_asked(tmp_path: Path) -> None:
+    rows = make_rows(40)
+    train = write_rows(tmp_path / "train.csv", rows)
+    test = write_rows(tmp_path / "test.csv", [*make_rows(10, prefix="test"), rows[6], rows[2]])
+    result = prepare(tmp_path, train=train, test=test, duplicates="drop")
+    assert result["duplicates_dropped"]["train~test"] == 2
+    kept = pd.concat([frame(tmp_path, split) for split in ("train", "validation")])
+    assert len(kept) == 38 and not {"train text 6", "train text 2"} & set(kept["text"])
+
+
+def test_a_drop_that_would_lose_a_class_is_refused(tmp_path: Path) -> None:
+    train = write_rows(tmp_path / "train.csv", [*make_rows(40, labels=("yes",)), {"text": "only one", "label": "no"}])
+    test = write_rows(tmp_path / "test.csv", [*make_rows(10, prefix="test"), {"text": "only one", "label": "no"}])
+    validation = write_rows(tmp_path / "validation.csv", make_rows(10, prefix="validation"))
+    with pytest.raises(
+        DataError, match="without the 1 train examples that also stand in test, train would lose a class"
+    ):
+        prepare(tmp_path, train=train, test=test, validation=validation, duplicates="drop")
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"PK\x03\x04...", "a zip archive"), (b"PAR1...", "a parquet file")])
+def test_another_kind_of_file_under_the_name_of_csv_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"t\.csv is not text: it is {what}"):
+        prepare(tmp_path, train=str(tmp_path / "t.csv"))
+
+
+def test_labels_that_look_alike_are_one_class() -> None:
+    assert class_name("cafe\u0301") == class_name(" caf\u00e9")
+    assert label_order(["1", "9" * 5000]) == ("1", "9" * 5000)
+
+
+def test_f1_asks_which_class_it_looks_for(tmp_path: Path) -> None:
+    train = write_rows(tmp_path / "t.csv", make_rows(40, labels=("ham", "spam")))
+    with pytest.raises(DataError) as error:
+        prepare(tmp_path, train=train, metrics=["f1"])
+    assert str(error.value) == (
+        "tasks: mine: F1 looks for one of two classes, and nothing says which of `ham`, `spam`\n"
+        "  hint: add `positive: ham` or `positive: spam` to the task"
+    )
+
+
+@pytest.mark.parametrize("positive", ["ham", "spam"])
+def test_the_positive_class_is_the_one_that_f1_counts(tmp_path: Path, positive: str) -> None:
+    train = write_rows(tmp_path / "t.csv", make_rows(40, labels=("ham", "spam", "spam", "spam")))
+    result = prepare(tmp_path, train=train, metrics=["f1"], positive=positive)
+    names = result["task"]["label_names"]
+    assert names[1] == positive
+    task = task_from_result(result)
+    always = pd.DataFrame({"label": frame(tmp_path, "test")["label"], "prediction": 1})
+    share = result["label_counts"]["test"][positive] / result["num_examples"]["test"]
+    assert task.scoring.metrics(always)["f1"] == pytest.approx(2 * share / (1 + share))
+
+
+@pytest.mark.parametrize("labels", [("no", "yes"), (0, 1), (-1, 1), ("Negative", "Positive"), (False, True), (0, 1, 2)])
+def test_f1_does_not_ask_where_the_classes_say_it(tmp_path: Path, labels: tuple[Any, ...]) -> None:
+    result = prepare(tmp_path, train=write_rows(tmp_path / "t.csv", make_rows(60, labels=labels)), metrics=["f1"])
+    assert result["task"]["label_names"] == [class_name(label) for label in labels]
+
+
+def test_a_positive_class_that_is_not_there_is_named(tmp_path: Path) -> None:
+    train = write_rows(tmp_path / "t.csv", make_rows(40, labels=("ham", "spam")))
+    with pytest.raises(DataError, match="`positive: spamm` is not one of the classes: did you mean `spam`"):
+        prepare(tmp_path, train=train, metrics=["f1"], positive="spamm")

@@ -42,7 +42,13 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 def prepare(
-    name: str, tmp_path: Path, data_dir: Path | None, *, protocol: str = "strict", **data: Any
+    name: str,
+    tmp_path: Path,
+    data_dir: Path | None,
+    *,
+    protocol: str = "strict",
+    test_rows: int | None = None,
+    **data: Any,
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     spec = NamedTask(name=name)
     source = describe_source(spec, data_dir=data_dir, protocol=protocol)
@@ -51,6 +57,7 @@ def prepare(
         "source": source.fingerprint,
         "protocol": protocol,
         "data": DataSpec(**data).model_dump(mode="json"),
+        **({} if test_rows is None else {"test_rows": test_rows}),
     }
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
@@ -97,8 +104,8 @@ def test_paper_keeps_and_counts_training_rows_of_its_test_set(data_dir: Path) ->
 def test_a_file_in_the_data_directory_comes_before_the_hub(data_dir: Path) -> None:
     from_files = describe_source(NamedTask(name="rte"), data_dir=data_dir, protocol="strict")
     assert set(from_files.fingerprint["files"]) == {"train", "validation"}
-    from_hub = describe_source(NamedTask(name="mrpc"), data_dir=data_dir, protocol="strict")
-    assert from_hub.fingerprint == {"hub": "nyu-mll/glue", "config": "mrpc", "revision": glue.REVISION}
+    from_hub = describe_source(NamedTask(name="sst2"), data_dir=data_dir, protocol="strict")
+    assert from_hub.fingerprint == {"hub": "nyu-mll/glue", "config": "sst2", "revision": glue.REVISION}
     assert from_hub.locations == {}
 
 
@@ -108,8 +115,47 @@ def test_one_of_two_files(data_dir: Path) -> None:
         describe_source(NamedTask(name="rte"), data_dir=data_dir, protocol="strict")
     assert str(error.value) == (
         f"{data_dir} has rte_validation.parquet but not rte_train.parquet\n"
-        "  hint: Put both files there, or neither to take the task from the hub."
+        "  hint: Put both files there, or none of rte to take the task from the hub."
     )
+
+
+def mrpc_files(folder: Path, *splits: str) -> Path:
+    for split, num_rows in (("train", 100), ("validation", 30), ("test", 60)):
+        if split in splits:
+            rte_table(split, num_rows).to_parquet(folder / f"mrpc_{split}.parquet")
+    return folder
+
+
+def test_a_public_test_set_tests_and_its_validation_file_selects(tmp_path: Path) -> None:
+    result, frames = prepare("mrpc", tmp_path, mrpc_files(tmp_path, "train", "validation", "test"))
+    assert result["num_examples"] == {"train": 100, "validation": 30, "test": 60}
+    for split, frame in frames.items():
+        assert frame["example_id"].str.startswith(f"mrpc-{split}-").all()
+
+
+def test_a_public_test_set_that_is_absent_is_asked_for(tmp_path: Path) -> None:
+    mrpc_files(tmp_path, "train", "validation")
+    with pytest.raises(DataError) as error:
+        prepare("mrpc", tmp_path, tmp_path)
+    assert f"{tmp_path} has mrpc_train.parquet but not mrpc_test.parquet" in str(error.value)
+    assert "split='test').to_parquet('mrpc_test.parquet')" in str(error.value)
+
+
+def test_the_paper_protocol_needs_no_test_file_and_keeps_its_identity(tmp_path: Path) -> None:
+    mrpc_files(tmp_path, "train", "validation")
+    result, _ = prepare("mrpc", tmp_path, tmp_path, protocol="paper")
+    assert result["num_examples"] == {"train": 100, "validation": 30, "test": 30}
+    hub = describe_source(NamedTask(name="mrpc"), data_dir=None, protocol="paper").fingerprint
+    assert hub == {"hub": "nyu-mll/glue", "config": "mrpc", "revision": glue.REVISION}
+    strict = describe_source(NamedTask(name="mrpc"), data_dir=None, protocol="strict").fingerprint
+    assert strict == {**hub, "splits": ["train", "validation", "test"]}
+
+
+def test_resplit_pools_the_files_and_carves_the_wanted_test_set(data_dir: Path) -> None:
+    result, frames = prepare("rte", data_dir, data_dir, protocol="resplit", test_rows=60)
+    assert result["num_examples"] == {"train": 63, "validation": 7, "test": 60}
+    assert set(frames["test"]["example_id"].str.split("-").str[1]) == {"train", "validation"}
+    assert result["protocol"] == "resplit"
 
 
 def test_hidden_test_labels_are_refused(data_dir: Path) -> None:
@@ -182,7 +228,7 @@ def test_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "Couldn't reach 'nyu-mll/glue' on the Hub (OfflineModeIsEnabled)\n"
         "  hint: Download it once where there is a network (datasets.load_dataset('nyu-mll/glue', 'mrpc', "
         "revision='bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c')), or give --data a directory with "
-        "mrpc_train.parquet and mrpc_validation.parquet."
+        "mrpc_train.parquet, mrpc_validation.parquet and mrpc_test.parquet."
     )
 
 
@@ -197,13 +243,13 @@ def test_published_figures_are_those_of_the_papers() -> None:
 
 
 REAL = {
-    "mrpc": SimpleNamespace(num=(3301, 367, 408), metrics=["accuracy", "f1"], positive_test=279),
+    "mrpc": SimpleNamespace(num=(3668, 408, 1725), metrics=["accuracy", "f1"], positive_test=1147),
     "sst2": SimpleNamespace(num=(60538, 6735, 872), metrics=["accuracy"], positive_test=444),
     "rte": SimpleNamespace(num=(2241, 249, 277), metrics=["accuracy"], positive_test=131),
 }
 
 
-@pytest.mark.skipif(not (REAL_DATA / "mrpc_train.parquet").exists(), reason="the GLUE files are not on this machine")
+@pytest.mark.skipif(not (REAL_DATA / "mrpc_test.parquet").exists(), reason="the GLUE files are not on this machine")
 @pytest.mark.parametrize("name", sorted(REAL))
 def test_real_glue_files(name: str, tmp_path: Path) -> None:
     result, frames = prepare(name, tmp_path, REAL_DATA)
@@ -212,3 +258,18 @@ def test_real_glue_files(name: str, tmp_path: Path) -> None:
     assert int(frames["test"]["label"].sum()) == REAL[name].positive_test
     ids = pd.concat(frames.values())["example_id"]
     assert ids.is_unique
+
+
+@pytest.mark.skipif(not (REAL_DATA / "sst2_train.parquet").exists(), reason="the GLUE files are not on this machine")
+def test_real_sentences_are_carved_whole(tmp_path: Path) -> None:
+    for split, num_rows in (("train", 8000), ("validation", 200)):
+        whole = pd.read_parquet(REAL_DATA / f"sst2_{split}.parquet")
+        whole.head(num_rows).to_parquet(tmp_path / f"sst2_{split}.parquet")
+    result, frames = prepare("sst2", tmp_path, tmp_path, protocol="resplit", test_rows=600)
+    assert result["num_examples"]["test"] == 600
+    assert (
+        frames["test"]["sentence"].str.split().str.len().mean()
+        > frames["train"]["sentence"].str.split().str.len().mean()
+    )
+    assert result["parts_dropped"]["train~test"] > 10
+    assert not set(frames["train"]["sentence"].str.strip()) & set(frames["test"]["sentence"].str.strip())

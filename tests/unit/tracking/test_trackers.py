@@ -12,6 +12,8 @@ import pytest
 from tracked_fixture import NAME, TRAIN, scoring, training, wandb_records, whole_study
 
 from lorascope.engine.events import Event, Notice
+from lorascope.engine.store.durable import sha256_of
+from lorascope.engine.store.integrity import sealed, spelled
 from lorascope.study.track import AnyTrackerSpec, MlflowSpec, TensorboardSpec, TrackioSpec, WandbSpec
 from lorascope.tracking.feed import TrackerFeed
 
@@ -51,15 +53,14 @@ def show(directory: Path, spec: AnyTrackerSpec, *parts: list[Event]) -> list[str
 
 def with_report(directory: Path) -> list[Event]:
     """A whole study, whose report and whose run's weights are there to be kept."""
-    export, results = directory / "store" / "artifacts" / "train" / TRAIN / "export", directory / "results"
-    for path in (
-        export / "adapter.bin",
-        export.parent / "record.json",
-        results / "report.html",
-        results / "a" / "b.png",
-    ):
+    artifact, results = directory / "store" / "artifacts" / "train" / TRAIN, directory / "results"
+    for path in (artifact / "export" / "adapter.bin", results / "report.html", results / "a" / "b.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
+    files = {"export/adapter.bin": 2}
+    sums = {name: sha256_of(artifact / name) for name in files}
+    record = {"id": TRAIN, "step": {}, "result": {}, "provenance": {}, "files": files, "sha256": sums}
+    (artifact / "record.json").write_text(spelled(sealed(record)))
     return whole_study(results / "report.html")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lorascope.engine.step import Step
+from lorascope.engine.store.integrity import LEFT_OUT, CorruptArtifact, check_file, files_named, parsed_record
 
 RECORD = "record.json"
 
@@ -21,8 +21,16 @@ class Artifact:
 
     @property
     def path(self) -> Path:
-        """Its directory on this machine."""
+        """Its directory on this machine, of which nothing was checked."""
         return self._path
+
+    @property
+    def checked_path(self) -> Path:
+        """Its directory on this machine, with every file checked. Raises CorruptArtifact, FilesLeftOut."""
+        directory, record = self.path, self.record
+        for name in record["files"]:
+            check_file(directory / name, name, record)
+        return directory
 
     @property
     def place(self) -> str:
@@ -31,15 +39,21 @@ class Artifact:
 
     @cached_property
     def record(self) -> Mapping[str, Any]:
-        """{"id", "step": Step.to_json(), "result": dict, "provenance": dict, "files": {name: bytes}}."""
-        return json.loads((self.path / RECORD).read_text())
+        """{"id", "step": Step.to_json(), "result": dict, "provenance": dict, "files": {name: bytes}, "sha256": {name: sum}},
+        "left_out": names of files that were left out when the store was packed, and "seal". Raises CorruptArtifact."""
+        file = self._path / RECORD
+        try:
+            return parsed_record(file.read_bytes(), self._path.name, place=str(file))
+        except OSError as error:
+            text = f"{file} cannot be read ({error.strerror})"
+            raise CorruptArtifact(text, step_id=self._path.name) from None
 
     @property
     def id(self) -> str:
         """The id of its step."""
-        return self.record["id"]
+        return self._path.name
 
-    @property
+    @cached_property
     def step(self) -> Step:
         """The step that it was computed for."""
         return Step.from_json(self.record["step"])
@@ -54,29 +68,17 @@ class Artifact:
         """Where it was computed, with which versions."""
         return self.record["provenance"]
 
+    @property
+    def left_out(self) -> list[str]:
+        """The files that were left out when the store was packed."""
+        return list(self.record.get(LEFT_OUT, ()))
+
     def file(self, name: str) -> Path:
-        """The path of a committed file, or of a directory of them. Raises FileNotFoundError naming the artifact."""
-        path = self.path / name
-        if not path.exists():
-            raise FileNotFoundError(f"{self.path.name} has no file {name}")
-        return path
-
-
-def discrepancies(
-    step_id: str, record: Mapping[str, Any], found: Collection[str], measure: Callable[[str], tuple[int, str]]
-) -> list[str]:
-    """How the files found differ from those a record names, one sentence each. measure: a file's bytes and SHA-256.
-
-    Raises KeyError or TypeError for what is no record.
-    """
-    recorded_id, sizes, checksums = Step.from_json(record["step"]).id, record["files"], record["sha256"]
-    problems = [] if recorded_id == step_id else [f"{step_id}: the record is that of {recorded_id}"]
-    problems += [f"{step_id}: {name} is missing" for name in sorted(set(sizes) - set(found))]
-    problems += [f"{step_id}: {name} was added after the commit" for name in sorted(set(found) - set(sizes))]
-    for name in sorted(set(found) & set(sizes)):
-        size, checksum = measure(name)
-        if size != sizes[name]:
-            problems.append(f"{step_id}: {name} has {size} bytes, {sizes[name]} were committed")
-        elif checksum != checksums[name]:
-            problems.append(f"{step_id}: {name} is not the file that was committed (its checksum differs)")
-    return problems
+        """The path of a committed file, or of a directory of them, checked against the record. Raises FileNotFoundError
+        naming the artifact, CorruptArtifact for a damaged file, FilesLeftOut for one that was left out."""
+        names = files_named(name, self.record)
+        if not names:
+            raise FileNotFoundError(f"{self.id} has no file {name}")
+        for file in names:
+            check_file(self._path / file, file, self.record)
+        return self._path / name

@@ -8,6 +8,8 @@ failures, logs, cache) can be deleted between studies without losing a result.
     staging/  work/  locks/       of steps under way; work/ outlives a kill (checkpoints)
     steps/<step id>.json          any step, to run it again by hand
     failures/<step id>.json       how a step last failed
+    damaged/                      artifacts that were not what was committed, set aside by `run --repair`
+    remembered/                   what a run has seen of this machine, such as the version of an engine
     cache/  logs/                 what can be rebuilt; what workers said
 """
 
@@ -17,6 +19,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,8 +28,9 @@ from typing import Any
 
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step, canonical_json
-from lorascope.engine.store.artifact import RECORD, Artifact, discrepancies
+from lorascope.engine.store.artifact import RECORD, Artifact
 from lorascope.engine.store.durable import files_under, name_in, seal_files, sha256_of, sync_directory, write_file
+from lorascope.engine.store.integrity import discrepancies, is_record, sealed, spelled
 from lorascope.engine.store.lock import StepLock
 from lorascope.errors import EnvironmentProblem
 
@@ -62,7 +66,7 @@ class Store:
 
     def has(self, step_id: str) -> bool:
         """Whether the artifact of this step is committed."""
-        return (self._artifact_path(step_id) / RECORD).exists()
+        return is_step_id(step_id) and (self._artifact_path(step_id) / RECORD).exists()
 
     def present(self, step_ids: Iterable[str]) -> set[str]:
         """Those that are committed: `has` of many."""
@@ -70,7 +74,10 @@ class Store:
 
     def ids(self, kind: str | None = None) -> list[str]:
         """Of every committed artifact, or of those of one kind, in order."""
-        return sorted(record.parent.name for record in (self.root / "artifacts").glob(f"{kind or '*'}/*/{RECORD}"))
+        above = self.root / "artifacts"
+        kinds = _names_in(above) if kind is None else [kind]
+        found = ((name, above / one / name) for one in kinds for name in _names_in(above / one))
+        return sorted(name for name, path in found if os.path.exists(path / RECORD))
 
     def artifact(self, step_id: str) -> Artifact:
         """The committed artifact. Raises KeyError if there is none."""
@@ -81,6 +88,16 @@ class Store:
     def artifacts(self, kind: str | None = None) -> list[Artifact]:
         """Every committed artifact, or those of one kind, in the order of their ids."""
         return [self.artifact(step_id) for step_id in self.ids(kind)]
+
+    def glances(self) -> Iterator[Mapping[str, Any]]:
+        """Every record, unchecked, for estimates; what is no record is passed over."""
+        above = self.root / "artifacts"
+        for kind in _names_in(above):
+            for name in _names_in(above / kind):
+                with contextlib.suppress(OSError, ValueError, RecursionError):
+                    record = json.loads(Path(above, kind, name, RECORD).read_bytes())
+                    if is_record(record):
+                        yield record
 
     def commit(
         self, step: Step, staging: Path, *, result: Mapping[str, Any], provenance: Mapping[str, Any]
@@ -110,15 +127,25 @@ class Store:
         """What is wrong with a committed artifact, one sentence each; empty if it is as it was committed."""
         path = self._artifact_path(step_id)
         try:
-            record = json.loads((path / RECORD).read_text())
+            record = json.loads((path / RECORD).read_bytes())
             found = {name_in(path, file) for file in files_under(path)} - {RECORD}
             return discrepancies(
                 step_id, record, found, lambda name: ((path / name).stat().st_size, sha256_of(path / name))
             )
         except FileNotFoundError:
             return [f"{step_id}: there is no such artifact"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return [f"{step_id}: {RECORD} cannot be read ({type(error).__name__}: {error})"]
+
+    def set_aside(self, step_id: str) -> str | None:
+        """Take a damaged artifact out of the finished work, and keep it; where it lies now. None if there is none."""
+        target = self._directory("damaged") / f"{step_id}.{uuid.uuid4().hex[:12]}"
+        with self.guard():
+            try:
+                os.rename(self._artifact_path(step_id), target)
+            except FileNotFoundError:
+                return None
+        return str(target)
 
     # -- steps, and work under way
 
@@ -127,7 +154,7 @@ class Store:
         text = json.dumps(step.to_json(), indent=1, sort_keys=True)
         assert not {"-", "/"} & set(step.kind), f"a step kind is one word; found {step.kind!r}"
         path = self.root / "steps" / f"{step.id}.json"
-        if not path.exists() or path.read_text() != text:
+        if not path.exists() or path.read_bytes() != text.encode():
             self._replace(path, text, flush=False)  # a step torn by a power cut is written again by the next run
 
     def save_steps(self, steps: Sequence[Step]) -> None:
@@ -138,8 +165,9 @@ class Store:
     def load_step(self, step_id: str) -> Step:
         """A saved or committed step. Raises KeyError if the store knows neither."""
         path = self.root / "steps" / f"{step_id}.json"
-        if path.exists():
-            return Step.from_json(json.loads(path.read_text()))
+        if is_step_id(step_id) and path.exists():
+            with contextlib.suppress(ValueError, TypeError):  # torn by a power cut: the next run writes it again
+                return Step.from_json(json.loads(path.read_bytes()))
         return self.artifact(step_id).step
 
     def lock(self, step_id: str) -> StepLock:
@@ -189,8 +217,10 @@ class Store:
 
     def failure(self, step_id: str) -> Failure | None:
         """How the step last failed, None if it did not."""
+        if not is_step_id(step_id):
+            return None
         try:
-            return Failure.from_json(json.loads(self._failure_path(step_id).read_text()))
+            return Failure.read(self._failure_path(step_id).read_bytes(), step_id)
         except FileNotFoundError:
             return None
 
@@ -202,6 +232,18 @@ class Store:
         """Forget why a step failed."""
         with self.guard():
             self._failure_path(step_id).unlink(missing_ok=True)
+
+    # -- what was seen of machines
+
+    def remember(self, name: str, found: Mapping[str, Any]) -> None:
+        """Keep what a run has seen, for those who only read."""
+        self._replace(self.root / "remembered" / f"{name}.json", json.dumps(found, indent=1), flush=True)
+
+    def recall(self, name: str) -> dict[str, Any]:
+        """What was last remembered under this name; nothing where that is torn, until the next run sees it again."""
+        with contextlib.suppress(FileNotFoundError):
+            return mapping_in((self.root / "remembered" / f"{name}.json").read_bytes())
+        return {}
 
     # -- writing
 
@@ -264,7 +306,7 @@ class Store:
     def _publish(self, step_id: str, staging: Path, record: Mapping[str, Any]) -> Artifact:
         """Make the sealed files of `staging` an artifact, at once, unless there is one."""
         target = self._artifact_path(step_id)
-        write_file(staging / RECORD, json.dumps(record, indent=1, sort_keys=True, allow_nan=False), flush=True)
+        write_file(staging / RECORD, spelled(sealed(record)), flush=True)
         sync_directory(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
         self._rename_into_place(staging, target)
@@ -297,6 +339,27 @@ class Store:
 
     def _failure_path(self, step_id: str) -> Path:
         return self.root / "failures" / f"{step_id}.json"
+
+
+def is_step_id(text: str) -> bool:
+    """Whether this may be the id of a step: one name, which leads nowhere else."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", text) is not None
+
+
+def _names_in(directory: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def mapping_in(content: bytes) -> dict[str, Any]:
+    """The JSON object, an empty one for what is none."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _assert_canonical(step_id: str, **values: Mapping[str, Any]) -> None:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import Protocol
 
 from lorascope.engine.store.bucket import Bucket
+
+_NUMBER = re.compile(r"[0-9]{8}")
+"""As both spell a generation; another name is nobody's."""
 
 
 class Generations(Protocol):
@@ -62,7 +66,7 @@ class DirectoryGenerations:
 
     def numbers(self) -> list[int]:
         try:
-            return sorted(int(name) for name in os.listdir(self._directory) if name.isdigit())
+            return sorted(int(name) for name in os.listdir(self._directory) if _NUMBER.fullmatch(name))
         except FileNotFoundError:
             return []
 
@@ -127,7 +131,7 @@ class BucketGenerations:
 
     def numbers(self) -> list[int]:
         names = (key.rpartition("/")[2] for key in self._bucket.keys(self._place))
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
 
     def read(self, number: int) -> bytes:
         created = self._bucket.read(self._key(number))

@@ -31,6 +31,7 @@ BEAT_S = 5.0
 STALE_AFTER_S = 60.0
 
 _RELEASED = b"released\n"
+_MOST_LOOKS = 1000
 
 
 @dataclass(frozen=True)
@@ -169,12 +170,22 @@ class StepLock:
         return owner if self._clock() - self._seen_at < self._stale_after_s else None
 
     def _top(self) -> tuple[int, bytes]:
-        while numbers := self._generations.numbers():
+        top = 0
+        for _ in range(_MOST_LOOKS):
+            numbers = self._generations.numbers()
+            if not numbers:
+                return 0, b""
+            top = numbers[-1]
             try:
-                return numbers[-1], self._generations.read(numbers[-1])
+                return top, self._generations.read(top)
             except FileNotFoundError:  # a later generation replaced it between listing and reading
                 time.sleep(0.001)
-        return 0, b""
+            except IsADirectoryError:
+                break
+        return (
+            top,
+            b"",
+        )  # listed but not to be read, such as a link that leads nowhere: only the timeout can call it free
 
     def _remove_below(self, generation: int) -> None:
         """Tidies up; what cannot be removed does no harm."""

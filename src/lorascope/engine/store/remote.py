@@ -7,6 +7,7 @@ commit wins, and files that no record names are no part of anything.
     records/<step id>.json                the record of a finished step: its files, their sizes and checksums, the attempt
     files/<step id>/<attempt>/            those files
     locks/<step id>/  failures/  steps/   as in a directory
+    damaged/<step id>/<attempt>.json      the record of a damaged attempt that was set aside
 
 The directory keeps what is local: staging/, work/ (checkpoints), cache/, logs/, and files/, those of the bucket that were
 made or needed here, each compared with its record when it arrives. It can be deleted while nothing runs.
@@ -19,26 +20,31 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorascope.engine.failure import Failure
 from lorascope.engine.step import Step
-from lorascope.engine.store.artifact import Artifact, discrepancies
+from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.store.bucket import Bucket, BucketTrouble
-from lorascope.engine.store.directory import Store, StoreProblem
+from lorascope.engine.store.directory import Store, StoreProblem, mapping_in
 from lorascope.engine.store.durable import files_under, name_in, sha256_of, sync_file
 from lorascope.engine.store.generations import BucketGenerations
+from lorascope.engine.store.integrity import (
+    LEFT_OUT,
+    CorruptArtifact,
+    check_file,
+    discrepancies,
+    files_named,
+    parsed_record,
+    sealed,
+    spelled,
+)
 from lorascope.engine.store.lock import StepLock
-from lorascope.errors import EnvironmentProblem
 
 BEAT_S = 10.0  # each beat is two requests that are paid for
 LOOK_EVERY_S = 5.0
-
-
-class CorruptArtifact(EnvironmentProblem):
-    """What the bucket holds of a finished step is not what was committed."""
 
 
 class RemoteArtifact(Artifact):
@@ -58,11 +64,19 @@ class RemoteArtifact(Artifact):
         return directory
 
     @property
+    def id(self) -> str:
+        return self.record["id"]
+
+    @property
+    def checked_path(self) -> Path:
+        return self.path
+
+    @property
     def place(self) -> str:
         return self._store.bucket.address(_record_key(self.record["id"]))
 
     def file(self, name: str) -> Path:
-        names = [file for file in self.record["files"] if file == name or file.startswith(f"{name}/")]
+        names = files_named(name, self.record)
         if not names:
             raise FileNotFoundError(f"{self.id} has no file {name}")
         for file in names:
@@ -119,6 +133,11 @@ class RemoteStore(Store):
         self._read(ids)
         return [RemoteArtifact(self, self._records[i]) for i in ids if i in self._records]
 
+    def glances(self) -> Iterator[Mapping[str, Any]]:
+        ids = self.ids()
+        self._read(ids)
+        return (self._records[i] for i in ids if i in self._records)
+
     def verify(self, step_id: str) -> list[str]:
         """Reads every file of the artifact in the bucket, and those of its files that lie here."""
         with self.guard():
@@ -130,19 +149,40 @@ class RemoteStore(Store):
                 problems = discrepancies(step_id, record, found, lambda name: self.bucket.measure(f"{place}/{name}"))
             except FileNotFoundError:
                 return [f"{step_id}: there is no such artifact"]
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 return [f"{step_id}: its record cannot be read ({type(error).__name__}: {error})"]
             for file in files_under(kept):
                 if sha256_of(file) != record["sha256"].get(name_in(kept, file)):
                     problems.append(f"{step_id}: {file}, a copy of this machine, is not the file that was committed")
         return problems
 
+    def set_aside(self, step_id: str) -> str | None:
+        """The record is moved; the files that it names stay under its attempt."""
+        key = _record_key(step_id)
+        with self.guard():
+            try:
+                content = self.bucket.read(key)
+            except FileNotFoundError:
+                return None
+            try:
+                attempt = str(json.loads(content)["attempt"])
+            except (ValueError, KeyError, TypeError):
+                attempt = uuid.uuid4().hex[:12]
+            target = f"damaged/{step_id}/{attempt}.json"
+            self.bucket.write(target, content)
+            self.bucket.remove([key])
+        self._records.pop(step_id, None)
+        return self.bucket.address(target)
+
     def fetch(self, record: Mapping[str, Any], name: str) -> None:
-        """Have a file of an artifact on this machine. Raises CorruptArtifact, StoreProblem."""
+        """Have a file of an artifact on this machine, as it was committed. A copy of this machine that was damaged is fetched
+        again. Raises CorruptArtifact, FilesLeftOut, StoreProblem."""
         target, key = self.kept(record) / name, f"{_key_of(record)}/{name}"
         with self.guard():
-            if target.exists() and target.stat().st_size == record["files"][name]:
-                return
+            with contextlib.suppress(CorruptArtifact):
+                if target.exists():
+                    check_file(target, name, record)
+                    return
             draft = self._directory("arriving") / uuid.uuid4().hex
             try:
                 self.bucket.download(key, draft)
@@ -152,6 +192,8 @@ class RemoteStore(Store):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(draft, target)
             except FileNotFoundError:
+                if name in record.get(LEFT_OUT, ()):
+                    check_file(target, name, record)
                 raise self._corrupt(record["id"], f"{self.bucket.address(key)} is missing") from None
             finally:
                 draft.unlink(missing_ok=True)
@@ -171,7 +213,7 @@ class RemoteStore(Store):
             self.bucket.write_all({key: text.encode() for key, text in texts.items()})
 
     def load_step(self, step_id: str) -> Step:
-        with self.guard(), contextlib.suppress(FileNotFoundError):
+        with self.guard(), contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             return Step.from_json(json.loads(self.bucket.read(f"steps/{step_id}.json")))
         return self.artifact(step_id).step
 
@@ -190,7 +232,7 @@ class RemoteStore(Store):
 
     def failure(self, step_id: str) -> Failure | None:
         with self.guard(), contextlib.suppress(FileNotFoundError):
-            return Failure.from_json(json.loads(self.bucket.read(f"failures/{step_id}.json")))
+            return Failure.read(self.bucket.read(f"failures/{step_id}.json"), step_id)
         return None
 
     def failures(self, step_ids: Iterable[str]) -> dict[str, Failure]:
@@ -198,11 +240,22 @@ class RemoteStore(Store):
         with self.guard():
             keys = [f"failures/{step_id}.json" for step_id in step_ids if step_id in failed]
             found = self.bucket.read_all(keys)
-        return {_name_in_key(key): Failure.from_json(json.loads(content)) for key, content in found.items()}
+        return {(name := _name_in_key(key)): Failure.read(content, name) for key, content in found.items()}
 
     def clear_failure(self, step_id: str) -> None:
         with self.guard():
             self.bucket.remove([f"failures/{step_id}.json"])
+
+    # -- what was seen of machines
+
+    def remember(self, name: str, found: Mapping[str, Any]) -> None:
+        with self.guard():
+            self.bucket.write(f"remembered/{name}.json", json.dumps(found, indent=1).encode())
+
+    def recall(self, name: str) -> dict[str, Any]:
+        with self.guard(), contextlib.suppress(FileNotFoundError):
+            return mapping_in(self.bucket.read(f"remembered/{name}.json"))
+        return {}
 
     # -- asking and writing
 
@@ -212,12 +265,11 @@ class RemoteStore(Store):
         return super().problem(error)
 
     def _publish(self, step_id: str, staging: Path, record: Mapping[str, Any]) -> Artifact:
-        record = {**record, "attempt": uuid.uuid4().hex[:12]}
+        record = sealed({**record, "attempt": uuid.uuid4().hex[:12]})
         place = _key_of(record)
         for name in record["files"]:
             self.bucket.upload(staging / name, f"{place}/{name}")
-        content = json.dumps(record, indent=1, sort_keys=True, allow_nan=False).encode()
-        if self.bucket.create(_record_key(step_id), content):
+        if self.bucket.create(_record_key(step_id), spelled(record).encode()):
             self._records[step_id] = record
         # From here on the artifact exists, ours or another's; the rest is tidying up, and may fail.
         with contextlib.suppress(OSError):
@@ -230,8 +282,11 @@ class RemoteStore(Store):
                 kept = self.kept(record)
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(staging, kept)
-            whole = _key_of(winner)
-            self.bucket.remove(key for key in self.bucket.keys(f"files/{step_id}") if not key.startswith(f"{whole}/"))
+            kept_apart = [
+                key.rpartition("/")[2].removesuffix(".json") for key in self.bucket.keys(f"damaged/{step_id}")
+            ]
+            whole = tuple(f"files/{step_id}/{attempt}/" for attempt in (winner["attempt"], *kept_apart))
+            self.bucket.remove(key for key in self.bucket.keys(f"files/{step_id}") if not key.startswith(whole))
         shutil.rmtree(staging, ignore_errors=True)
         return self.artifact(step_id)
 
@@ -257,21 +312,13 @@ class RemoteStore(Store):
             self._records[_name_in_key(key)] = self._parsed(key, content)
 
     def _parsed(self, key: str, content: bytes) -> Mapping[str, Any]:
-        try:
-            record = json.loads(content)
-            is_record = {"id", "step", "result", "files", "sha256", "attempt"} <= record.keys()
-        except (ValueError, AttributeError):
-            is_record = False
-        if not is_record:
+        record = parsed_record(content, _name_in_key(key), place=self.bucket.address(key))
+        if "attempt" not in record:
             raise self._corrupt(_name_in_key(key), f"{self.bucket.address(key)} is not a record")
         return record
 
     def _corrupt(self, step_id: str, message: str) -> CorruptArtifact:
-        return CorruptArtifact(
-            message,
-            hint=f"Somebody changed the bucket. Remove {self.bucket.address(_record_key(step_id))}, after which the step "
-            "counts as missing, and give the same command again.",
-        )
+        return CorruptArtifact(message, step_id=step_id)
 
     def _names(self, directory: str) -> list[str]:
         with self.guard():

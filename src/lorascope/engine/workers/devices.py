@@ -23,7 +23,7 @@ def find_devices() -> list[str]:
     """All CUDA devices, else ["mps"], else ["cpu"]. Takes seconds only where there may be an accelerator."""
     if not _may_have_accelerator():
         return ["cpu"]
-    answer = subprocess.run([sys.executable, "-c", _QUESTION], capture_output=True, text=True, check=False)
+    answer = subprocess.run([sys.executable, "-P", "-c", _QUESTION], capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise EnvironmentProblem(
             f"torch cannot be asked for its devices: {(answer.stderr.strip().splitlines() or ['no output'])[-1]}",

@@ -48,7 +48,7 @@ class WorkerProcess:
         with log.open("wb") as stderr:
             # In a session of its own: Ctrl-C reaches the coordinator alone, which then stops its workers in order.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lorascope.engine.workers.worker", *arguments],
+                [sys.executable, "-P", "-m", "lorascope.engine.workers.worker", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -148,14 +148,23 @@ def start_worker(given: WorkerSettings, *, log: Path) -> WorkerProcess:
     """A worker of this process, on a device of this machine. log: the file of its standard error."""
     arguments = ["--store", given.store, "--device", given.device, "--parent", str(os.getpid()), "--name", given.name]
     arguments += ["--log", str(log)] + (["--data", str(given.data_dir)] if given.data_dir is not None else [])
-    # Workers import what this process imports, however it came by its path (as multiprocessing's "spawn" does).
-    settings = {**given.environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    settings = {**given.environment, "PYTHONPATH": import_path()}
     settings[WORKERS_ON_DEVICE] = str(given.num_on_device)
     # Threads that spin while they wait cost nothing alone and most of the speed beside any other busy process.
     settings.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if given.num_threads is not None:
         settings.setdefault("OMP_NUM_THREADS", str(given.num_threads))
     return WorkerProcess(arguments, log=log, environment=settings)
+
+
+def import_path() -> str:
+    """PYTHONPATH of a process of ours: what this one imports from, however it came by its path (as multiprocessing's "spawn"
+    does), but for the directory it was started in, where a study and anybody's files lie. One that the user's own PYTHONPATH
+    names stays.
+    """
+    asked = {os.path.realpath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
+    left_out = {os.path.realpath(os.curdir)} - asked
+    return os.pathsep.join(path for path in sys.path if path and os.path.realpath(path) not in left_out)
 
 
 def wait_for_output(processes: Sequence[WorkerProcess], *, timeout_s: float) -> None:

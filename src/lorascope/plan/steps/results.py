@@ -33,13 +33,16 @@ def analysis_step(graph: Graph, *, finished: Collection[str], failures: Mapping[
     missing = sum(step.kind == "evaluate" and step.id not in finished for step in graph.steps)
     missing += sum(kind == "evaluate" for kind, _ in graph.waiting)
     proposed_by = _proposed_by(graph, roles)
+    kinds = {step.id: step.kind for step in graph.steps}  # a step that another took the place of is in it no more
     return Step(
         kind="analysis",
         version=VERSIONS["analysis"],
         params={
             "study": stated_study(graph.study),
             "steps": {role: asdict(graph.labels[step.id]) for role, step in roles.items()},
-            "failures": [_failure_literal(graph, step_id, failure) for step_id, failure in sorted(failures.items())],
+            "failures": [
+                _failure_literal(graph, kinds[i], i, failure) for i, failure in sorted(failures.items()) if i in kinds
+            ],
             "missing_runs": missing,
             "seeding": "derived",
             **({"proposed_by": proposed_by} if proposed_by else {}),
@@ -59,7 +62,6 @@ def _proposed_by(graph: Graph, roles: Mapping[str, Step]) -> dict[str, str]:
     return {role: told[label] for role, label in searches.items() if label in told}
 
 
-def _failure_literal(graph: Graph, step_id: str, failure: Failure) -> dict[str, Any]:
-    kind = next(step.kind for step in graph.steps if step.id == step_id)
+def _failure_literal(graph: Graph, kind: str, step_id: str, failure: Failure) -> dict[str, Any]:
     label = asdict(graph.labels[step_id])
     return {"step": step_id, "kind": kind, **label, "error": failure.error_name, "text": failure.text}

@@ -14,6 +14,7 @@ from lorascope.plan.labels import VERSIONS, PlannedModel
 from lorascope.plugins import stamped
 from lorascope.registry import METHOD_SETTINGS, TASKS
 from lorascope.study.methods.base import MethodBase
+from lorascope.study.per_task import identity_of
 from lorascope.study.spec import DataSpec, Study, TaskSpec, TrainSpec
 from lorascope.study.tasks import without_paths
 
@@ -23,10 +24,11 @@ def data_step(study: Study, task: TaskSpec, source: SourceDescription, data: Dat
         kind="data",
         version=VERSIONS["data"],
         params={
-            "task": without_paths(task.model_dump(mode="json")),
+            "task": without_paths(identity_of(task)),
             "source": dict(source.fingerprint),
-            "protocol": study.protocol,
+            "protocol": task.protocol or study.protocol,
             "data": data.model_dump(mode="json"),
+            **({} if task.test_rows is None else {"test_rows": task.test_rows}),
             **stamped(task=(TASKS, task_key(task))),
         },
         slug=task.name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from lorascope.stats.facts.declared import StudyDeclared
 from lorascope.stats.facts.found import BaselineFacts, DataFacts, FailureFacts, GateFacts, RunFacts
 from lorascope.stats.facts.served import ServingFacts
 from lorascope.stats.facts.study import StudyFacts
+from lorascope.study.tasks.labels import f1_title
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +92,26 @@ class Facts:
     def tasks(self) -> list[str]:
         return [task.name for task in self.study.tasks]
 
+    def protocol(self, task: str) -> str:
+        """The protocol of a task: how it is split, and what may select."""
+        of_data = self.data[task].protocol if task in self.data else None
+        return of_data or self.study.protocol
+
+    @cached_property
+    def protocols(self) -> dict[str, list[str]]:
+        """Protocol -> its tasks."""
+        found: dict[str, list[str]] = {}
+        for task in self.tasks:
+            found.setdefault(self.protocol(task), []).append(task)
+        return found
+
+    def protocol_text(self) -> str:
+        """ "protocol `strict`"; of tasks that differ: "protocols `strict` (MRPC) and `resplit` (SST-2)"."""
+        if len(self.protocols) == 1:
+            return f"protocol `{next(iter(self.protocols))}`"
+        named = [f"`{name}` ({wording.listing(map(wording.name, tasks))})" for name, tasks in self.protocols.items()]
+        return f"protocols {wording.listing(named)}"
+
     @cached_property
     def methods(self) -> list[str]:
         return [method.name for method in self.study.methods]
@@ -143,6 +164,15 @@ class Facts:
             if row.task == task:
                 return row.metric
         return DEFAULT
+
+    def metric_style(self, metric: str, *, task: str) -> wording.MetricStyle:
+        """How a metric is written of a task: F1 with the class that it looks for. "*": of all tasks, where they agree."""
+        style = wording.metric_style(metric)
+        if metric != "f1":
+            return style
+        known = [data.balance for name, data in self.data.items() if task in (name, "*")]
+        titles = {f1_title(balance.names) for balance in known if balance is not None and balance.of == "label"}
+        return replace(style, label=titles.pop()) if len(titles) == 1 else style
 
     def hypothesis_metric(self, result: HypothesisResult, *, task: str) -> str:
         """What a hypothesis is about, by the name the study uses: a cost, a metric, or the task's primary one."""

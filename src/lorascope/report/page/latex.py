@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from lorascope.printable import printable
 from lorascope.report.page.document import Table
 
 _ROWS_A_PAGE = 38
@@ -58,7 +59,7 @@ _SPECIAL['"'] = "''"  # \textquotedbl needs T1 fonts, which a plain document doe
 
 def escape(text: str) -> str:
     """Text that pdfLaTeX sets in any document: specials escaped, a letter it has no glyph for named by its code."""
-    return "".join(_SPECIAL.get(character) or _letter(character) for character in re.sub(r"\s", " ", text))
+    return "".join(_SPECIAL.get(character) or _letter(character) for character in re.sub(r"\s", " ", printable(text)))
 
 
 def _letter(character: str) -> str:

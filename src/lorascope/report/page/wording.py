@@ -354,19 +354,23 @@ def sample(num_seeds: int, num_examples: int, *, unit: str = "seed") -> str:
     return f"{plural(num_seeds, 'seed')} × {plural(num_examples, 'example')}"
 
 
-def gap_sentence(comparison: Comparison, *, place: str) -> str:
+def gap_sentence(comparison: Comparison, *, place: str, style: MetricStyle | None = None) -> str:
     """ "LoRA loses 0.4 points of accuracy against full fine-tuning on RTE (95% interval −2.1 to +1.3; ...)"."""
     arms = name(comparison.method), name(comparison.reference)
-    change = change_text(comparison.metric, comparison.difference.estimate, arms=arms, joint=f" on {place}")
+    difference = comparison.difference.estimate
+    change = change_text(comparison.metric, difference, arms=arms, joint=f" on {place}", style=style)
     interval = f"{confidence(comparison.difference)} {gap_range(comparison.metric, comparison.difference)}"
     n = sample(comparison.num_seeds, comparison.num_examples)
     return f"{change.replace('the ', 'The ', 1) if change.startswith('the ') else change} ({interval}; {n})."
 
 
-def change_text(metric: str, difference: float, *, arms: tuple[str, str], joint: str = "") -> str:
+def change_text(
+    metric: str, difference: float, *, arms: tuple[str, str], joint: str = "", style: MetricStyle | None = None
+) -> str:
     """ "LoRA loses 0.4 points of accuracy against full fine-tuning"; "the perplexity of LoRA is 0.280 higher (worse) than
-    that of full fine-tuning". difference: of the first arm from the second, in the metric's own unit. joint: what follows."""
-    style, (first, second) = metric_style(metric), arms
+    that of full fine-tuning". difference: of the first arm from the second, in the metric's own unit. joint: what follows.
+    style: where the metric is written otherwise than everywhere."""
+    style, (first, second) = style or metric_style(metric), arms
     size = decimal(abs(difference) * style.scale, style.digits)
     amount = f"{size} {style.gap_unit}" if style.gap_unit else size
     is_same = float(size.replace(",", "")) == 0

@@ -23,6 +23,7 @@ from lorascope.report.render import write_whole
 from lorascope.stats.claims import edge
 from lorascope.stats.hypotheses import Test, hypothesis_test
 from lorascope.study.hypothesis import Hypothesis, Overhead, RelativeMargin
+from lorascope.study.per_task import own_settings, protocols_in_words
 from lorascope.study.tasks import unit_of
 
 _DECIDED = {
@@ -140,10 +141,11 @@ def _design(plan: StudyPlan) -> Table:
         ("models", wording.listing(model.name for model in study.models)),
         ("tasks", wording.listing(wording.name(task.name) for task in study.tasks)),
         ("seeds", ", ".join(seeds.label for seeds in study.seeds)),
-        ("protocol", study.protocol),
+        ("protocol", protocols_in_words(study).partition(" ")[2]),
         ("examples at most", ", ".join(f"{split} {cap:,}" for split, cap in caps.items() if cap) or "all"),
         ("training", f"{train.epochs:g} epochs, batches of {train.batch_size}, {longest}"
          f"{train.precision}, {train.schedule} schedule, warm-up {wording.fraction(train.warmup, 0)}"),
+        *(("settings of a task", text) for task in study.tasks if (text := own_settings(task))),
         ("early stopping", stopping),
         ("measured besides", wording.listing(k for k in ("drift", "serving") if getattr(study.measure, k)) or "nothing"),
     ]  # fmt: skip
@@ -255,7 +257,7 @@ def _checklist(plan: StudyPlan) -> list[str]:
         "order and dropout each have their own.",
         "Hypotheses, margins and the conclusion's formula are declared here; a changed one makes another analysis.",
         "Selection and early stopping see the validation set only; the test set is opened once a run."
-        if study.protocol == "strict"
+        if all((task.protocol or study.protocol) != "paper" for task in study.tasks)
         else "Protocol `paper`: the development set selects and reports, so scores are too high: use it only to compare "
         "with published tables.",
         "Every record names versions, device, host (hashed), times and the commit of the code.",

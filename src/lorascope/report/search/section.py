@@ -107,7 +107,7 @@ def _one_version(searches: Sequence[SearchFacts]) -> str | None:
 
 
 def _metric_note(facts: Facts) -> str:
-    metrics = dict.fromkeys(wording.metric_style(search.metric).label for search in searches_of(facts))
+    metrics = dict.fromkeys(facts.metric_style(search.metric, task=search.task).label for search in searches_of(facts))
     return wording.listing(metrics)
 
 

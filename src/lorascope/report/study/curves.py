@@ -30,7 +30,7 @@ def validation_names(facts: Facts) -> list[str]:
 
 def draw_validation(facts: Facts, width: float, *, name: str) -> Figure:
     """Validation score over updates, one panel a (model, task), the chosen checkpoint of each seed marked."""
-    style = wording.metric_style(name.removeprefix("validation/"))
+    style = facts.metric_style(name.removeprefix("validation/"), task="*")
     return _draw(facts, width, name=name, scale=style.scale, axis=f"validation {style.axis}", mark_best=True)
 
 

@@ -129,7 +129,7 @@ def _panel(
     marks: list[_Mark],
 ) -> None:
     """y is in inches from the bottom of the panel."""
-    style = wording.metric_style(metric)
+    style = facts.metric_style(metric, task="*")
     axes.set_ylim(0, height)
     axes.axvline(0, color=canvas.INK, linewidth=1.0, zorder=1)
     headed = any(isinstance(line, str) for line in lines)

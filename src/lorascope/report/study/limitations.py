@@ -117,8 +117,9 @@ def _power(facts: Facts) -> Iterator[str]:
         sizes = [row.detectable_difference or 0.0 for row in known if row.metric == metric]
         texts = dict.fromkeys(wording.margin_text(metric, size) for size in (min(sizes), max(sizes)))
         by = ", depending on the comparison," if len(texts) > 1 else ""
+        label = facts.metric_style(metric, task="*").label
         yield (
-            f"True differences in {wording.metric_style(metric).label} below {' to '.join(texts)}{by} would mostly have "
+            f"True differences in {label} below {' to '.join(texts)}{by} would mostly have "
             f"been missed with these seeds and examples (80% power)."
         )
 
@@ -180,9 +181,15 @@ def _unfinished_learning(facts: Facts) -> Iterator[str]:
 
 
 def _protocol(facts: Facts) -> Iterator[str]:
-    if facts.study.protocol == "paper":
+    if pooled := facts.protocols.get("resplit"):
         yield (
-            "Protocol `paper`: the checkpoint was chosen on the same examples that are reported, so scores "
+            f"{wording.listing(wording.name(task) for task in pooled)}: the labelled files were pooled and split anew "
+            "(`protocol: resplit`), so scores are not comparable with published ones."
+        )
+    if paper := facts.protocols.get("paper"):
+        where = "" if len(facts.protocols) == 1 else f" ({wording.listing(wording.name(task) for task in paper)})"
+        yield (
+            f"Protocol `paper`{where}: the checkpoint was chosen on the same examples that are reported, so scores "
             "are optimistic. "
             "They serve to reproduce published tables, not to compare methods."
         )
@@ -210,7 +217,8 @@ def _truncation(facts: Facts) -> Iterator[str]:
         if share > _TRUNCATION_WORTH_NAMING
     ]
     if cut:
-        length = f"{facts.study.train.max_length} {facts.unit}s"
+        lengths = {task.settings.get("max_length") or facts.study.train.max_length for task in facts.study.tasks}
+        length = f"{wording.listing(str(length) for length in sorted(lengths, key=str))} {facts.unit}s"
         yield f"Texts were cut at {length}: up to {wording.listing(cut)} (worst split and model)."
 
 
@@ -223,6 +231,13 @@ def _duplicates(facts: Facts) -> Iterator[str]:
     ]
     if left:
         yield f"Duplicates across splits: {wording.listing(left)}."
+    dropped = [
+        f"{wording.plural(data.dropped_duplicates, 'example')} of {wording.name(task)}"
+        for task, data in facts.data.items()
+        if data.dropped_duplicates
+    ]
+    if dropped:
+        yield f"Taken out of the earlier split, because they also stand in a later one: {wording.listing(dropped)}."
 
 
 def _scope(facts: Facts) -> Iterator[str]:

@@ -105,7 +105,7 @@ def _baseline(metric: str, baseline: BaselineFacts) -> Painter:
 
 def _panel(axes: Axes, facts: Facts, model: str, task: str) -> None:
     metric = facts.primary_metric(task)
-    style = wording.metric_style(metric)
+    style = facts.metric_style(metric, task=task)
     rows = _rows(facts, model, task)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     for place, (label, value, is_baseline, paint) in enumerate(rows):

@@ -99,7 +99,7 @@ def _learning(facts: Facts) -> list[Block | None]:
     blocks: list[Block | None] = [
         Illustration(
             name=f"learning_{name.removeprefix('validation/')}",
-            title=f"Validation {wording.metric_style(name.removeprefix('validation/')).label} during training",
+            title=f"Validation {facts.metric_style(name.removeprefix('validation/'), task='*').label} during training",
             caption=f"{band} Dots: the checkpoint each run kept.",
             draw=partial(curves.draw_validation, facts, name=name),
         )

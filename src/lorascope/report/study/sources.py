@@ -19,6 +19,8 @@ def sizes_table(facts: Facts) -> Table | None:
     if not facts.data:
         return None
     splits = _splits(facts)
+    has_parts = any(data.dropped_parts for data in facts.data.values())
+    dropped = ["duplicates dropped", *(["parts dropped"] if has_parts else [])]
     rows = []
     for task, data in facts.data.items():
         overlap = wording.listing(
@@ -27,9 +29,11 @@ def sizes_table(facts: Facts) -> Table | None:
         rows.append(
             (
                 wording.name(task),
+                facts.protocol(task),
                 *(wording.count(data.num_examples.get(split)) for split in splits),
                 overlap or "none",
                 wording.count(data.dropped_duplicates),
+                *((wording.count(data.dropped_parts),) if has_parts else ()),
                 _truncation(data),
                 data.source,
             )
@@ -38,14 +42,22 @@ def sizes_table(facts: Facts) -> Table | None:
         name="data",
         title="Examples",
         columns=(
-            *number_columns("task", *splits, "duplicates left", "duplicates dropped", "truncated"),
+            *number_columns("task", "protocol", *splits, "duplicates left", *dropped, "truncated", numeric_from=2),
             Column("source"),
         ),
         rows=tuple(rows),
         note="Duplicates left: texts that occur in two splits. Truncated: share of examples longer than the "
         "study's maximal "
-        "length, the largest over splits.",
+        f"length, the largest over splits.{_protocol_note(facts, has_parts=has_parts)}",
     )
+
+
+def _protocol_note(facts: Facts, *, has_parts: bool) -> str:
+    pooled = facts.protocols.get("resplit", [])
+    parts = " Parts dropped: training examples that are parts of a test or validation example." if has_parts else ""
+    if not pooled:
+        return parts
+    return f"{parts} `resplit`: labelled files pooled, a larger test set carved; not comparable with published scores."
 
 
 def _splits(facts: Facts) -> list[str]:
@@ -151,8 +163,8 @@ def _what_is_trained(method: MethodFacts) -> str:
 
 
 def _as_trained(facts: Facts, method: MethodFacts) -> list[tuple[str, MethodFacts]]:
-    """(place, settings) of a method: as the study has it, or, where a search or a file set some of them, as each task's runs
-    were trained."""
+    """(place, settings) of a method: as the study has it, or, where a search, a file or a task set some of them, as each
+    task's runs were trained."""
     tuned = [row for row in facts.stated.tuned if row.method == method.name]
     found = [(facts.place(row.model, row.task), method.changed_by(row.settings)) for row in tuned]
     return found or [("", method)]
@@ -176,6 +188,13 @@ def heads_table(facts: Facts) -> Table | None:
         note="Kept: layers of the head that the checkpoint has in the right shape. Replaced: tensors that the checkpoint has "
         "for other classes, with their shape there; they are drawn anew.",
     )
+
+
+def _longest(facts: Facts) -> str:
+    """ "384", or "384 (SST-2: 128)" where a task has a limit of its own."""
+    own = {task.name: task.settings.get("max_length") for task in facts.study.tasks}
+    texts = [f"{wording.name(task)}: {length}" for task, length in own.items() if length]
+    return f"{facts.study.train.max_length}" + (f" ({', '.join(texts)})" if texts else "")
 
 
 def settings_table(facts: Facts) -> Table:
@@ -205,7 +224,7 @@ def settings_table(facts: Facts) -> Table:
         if patience
         else "no early stopping"
     )
-    limit = f"at most {shared.max_length} tokens, " if "token" in facts.unit else ""
+    limit = f"at most {_longest(facts)} tokens, " if "token" in facts.unit else ""
     return Table(
         name="settings",
         title="How the methods were trained",

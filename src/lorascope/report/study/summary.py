@@ -52,12 +52,13 @@ def _scale(facts: Facts) -> str:
         f"{wording.plural(len(facts.runs), 'run')}: {wording.listing(facts.models)} on "
         f"{wording.listing(wording.name(task) for task in facts.tasks)}, "
         f"{wording.listing(wording.name(method) for method in facts.methods)}, "
-        f"{wording.plural(len(facts.seeds), 'seed')} each, protocol `{facts.study.protocol}`."
+        f"{wording.plural(len(facts.seeds), 'seed')} each, {facts.protocol_text()}."
     )
 
 
 def comparison_sentence(facts: Facts, row: Comparison) -> str:
-    return wording.gap_sentence(row, place=facts.place(row.model, row.task))
+    style = facts.metric_style(row.metric, task=row.task)
+    return wording.gap_sentence(row, place=facts.place(row.model, row.task), style=style)
 
 
 def hypothesis_cards(facts: Facts) -> tuple[Card, ...]:
@@ -156,6 +157,11 @@ def _bounds(metric: str, interval: Interval) -> str:
     return f"{wording.confidence(interval)} {wording.gap_range(metric, interval)}"
 
 
+def _style(facts: Facts, result: HypothesisResult, metric: str) -> wording.MetricStyle:
+    """How the metric of a hypothesis is written: of its task, or of all of them."""
+    return facts.metric_style(metric, task=result.parts[0].task if len(result.parts) == 1 else "*")
+
+
 def _statement(facts: Facts, result: HypothesisResult, estimate: Interval, *, metric: str) -> str:
     declared = facts.study.hypotheses.get(result.name, HypothesisDeclared())
     subject, reference = declared.subject, declared.reference
@@ -164,17 +170,17 @@ def _statement(facts: Facts, result: HypothesisResult, estimate: Interval, *, me
         return f"the estimate is {value}"
     first, second = wording.name(subject), wording.name(reference)
     if result.is_ratio:
-        return f"{first} reaches {value} of the {wording.metric_style(wording.unshared(metric)).label} of {second}"
+        return f"{first} reaches {value} of the {_style(facts, result, wording.unshared(metric)).label} of {second}"
     if metric == "drift":
         return f"{first} has {value} of the drift of {second}"
     if metric in wording.SERVED:
         return f"{first} has {value} of the {wording.SERVED[metric]} of {second}"
     if metric in wording.COSTS:
         return f"{first} needs {value} of the {wording.COSTS[metric]} of {second}"
-    style = wording.metric_style(metric)
+    style = _style(facts, result, metric)
     if wording.gap(metric, estimate.estimate, unit=False).strip("+−0.,") == "":
         return f"{first} and {second} {'score' if style.direction == 'higher' else 'have'} the same {style.label}"
-    return wording.change_text(metric, estimate.estimate, arms=(first, second))
+    return wording.change_text(metric, estimate.estimate, arms=(first, second), style=style)
 
 
 def conclusion(facts: Facts) -> tuple[str, str] | None:

@@ -32,8 +32,15 @@ def results_table(facts: Facts) -> Table:
         note="Mean over seeds; an arm's t interval and standard deviation are over seed means, so they cover chance in "
         "training but not in the choice of the test set. Baselines in the same units, on the same examples; their intervals "
         "cover the choice of the test set, and chance where they draw."
+        f" {wording.sentence(facts.protocol_text())}{_not_comparable(facts)}"
         f"{_direction_note(row.metric for row in (*facts.analysis.scores, *facts.analysis.other_scores))}",
     )
+
+
+def _not_comparable(facts: Facts) -> str:
+    """What must stand by the scores of tasks whose test set nobody else has."""
+    tasks = wording.listing(wording.name(task) for task in facts.protocols.get("resplit", []))
+    return f" Scores on {tasks} are not comparable with published ones." if tasks else ""
 
 
 def _direction_note(metrics: Iterable[str]) -> str:
@@ -44,7 +51,7 @@ def _direction_note(metrics: Iterable[str]) -> str:
 
 
 def _arm_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[tuple[str, ...]]:
-    style = wording.metric_style(metric)
+    style = facts.metric_style(metric, task=task)
     found = [facts.score(model, task, method, metric=metric) for method in facts.methods]
     return [
         (
@@ -63,7 +70,7 @@ def _arm_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[tuple
 
 
 def _baseline_rows(facts: Facts, model: str, task: str, *, metric: str) -> list[tuple[str, ...]]:
-    style = wording.metric_style(metric)
+    style = facts.metric_style(metric, task=task)
     return [
         (
             facts.place(model, task),
@@ -85,7 +92,7 @@ def published_table(facts: Facts) -> Table | None:
             wording.name(row.task),
             row.model,
             wording.name(row.method),
-            wording.metric_style(row.metric).label,
+            facts.metric_style(row.metric, task=row.task).label,
             wording.score(row.metric, row.value),
             row.setting,
             row.citation,
@@ -109,7 +116,8 @@ def published_table(facts: Facts) -> Table | None:
 def _what(facts: Facts, row: Comparison) -> tuple[str, str]:
     """Where and what; the metric is named where comparisons are made on several."""
     metrics = {other.metric for other in (*facts.analysis.comparisons, *facts.analysis.other_comparisons)}
-    metric = f", {wording.metric_style(row.metric).label}" if len(metrics) > 1 else ""
+    label = facts.metric_style(row.metric, task=row.task).label
+    metric = f", {label}" if len(metrics) > 1 or row.metric == "f1" else ""
     return facts.place(row.model, row.task), f"{wording.name(row.method)} v {wording.name(row.reference)}{metric}"
 
 
@@ -146,7 +154,9 @@ def differences_table(facts: Facts) -> Table:
 
 def _other_family(facts: Facts) -> str:
     """Metrics that are not a task's primary one are compared too, and corrected by themselves."""
-    others = dict.fromkeys(wording.metric_style(row.metric).label for row in facts.analysis.other_comparisons)
+    others = dict.fromkeys(
+        facts.metric_style(row.metric, task=row.task).label for row in facts.analysis.other_comparisons
+    )
     return f"; further metrics ({wording.listing(others)}) are a family apart" if others else ""
 
 

@@ -11,9 +11,19 @@ from lorascope.stats.facts.fact import Fact
 
 @dataclass(frozen=True)
 class NamedFacts(Fact):
-    """A model or a task, by its name in the study."""
+    """A model, or whatever else the study names, by its name."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class TaskDeclared(NamedFacts):
+    """A task, and what it sets for itself. settings: of training. methods: method -> settings of it."""
+
+    protocol: str | None = None
+    test_rows: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ class StudyDeclared(Fact):
     name: str
     question: str
     models: tuple[NamedFacts, ...]
-    tasks: tuple[NamedFacts, ...]
+    tasks: tuple[TaskDeclared, ...]
     methods: tuple[MethodFacts, ...]
     protocol: str = "strict"
     train: TrainFacts = field(default_factory=TrainFacts)

@@ -23,8 +23,9 @@ class BalanceFacts(Fact):
 @dataclass(frozen=True)
 class DataFacts(Fact):
     """The data of a task. num_examples, sha256, example_ids_sha256: by split. truncated_fraction: model -> split -> share.
-    duplicates: "SPLIT~SPLIT" -> texts in both. unit: what the size of an example counts. balance: None for a task whose
-    examples fall into no classes."""
+    duplicates: "SPLIT~SPLIT" -> texts in both. protocol: None in older records: the study's. dropped_parts: examples taken out
+    of train that are parts of examples of another split. unit: what the size of an example counts. balance: None for a task
+    whose examples fall into no classes."""
 
     num_examples: Mapping[str, int]
     source: str
@@ -34,6 +35,8 @@ class DataFacts(Fact):
     dropped_duplicates: int = 0
     truncated_fraction: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     unit: str = "token"
+    protocol: str | None = None
+    dropped_parts: int = 0
     balance: BalanceFacts | None = None
 
     @classmethod

@@ -12,6 +12,7 @@ from lorascope.metrics.quality import QUALITY
 from lorascope.registry import MODELS, TASKS, nearest, resolve
 from lorascope.study.checks.search import check_search
 from lorascope.study.checks.serving import check_overhead, check_serving
+from lorascope.study.checks.tasks import carves, check_tasks
 from lorascope.study.conclusion import parse_conclusion
 from lorascope.study.hyperparameters import given_hyperparameters
 from lorascope.study.hypothesis import BASELINES, Overhead
@@ -19,8 +20,8 @@ from lorascope.study.loading.document import Mistake
 from lorascope.study.loading.overrides import item_name
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.spec import PathSource, Study
-from lorascope.study.tasks import FileTask, NamedTask, unit_of
-from lorascope.study.tasks.base import TaskSettings
+from lorascope.study.tasks import unit_of
+from lorascope.study.tasks.base import PER_TASK, TaskSettings
 
 _OWN_TASK = "for your own data give {name, kind: classification, train: FILE, text: COLUMN, label: COLUMN}"
 _OWN_MODEL = "for any other give {name, source: {hub: OWNER/NAME, revision: COMMIT}} or {name, source: {path: DIR}}"
@@ -29,16 +30,17 @@ _OWN_MODEL = "for any other give {name, source: {hub: OWNER/NAME, revision: COMM
 def check_names(data: dict[str, Any]) -> Iterator[Mistake]:
     """Models and tasks given by name alone that nobody has registered. data: the study before validation."""
     tasks = [name for name, task in TASKS.loaded().items() if task.settings is None]
-    for table, known, own in ((MODELS, list(MODELS), _OWN_MODEL), (TASKS, tasks, _OWN_TASK)):
+    for table, known, remedy in ((MODELS, list(MODELS), _OWN_MODEL), (TASKS, tasks, _OWN_TASK)):
         key = table.kind
         items = data.get(key)
         for index, item in enumerate(items if isinstance(items, list) else ()):
-            name_alone = isinstance(item, str) or (isinstance(item, dict) and set(item) == {"name"})
+            own = {"name"} if table is MODELS else PER_TASK
+            name_alone = isinstance(item, str) or (isinstance(item, dict) and set(item) <= own)
             name = item_name(item)
             if name_alone and name is not None and name not in known:
                 match = nearest(name, known)
                 meant = f": did you mean `{match}`?" if match else ""
-                hint = f"registered: {', '.join(known)}; {own}"
+                hint = f"registered: {', '.join(known)}; {remedy}"
                 problem = table.problems.get(name, f"unknown {table.noun} `{name}`{meant}")
                 yield Mistake((key, index), f"{key}[{index}]: {problem}", hint)
 
@@ -56,6 +58,7 @@ def check_study(study: Study) -> Iterator[Mistake]:
         if isinstance(task, TaskSettings) and task.name in TASKS:
             text = f"tasks[{index}]: `{task.name}` is the name of a task that lorascope knows"
             yield Mistake(("tasks", index, "name"), text, "give your own data another `name`")
+    yield from check_tasks(study)
     for index, method in enumerate(study.methods):
         yield from _micro_batches(study, method, index)
     if study.search is not None:
@@ -100,19 +103,19 @@ def check_files(study: Study) -> Iterator[Mistake]:
     for index, task in enumerate(study.tasks):
         for role in task.files if isinstance(task, TaskSettings) else ():
             path = getattr(task, role)
-            if path is not None and not Path(path).is_file():
+            if path is not None and not os.path.isfile(path):
                 yield _absent(("tasks", index, role), Path(path), wanted="file")
     for index, model in enumerate(study.models):
-        if isinstance(model.source, PathSource) and not Path(model.source.path).is_dir():
+        if isinstance(model.source, PathSource) and not os.path.isdir(model.source.path):
             yield _absent(("models", index, "source", "path"), Path(model.source.path), wanted="directory")
     yield from _hyperparameters(study)
     drift = study.measure.drift
-    if drift is not None and drift.text is not None and not Path(drift.text).is_file():
+    if drift is not None and drift.text is not None and not os.path.isfile(drift.text):
         yield _absent(("measure", "drift", "text"), Path(drift.text), wanted="file")
     serving = study.measure.serving
     if serving is not None and serving.python is not None and not os.access(serving.python, os.X_OK):
         yield _absent(("measure", "serving", "python"), Path(serving.python), wanted="program")
-    if serving is not None and serving.kernel_tables is not None and not Path(serving.kernel_tables).is_dir():
+    if serving is not None and serving.kernel_tables is not None and not os.path.isdir(serving.kernel_tables):
         yield _absent(("measure", "serving", "kernel_tables"), Path(serving.kernel_tables), wanted="directory")
 
 
@@ -135,9 +138,9 @@ def _hyperparameters(study: Study) -> Iterator[Mistake]:
 
 def _absent(key: tuple[str | int, ...], path: Path, *, wanted: str) -> Mistake:
     dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
-    neighbours = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+    neighbours = sorted(entry.name for entry in path.parent.iterdir()) if os.path.isdir(path.parent) else []
     match = nearest(path.name, neighbours)
-    found = f"is not a {wanted}" if path.exists() else "does not exist"
+    found = f"is not a {wanted}" if os.path.exists(path) else "does not exist"
     meant = f": did you mean `{match}`?" if match and match != path.name else ""
     return Mistake(key, f"{dotted}: {path} {found}{meant}", "paths in a study are relative to the study's file")
 
@@ -236,11 +239,11 @@ def _without_effect(study: Study) -> Iterator[Mistake]:
         text = "train.max_length has no effect: it cuts texts, and the study has none"
         yield Mistake(("train", "max_length"), text, "remove it")
     fraction = study.data.validation_fraction
-    carving = any(isinstance(task, FileTask) and task.validation is None for task in study.tasks)
-    glue_only = all(isinstance(task, NamedTask) and task.name != "docstrings" for task in study.tasks)
-    if "validation_fraction" in study.data.model_fields_set and study.protocol == "paper" and glue_only:
-        text = "data.validation_fraction has no effect under `protocol: paper`: GLUE's own validation set is used"
-        yield Mistake(("data", "validation_fraction"), text, "remove it, or use `protocol: strict`")
-    elif not 0 < fraction < 1 and (study.protocol == "strict" or carving):
+    is_carving = any(carves(study, task) for task in study.tasks)
+    if "validation_fraction" in study.data.model_fields_set and not is_carving:
+        text = "data.validation_fraction has no effect: every task has a validation set of its own"
+        hint = "remove it, or use `protocol: strict`" if study.protocol == "paper" else "remove it"
+        yield Mistake(("data", "validation_fraction"), text, hint)
+    elif not 0 < fraction < 1 and is_carving:
         text = f"data.validation_fraction must lie between 0 and 1, both excluded; found {fraction:g}"
         yield Mistake(("data", "validation_fraction"), text, "selection needs examples, and so does training")

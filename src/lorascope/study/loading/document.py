@@ -14,6 +14,7 @@ from typing import Any
 
 from lorascope.errors import StudyError
 from lorascope.registry import nearest
+from lorascope.study.loading.bounds import MOST_BYTES, MOST_INTEGER, check_bounds, unreadable_line
 
 KeyPath = tuple[str | int, ...]
 
@@ -58,12 +59,13 @@ def dotted(path: KeyPath) -> str:
 
 def _line_of(place: str) -> tuple[bool, int, str]:
     line = place.rpartition(":")[2]
-    return (not line.isdigit(), int(line) if line.isdigit() else 0, place)
+    return (not line.isdecimal(), int(line) if line.isdecimal() else 0, place)
 
 
-def read_document(path: Path) -> YamlDocument:
-    """The mapping in a YAML file. Raises StudyError for a file that is absent, empty, not YAML or not a mapping."""
-    text = _read_text(path)
+def read_document(path: Path, *, what: str = "a study", key: str = "name: my-study") -> YamlDocument:
+    """The mapping in a YAML file. what: it is; key: one it may have, for people. Raises StudyError for a file that is absent,
+    empty, no YAML or no mapping."""
+    text = read_text(path)
     document = YamlDocument(source=str(path), data={})
     document.data = parse_yaml(text, source=str(path), places=document.places)
     if document.data is None:
@@ -71,16 +73,19 @@ def read_document(path: Path) -> YamlDocument:
     if not isinstance(document.data, dict):
         found = describe(document.data)
         raise StudyError(
-            f"a study is a mapping of keys to values; found {found}",
-            hint="start with `name: my-study` on a line of its own",
+            f"{what} is a mapping of keys to values; found {found}",
+            hint=f"start with `{key}` on a line of its own",
             where=f"{path}:1",
         )
     return document
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a YAML file. Raises StudyError for a file that is absent or is not text."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)  # what is larger is refused, so it is not read to its end
+        return content.decode("utf-8-sig" if len(content) <= MOST_BYTES else "latin-1")
     except FileNotFoundError:
         folders = dict.fromkeys([path.parent, Path("studies")])
         candidates = [file for folder in folders for file in sorted(folder.glob("[!.]*.y*ml"))]
@@ -95,25 +100,43 @@ def _read_text(path: Path) -> str:
         raise StudyError(
             f"the file is not UTF-8 text (byte {error.start})", hint="save it as UTF-8", where=str(path)
         ) from None
-    except PermissionError:
-        raise StudyError(f"{path} may not be read", hint="check its permissions") from None
+    except OSError as error:
+        raise StudyError(f"{path} cannot be read: {error.strerror}", hint="check its name and permissions") from None
 
 
 def parse_yaml(text: str, *, source: str, places: dict[KeyPath, str] | None = None) -> Any:
     """The plain data of one YAML 1.2 document; with `places`, the line of every key and item is noted there."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.reader import ReaderError
+
+    def place(line: int) -> str:
+        return source if places is None else f"{source}:{line + 1}"
 
     try:
+        check_bounds(text, place)
         loaded = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{source}:{mark.line + 1}" if mark and places is not None else source
         problem, hint = _explain_syntax(error.problem or str(error), text, mark)
-        raise StudyError(problem, hint=hint, where=where) from None
+        raise StudyError(problem, hint=hint, where=place(mark.line) if mark else source) from None
+    except ReaderError as error:
+        letter = f"the character U+{int(error.character):04X}"
+        where = place(text.count("\n", 0, error.position))
+        raise StudyError(f"{letter} may not stand in YAML", hint="remove it", where=where) from None
     except YAMLError as error:
         raise StudyError(f"this is not YAML: {str(error).splitlines()[0]}", where=source) from None
-    return _plain(loaded, (), source=source, places=places if places is not None else {})
+    except ValueError as error:  # of the value's own kind: a date that there is not, a number of thousands of digits
+        said = str(error).partition(";")[0][:100]
+        raise StudyError(
+            f"a value cannot be read: {said}", hint="quote it if it is text", where=place(unreadable_line(text))
+        ) from None
+    try:
+        return _plain(loaded, (), source=source, places=places if places is not None else {})
+    except StudyError as error:
+        if places is None:  # one value on the command line has no lines
+            error.where = source
+        raise
 
 
 def _explain_syntax(problem: str, text: str, mark: Any) -> tuple[str, str]:
@@ -146,6 +169,10 @@ def _plain(node: Any, path: KeyPath, *, source: str, places: dict[KeyPath, str])
         raise StudyError(
             f"{dotted(path)}: the text {node!r} holds a character that no file can hold", where=places.get(path, source)
         )
+    if isinstance(node, int) and abs(node) > MOST_INTEGER:
+        raise StudyError(
+            f"{dotted(path)}: the number is too large; at most {MOST_INTEGER:,}", where=places.get(path, source)
+        )
     for kind in (int, float, str):
         if isinstance(node, kind):
             return kind(node)
@@ -164,7 +191,9 @@ def _plain_mapping(node: Any, path: KeyPath, *, source: str, places: dict[KeyPat
             places[inner] = f"{source}:{node.lc.key(key)[0] + 1}"
         if not isinstance(key, str):
             raise StudyError(
-                f"{dotted(path) or 'the study'}: the key {key!r} is not text", hint="quote it", where=places.get(inner)
+                f"{dotted(path) or 'the study'}: the key {key!r} is not text",
+                hint="quote it",
+                where=places.get(inner, source),
             )
         result[str(key)] = _plain(value, inner, source=source, places=places)
     return result

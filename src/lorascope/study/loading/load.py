@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from lorascope.study.checks.study import check_files, check_names, check_study
-from lorascope.study.loading.document import Mistake, read_document
+from lorascope.study.loading.document import KeyPath, Mistake, describe, dotted, read_document
 from lorascope.study.loading.explain import explain_errors
 from lorascope.study.loading.overrides import apply_override
 from lorascope.study.spec import Study
@@ -39,13 +39,35 @@ def load_study(
     except ValidationError as error:
         mistakes += explain_errors(error.errors(include_url=False), document.data)
         raise document.error(mistakes) from None
-    mistakes += check_study(study)
+    mistakes += [*_truths_as_numbers(document.data, study, ()), *check_study(study)]
     if files:
         mistakes += check_files(study)
     mistakes = mistakes or list(further(study))
     if mistakes:
         raise document.error(mistakes)
     return study.read_from(path, overrides=overrides)
+
+
+def _truths_as_numbers(data: Any, read: Any, path: KeyPath) -> Iterator[Mistake]:
+    """Where the file says `true` and a number was read: Python takes one for the other. read: what became of `data`."""
+    if isinstance(data, bool):
+        if isinstance(read, int | float) and not isinstance(read, bool):
+            yield Mistake(path, f"{dotted(path)}: expected a number; found {describe(data)}")
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            inner = read.get(key) if isinstance(read, dict) else getattr(read, key, None)
+            yield from _truths_as_numbers(value, inner, (*path, key))
+    elif isinstance(data, list) and isinstance(read, list | tuple) and len(read) == len(data):
+        for index, (value, inner) in enumerate(zip(data, read, strict=True)):
+            yield from _truths_as_numbers(value, inner, (*path, index))
+
+
+def _at_home(path: str) -> Path:
+    """A path with its `~` replaced. That of a user who does not exist here stays, and is reported as a file that is absent."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def read_old_study(path: str | Path, *, overrides: Sequence[str] = ()) -> Study:
@@ -67,8 +89,8 @@ def with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     it was started. A link to a program keeps its own name: a virtual environment's interpreter is one."""
     return _with_paths(
         data,
-        lambda file: str((folder / Path(file).expanduser()).resolve()),
-        program=lambda file: os.path.abspath(folder / Path(file).expanduser()),
+        lambda file: str((folder / _at_home(file)).resolve()),
+        program=lambda file: os.path.abspath(folder / _at_home(file)),
     )
 
 

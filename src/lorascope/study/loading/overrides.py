@@ -77,7 +77,7 @@ def _find_item(items: list[Any], rest: Sequence[str], path: KeyPath, *, label: s
         name = ".".join(rest[:used])
         if name in names:
             return names.index(name), used
-    if rest[0].isdigit() and int(rest[0]) < len(items):
+    if rest[0].isdecimal() and int(rest[0]) < len(items):
         return int(rest[0]), 1
     known = [name for name in names if name]
     match = nearest(rest[0], known)

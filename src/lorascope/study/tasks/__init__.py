@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Discriminator, SerializeAsAny, Tag, TypeAd
 
 from lorascope.registry import TASKS, nearest, resolve
 from lorascope.study.base import Spec
-from lorascope.study.tasks.base import TaskSettings
+from lorascope.study.tasks.base import PER_TASK, TaskSettings
 from lorascope.study.tasks.classification import FileTask
 from lorascope.study.tasks.named import NamedTask
 
@@ -49,8 +49,8 @@ def _branch_of_task(value: Any) -> str:
     kind = value.get("kind")
     if isinstance(kind, str) and kind != "classification" and kind in TASKS:
         return "<TaskSettings>"
-    fields = set(FileTask.model_fields) - {"name"}
-    return "<FileTask>" if any(nearest(key, fields) for key in value) else "<NamedTask>"
+    fields = set(FileTask.model_fields) - PER_TASK
+    return "<FileTask>" if any(nearest(key, fields) for key in value if key not in PER_TASK) else "<NamedTask>"
 
 
 def unit_of(task: AnyTask) -> str | None:

@@ -1,4 +1,4 @@
-"""A task that lorascope, or a plug-in, knows by name: nothing about it is left to the study."""
+"""A task that lorascope, or a plug-in, knows by name: where its examples come from is not left to the study."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 
 from pydantic import model_validator
 
-from lorascope.study.base import Name, Spec
+from lorascope.study.tasks.base import TaskBase
 
 
-class NamedTask(Spec):
-    """A task lorascope knows: mrpc, sst2, rte, docstrings."""
+class NamedTask(TaskBase):
+    """A task lorascope knows: mrpc, sst2, rte, qnli, docstrings."""
 
-    sentences: ClassVar[Mapping[str, str]] = {"name": "A registered task (`lorascope ls tasks`)."}
-
-    name: Name
+    sentences: ClassVar[Mapping[str, str]] = {
+        "name": "A registered task (`lorascope ls tasks`).",
+        **TaskBase.sentences,
+    }
 
     @model_validator(mode="before")
     @classmethod

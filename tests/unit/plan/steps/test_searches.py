@@ -307,9 +307,9 @@ def test_proposals_are_verified_with_the_study(study: Study, tmp_path: Path) -> 
     store = Store(tmp_path / "store")
     Planner(study, store, data_dir=None, keeps_proposals=True)
     kept = store.artifacts("proposals")
-    assert len(kept) == 2 and api.verify(study, store=store.root) == []
+    assert len(kept) == 2 and api.verify(study, store=store.root).is_good
     (kept[0].path / "more").write_text("")
-    (problem,) = api.verify(study, store=store.root)
+    (problem,) = api.verify(study, store=store.root).problems
     assert kept[0].id in problem
 
 

@@ -115,8 +115,8 @@ def test_batch_of_a_method_that_the_studys_micro_batches_do_not_divide(tmp_path:
 def test_unknown_task(tmp_path: Path) -> None:
     assert error_of(GOOD.replace("[mrpc]", "[mprc]"), tmp_path) == (
         "study.yaml:4: tasks[0]: unknown task `mprc`: did you mean `mrpc`?\n"
-        "  hint: registered: mrpc, sst2, rte, docstrings; for your own data give {name, kind: classification, "
-        "train: FILE, text: COLUMN, label: COLUMN}"
+        "  hint: registered: mrpc, sst2, rte, qnli, docstrings; for your own data give {name, kind: "
+        "classification, train: FILE, text: COLUMN, label: COLUMN}"
     )
 
 
@@ -136,7 +136,8 @@ def test_error_in_a_file_task_speaks_of_file_tasks_only(tmp_path: Path) -> None:
     text = GOOD.replace("[mrpc]", "[{name: own, kind: classification, trian: a.csv, text: t, label: l}]")
     assert error_of(text, tmp_path) == (
         "study.yaml:4: tasks[0]: unknown key `trian`: did you mean `train`?\n"
-        "  hint: allowed here: name, kind, train, validation, test, text, label, labels, metrics"
+        "  hint: allowed here: name, protocol, test_rows, settings, methods, kind, train, validation, test, text, label, "
+        "labels, positive, duplicates, metrics"
     )
 
 
@@ -233,13 +234,13 @@ def test_early_stopping_that_could_never_stop(tmp_path: Path) -> None:
 
 def test_carving_that_the_paper_protocol_does_not_do(tmp_path: Path) -> None:
     assert error_of(GOOD + "protocol: paper\ndata: {validation_fraction: 20%}\n", tmp_path) == (
-        "study.yaml:10: data.validation_fraction has no effect under `protocol: paper`: GLUE's own validation set is "
-        "used\n  hint: remove it, or use `protocol: strict`"
+        "study.yaml:10: data.validation_fraction has no effect: every task has a validation set of its own\n"
+        "  hint: remove it, or use `protocol: strict`"
     )
 
 
 def test_carving_nothing(tmp_path: Path) -> None:
-    text = error_of(GOOD + "data: {validation_fraction: 0}\n", tmp_path)
+    text = error_of(GOOD.replace("[mrpc]", "[rte]") + "data: {validation_fraction: 0}\n", tmp_path)
     assert "data.validation_fraction must lie between 0 and 1, both excluded; found 0" in text
 
 
