@@ -36,6 +36,7 @@ from lorascope.study.spec import Study
 
 ALPHA, STUDIES, REFERENCE_SCORE = 0.05, 200, 0.85
 World = Literal["holds", "fails"]
+WORLDS: tuple[World, ...] = ("holds", "fails")
 CONCLUSION = "conclusion"
 
 
@@ -83,14 +84,14 @@ def chances(
     """
     drawn = {name: claim for name, claim in study.hypotheses.items() if _can_be_drawn(study, claim, metrics)}
     found: list[Chance] = []
-    for world in ("holds", "fails"):
+    for world in WORLDS:
         generator = np.random.default_rng(2026)
         rows = [_draw_study(study, drawn, metrics, examples, assumed, world, generator) for _ in range(studies)]
         for name, claim in drawn.items():
             found.append(_chance(name, world, truth_of(claim, world), [row[name] for row in rows]))
         if study.conclusion is not None and set(drawn) == set(study.hypotheses):
             formula = parse_conclusion(study.conclusion, drawn)
-            verdicts = [formula.evaluate(row) for row in rows]
+            verdicts: list[Verdict] = [formula.evaluate(row) for row in rows]
             found.append(_chance(CONCLUSION, world, f"every claim {world}", verdicts))
     return found
 
