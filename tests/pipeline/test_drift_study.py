@@ -101,7 +101,7 @@ def test_weights_attention_and_draws_are_there_for_every_run(studied: Path) -> N
         assert rows[rows["site"] == "attention-pattern"].groupby(["run", "metric"])["layer"].nunique().eq(2).all()
         assert set(artifact.result["drift"]) == {"1", "2"}
         assert 30 < artifact.result["num_examples"] <= 40
-        assert not rows.duplicated(["run", "split", "site", "layer", "metric"]).any()
+        assert not rows.duplicated(["run", "split", "pooling", "site", "layer", "metric"]).any()
 
 
 def test_draws_are_centred_on_the_drift_of_each_run(studied: Path) -> None:
@@ -109,11 +109,11 @@ def test_draws_are_centred_on_the_drift_of_each_run(studied: Path) -> None:
         rows = pd.read_parquet(artifact.file("drift.parquet"))
         drift = rows[(rows["metric"] == "drift") & (rows["split"] == "probe") & rows["layer"].notna()]
         with np.load(artifact.file("draws.npz")) as file:
-            draws, runs, sites, layers = (file[name] for name in ("draws", "runs", "sites", "layers"))
+            draws, runs, *places = (file[name] for name in ("draws", "runs", "poolings", "sites", "layers"))
         centres, spreads = draws.mean(0), draws.std(0)
         for index, run in enumerate(runs):
-            own = drift[drift["run"] == run].set_index(["site", "layer"])["value"]
-            for point, place in enumerate(zip(sites, layers, strict=True)):
+            own = drift[drift["run"] == run].set_index(["pooling", "site", "layer"])["value"]
+            for point, place in enumerate(zip(*places, strict=True)):
                 assert abs(centres[index, point] - own[place]) < 3 * spreads[index, point] + 1e-6, place
 
 
@@ -124,6 +124,7 @@ def test_layer_pairs_and_kept_representations_agree_with_the_drift(studied: Path
     for artifact in drift_artifacts(studied):
         rows = pd.read_parquet(artifact.file("drift.parquet"))
         drift = rows[(rows["metric"] == "drift") & (rows["split"] == "probe") & rows["layer"].notna()]
+        drift = drift[drift["pooling"] == "decision-token"]
         with np.load(artifact.file("layer_pairs.npz")) as pairs:
             for (seed, site), own in drift.groupby(["seed", "site"]):
                 assert artifact.result["layers"][site] == own["layer"].tolist()
@@ -213,7 +214,7 @@ def test_weights_measured_beside_the_reading_give_the_same_numbers(studied: Path
 
 
 @pytest.mark.usefixtures("weights_in_a_thread")
-@pytest.mark.parametrize("failing", ["measure_updates", "extract_runs"])
+@pytest.mark.parametrize("failing", ["measure_updates", "read_runs"])
 def test_a_failure_of_either_side_fails_the_step_and_leaves_no_thread(
     failing: str, studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +243,56 @@ def test_singular_vectors_are_computed_once_though_tasks_alternate(
     for artifact in (by_task[0], by_task[2], by_task[1], by_task[3]):
         measured_again(studied, artifact, tmp_path, warm=warm)
     assert len(shapes) == 2 * 7, "a Llama block has seven linear weights"
+
+
+def test_drift_is_by_the_decision_token_and_the_others_stand_next_to_it(studied: Path) -> None:
+    results = studied / "results" / "drift"
+    found = pd.read_parquet(results / "measurements.parquet")
+    drift = found[(found["metric"] == "drift") & ~found["method"].str.contains(":")]
+    by_split = drift.groupby("split")["pooling"].unique()
+    assert set(by_split["probe"]) == {"decision-token", "non-sink-mean", "mean"}
+    assert {name for split, names in by_split.items() if split != "probe" for name in names} == {"decision-token"}
+    assert set(drift[drift["pooling"] == "mean"]["site"]) == {"residual"}
+    (analysis,) = Store(studied / "store").artifacts("analysis")
+    for known in json.loads(analysis.file("facts.json").read_text())["drift"]:
+        assert (known["pooling"], known["num_layers"], known["least_effective_rank"]) == ("decision-token", 2, 3.0)
+    report = (results / "ANALYSIS_REPORT.md").read_text()
+    assert "Drift is taken at the token on which the model decides, averaged over" in report
+    assert "Drift in one number by other definitions" in report
+    assert "Health of the base" in report
+
+
+def test_health_is_of_the_base_and_averages_leave_out_what_is_unhealthy(studied: Path) -> None:
+    """Every arm of a task finds the same, and a run's drift in one number is the mean over what is left."""
+    healths = {}
+    for artifact in drift_artifacts(studied):
+        health = pd.read_parquet(artifact.file("health.parquet"))
+        assert (health["is_healthy"] == (health["effective_rank"] >= 3)).all()
+        own = healths.setdefault(artifact.step.params["other_task"], health)
+        pd.testing.assert_frame_equal(own, health)
+        rows = pd.read_parquet(artifact.file("drift.parquet"))
+        drift = rows[(rows["metric"] == "drift") & (rows["split"] == "probe") & (rows["site"] == "residual")]
+        for (_, pooling), mine in drift.groupby(["run", "pooling"]):
+            layers = health[(health["split"] == "probe") & (health["pooling"] == pooling) & health["is_healthy"]]
+            counted = set(layers[layers["site"] == "residual"]["layer"]) - {0}
+            mean = mine[mine["layer"].isin(counted)]["value"].mean()
+            assert mine[mine["layer"].isna()]["value"].tolist() == pytest.approx([mean] if counted else [])
+
+
+def test_poolings_read_together_are_what_each_alone_gives(studied: Path, tmp_path: Path) -> None:
+    artifact = drift_artifacts(studied)[0]
+    together = pd.read_parquet(artifact.file("drift.parquet"))
+    for pooling in ("mean", "non-sink-mean"):
+        (tmp_path / pooling).mkdir()
+        _, out = measured_again(studied, artifact, tmp_path / pooling, pooling=pooling)
+        alone = pd.read_parquet(out / "drift.parquet")
+        places = ["run", "split", "site", "layer"]
+        pair = [
+            rows[(rows["metric"] == "drift") & (rows["pooling"] == pooling) & (rows["site"] == "residual")]
+            for rows in (together, alone)
+        ]
+        pair = [rows[rows["split"] == "probe"].set_index(places)["value"] for rows in pair]
+        pd.testing.assert_series_equal(*pair, rtol=1e-6, atol=1e-9)
 
 
 def test_snapshots_of_training_end_at_the_last_update(studied: Path) -> None:
@@ -298,6 +349,34 @@ def test_a_base_without_a_language_head_is_measured_but_for_its_text(tmp_path: P
     assert not (found["metric"] == "forgetting").any()
     report = (tmp_path / "results" / "drift" / "ANALYSIS_REPORT.md").read_text()
     assert "forgetting was not measured. Reason: the checkpoint in" in report
+
+
+def test_what_a_step_of_version_3_measured_is_read_as_what_it_was(studied: Path, tmp_path: Path) -> None:
+    """One pooling, every layer, and no column that says so."""
+    from types import SimpleNamespace
+
+    from lorascope.drift.measure import DRIFT
+    from lorascope.measures.measure import MeasuredEvidence
+    from lorascope.stats.facts.declared import StudyDeclared
+    from lorascope.stats.facts.study import StudyFacts
+
+    result, out = measured_again(studied, drift_artifacts(studied)[0], tmp_path, pooling="mean")
+    for name in ("drift.parquet", "references.parquet"):
+        table = pd.read_parquet(out / name)
+        table.drop(columns="pooling").to_parquet(out / name, index=False)
+    with np.load(out / "draws.npz") as file:
+        np.savez_compressed(out / "draws.npz", **{name: file[name] for name in file if name != "poolings"})
+    (out / "health.parquet").unlink()
+    old = {name: value for name, value in result.items() if name not in ("poolings", "unhealthy")}
+    artifact: Any = SimpleNamespace(id="drift-x", result=old, file=out.joinpath)
+    label = {"model": "tiny", "task": "first", "method": "full", "seed": None}
+    rows = pd.concat(DRIFT.rows([(label, artifact)]))
+    assert set(rows[rows["metric"] == "drift"]["pooling"]) == {"mean"}
+    assert rows[rows["metric"] == "relative_update_norm"]["pooling"].isna().all()
+    (draws,) = DRIFT.add_evidence(MeasuredEvidence(), [(label, artifact)], rows).drift.values()
+    assert (draws.pooling, draws.unhealthy, draws.others) == ("mean", frozenset(), ())
+    (known,) = DRIFT.add_facts(StudyFacts(StudyDeclared("s", "?", (), (), ())), [(label, artifact)]).drift
+    assert (known.pooling, known.num_layers, known.least_effective_rank) == ("mean", 2, None)
 
 
 def test_verdict_and_report_speak_of_drift(studied: Path) -> None:

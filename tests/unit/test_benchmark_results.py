@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not BENCHMARKS.exists(), reason="the benchmarks 
 DOCUMENTS = sorted(BENCHMARKS.glob("**/*.md"))
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 SCRIPTS = {
-    "drift": ("compare", "extraction", "simulate_coverage", "weights", "whole_study"),
+    "drift": ("compare", "definitions", "extraction", "simulate_coverage", "weights", "whole_study"),
     "engine": ("overhead", "ray_overhead"),
     "numerics": ("capture", "compare", "gangs", "speed"),
     "planning": ("many_steps", "reality"),

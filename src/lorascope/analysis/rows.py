@@ -35,7 +35,8 @@ def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
             run, split=None, metric=list(costs), value=list(costs.values()), unit=[COSTS[c].unit for c in costs]
         )
         if "snapshots.parquet" in artifact.record["files"]:
-            yield _snapshot_rows(run, pd.read_parquet(artifact.file("snapshots.parquet")))
+            pooling = artifact.step.params["snapshots"]["pooling"]
+            yield _snapshot_rows(run, pd.read_parquet(artifact.file("snapshots.parquet")), pooling=pooling)
     for label, artifact in finished.of("baseline"):
         task = finished.task(label["task"])
         frame = pd.read_parquet(artifact.file("predictions.parquet"))
@@ -46,14 +47,17 @@ def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
             yield _summary(run, "test", task.scoring.metrics(predictions))
 
 
-def _snapshot_rows(run: Mapping[str, Any], seen: pd.DataFrame) -> pd.DataFrame:
-    """Drift of the residual stream on the way, split `snapshot:UPDATE`."""
+def _snapshot_rows(run: Mapping[str, Any], seen: pd.DataFrame, *, pooling: str | list[str]) -> pd.DataFrame:
+    """Drift of the residual stream on the way, split `snapshot:UPDATE`. pooling: the study's; where it lists several, a name
+    says by which of them it is ("POOLING/LAYER")."""
+    names = seen["name"].str.rpartition("/")
     rows = pd.DataFrame(
         {
             **{key: run[key] for key in ("run", "model", "task", "method", "seed")},
             "split": "snapshot:" + seen["update"].astype(str),
+            "pooling": pooling if isinstance(pooling, str) else names[0],
             "site": "residual",
-            "layer": seen["name"].astype("Int64"),
+            "layer": names[2].astype("Int64"),
             "metric": "drift",
             "value": seen["value"],
             "unit": "1",

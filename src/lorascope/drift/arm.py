@@ -20,21 +20,24 @@ from torch import Tensor, nn
 from lorascope.drift.adapters import stack_adapters
 from lorascope.drift.attention import AttentionPatterns, compare_attention
 from lorascope.drift.beside import Cancellation, has_room_beside
-from lorascope.drift.extraction import extract_runs
+from lorascope.drift.extraction import Features, PooledSites, read_runs
 from lorascope.drift.forgetting import Forgetting, LanguageHead, TextLoss, text_loss
-from lorascope.drift.grams import Grams
+from lorascope.drift.grams import Grams, grams
+from lorascope.drift.health import LayerHealth, layer_health
 from lorascope.drift.probe import Pooling, Probe, TokenSample
 from lorascope.drift.record import PROBE, Draws, write_representation
 from lorascope.drift.resampling import bootstrap_cka, bootstrap_counts
 from lorascope.drift.similarity import linear_cka_pairs
+from lorascope.drift.sinks import SinkFigures, Sinks, sink_rows
 from lorascope.drift.text import TextWindows
 from lorascope.drift.updates import base_matrices, weight_updates
-from lorascope.drift.views import Points, View, distances, is_block_output, mean_drift
+from lorascope.drift.views import Points, View, distances, is_block_output, layer_number, mean_drift
 from lorascope.drift.weights import device_bytes, measure_updates, relative_parameter_change, weight_measurements
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method, NotStackable
 from lorascope.methods.stacked import view as view_of_run
 from lorascope.models.blocks import check_comparable
+from lorascope.stats.drift.health import SINK_NORM, SINK_NORM_CHANGE, SINK_SHARE
 from lorascope.training.hardware import synchronise
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 
 PRECISION = "fp32"
 """Of all models alike, whatever they were trained in: bf16's rounding would be a drift of its own (extraction.py)."""
+SINK_UNITS = {SINK_SHARE: "fraction", SINK_NORM: "1", SINK_NORM_CHANGE: "1"}
 _BOOTSTRAP_SEED, _CONTROL_SEED = 20261124, 0
 
 
@@ -58,17 +62,55 @@ class ExportedRun:
 
 
 @dataclass(frozen=True)
+class ShownByBase:
+    """What the base shows on a probe by one pooling. rows: what a row of the features is. left_out: layers that are constant
+    there, in words."""
+
+    rows: Pooling
+    points: Points
+    view: View
+    health: Sequence[LayerHealth]
+    left_out: list[str]
+
+    @property
+    def unhealthy(self) -> frozenset[tuple[str, int]]:
+        """The (site, layer) that averages over layers leave out."""
+        return frozenset((row.site, row.layer) for row in self.health if not row.is_healthy)
+
+
+@dataclass(frozen=True)
 class ProbeOfBase:
     """Examples that all models look at, with what the base shows on them. split: "probe", or "probe:TASK" of another task.
-    pooling: what a row of the features is. left_out: layers that are constant there, in words."""
+    wanted, shown: by pooling, the primary one first. sinks: the base's, which are the same tokens for all models."""
 
     split: str
     probe: Probe
-    pooling: Pooling
     reading: Reading
-    points: Points
-    base: View
-    left_out: list[str]
+    wanted: Mapping[str, PooledSites]
+    shown: Mapping[str, ShownByBase]
+    sinks: Sinks
+    figures: SinkFigures
+
+    @property
+    def primary(self) -> str:
+        """The pooling of a run's drift in one number."""
+        return next(iter(self.shown))
+
+    @property
+    def pooling(self) -> Pooling:
+        return self.shown[self.primary].rows
+
+    @property
+    def points(self) -> Points:
+        return self.shown[self.primary].points
+
+    @property
+    def base(self) -> View:
+        return self.shown[self.primary].view
+
+    @property
+    def left_out(self) -> list[str]:
+        return self.shown[self.primary].left_out
 
     @property
     def num_rows(self) -> int:
@@ -107,8 +149,8 @@ class Watch:
 
 class MeasuredArm:
     """What is found of an arm's runs. tables: measurements; spectra: singular values of the updates; heads: run ->
-    attention patterns by head; grams: run -> the Grams of its features on the first probe; pairs: "SITE/SEED" -> debiased
-    CKA of each layer of the base (rows) with each of the run; not_measured: what could not be -> why. out: where
+    attention patterns by head; grams: run -> pooling -> the Grams of its features on the first probe; pairs: "SITE/SEED" ->
+    debiased CKA of each layer of the base (rows) with each of the run; not_measured: what could not be -> why. out: where
     representations are kept, if they are."""
 
     def __init__(
@@ -123,7 +165,7 @@ class MeasuredArm:
         self.tables: list[pd.DataFrame] = []
         self.spectra: list[pd.DataFrame] = []
         self.heads: dict[str, AttentionPatterns] = {}
-        self.grams: dict[str, dict[str, Grams]] = {}
+        self.grams: dict[str, dict[str, dict[str, Grams]]] = {}
         self.drift: dict[str, float | None] = {}
 
     def read(self, probes: Sequence[ProbeOfBase], *, attention: Examples | None, text: TextOfBase | None) -> None:
@@ -131,16 +173,20 @@ class MeasuredArm:
         for group, model in self._models():
             for probe in probes:
                 with self.watch.timing("extraction"):
-                    features = extract_runs(
-                        model, probe.probe.columns, reading=probe.reading, sites=self.spec.sites, pooling=probe.pooling,
+                    shown = read_runs(
+                        model, probe.probe.columns, reading=probe.reading, wanted=probe.wanted, sinks=probe.sinks,
                         names=[f"seed {run.seed}" for run in group],
                     )  # fmt: skip
-                for run, own in zip(group, features, strict=True):
+                for run, features, figures in zip(group, shown.features, shown.figures, strict=True):
                     with self.watch.timing("similarity"):
-                        try:
-                            self._note_distances(run, probe, own)
-                        except StudyError as error:  # this run's alone: the arm's others are measured
-                            self.not_measured[f"{probe.split} of seed {run.seed}"] = error.message
+                        self._note_features(run, probe, features)
+                        rows = [(site, layer_number(site, i), *rest) for site, i, *rest in sink_rows(figures)]
+                        table = pd.DataFrame(rows, columns=["site", "layer", "metric", "value"])
+                        self._note(
+                            run,
+                            table.assign(unit=[SINK_UNITS[metric] for metric in table["metric"]]),
+                            split=probe.split,
+                        )
             if attention is not None:
                 with self.watch.timing("attention"):
                     self._note_attention(group, model, attention, probes[0])
@@ -168,16 +214,33 @@ class MeasuredArm:
             check_comparable(model, self.base.model, name=f"the run of seed {run.seed}")
             yield [run], model
 
-    def _note_distances(self, run: ExportedRun, probe: ProbeOfBase, features: Mapping[str, Tensor]) -> None:
-        view = View.of(features, probe.points)
-        rows = distances(probe.base, view, probe.points, neighbours=neighbours(self.spec, probe))
-        summary = mean_drift(rows)
+    def _note_features(self, run: ExportedRun, probe: ProbeOfBase, features: Mapping[str, Features]) -> None:
+        """What a run's features give by every pooling. What cannot be compared is this run's alone: the arm's others are
+        measured, and without the primary pooling the others say nothing."""
+        what = f"{probe.split} of seed {run.seed}"
+        for pooling in probe.shown:
+            try:
+                self._note_distances(run, probe, pooling, features[pooling])
+            except StudyError as error:
+                is_primary = pooling == probe.primary
+                self.not_measured[what if is_primary else f"{what}, pooling {pooling}"] = error.message
+                if is_primary:
+                    return
+
+    def _note_distances(self, run: ExportedRun, probe: ProbeOfBase, pooling: str, features: Features) -> None:
+        shown, is_primary = probe.shown[pooling], pooling == probe.primary
+        view = View.of(features, shown.points, only_drift=not is_primary)
+        rows = distances(shown.view, view, shown.points, neighbours=neighbours(self.spec, probe))
+        summary = mean_drift(rows, without=shown.unhealthy)
         table = pd.DataFrame(rows, columns=["site", "layer", "metric", "value"])
         if summary is not None:
             table.loc[len(table)] = ["residual", None, "drift", summary]
-        self._note(run, table.assign(unit="1"), split=probe.split)
-        if probe.split == PROBE:
-            self.grams[run.id], self.drift[run.id] = view.debiased, summary
+        self._note(run, table.assign(unit="1", pooling=pooling), split=probe.split)
+        if probe.split != PROBE:
+            return
+        self.grams.setdefault(run.id, {})[pooling] = view.debiased
+        if is_primary:
+            self.drift[run.id] = summary
             if self.spec.layer_pairs:
                 for site, base in probe.base.debiased.items():
                     self.pairs[f"{site}/{run.seed}"] = linear_cka_pairs(base, view.debiased[site]).cpu().numpy()
@@ -262,27 +325,55 @@ class MeasuredArm:
             raise StudyError("no run of this arm could be measured: " + "; ".join(self.not_measured.values()))
         generator = np.random.default_rng([_BOOTSTRAP_SEED, len(probe.probe)])
         counts = bootstrap_counts(len(probe.probe), generator=generator, draws=self.spec.draws)
-        if isinstance(probe.pooling, TokenSample):  # tokens of one example come and go together
-            counts = counts[:, torch.from_numpy(probe.pooling.examples)]
         with self.watch.timing("bootstrap"):
-            draws = [
-                1 - bootstrap_cka(base, [self.grams[run.id][site] for run in runs], counts=counts)
-                for site, base in probe.base.debiased.items()
-            ]
-            values = torch.cat(draws, dim=2).cpu().numpy()
-        points = list(probe.points)
-        in_summary = [is_block_output(*point) for point in points]
+            values = [self._draw(runs, pooling, shown, counts) for pooling, shown in probe.shown.items()]
+        points = [(pooling, *point) for pooling, shown in probe.shown.items() for point in shown.points]
+        unhealthy = probe.shown[probe.primary].unhealthy
+        in_summary = [
+            pooling == probe.primary and is_block_output(site, layer) and (site, layer) not in unhealthy
+            for pooling, site, layer in points
+        ]
+        drawn = np.concatenate(values, axis=2)
         return Draws(
-            draws=values.astype(np.float32),
+            draws=drawn.astype(np.float32),
             runs=np.array([run.id for run in runs]),
             seeds=np.array([run.seed for run in runs]),
-            sites=np.array([site for site, _ in points]),
-            layers=np.array([layer for _, layer in points]),
-            summary=values[:, :, in_summary].mean(axis=2).astype(np.float32) if any(in_summary) else None,
+            sites=np.array([site for _, site, _ in points]),
+            layers=np.array([layer for *_, layer in points]),
+            summary=drawn[:, :, in_summary].mean(axis=2).astype(np.float32) if any(in_summary) else None,
+            poolings=np.array([pooling for pooling, *_ in points]),
         )
+
+    def _draw(self, runs: Sequence[ExportedRun], pooling: str, shown: ShownByBase, counts: Tensor) -> np.ndarray:
+        """[draws, runs, points] by one pooling, NaN for a run that has no features by it."""
+        if isinstance(shown.rows, TokenSample):  # tokens of one example come and go together
+            counts = counts[:, torch.from_numpy(shown.rows.examples)]
+        known = [index for index, run in enumerate(runs) if pooling in self.grams[run.id]]
+        values = np.full((len(counts), len(runs), len(list(shown.points))), np.nan)
+        if known:
+            found = [
+                1 - bootstrap_cka(base, [self.grams[runs[index].id][pooling][site] for index in known], counts=counts)
+                for site, base in shown.view.debiased.items()
+            ]
+            values[:, known] = torch.cat(found, dim=2).cpu().numpy() if found else 0
+        return values
 
     def _note(self, run: ExportedRun, table: Any, *, split: str | None = None) -> None:
         self.tables.append(table.assign(run=run.id, seed=run.seed, split=split))
+
+
+def shown_by_base(
+    rows: Pooling, features: Features, columns: Examples, *, labels: np.ndarray | None, only_drift: bool
+) -> ShownByBase:
+    """The base's side of every comparison by one pooling, with the health of its layers. labels: of the examples."""
+    points = Points.of(features)
+    view = View.of(features, points, is_base=True, only_drift=only_drift)
+    biased = view.biased or {site: grams(x, estimator="biased", site=site) for site, x in view.features.items()}
+    lengths = np.asarray(columns.lengths)
+    if isinstance(rows, TokenSample):
+        lengths, labels = lengths[rows.examples], None if labels is None else labels[rows.examples]
+    health = layer_health(biased, points, lengths=lengths, labels=labels)
+    return ShownByBase(rows, points, view, health, points.left_out(features))
 
 
 def keep_representations(out: Path, name: str, view: View) -> None:

@@ -1,8 +1,9 @@
 """Features of a model on probe examples: float32 [layers, examples, hidden] a site, on the model's device.
 
 Forward hooks pool each layer's output the moment it exists, so what remains of a batch is one row an example and layer,
-never [layers, examples, tokens, hidden]; the largest tensors alive are those of the forward pass itself. Padding has no
-part in a feature, and batches are grouped by length, so little of it is computed. The model is left as it was found.
+never [layers, examples, tokens, hidden]; the largest tensors alive are those of the forward pass itself. Several poolings
+are made in one pass (`read_runs`). Padding has no part in a feature, and batches are grouped by length, so little of it is
+computed. The model is left as it was found.
 
 Features are computed in fp32 whatever the training's precision. Against itself in fp32, a base in bf16 autocast drifts by
 rounding alone: 1 - debiased CKA on MRPC reaches 3e-4 with mean pooling and 7e-4 at the decision token (SmolLM2-135M; MiniLM
@@ -18,15 +19,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lorascope.data.batches import MASK, evaluation_batches
 from lorascope.drift.probe import Pooling, TokenSample
+from lorascope.drift.sinks import SinkFigures, SinkReader, Sinks
 from lorascope.errors import StudyError
 from lorascope.models.blocks import (
     FEATURE_SITES,
@@ -48,6 +51,7 @@ Features = dict[str, Float[Tensor, "layers examples hidden"]]
 # As few as keep the device busy: a batch of a whole probe, at the length of its longest example, is half padding.
 TOKENS_A_BATCH: Mapping[str, int] = {"cpu": 512, "cuda": 8192, "mps": 16384}
 _SUM_TOLERANCE = 0.05
+_CHECK = "what the blocks add"
 
 
 def extract(
@@ -60,7 +64,7 @@ def extract(
     name: str = "the model",
     max_tokens: int | None = None,
 ) -> Features:
-    """The features of one model, site -> float32 [layers, examples, hidden] on its device, in the columns' order.
+    """One model's features by one pooling, site -> float32 [layers, examples, hidden] on its device, in the columns' order.
 
     model: a transformers model, one with PEFT adapters, or a gang's one-run view in the middle of training; modes, hooks
     and generators are left as they were. sites: of `FEATURE_SITES`; the residual stream has one layer more than the
@@ -75,7 +79,6 @@ def extract(
     return features[0]
 
 
-@torch.no_grad()
 def extract_runs(
     model: nn.Module,
     columns: Examples,
@@ -88,38 +91,79 @@ def extract_runs(
 ) -> list[Features]:
     """`extract` for a model whose batches are those of several runs end to end (`stack_adapters`): what it would give for each
     run alone, to rounding. names: what messages call the runs, one a run."""
+    wanted = {"": PooledSites(pooling, tuple(sites))}
+    shown = read_runs(model, columns, reading=reading, wanted=wanted, names=names, max_tokens=max_tokens)
+    return [features[""] for features in shown.features]
+
+
+class PooledSites(NamedTuple):
+    """Features by one pooling, at some of FEATURE_SITES."""
+
+    pooling: Pooling
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one pass over the probe gave. features: run by run, name of a pooling -> Features. sinks: the base's, which were
+    decided now where none were given. figures: run by run, what was seen of sinks."""
+
+    features: list[dict[str, Features]]
+    sinks: Sinks
+    figures: list[SinkFigures]
+
+
+@torch.no_grad()
+def read_runs(
+    model: nn.Module,
+    columns: Examples,
+    *,
+    reading: Reading,
+    wanted: Mapping[str, PooledSites],
+    names: Sequence[str],
+    sinks: Sinks | None = None,
+    max_tokens: int | None = None,
+) -> Shown:
+    """Features by several poolings, name -> what is wanted, from one pass over the examples. sinks: the base's on these
+    examples; None: the model is the base, and they are decided in this pass."""
     runs = len(names)
-    check_feature_sites(sites, model)
+    assert sinks is not None or runs == 1 or all(one.pooling != "non-sink-mean" for one in wanted.values())
+    asked = dict.fromkeys(site for _, sites in wanted.values() for site in sites)
+    check_feature_sites(tuple(asked), model)
     plain, blocks = plain_model(model), find_blocks(model)
     device = next(plain.parameters()).device
     # Modules found by their usual names alone are read together, to see that they are what the blocks add.
-    is_to_be_checked = not blocks.is_known and set(sites) != {"residual"}
-    features = {
-        site: torch.empty(
-            runs, len(blocks.blocks) + (site == "residual"), _num_rows(pooling, columns), plain.config.hidden_size,
-            device=device,
-        )
-        for site in (blocks.sites if is_to_be_checked else sites)
-    }  # fmt: skip
-    pool = _Pool(pooling, runs, reads_last=pooling == "decision-token" and decides_on_last_token(model))
+    is_to_be_checked = not blocks.is_known and set(asked) != {"residual"}
+    everything = {**wanted, **({_CHECK: PooledSites("mean", blocks.sites)} if is_to_be_checked else {})}
+    depths = {site: len(blocks.blocks) + (site == "residual") for site in FEATURE_SITES}
+    pools = {
+        name: _Pool.of(one, columns, runs=runs, depths=depths, width=plain.config.hidden_size, model=model)
+        for name, one in everything.items()
+    }
+    sites = tuple(dict.fromkeys(site for one in everything.values() for site in one.sites))
+    reader = SinkReader({site: depths[site] for site in sites}, len(columns), runs, sinks, device)
     largest = min(TOKENS_A_BATCH[device.type], reading.task.inputs.largest_batch[device.type])
-    limit = (max_tokens or largest) // runs
+    batch_of = _Batch(reader, list(pools.values()), runs)
     with evaluating(model), ExitStack() as hooks:
-        for module, is_input, target in _points(blocks, features):
-            hooks.enter_context(_hooked(module, pool.into(target), is_input=is_input))
-        for rows, batch in batches_of(reading, columns, max_tokens=limit):
-            if not pool.prepare(rows, batch.get(MASK), device=device):
+        for module, is_input, site, layer in _points(blocks, sites):
+            hooks.enter_context(_hooked(module, partial(batch_of.read, site, layer), is_input=is_input))
+        for rows, batch in batches_of(reading, columns, max_tokens=(max_tokens or largest) // runs):
+            if not batch_of.prepare(rows, batch.get(MASK), device=device):
                 continue
             inputs = {k: v.repeat(runs, *[1] * (v.ndim - 1)) for k, v in reading.model_inputs(batch).items()}
             with reading.autocast():
                 run_backbone(plain, inputs)
-    for site in features:
-        features[site] = features[site].index_select(2, pool.back_in_order(device))
-    for run, name in enumerate(names):
-        _check_finite({site: tensor[run] for site, tensor in features.items()}, name)
+    features = {name: pool.in_order() for name, pool in pools.items()}
+    for found in features.values():
+        for run, name in enumerate(names):
+            _check_finite({site: tensor[run] for site, tensor in found.items()}, name)
     if is_to_be_checked:
-        _check_sums(features, plain.config.model_type)
-    return [{site: features[site][run] for site in sites} for run in range(runs)]
+        _check_sums(features.pop(_CHECK), plain.config.model_type)
+    return Shown(
+        [{name: {s: x[run] for s, x in found.items()} for name, found in features.items()} for run in range(runs)],
+        reader.decided(),
+        [reader.figures(run) for run in range(runs)],
+    )
 
 
 def _num_rows(pooling: Pooling, columns: Examples) -> int:
@@ -130,15 +174,14 @@ def _num_rows(pooling: Pooling, columns: Examples) -> int:
     return len(pooling)
 
 
-def _points(blocks: Blocks, features: Mapping[str, Tensor]) -> Iterator[tuple[nn.Module, bool, Tensor]]:
-    """(module, whether what enters it is meant, where that goes: [runs, examples, hidden]) for each layer of each site."""
-    for site, tensor in features.items():
-        targets = list(tensor.unbind(dim=1))
+def _points(blocks: Blocks, sites: Sequence[str]) -> Iterator[tuple[nn.Module, bool, str, int]]:
+    """(module, whether what enters it is meant, site, position of the layer in the site's features)."""
+    for site in sites:
         if site == "residual":
-            yield blocks.blocks[0], True, targets.pop(0)
+            yield blocks.blocks[0], True, site, 0
         modules = {"residual": blocks.blocks, "attention": blocks.attentions, "mlp": blocks.mlps}[site]
-        for module, target in zip(modules, targets, strict=True):
-            yield module, False, target
+        for layer, module in enumerate(modules, start=int(site == "residual")):
+            yield module, False, site, layer
 
 
 def batches_of(
@@ -189,6 +232,34 @@ def _hooked(module: nn.Module, write: Callable[[Tensor], None], *, is_input: boo
 
 
 @dataclass
+class _Batch:
+    """The hidden states of the present batch, on their way to the sinks and to every pooling."""
+
+    sinks: SinkReader
+    pools: Sequence[_Pool]
+    runs: int
+
+    def prepare(self, rows: np.ndarray, mask: Tensor | None, *, device: torch.device) -> bool:
+        """Notes a batch: which examples it holds and which of its positions are real (None: all). False: no pooling asks for
+        any of its positions."""
+        self._num_examples = len(rows)
+        asked = [pool.prepare(rows, mask, device=device) for pool in self.pools]
+        if any(asked):
+            self.sinks.prepare(rows, mask)
+        return any(asked)
+
+    def read(self, site: str, layer: int, hidden: Float[Tensor, "batch tokens hidden"]) -> None:
+        """What a module gave: hidden states of runs * examples."""
+        if hidden.ndim == 2:  # OPT's MLP takes the tokens of all examples end to end
+            hidden = hidden.unflatten(0, (self.runs * self._num_examples, -1))
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.float()
+            sinks = self.sinks.read(site, layer, hidden)
+            for pool in self.pools:
+                pool.write(site, layer, hidden, sinks)
+
+
+@dataclass
 class _Pool:
     """Turns hidden states [runs * examples, tokens, hidden] of the present batch into rows of the features.
 
@@ -198,20 +269,36 @@ class _Pool:
     pooling: Pooling
     runs: int
     reads_last: bool
+    features: dict[str, Float[Tensor, "runs layers rows hidden"]]
     _written: list[np.ndarray] = field(default_factory=list)
 
+    @classmethod
+    def of(
+        cls,
+        wanted: PooledSites,
+        columns: Examples,
+        *,
+        runs: int,
+        depths: Mapping[str, int],
+        width: int,
+        model: nn.Module,
+    ) -> _Pool:
+        """With room for the features. depths: site -> layers."""
+        device = next(model.parameters()).device
+        shape = _num_rows(wanted.pooling, columns), width
+        features = {site: torch.empty(runs, depths[site], *shape, device=device) for site in wanted.sites}
+        return cls(wanted.pooling, runs, wanted.pooling == "decision-token" and decides_on_last_token(model), features)
+
     def prepare(self, rows: np.ndarray, mask: Tensor | None, *, device: torch.device) -> bool:
-        """Notes a batch: which examples it holds and which of its positions are real (None: all). False: none of its
-        positions is asked for."""
-        self._num_examples = len(rows)
-        if self.pooling == "mean":
-            weights = None if mask is None else mask.float() / mask.sum(1, keepdim=True)
-            self._weights = None if weights is None else weights.repeat(self.runs, 1).unsqueeze(1)
+        """Notes a batch. False: none of its positions is asked for."""
+        if self.pooling in ("mean", "non-sink-mean"):
+            self._mask = None if mask is None else mask.bool().repeat(self.runs, 1)
         elif self.pooling == "decision-token":
             examples = torch.arange(len(rows), device=device)
             last = torch.full_like(examples, -1) if mask is None else mask.sum(1) - 1
             self._take = (examples, last if self.reads_last else torch.zeros_like(examples))
         else:
+            assert isinstance(self.pooling, TokenSample)
             place = {int(row): index for index, row in enumerate(rows)}
             rows = np.flatnonzero(np.isin(self.pooling.examples, rows))
             examples = torch.tensor([place[int(row)] for row in self.pooling.examples[rows]], device=device)
@@ -221,28 +308,27 @@ class _Pool:
         self._written.append(rows)
         return len(rows) > 0
 
-    def back_in_order(self, device: torch.device) -> Int64[Tensor, " rows"]:
-        """Which of the rows as they were written is each row of the features."""
-        return torch.from_numpy(np.argsort(np.concatenate(self._written))).to(device)
+    def write(self, site: str, layer: int, hidden: Tensor, sinks: Bool[Tensor, "batch tokens"]) -> None:
+        """Pools what a layer gave, where its site is wanted."""
+        if site in self.features and self._next.stop > self._next.start:
+            self.features[site][:, layer, self._next] = self._pooled(hidden, sinks)
 
-    def into(self, target: Float[Tensor, "runs examples hidden"]) -> Callable[[Tensor], None]:
-        """What writes the pooled hidden states of a module into `target`."""
+    def in_order(self) -> dict[str, Tensor]:
+        """The features, rows in the columns' order."""
+        order = torch.from_numpy(np.argsort(np.concatenate(self._written)))
+        return {site: x.index_select(2, order.to(x.device)) for site, x in self.features.items()}
 
-        def write(hidden: Float[Tensor, "batch tokens hidden"]) -> None:
-            if hidden.ndim == 2:  # OPT's MLP takes the tokens of all examples end to end
-                hidden = hidden.unflatten(0, (self.runs * self._num_examples, -1))
-            with torch.autocast(hidden.device.type, enabled=False):
-                target[:, self._next] = self._pooled(hidden)
-
-        return write
-
-    def _pooled(self, hidden: Tensor) -> Float[Tensor, "runs rows hidden"]:
-        if self.pooling == "mean":
-            if self._weights is None:
-                return hidden.float().mean(dim=1).view(self.runs, -1, hidden.shape[-1])
-            return torch.bmm(self._weights, hidden.float()).view(self.runs, -1, hidden.shape[-1])
+    def _pooled(self, hidden: Tensor, sinks: Tensor) -> Float[Tensor, "runs rows hidden"]:
+        if self.pooling in ("mean", "non-sink-mean"):
+            chosen = self._mask
+            if self.pooling == "non-sink-mean":
+                chosen = ~sinks if chosen is None else chosen & ~sinks
+            if chosen is None:
+                return hidden.mean(dim=1).view(self.runs, -1, hidden.shape[-1])
+            weights = chosen.float() / chosen.sum(1, keepdim=True)
+            return torch.bmm(weights.unsqueeze(1), hidden).view(self.runs, -1, hidden.shape[-1])
         examples, tokens = self._take
-        return hidden.unflatten(0, (self.runs, -1))[:, examples, tokens].float()
+        return hidden.unflatten(0, (self.runs, -1))[:, examples, tokens]
 
 
 def _check_finite(features: Mapping[str, Float[Tensor, "layers examples hidden"]], name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -14,21 +14,23 @@ from lorascope.drift.record import PROBE, SEED_V_SEED, Draws, DriftRecord, read_
 from lorascope.engine.step import JSON, Step
 from lorascope.measures.measure import FinishedSteps, Measure, MeasuredEvidence, ProbedExamples
 from lorascope.measures.planned import PlannedModel, RunLabel, TrainedArms
-from lorascope.stats.facts.found import NotMeasuredFacts
+from lorascope.stats.drift.health import LEAST_EFFECTIVE_RANK
+from lorascope.stats.facts.found import DriftDefinition, NotMeasuredFacts
 from lorascope.stats.facts.study import StudyFacts
 from lorascope.study.spec import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lorascope.stats.drift.runs import Key
+    from lorascope.engine.store.artifact import Artifact
+    from lorascope.stats.drift.runs import DriftDraws, Key
 
 
 class DriftMeasure(Measure):
     """How far runs are from their base."""
 
     kind = "drift"
-    version = 3
+    version = 4
 
     def steps(self, study: Study, model: PlannedModel, arms: Sequence[TrainedArms]) -> Iterator[tuple[Step, RunLabel]]:
         """One step an arm: all its seeds' runs go through the base together, and are compared with each other too."""
@@ -86,34 +88,83 @@ class DriftMeasure(Measure):
             yield ProbedExamples(label["task"], artifact.id, probe.ids_sha256)
 
     def add_facts(self, facts: StudyFacts, finished: FinishedSteps) -> StudyFacts:
-        """What could not be measured, with the reason."""
+        """By which definition drift was measured, and what could not be measured, with the reason."""
         found = tuple(
             NotMeasuredFacts.from_json({**label, "what": what, "why": why})
             for label, artifact in finished
             for what, why in DriftRecord.read(artifact).not_measured.items()
         )
-        return replace(facts, not_measured=(*facts.not_measured, *found))
+        definitions = {(label["model"], label["task"]): _definition(label, artifact) for label, artifact in finished}
+        return replace(facts, not_measured=(*facts.not_measured, *found), drift=tuple(definitions.values()))
 
     def add_evidence(
         self, evidence: MeasuredEvidence, finished: FinishedSteps, table: pd.DataFrame
     ) -> MeasuredEvidence:
         """Draws of the bootstrap over examples, by arm."""
-        from lorascope.stats.drift.runs import DriftDraws
+        found = {
+            cast("Key", (label["model"], label["task"], label["method"])): _draws(artifact)
+            for label, artifact in finished
+        }
+        return replace(evidence, drift=found)
 
-        found: dict[Key, DriftDraws] = {}
-        for label, artifact in finished:
-            stored, record = Draws.read(artifact), DriftRecord.read(artifact)
-            # Without the residual stream there is no drift in one number, nor a row of it in the measurements.
-            summary = np.full(stored.draws.shape[:2], np.nan) if stored.summary is None else stored.summary
-            found[cast("Key", (label["model"], label["task"], label["method"]))] = DriftDraws(
+
+def _definition(label: Mapping[str, str | None], artifact: Artifact) -> DriftDefinition:
+    """What the drift in one number of this (model, task) is, and which other poolings there are."""
+    record = DriftRecord.read(artifact)
+    blocks = [layer for layer in record.layers.get("residual", ()) if layer > 0]
+    poolings = [record.pooling] if record.poolings is None else record.poolings
+    unhealthy = {
+        pooling: sorted(
+            layer for site, layer in record.left_out_of_averages(pooling) if site == "residual" and layer > 0
+        )
+        for pooling in poolings
+    }
+    return DriftDefinition.from_json(
+        {
+            "model": label["model"],
+            "task": label["task"],
+            "pooling": record.pooling,
+            "poolings": list(poolings),
+            "num_layers": len(blocks),
+            "left_out": unhealthy,
+            "least_effective_rank": None if record.unhealthy is None else LEAST_EFFECTIVE_RANK,
+        }
+    )
+
+
+def _draws(artifact: Artifact) -> DriftDraws:
+    """By the primary pooling, with those by the others."""
+    from lorascope.stats.drift.runs import DriftDraws
+
+    stored, record = Draws.read(artifact), DriftRecord.read(artifact)
+    poolings = [record.pooling] if record.poolings is None else record.poolings
+    of_points = np.full(len(stored.sites), record.pooling) if stored.poolings is None else stored.poolings
+    found = []
+    for pooling in poolings:
+        chosen = of_points == pooling
+        sites, layers = tuple(stored.sites[chosen].tolist()), tuple(stored.layers[chosen].tolist())
+        points = list(zip(sites, layers, strict=True))
+        unhealthy = record.left_out_of_averages(pooling) & set(points)
+        draws = stored.draws[:, :, chosen]
+        counted = [site == "residual" and layer > 0 and (site, layer) not in unhealthy for site, layer in points]
+        # Where nothing is counted there is no drift in one number, nor a row of it in the measurements.
+        none = np.full(draws.shape[:2], np.nan)
+        summary = draws[:, :, counted].mean(axis=2) if any(counted) else none
+        if pooling == record.pooling:
+            summary = none if stored.summary is None else stored.summary
+        found.append(
+            DriftDraws(
                 seeds=tuple(stored.seeds.tolist()),
-                sites=tuple(stored.sites.tolist()),
-                layers=tuple(stored.layers.tolist()),
-                draws=stored.draws,
+                sites=sites,
+                layers=layers,
+                draws=draws,
                 summary=summary,
                 num_examples=record.num_examples,
+                pooling=pooling,
+                unhealthy=unhealthy,
             )
-        return replace(evidence, drift=found)
+        )
+    return replace(found[0], others=tuple(found[1:]))
 
 
 DRIFT = DriftMeasure()

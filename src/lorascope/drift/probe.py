@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Int
 
+from lorascope.data.batches import ColumnUse
 from lorascope.errors import StudyError
 from lorascope.tasks.steps import ids_checksum
 
 if TYPE_CHECKING:
     from lorascope.data.columns import ColumnStore, ColumnSubset, Examples
+    from lorascope.study.measure import PoolingName
+    from lorascope.tasks.task import Task
 
 PROBE_EXAMPLES = 750
 LEAST_EXAMPLES = 4
@@ -89,11 +92,20 @@ def choose_tokens(lengths: Int[np.ndarray, " examples"], cap: int = PROBE_TOKENS
     return TokenSample(examples, chosen - starts[examples])
 
 
-Pooling = Literal["mean", "decision-token"] | TokenSample
-"""What a row of features is. mean: over the real tokens of an example. decision-token: the one that a classification head
-reads, the last real token of a decoder, the first (CLS) of an encoder. A TokenSample: these tokens, each a row of its own."""
+def class_labels(task: Task, columns: Examples) -> np.ndarray | None:
+    """The class of each example by number; None for a task whose targets are no class."""
+    if task.scoring.targets != (ColumnUse("label", "labels"),):
+        return None
+    labels = np.asarray(columns.values("label", np.arange(len(columns))))
+    return labels if labels.dtype.kind in "iu" else None
 
 
-def rows_of(pooling: Literal["mean", "decision-token", "token"], columns: Examples) -> Pooling:
+Pooling = Literal["mean", "non-sink-mean", "decision-token"] | TokenSample
+"""What a row of features is. mean: over the real tokens of an example. non-sink-mean: over those that are no attention sinks
+of the base. decision-token: the one that a classification head reads, the last real token of a decoder, the first (CLS) of an
+encoder. A TokenSample: these tokens, each a row of its own."""
+
+
+def rows_of(pooling: PoolingName, columns: Examples) -> Pooling:
     """What a study's `pooling` means on these examples: "token" is a sample of their tokens."""
     return choose_tokens(np.asarray(columns.lengths), seed=_TOKENS_SEED) if pooling == "token" else pooling

@@ -32,8 +32,16 @@ LAYER_PAIRS = "layer_pairs.npz"
 REPRESENTATIONS = "representations"
 """A folder: NAME/SITE.npy, the features themselves."""
 
-DISTANCE_COLUMNS = ("run", "seed", "split", "site", "layer", "metric", "value", "unit")
-REFERENCE_COLUMNS = ("reference", "split", "site", "layer", "metric", "value")
+HEALTH = "health.parquet"
+"""What the base's layers are like by each pooling: HEALTH_COLUMNS. Absent in artifacts of version 3."""
+
+DISTANCE_COLUMNS = ("run", "seed", "split", "pooling", "site", "layer", "metric", "value", "unit")
+REFERENCE_COLUMNS = ("reference", "split", "pooling", "site", "layer", "metric", "value")
+HEALTH_COLUMNS = (
+    "split", "pooling", "site", "layer", "effective_rank", "top_share", "length_correlation", "label_correlation",
+    "is_healthy",
+)  # fmt: skip
+_FEATURE_SITES = ("residual", "attention", "mlp")
 HEAD_FIGURES = ("entropy", "base_entropy", "total_variation", "jensen_shannon")
 PROBE = "probe"
 """The split of the in-task probe; `probe:TASK` is that of another task's."""
@@ -43,8 +51,9 @@ SEED_V_SEED = "seed-v-seed"
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Drift of an arm's runs in resamples of the probe. draws: [draws, runs, points], a point being a site and a layer.
-    summary: [draws, runs], the mean over the residual stream's layers 1..L, None where that was not measured."""
+    """Drift of an arm's runs in resamples of the probe. draws: [draws, runs, points], a point being a pooling, a site and a
+    layer. summary: [draws, runs], the mean over the healthy layers 1..L of the residual stream by the primary pooling, None
+    where there are none. poolings: None in files of version 3, which have one."""
 
     draws: np.ndarray
     runs: np.ndarray
@@ -52,6 +61,7 @@ class Draws:
     sites: np.ndarray
     layers: np.ndarray
     summary: np.ndarray | None
+    poolings: np.ndarray | None = None
 
     def write(self, out: Path) -> None:
         """As `out`/draws.npz."""
@@ -76,8 +86,11 @@ class ProbeRecord:
 
 @dataclass(frozen=True)
 class DriftRecord:
-    """The result of a drift step. probes, left_out: by split. layers: by site. drift: seed -> the run's drift in one number.
-    not_measured: what could not be -> why. seconds: part -> time."""
+    """The result of a drift step. probes, left_out: by split. layers: by site. pooling: of drift in one number, the first of
+    `poolings`. unhealthy: pooling -> "SITE LAYER" of each layer that averages leave out. drift: seed -> the run's drift in one
+    number. not_measured: what could not be -> why. seconds: part -> time.
+
+    A step of version 3 had one pooling and left out no layer: there `poolings` and `unhealthy` are None."""
 
     num_examples: int
     probes: Mapping[str, ProbeRecord]
@@ -94,6 +107,13 @@ class DriftRecord:
     not_measured: Mapping[str, str]
     seconds: Mapping[str, float]
     peak_memory_bytes: int | None
+    poolings: Sequence[str] | None = None
+    unhealthy: Mapping[str, Sequence[str]] | None = None
+
+    def left_out_of_averages(self, pooling: str) -> frozenset[tuple[str, int]]:
+        """(site, layer)."""
+        named = (text.rsplit(" ", 1) for text in (self.unhealthy or {}).get(pooling, ()))
+        return frozenset((site, int(layer)) for site, layer in named)
 
     def to_json(self) -> dict[str, Any]:
         """The step's result."""
@@ -116,13 +136,17 @@ def write_tables(
     references: Sequence[tuple[Any, ...]],
     spectra: pd.DataFrame,
     pairs: Mapping[str, np.ndarray],
+    health: Sequence[tuple[Any, ...]] = (),
 ) -> None:
-    """distances: with at least DISTANCE_COLUMNS. references: rows of REFERENCE_COLUMNS. pairs: of LAYER_PAIRS, or none."""
+    """distances: with at least DISTANCE_COLUMNS. references, health: rows of REFERENCE_COLUMNS and of HEALTH_COLUMNS. pairs:
+    of LAYER_PAIRS, or none."""
     import pandas as pd
 
     _typed(distances[list(DISTANCE_COLUMNS)]).to_parquet(out / DISTANCES, index=False)
     _typed(pd.DataFrame(references, columns=list(REFERENCE_COLUMNS))).to_parquet(out / REFERENCES, index=False)
     _typed(spectra).to_parquet(out / SPECTRA, index=False)
+    if health:
+        pd.DataFrame(health, columns=list(HEALTH_COLUMNS)).to_parquet(out / HEALTH, index=False)
     if pairs:
         np.savez_compressed(out / LAYER_PAIRS, **pairs)  # type: ignore[arg-type]
 
@@ -145,14 +169,34 @@ def read_distances(artifact: Artifact) -> pd.DataFrame:
     """DISTANCE_COLUMNS, of every run."""
     import pandas as pd
 
-    return pd.read_parquet(artifact.file(DISTANCES))
+    return _with_pooling(pd.read_parquet(artifact.file(DISTANCES)), artifact)
 
 
 def read_references(artifact: Artifact) -> pd.DataFrame:
     """REFERENCE_COLUMNS."""
     import pandas as pd
 
-    return pd.read_parquet(artifact.file(REFERENCES))
+    return _with_pooling(pd.read_parquet(artifact.file(REFERENCES)), artifact)
+
+
+def read_health(artifact: Artifact) -> pd.DataFrame:
+    """HEALTH_COLUMNS; no row for a step of version 3."""
+    import pandas as pd
+
+    if DriftRecord.read(artifact).unhealthy is None:
+        return pd.DataFrame(columns=list(HEALTH_COLUMNS))
+    return pd.read_parquet(artifact.file(HEALTH))
+
+
+def _with_pooling(table: pd.DataFrame, artifact: Artifact) -> pd.DataFrame:
+    """Files of version 3 have no column for it: all their distances are by the pooling of the step."""
+    import pandas as pd
+
+    if "pooling" in table:
+        return table
+    is_distance = table["site"].isin(list(_FEATURE_SITES)) & table["split"].notna()
+    pooling = DriftRecord.read(artifact).pooling
+    return table.assign(pooling=pd.array([pooling if found else None for found in is_distance], dtype="string"))
 
 
 def _typed(table: Any) -> pd.DataFrame:

@@ -9,35 +9,41 @@ representations.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from lorascope.data.columns import ColumnStore, Examples
+from lorascope.data.columns import ColumnStore
 from lorascope.drift.arm import (
     PRECISION,
     ExportedRun,
     MeasuredArm,
     ProbeOfBase,
+    ShownByBase,
     TextOfBase,
     Watch,
     keep_representations,
     neighbours,
+    shown_by_base,
 )
 from lorascope.drift.beside import beside
-from lorascope.drift.extraction import Features, extract
+from lorascope.drift.extraction import PooledSites, read_runs
 from lorascope.drift.forgetting import load_language_head, text_loss
-from lorascope.drift.probe import Pooling, choose_probe, rows_of
+from lorascope.drift.poolings import ordered_poolings
+from lorascope.drift.probe import choose_probe, class_labels, rows_of
 from lorascope.drift.record import PROBE, SEED_V_SEED, Draws, DriftRecord, ProbeRecord, write_heads, write_tables
 from lorascope.drift.similarity import expected_biased_cka
+from lorascope.drift.sinks import sink_rows
 from lorascope.drift.text import WINDOW_TOKENS, causal_windows, masked_windows
-from lorascope.drift.views import Points, Row, View, debiased_grams, drift_between, mean_rows
+from lorascope.drift.views import Points, Row, debiased_grams, drift_between, is_block_output, layer_number, mean_rows
 from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
 from lorascope.engine.warm import Kept
@@ -46,12 +52,23 @@ from lorascope.models.architectures import known_architecture
 from lorascope.models.checkpoint import allows_pickle, checkpoint_directory
 from lorascope.models.config_facts import most_tokens
 from lorascope.models.loading import BASE, BaseModel
+from lorascope.stats.drift.health import (
+    BASE_REFERENCE,
+    EFFECTIVE_RANK,
+    LABEL_CORRELATION,
+    LENGTH_CORRELATION,
+    TOP_SHARE,
+    none_healthy,
+)
 from lorascope.study.measure import DriftSpec
 from lorascope.study.spec import Seeds
 from lorascope.tasks.description import task_from_result
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory
 from lorascope.training.preparation import base_for, make_deterministic, method_from_params, processor_for, reading_for
-from lorascope.training.reading import Reading
+
+if TYPE_CHECKING:
+    from lorascope.data.columns import Examples
+    from lorascope.study.measure import PoolingName
 
 _PROBE_SEED, _RANDOM_MODEL_SEED, _MASK_SEED = 0, 0, 0
 
@@ -105,11 +122,12 @@ def measure_drift(context: StepContext) -> dict[str, Any]:
         test = ColumnStore.open(context.deps["tokens"].file("test"))
         attention = spec.attention_examples and choose_probe(test, spec.attention_examples, seed=_PROBE_SEED).columns
         arm.read(probes, attention=attention or None, text=text)
+        arm.not_measured.update(_without_average(probes[0]))
         for what, why in arm.not_measured.items():
             context.emit(Notice(step=context.step.id, level="warning", text=f"{what} is not measured: {why}"))
         draws = arm.draw(probes[0])
         arm.note_weights(weights())
-    _write(context.out, arm, draws, [*references, *_between_seeds(arm, probes[0])], probes[0])
+    _write(context.out, arm, draws, [*references, *_between_seeds(arm, probes[0])], probes)
     return _record(arm, probes).to_json()
 
 
@@ -126,17 +144,23 @@ def _progress(context: StepContext, total: int) -> Any:
 
 
 def _probes(context: StepContext, base: BaseModel, spec: DriftSpec) -> list[ProbeOfBase]:
-    """The in-task probe, then the other task's. What the base shows on them stays warm for the next arm."""
-    found = [_probe(context, base, spec, split=PROBE, prefix="")]
-    if context.step.params["other_task"] is not None:
-        split = f"{PROBE}:{context.step.params['other_task']}"
-        found.append(_probe(context, base, spec, split=split, prefix="other_"))
+    """The in-task probe, then the other task's, which is read by the primary pooling alone. What the base shows on them stays
+    warm for the next arm."""
+    params, task = context.step.params, task_from_result(context.deps["data"].result)
+    directory = checkpoint_directory(params["model"], locations=context.step.locations, cache_dir=context.cache_dir)
+    poolings = ordered_poolings(spec.pooling, model=base.model, head=task.head, directory=directory)
+    found = [_probe(context, base, spec, poolings, split=PROBE, prefix="")]
+    if params["other_task"] is not None:
+        split = f"{PROBE}:{params['other_task']}"
+        found.append(_probe(context, base, spec, poolings[:1], split=split, prefix="other_"))
     return found
 
 
-def _probe(context: StepContext, base: BaseModel, spec: DriftSpec, *, split: str, prefix: str) -> ProbeOfBase:
+def _probe(
+    context: StepContext, base: BaseModel, spec: DriftSpec, poolings: Sequence[PoolingName], *, split: str, prefix: str
+) -> ProbeOfBase:
     tokens, warm = context.deps[f"{prefix}tokens"], context.warm
-    key = f"{split}:{tokens.id}:{spec.examples}:{spec.sites}:{spec.pooling}:{context.device}"
+    key = f"{split}:{tokens.id}:{spec.examples}:{spec.sites}:{poolings}:{context.device}"
     if not prefix and not warm.has(_PROBES, key):
         warm.drop(_PROBES)
 
@@ -144,42 +168,46 @@ def _probe(context: StepContext, base: BaseModel, spec: DriftSpec, *, split: str
         task = task_from_result(context.deps[f"{prefix}data"].result)
         reading = reading_for(context, task, base, precision=PRECISION)
         probe = choose_probe(ColumnStore.open(tokens.file("test")), spec.examples, seed=_PROBE_SEED)
-        pooling = rows_of(spec.pooling, probe.columns)
-        features = _features(base.model, probe.columns, reading, spec, pooling=pooling, name="the base")
-        points = Points.of(features)
-        return ProbeOfBase(
-            split, probe, pooling, reading, points, View.of(features, points, is_base=True), points.left_out(features)
-        )
+        wanted = _wanted(spec, poolings, probe.columns)
+        seen = read_runs(base.model, probe.columns, reading=reading, wanted=wanted, names=["the base"])
+        labels = class_labels(task, probe.columns)
+        shown = {
+            pooling: shown_by_base(
+                wanted[pooling].pooling, features, probe.columns, labels=labels, only_drift=pooling != poolings[0]
+            )
+            for pooling, features in seen.features[0].items()
+        }
+        return ProbeOfBase(split, probe, reading, wanted, shown, seen.sinks, seen.figures[0])
 
     return warm.keep(_PROBES, key, look)
 
 
-def _features(
-    model: nn.Module, columns: Examples, reading: Reading, spec: DriftSpec, *, pooling: Pooling, name: str
-) -> Features:
-    return extract(model, columns, reading=reading, sites=spec.sites, pooling=pooling, name=name)
+def _wanted(spec: DriftSpec, poolings: Sequence[PoolingName], columns: Examples) -> dict[str, PooledSites]:
+    """The primary pooling is read at every site, the others at the residual stream, whose drift hypotheses are about."""
+    others = ("residual",) if "residual" in spec.sites else spec.sites
+    sites = {pooling: others if index else spec.sites for index, pooling in enumerate(poolings)}
+    return {pooling: PooledSites(rows_of(pooling, columns), sites[pooling]) for pooling in poolings}
 
 
 def _fixed_references(
     context: StepContext, base: BaseModel, probe: ProbeOfBase, spec: DriftSpec
 ) -> list[tuple[str, Row]]:
-    """What no training makes: the base on other examples, and an untrained model of its architecture."""
-    key = f"{context.deps['tokens'].id}:{spec.examples}:{spec.sites}:{spec.pooling}:{context.device}"
+    """What no training makes, by the primary pooling: the base on other examples, and an untrained model of its
+    architecture, whose sinks are its base's."""
+    pooling = cast("PoolingName", probe.primary)
+    key = f"{context.deps['tokens'].id}:{spec.examples}:{spec.sites}:{pooling}:{context.device}"
 
     def look() -> list[tuple[str, Row]]:
         validation = ColumnStore.open(context.deps["tokens"].file("validation"))
-        others = choose_probe(validation, len(probe.probe), seed=_PROBE_SEED)
-        pooling = rows_of(spec.pooling, others.columns)
-        elsewhere = _features(base.model, others.columns, probe.reading, spec, pooling=pooling, name="the base")
+        others = choose_probe(validation, len(probe.probe), seed=_PROBE_SEED).columns
+        elsewhere = read_runs(
+            base.model, others, reading=probe.reading, wanted=_wanted(spec, [pooling], others), names=["the base"]
+        ).features[0][pooling]
         count = min(x.shape[1] for features in (elsewhere, probe.base.features) for x in features.values())
-        untrained = _features(
-            _untrained(base),
-            probe.probe.columns,
-            probe.reading,
-            spec,
-            pooling=probe.pooling,
-            name="an untrained model",
-        )
+        untrained = read_runs(
+            _untrained(base), probe.probe.columns, reading=probe.reading, wanted={pooling: probe.wanted[pooling]},
+            names=["an untrained model"], sinks=probe.sinks,
+        ).features[0][pooling]  # fmt: skip
         pairs = {
             "other-examples": (
                 debiased_grams(probe.base.features, _all_of(probe.points), examples=count),
@@ -208,7 +236,8 @@ def _untrained(base: BaseModel) -> nn.Module:
 
 def _between_seeds(arm: MeasuredArm, probe: ProbeOfBase) -> list[tuple[str, Row]]:
     """How far two runs of this arm that differ in their seeds are from each other, the mean over pairs."""
-    pairs = [drift_between(a, b, probe.points) for a, b in combinations(arm.grams.values(), 2)]
+    runs = [by_pooling[probe.primary] for by_pooling in arm.grams.values()]
+    pairs = [drift_between(a, b, probe.points) for a, b in combinations(runs, 2)]
     return [(SEED_V_SEED, row) for row in mean_rows(pairs)] if pairs else []
 
 
@@ -254,7 +283,7 @@ def _record(arm: MeasuredArm, probes: list[ProbeOfBase]) -> DriftRecord:
         probes={p.split: ProbeRecord(len(p.probe), p.probe.ids_sha256) for p in probes},
         layers={site: [layer for s, layer in probe.points if s == site] for site in probe.base.features},
         left_out={p.split: p.left_out for p in probes if p.left_out},
-        pooling=arm.spec.pooling,
+        pooling=probe.primary,
         num_rows=probe.num_rows,
         precision=PRECISION,
         neighbours=neighbours(arm.spec, probe),
@@ -265,16 +294,59 @@ def _record(arm: MeasuredArm, probes: list[ProbeOfBase]) -> DriftRecord:
         not_measured=arm.not_measured,
         seconds={part: round(seconds, 3) for part, seconds in arm.watch.seconds.items()},
         peak_memory_bytes=peak_memory_bytes(arm.device),
+        poolings=list(probe.shown),
+        unhealthy={
+            pooling: [f"{row.site} {row.layer}" for row in shown.health if not row.is_healthy]
+            for pooling, shown in probe.shown.items()
+        },
     )
 
 
-def _write(out: Path, arm: MeasuredArm, draws: Draws, references: list[tuple[str, Row]], probe: ProbeOfBase) -> None:
+def _without_average(probe: ProbeOfBase) -> dict[str, str]:
+    """By which poolings there is no drift in one number, and why."""
+    found = {}
+    for pooling, shown in probe.shown.items():
+        blocks = [row for row in shown.health if is_block_output(row.site, row.layer)]
+        if blocks and not any(row.is_healthy for row in blocks):
+            found[f"drift in one number, pooling {pooling}"] = none_healthy(len(blocks))
+    return found
+
+
+def _write(
+    out: Path, arm: MeasuredArm, draws: Draws, references: list[tuple[str, Row]], probes: list[ProbeOfBase]
+) -> None:
+    primary, split = probes[0].primary, probes[0].split
+    rows = [(name, split, primary, *row) for name, row in references]
+    for probe in probes:
+        rows += [
+            (BASE_REFERENCE, probe.split, None, site, layer_number(site, index), metric, value)
+            for site, index, metric, value in sink_rows(probe.figures, is_base=True)
+        ]
+        rows += [row for pooling, shown in probe.shown.items() for row in _health_rows(probe.split, pooling, shown)]
     write_tables(
         out,
         distances=pd.concat(arm.tables, ignore_index=True),
-        references=[(name, probe.split, *row) for name, row in references],
+        references=rows,
         spectra=pd.concat(arm.spectra, ignore_index=True),
         pairs=arm.pairs,
-    )
+        health=[
+            (probe.split, pooling, *astuple(row), row.is_healthy)
+            for probe in probes for pooling, shown in probe.shown.items() for row in shown.health
+        ],
+    )  # fmt: skip
     draws.write(out)
     write_heads(out, {run.id: arm.heads[run.id] for run in arm.runs} if arm.heads else {})
+
+
+def _health_rows(split: str, pooling: str, shown: ShownByBase) -> Iterator[tuple[Any, ...]]:
+    """Of the base, in the long table."""
+    for row in shown.health:
+        values = {
+            EFFECTIVE_RANK: row.effective_rank,
+            TOP_SHARE: row.top_share,
+            LENGTH_CORRELATION: row.length_correlation,
+            LABEL_CORRELATION: row.label_correlation,
+        }
+        for metric, value in values.items():
+            if value is not None:
+                yield BASE_REFERENCE, split, pooling, row.site, row.layer, metric, value

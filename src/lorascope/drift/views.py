@@ -7,7 +7,7 @@ and is left out of every view.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,8 @@ def layer_number(site: str, position: int) -> int:
 
 @dataclass(frozen=True)
 class View:
-    """One model on one probe. debiased, standardised, biased: Grams a site; shapes: Procrustes preshapes a site."""
+    """One model on one probe, by one pooling. debiased, standardised, biased: Grams a site; shapes: Procrustes preshapes a
+    site. biased and shapes are empty in a view that is for the drift alone."""
 
     features: dict[str, Tensor]
     debiased: dict[str, Grams]
@@ -70,12 +71,22 @@ class View:
     shapes: dict[str, Tensor]
 
     @classmethod
-    def of(cls, features: Features, points: Points, *, is_base: bool = False) -> View:
-        """is_base: whether others are compared with it; on CUDA its Procrustes preshapes alone are reduced.
+    def of(cls, features: Features, points: Points, *, is_base: bool = False, only_drift: bool = False) -> View:
+        """is_base: whether others are compared with it; on CUDA its Procrustes preshapes alone are reduced. only_drift: no
+        other measure is wanted, but the standardised drift.
 
         Raises StudyError for features that are not finite, for a layer that is constant here though not in the base, and
         below 4 examples."""
         chosen = {site: features[site][list(positions)] for site, positions in points.kept.items() if positions}
+        if only_drift:
+            debiased = {site: grams(x, site=site) for site, x in chosen.items()}
+            return cls(
+                chosen,
+                debiased,
+                {s: grams(x, standardise=True, site=s) for s, x in chosen.items()},
+                biased={},
+                shapes={},
+            )
         return cls(
             chosen,
             {site: grams(x, site=site) for site, x in chosen.items()},
@@ -98,12 +109,15 @@ def distances(base: View, run: View, points: Points, *, neighbours: int) -> list
         measured = {
             "drift": 1 - linear_cka(base.debiased[site], run.debiased[site]),
             "drift_standardised": 1 - linear_cka(base.standardised[site], run.standardised[site]),
-            "drift_biased": 1 - linear_cka(base.biased[site], run.biased[site]),
-            "cosine_distance": 1 - centred_cosine(first, second).mean(1),
-            "raw_cosine_distance": 1 - raw_cosine(first, second).mean(1),
-            "procrustes_distance": procrustes_angle(base.shapes[site], run.shapes[site]),
-            "neighbour_change": 1 - mutual_knn(base.biased[site], run.biased[site], k=neighbours).mean(1),
         }
+        if site in run.shapes:
+            measured |= {
+                "drift_biased": 1 - linear_cka(base.biased[site], run.biased[site]),
+                "cosine_distance": 1 - centred_cosine(first, second).mean(1),
+                "raw_cosine_distance": 1 - raw_cosine(first, second).mean(1),
+                "procrustes_distance": procrustes_angle(base.shapes[site], run.shapes[site]),
+                "neighbour_change": 1 - mutual_knn(base.biased[site], run.biased[site], k=neighbours).mean(1),
+            }
         for metric, values in measured.items():
             rows += _rows(points, site, metric, values)
     return rows
@@ -130,7 +144,9 @@ def is_block_output(site: str, layer: int) -> bool:
     return site == "residual" and layer > 0
 
 
-def mean_drift(rows: Sequence[Row]) -> float | None:
-    """A run's drift in one number: the mean over the residual stream after each block. None where that was not read."""
-    values = [value for site, layer, metric, value in rows if metric == "drift" and is_block_output(site, layer)]
+def mean_drift(rows: Sequence[Row], *, without: Container[tuple[str, int]] = ()) -> float | None:
+    """A run's drift in one number: the mean over the residual stream after each block. without: layers that are left out,
+    (site, layer). None where nothing is left or that was not read."""
+    counted = [row for row in rows if row[2] == "drift" and is_block_output(*row[:2]) and row[:2] not in without]
+    values = [value for *_, value in counted]
     return float(torch.tensor(values, dtype=torch.float64).mean()) if values else None

@@ -70,7 +70,8 @@ class Keys:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One family. is_causal: every token sees only what came before it. trains_alone: why runs cannot be trained together,
+    """One family. is_causal: every token sees only what came before it. has_first_token: an encoder's first token stands for
+    the whole example ([CLS], a class token). trains_alone: why runs cannot be trained together,
     if they cannot. hidden_scores: why attention's distributions cannot be read, if they cannot; capped_by: the setting that,
     where it is given, makes them unreadable. unused: parameters that no task of ours reads, within the model without its
     head, if they are there. reads: the unit of the tasks it is for.
@@ -84,6 +85,7 @@ class Architecture:
     capped_by: str | None = None
     unused: tuple[str, ...] = ()
     reads: Literal["token", "image"] = "token"
+    has_first_token: bool = True
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -262,7 +262,9 @@ def _snapshots(study: Study) -> dict[str, Any]:
     drift = study.measure.drift
     if drift is None or drift.snapshots is None:
         return {}
-    return {"snapshots": {"count": drift.snapshots, **drift.model_dump(include={"examples", "pooling"})}}
+    # One pooling is written as a word: what it computes has not changed since a study could name several.
+    pooling = drift.pooling[0] if len(drift.pooling) == 1 else list(drift.pooling)
+    return {"snapshots": {"count": drift.snapshots, "examples": drift.examples, "pooling": pooling}}
 
 
 def _baseline_step(study: Study, model: PlannedModel, task: str, inputs: Mapping[str, str]) -> Step:

@@ -95,8 +95,21 @@ class Part:
 
 
 @dataclass(frozen=True)
+class VerdictElsewhere:
+    """What a hypothesis on drift would be by another definition: another pooling, or with no layer left out. differs: whether
+    its verdict is another, or the sign of a comparison."""
+
+    pooling: str
+    every_layer: bool
+    verdict: Verdict
+    average: Interval | None
+    differs: str
+
+
+@dataclass(frozen=True)
 class HypothesisResult:
-    """One hypothesis: its claim in plain words, its verdict, the parts it rests on, and what would decide it.
+    """One hypothesis: its claim in plain words, its verdict, the parts it rests on, and what would decide it. elsewhere: of a
+    claim about drift, the same by other definitions of it.
 
     side: what the p-values are of: the support, or where it is refuted the refutation. p_value: of the whole hypothesis;
     p_holm, p_bonferroni: adjusted over all hypotheses of the study. is_ratio: estimates are shares of the reference's mean.
@@ -120,6 +133,7 @@ class HypothesisResult:
     side: Side = "support"
     without_collapsed: SoundRunsResult | None = None
     is_ratio: bool = False
+    elsewhere: list[VerdictElsewhere] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -201,14 +215,37 @@ class DriftCorrelation:
 
 
 @dataclass(frozen=True)
+class DriftRobustness:
+    """The drift of an arm in one number by one definition: a pooling, over the layers that are healthy in the base by it or
+    over every layer. drift: None where no layer counts. ratio: to the reference arm, None for that arm itself and where
+    `reason` says why. num_layers: of num_all that are averaged."""
+
+    model: str
+    task: str
+    method: str
+    reference: str
+    pooling: str
+    every_layer: bool
+    is_primary: bool
+    num_layers: int
+    num_all: int
+    drift: Interval | None
+    ratio: Interval | None
+    num_seeds: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class DriftAnalysis:
-    """What a study says about drift. num_draws: resamples of the examples; num_examples: task -> probe examples."""
+    """What a study says about drift. num_draws: resamples of the examples; num_examples: task -> probe examples. robustness:
+    drift in one number by every definition that was measured; empty where that is one."""
 
     num_draws: int
     num_examples: dict[str, int]
     profiles: list[DriftProfile]
     reductions: list[DriftReduction]
     correlations: list[DriftCorrelation]
+    robustness: list[DriftRobustness] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

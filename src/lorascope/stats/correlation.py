@@ -81,9 +81,11 @@ def _constant(values: np.ndarray) -> bool:
 # ---------------------------------------------------------------------------------------------------------- of drift
 
 
-def drift_correlations(study: Study, table: pd.DataFrame, *, primary: Mapping[str, str]) -> list[DriftCorrelation]:
+def drift_correlations(
+    study: Study, table: pd.DataFrame, *, primary: Mapping[str, str], pooling: Mapping[tuple[str, str], str | None]
+) -> list[DriftCorrelation]:
     """Drift against quality (more is better, whatever the metric), weight change and, where a text was scored, forgetting;
-    for each (model, task)."""
+    for each (model, task). pooling: of drift in one number, by (model, task)."""
     whole: Any = table[table["example_id"].isna() & table["layer"].isna()]
     found = []
     for model in study.models:
@@ -91,7 +93,10 @@ def drift_correlations(study: Study, table: pd.DataFrame, *, primary: Mapping[st
             rows = whole[(whole["model"] == model.name) & (whole["task"] == task.name)]
             rows = rows[rows["method"].isin([method.name for method in study.methods])]
             rows = rows[rows["seed"].isin([seed.label for seed in study.seeds])]
-            drift = _runs(rows, "drift", split="probe", site="residual")
+            by = pooling.get((model.name, task.name))
+            drift = _runs(
+                rows[rows["pooling"].isna() | (rows["pooling"] == by)], "drift", split="probe", site="residual"
+            )
             if not drift:
                 continue
             weight_change = _runs(rows, WEIGHT_CHANGE)

@@ -14,6 +14,7 @@ import numpy as np
 
 from lorascope.errors import DataError
 from lorascope.metrics.quality import quality, share_a_scale
+from lorascope.stats.drift.health import none_healthy
 from lorascope.stats.drift.runs import (
     NO_SHARED_SEED,
     DriftArm,
@@ -318,6 +319,10 @@ def _drift_part(model: str, task: str, test: Test, *, arms: Mapping[Key, DriftAr
     found = {method: arms.get((model, task, method)) for method in (test.method, test.reference)}
     samples = [arm.overall() for arm in found.values() if arm is not None]
     if None in samples or len(samples) < 2:
+        known = next((arm for arm in found.values() if arm is not None), None)
+        if known is not None and known.unhealthy and not known.averaged("residual"):
+            blocks = [layer for layer in known.layers("residual") if layer > 0]
+            return Evidence(model, task, None, False, none_healthy(len(blocks)), "a study with another `pooling`")
         absent = [method for method, arm in found.items() if arm is None or arm.overall() is None]
         return Evidence(model, task, None, False, f"the drift of {' and '.join(absent)} is not measured yet")
     first, second = (sample for sample in samples if sample is not None)

@@ -10,6 +10,7 @@ from lorascope.errors import StudyError
 from lorascope.metrics.quality import QUALITY, common_direction
 from lorascope.registry import nearest
 from lorascope.stats.analysis import CollapsedRun, HypothesisResult, SoundRunsResult
+from lorascope.stats.drift.robustness import with_verdicts_elsewhere
 from lorascope.stats.drift.runs import DriftArm, Key
 from lorascope.stats.evidence import (
     Pairs,
@@ -70,7 +71,14 @@ class Grounds:
 
 
 def judge_hypotheses(measured: Grounds) -> list[HypothesisResult]:
-    """Every hypothesis of the study, after the corrections that span them."""
+    """Every hypothesis of the study, after the corrections that span them; those on drift with what they would be by its
+    other definitions."""
+    return with_verdicts_elsewhere(
+        _judge_all(measured), measured.drift_arms, lambda arms: _judge_all(replace(measured, drift_arms=arms))
+    )
+
+
+def _judge_all(measured: Grounds) -> list[HypothesisResult]:
     results, sides = [], []
     sound = measured.sound() if measured.collapsed else measured
     for name, hypothesis in measured.study.hypotheses.items():

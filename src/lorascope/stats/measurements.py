@@ -3,6 +3,7 @@
 One row is one number. Per-example rows (with example_id) are what make paired tests possible; summaries and costs have
 no example_id. Statistics, figures and reports read only this table and the records. What belongs to no run of the study says
 so in `method`: `baseline:NAME`, `reference:NAME` (what drift is to be read with), `serving:ARM` (stats/serving/table.py).
+`pooling` says over which tokens features were pooled; tables from before a study could name several have no such column.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 REQUIRED_TEXT = ("run", "model", "task", "method", "seed", "metric", "unit")
-NULLABLE_TEXT = ("split", "example_id", "site")
+NULLABLE_TEXT = ("split", "example_id", "pooling", "site")
 COLUMNS = (
-    "run", "model", "task", "method", "seed", "split", "example_id", "site", "layer", "metric", "value", "unit",
+    "run", "model", "task", "method", "seed", "split", "example_id", "pooling", "site", "layer", "metric", "value", "unit",
 )  # fmt: skip
 KEY = tuple(column for column in COLUMNS if column not in ("value", "unit"))
 

@@ -186,8 +186,10 @@ _SERVING: Fields = {
 _DRIFT: Fields = {
     "examples": "Probe examples, drawn from the test split by a fixed seed; all examples if the split has fewer.",
     "sites": "Where features are read: the residual stream after each block, what attention adds to it, what the MLP adds.",
-    "pooling": "`mean` over an example's real tokens, the `decision-token` that a classifier reads (last of a "
-    "decoder, first of an encoder), or `token`: at most 1,024 single tokens of the examples, drawn by a fixed seed.",
+    "pooling": "One word, or a list: the `decision-token` that a classifier reads (last of a decoder, first of an encoder), "
+    "`non-sink-mean` over an example's real tokens but attention sinks, `mean` over all of them, or `token`: at most 1,024 "
+    "single tokens of the examples, drawn by a fixed seed. [Drift](drift.md#which-tokens) says which of them hypotheses are "
+    "about; the others show whether the answer depends on it.",
     "draws": "Bootstrap resamples of the probe examples; intervals are made from them.",
     "neighbours": "How many nearest neighbours of an example are compared (mutual k-NN).",
     "attention_examples": "Probe examples on which attention patterns are compared; 0 for none. The work grows with "

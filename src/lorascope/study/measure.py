@@ -9,11 +9,19 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from lorascope.registry import MEASURES
 from lorascope.study.base import Spec
 
+PoolingName = Literal["decision-token", "non-sink-mean", "mean", "token"]
+
+
+def _as_list(value: Any) -> Any:
+    """A single word is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
 
 class DriftSpec(Spec):
     """Drift: how far each run's features, weights and predictions of general text are from its base's.
 
-    examples: probe examples, of the test split. sites: where features are read. pooling: over an example's tokens.
+    examples: probe examples, of the test split. sites: where features are read. pooling: over an example's tokens, one
+    word or several; which of them a model's drift in one number is by is decided in `drift.poolings`.
     draws: bootstrap resamples of the examples. neighbours: k of the mutual nearest neighbours. attention_examples: for
     attention patterns, 0 for none. out_of_task: read another task's examples too. snapshots: looks at each run
     while it is trained. text: a plain text file on which forgetting is measured. layer_pairs:
@@ -26,7 +34,15 @@ class DriftSpec(Spec):
         "attention",
         "mlp",
     )
-    pooling: Literal["mean", "decision-token", "token"] = "mean"
+    pooling: Annotated[
+        tuple[PoolingName, ...],
+        Field(min_length=1),
+        BeforeValidator(_as_list, json_schema_input_type=PoolingName | tuple[PoolingName, ...]),
+    ] = (
+        "decision-token",
+        "non-sink-mean",
+        "mean",
+    )
     draws: Annotated[int, Field(ge=100)] = 1000
     neighbours: Annotated[int, Field(ge=1)] = 10
     attention_examples: Annotated[int, Field(ge=0)] = 64
@@ -42,6 +58,9 @@ class DriftSpec(Spec):
             raise ValueError(f"neighbours {self.neighbours} is not below examples {self.examples} - 1")
         if 0 < self.attention_examples < 4:
             raise ValueError(f"attention_examples {self.attention_examples} must be 0 (none) or at least 4")
+        twice = [name for name in dict.fromkeys(self.pooling) if self.pooling.count(name) > 1]
+        if twice:
+            raise ValueError(f"pooling lists `{twice[0]}` twice")
         return self
 
 

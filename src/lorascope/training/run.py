@@ -22,6 +22,7 @@ from lorascope.engine.events import Notice
 from lorascope.errors import GateFailure, OutOfMemory
 from lorascope.methods.base import NotStackable
 from lorascope.methods.dropout import DropoutStreams
+from lorascope.models.checkpoint import checkpoint_directory
 from lorascope.models.loading import BaseModel
 from lorascope.registry import OBSERVERS, resolve
 from lorascope.study.spec import Seeds, TrainSpec
@@ -177,6 +178,9 @@ def _observer(context: StepContext, base: BaseModel, reading: Reading) -> Any:
     return resolve(OBSERVERS, "drift")(
         context.step.params["snapshots"],
         base=base,
+        directory=checkpoint_directory(
+            context.step.params["model"], locations=context.step.locations, cache_dir=context.cache_dir
+        ),
         reading=reading,
         validation=context.deps["tokens"].file("validation"),
         warm=context.warm,

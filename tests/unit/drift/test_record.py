@@ -33,10 +33,10 @@ def draws(summary: np.ndarray | None) -> Draws:
 @pytest.fixture
 def artifact(tmp_path: Path) -> Any:
     """A committed drift step."""
-    row = dict(zip(DISTANCE_COLUMNS, ("r", "1", "probe", "residual", 1, "drift", 0.25, "1"), strict=True))
+    row = dict(zip(DISTANCE_COLUMNS, ("r", "1", "probe", "mean", "residual", 1, "drift", 0.25, "1"), strict=True))
     references = [
-        ("seed-v-seed", "probe", "residual", 1, "drift", 0.5),
-        ("other-examples", "probe", "residual", 1, "drift", 1),
+        ("seed-v-seed", "probe", "mean", "residual", 1, "drift", 0.5),
+        ("other-examples", "probe", "mean", "residual", 1, "drift", 1),
     ]
     write_tables(tmp_path, distances=pd.DataFrame([row]), references=references, spectra=pd.DataFrame([row]), pairs={})
     return SimpleNamespace(id="drift-x", result=RECORD.to_json(), file=tmp_path.joinpath, directory=tmp_path)

@@ -628,6 +628,7 @@ def test_a_run_that_is_looked_at_ends_as_it_would_have(
     observer = Observer(
         {"examples": 20, "pooling": {"bert": "token", "llama": "mean"}[architecture]},
         base=base,
+        directory=tiny_checkpoints[architecture],
         reading=tiny_reading(),
         validation=tmp_path / "validation",
         warm=Warm(),

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from lorascope.report.drift.rows import (
     arm_mean,
+    averaged_rows,
     drift_of,
-    layer_rows,
     num_examples,
     probe_tasks,
     reductions,
@@ -57,7 +57,7 @@ def _one_seed(facts: Facts) -> Iterator[str]:
 
 def _few_examples(facts: Facts) -> Iterator[str]:
     """The biased estimator next to the debiased one shows what the number of examples does to it."""
-    drift, biased = layer_rows(facts, "drift"), layer_rows(facts, "drift_biased")
+    drift, biased = averaged_rows(facts, "drift"), averaged_rows(facts, "drift_biased")
     hidden = []
     for model, task in facts.cells:
         for method in facts.methods:
@@ -85,7 +85,7 @@ def _few_examples(facts: Facts) -> Iterator[str]:
 
 def _disagreement(facts: Facts) -> Iterator[str]:
     """Measures by which the arms stand the other way round."""
-    frames = {metric: layer_rows(facts, metric) for metric in ("drift", *_OTHERS)}
+    frames = {metric: averaged_rows(facts, metric) for metric in ("drift", *_OTHERS)}
     for row in reductions(facts, "overall"):
         if row.task == "*" or row.ratio is None:
             continue
@@ -121,10 +121,10 @@ def _smaller_updates(facts: Facts) -> Iterator[str]:
 
 def _scope(facts: Facts) -> Iterator[str]:
     if probe_tasks(facts):
-        own = layer_rows(facts, "drift")
+        own = averaged_rows(facts, "drift")
         more = []
         for probe in probe_tasks(facts):
-            away = layer_rows(facts, "drift", split=f"probe:{probe}")
+            away = averaged_rows(facts, "drift", split=f"probe:{probe}")
             for model, task in facts.cells:
                 for method in facts.methods:
                     here, there = (arm_mean(rows, model, task, method) for rows in (own, away))

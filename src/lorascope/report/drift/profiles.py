@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lorascope.report.drift.rows import REFERENCES, drift_of, reference_profile
+from lorascope.report.drift.rows import REFERENCES, drift_of, reference_profile, unhealthy_layers
 from lorascope.report.drift.scale import set_scale
 from lorascope.report.page import canvas, wording
 from lorascope.report.page.facts import Facts
@@ -82,6 +83,8 @@ def _panel(axes: Axes, facts: Facts, model: str, task: str, *, site: str) -> Non
 
     axes.grid(True, axis="y", color=canvas.GRID, linewidth=0.7)
     axes.grid(False, axis="x")
+    for layer in unhealthy_layers(facts, model, task, site=site):
+        axes.axvspan(layer - 0.5, layer + 0.5, color=canvas.GRID, alpha=0.6, linewidth=0, zorder=0)
     ends: list[tuple[str, str, float]] = []
     for label, profile in _references(facts, model, task, site=site).items():
         style = _DASHED if label == REFERENCES["seed-v-seed"] else _DOTTED
@@ -99,7 +102,7 @@ def _panel(axes: Axes, facts: Facts, model: str, task: str, *, site: str) -> Non
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     canvas.axis_label(axes, "layer (0: embeddings)" if site == "residual" else "layer")
-    _label(axes, ends)
+    label_ends(axes, ends)
 
 
 def _line(axes: Axes, facts: Facts, rows: list[DriftProfile]) -> None:
@@ -124,10 +127,11 @@ def _line(axes: Axes, facts: Facts, rows: list[DriftProfile]) -> None:
     )
 
 
-def _label(axes: Axes, ends: list[tuple[str, str, float]]) -> None:
-    """Names at the ends of lines, in fractions of the panel's height so that any scale will do."""
+def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]], *, height: float = _HEIGHT) -> None:
+    """Names at the ends of lines, in fractions of the panel's height so that any scale will do. ends: (name, colour, value).
+    height: of the panel, inches."""
     to_fraction = axes.transAxes.inverted()
     heights = [float(to_fraction.transform(axes.transData.transform((0, y)))[1]) for _, _, y in ends]
-    placed = canvas.spread(heights, gap=_LINE / _HEIGHT, low=0.0, high=1.0)
+    placed = canvas.spread(heights, gap=_LINE / height, low=0.0, high=1.0)
     for (label, tint, _), y in zip(ends, placed, strict=True):
         canvas.label_at_right(axes, label, y=y, tint=tint)

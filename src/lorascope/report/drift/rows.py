@@ -12,6 +12,8 @@ from statistics import fmean
 
 from lorascope.report.page.facts import Facts, Measured
 from lorascope.stats.analysis import DriftAnalysis, DriftCorrelation, DriftReduction
+from lorascope.stats.drift.health import BASE_REFERENCE, EFFECTIVE_RANK, is_healthy
+from lorascope.stats.facts.found import DriftDefinition
 
 SITES = {"residual": "residual stream", "attention": "attention output", "mlp": "MLP output"}
 PARTS = {"overall": "all layers", "early": "early third", "middle": "middle third", "late": "late third"}
@@ -41,17 +43,23 @@ def num_examples(facts: Facts) -> list[int]:
 
 
 def layer_rows(facts: Facts, metric: str, *, site: str = "residual", split: str = "probe") -> list[Measured]:
-    """One a run and layer, of the study's methods."""
+    """One a run and layer, of the study's methods, by the primary pooling."""
     # attention patterns are the same whatever examples the features were compared on, and name no split
     splits = (split, None) if site == "attention-pattern" else (split,)
     rows = (row for row in facts.measured(metric) if row.site == site and row.split in splits)
-    return _of_arms(facts, [row for row in rows if row.layer is not None])
+    return _of_arms(facts, [row for row in rows if row.layer is not None and _is_primary(facts, row)])
+
+
+def averaged_rows(facts: Facts, metric: str, *, site: str = "residual", split: str = "probe") -> list[Measured]:
+    """The `layer_rows` that averages are over: no layer that is unhealthy in the base."""
+    rows, left_out = layer_rows(facts, metric, site=site, split=split), _unhealthy(facts, site=site, split=split)
+    return [row for row in rows if (row.layer, row.model, row.task) not in left_out]
 
 
 def run_drifts(facts: Facts) -> list[Measured]:
-    """Each run's drift in one number: one a run."""
+    """Each run's drift in one number by the primary pooling: one a run."""
     rows = (row for row in facts.measured("drift") if row.site == "residual" and row.split == "probe")
-    return _of_arms(facts, [row for row in rows if row.layer is None])
+    return _of_arms(facts, [row for row in rows if row.layer is None and _is_primary(facts, row)])
 
 
 def run_rows(facts: Facts, metric: str) -> list[Measured]:
@@ -101,15 +109,16 @@ def reference_profile(
     layers: dict[int, list[float]] = {}
     for row in facts.measured("drift"):
         wanted = (row.model, row.task, row.method, row.site, row.split) == (model, task, name, site, "probe")
-        if wanted and row.layer is not None:
+        if wanted and row.layer is not None and _is_primary(facts, row):
             layers.setdefault(row.layer, []).append(row.value)
     return {layer: fmean(layers[layer]) for layer in sorted(layers)}
 
 
 def reference_mean(facts: Facts, reference: str, *, model: str, task: str, method: str | None = None) -> float | None:
-    """Mean of a reference over the layers of the residual stream, the embeddings left out."""
+    """Mean of a reference over the healthy layers of the residual stream, the embeddings left out."""
     profile = reference_profile(facts, reference, model=model, task=task, method=method)
-    values = [value for layer, value in profile.items() if layer > 0]
+    left_out = _unhealthy(facts, site="residual", split="probe")
+    values = [value for layer, value in profile.items() if layer > 0 and (layer, model, task) not in left_out]
     return fmean(values) if values else None
 
 
@@ -137,6 +146,48 @@ def reductions(facts: Facts, *parts: str, site: str | None = "residual") -> list
 def correlations(facts: Facts, other: str) -> list[DriftCorrelation]:
     """Those of drift with another quantity, whichever of them was called x."""
     return [row for row in drift_of(facts).correlations if {row.x, row.y} == {"drift", other}]
+
+
+# ------------------------------------------------------------------------------------------------ definition and health
+
+
+def definition(facts: Facts, model: str, task: str) -> DriftDefinition | None:
+    """By what the drift of a (model, task) was measured; None in results of older versions."""
+    return next((row for row in facts.stated.drift if (row.model, row.task) == (model, task)), None)
+
+
+def base_rows(facts: Facts, metric: str, *, pooling: str | None = None, split: str = "probe") -> list[Measured]:
+    """What the base itself shows, layer by layer: its health by a pooling, or its sinks (no pooling). Once, though every
+    arm's step measured it."""
+    name = _REFERENCE + BASE_REFERENCE
+    found = {
+        (row.model, row.task, row.site, row.layer): row
+        for row in facts.measured(metric)
+        if row.method == name and row.split == split and row.pooling == pooling
+    }
+    return list(found.values())
+
+
+def unhealthy_layers(facts: Facts, model: str, task: str, *, site: str) -> list[int]:
+    """The layers of a site that averages leave out, but the embedding."""
+    found = _unhealthy(facts, site=site, split="probe")
+    return sorted(layer for layer, *cell in found if layer and tuple(cell) == (model, task))
+
+
+def _is_primary(facts: Facts, row: Measured) -> bool:
+    known = definition(facts, row.model, row.task)
+    return row.pooling is None or known is None or row.pooling == known.pooling
+
+
+def _unhealthy(facts: Facts, *, site: str, split: str) -> set[tuple[int | None, str, str]]:
+    """(layer, model, task) of what averages leave out. The probe of another task has a health of its own."""
+    poolings = {known.pooling for known in facts.stated.drift}
+    rows = [row for pooling in poolings for row in base_rows(facts, EFFECTIVE_RANK, pooling=pooling, split=split)]
+    return {
+        (row.layer, row.model, row.task)
+        for row in rows
+        if row.site == site and _is_primary(facts, row) and not is_healthy(row.value)
+    }
 
 
 def _of_arms(facts: Facts, rows: list[Measured]) -> list[Measured]:

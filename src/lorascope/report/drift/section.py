@@ -7,6 +7,7 @@ from functools import partial
 from lorascope.report.drift import dynamics, heat, profiles, scatter
 from lorascope.report.drift import tables as drift_tables
 from lorascope.report.drift.answer import answer
+from lorascope.report.drift.definition import definition_sentence, health_figure, health_table, robustness_table
 from lorascope.report.drift.rows import (
     SITES,
     correlations,
@@ -16,11 +17,13 @@ from lorascope.report.drift.rows import (
     runs_with,
     sites,
     snapshot_rows,
+    unhealthy_layers,
 )
 from lorascope.report.page import wording
 from lorascope.report.page.document import Block, Bullets, Illustration
 from lorascope.report.page.facts import Facts
 from lorascope.stats.analysis import DriftCorrelation
+from lorascope.stats.drift.health import LEAST_EFFECTIVE_RANK
 
 _RHOS_AT_MOST = 4
 
@@ -31,12 +34,15 @@ def drift_blocks(facts: Facts) -> list[Block | None]:
         return []
     shown = sites(facts)
     return [
-        Bullets(answer(facts)),
+        Bullets((*answer(facts), definition_sentence(facts))),
         *(_profile(facts, site) for site in shown[:1]),
         drift_tables.reduction_table(facts),
+        robustness_table(facts),
         drift_tables.layers_table(facts),
         *(_profile(facts, site) for site in shown[1:]),
         _heat(facts),
+        health_figure(facts),
+        health_table(facts),
         drift_tables.measures_table(facts),
         drift_tables.elsewhere_table(facts),
         _against_weights(facts),
@@ -65,7 +71,7 @@ def _profile(facts: Facts, site: str) -> Illustration:
         name=f"drift_{site}",
         title=f"Drift by layer: {SITES.get(site, site)}",
         caption=f"1 − debiased linear CKA to the base; 0: the same features, 1: unrelated. Line: mean over seeds. "
-        f"{_band(facts)} {_reference_lines(facts, site)}n = seeds × examples: {_n(facts)}.",
+        f"{_band(facts)} {_reference_lines(facts, site)}{_grey(facts, site)}n = seeds × examples: {_n(facts)}.",
         draw=partial(profiles.draw_profiles, facts, site=site),
     )
 
@@ -88,6 +94,13 @@ def _reference_lines(facts: Facts, site: str) -> str:
     }
     shown = [label for reference, label in dotted.items() if drawn(reference)]
     return text + (f"Dotted: {wording.listing(shown)}, against the base. " if shown else "")
+
+
+def _grey(facts: Facts, site: str) -> str:
+    """What a grey layer of a profile is."""
+    if not any(unhealthy_layers(facts, *cell, site=site) for cell in facts.cells):
+        return ""
+    return f"Grey: layers with an effective rank below {LEAST_EFFECTIVE_RANK:g} in the base, left out of averages. "
 
 
 def _heat(facts: Facts) -> Illustration | None:

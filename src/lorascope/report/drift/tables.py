@@ -10,6 +10,7 @@ from lorascope.report.drift.rows import (
     REFERENCES,
     SITES,
     arm_mean,
+    averaged_rows,
     drift_of,
     layer_rows,
     probe_tasks,
@@ -17,12 +18,14 @@ from lorascope.report.drift.rows import (
     reference_mean,
     run_rows,
     seed_floor,
+    unhealthy_layers,
 )
 from lorascope.report.page import wording
 from lorascope.report.page.document import Column, Table
 from lorascope.report.page.facts import Facts, Measured
 from lorascope.report.study.ledger import number_columns
 from lorascope.stats.analysis import DriftReduction
+from lorascope.stats.drift.health import LEAST_EFFECTIVE_RANK
 from lorascope.study.methods import reference_arm
 
 Writer = Callable[[float | None], str]
@@ -34,6 +37,17 @@ def _pair(facts: Facts, row: DriftReduction) -> tuple[str, str]:
 
 def _site(name: str) -> str:
     return SITES.get(name, name)
+
+
+def left_out_note(facts: Facts) -> str:
+    """What averages over layers leave out, as the end of a note; empty where that is nothing."""
+    found = [len(unhealthy_layers(facts, *cell, site=site)) for cell in facts.cells for site in SITES]
+    if not any(found):
+        return ""
+    return (
+        f" No average over layers counts those with an effective rank below {LEAST_EFFECTIVE_RANK:g} in the base (the table of "
+        "the base's health names them)."
+    )
 
 
 def _held(facts: Facts) -> str:
@@ -69,7 +83,7 @@ def reduction_table(facts: Facts) -> Table | None:
         rows=tuple(rows),
         note=f"Ratio of drifts, geometric mean over seeds; below 1 the method stays closer to the base. Intervals cover "
         f"{_held(facts)} ({wording.count(drift_of(facts).num_draws)} bootstrap draws of the examples, the same for "
-        "every arm of a task). A dash under p Holm: the test belongs to no family.",
+        "every arm of a task). A dash under p Holm: the test belongs to no family." + left_out_note(facts),
     ) if rows else None  # fmt: skip
 
 
@@ -124,7 +138,7 @@ _MEASURES = {
 
 def measures_table(facts: Facts) -> Table | None:
     """Every distance to the base, with the references of drift below each task's arms."""
-    frames = {metric: layer_rows(facts, metric) for metric in _MEASURES}
+    frames = {metric: averaged_rows(facts, metric) for metric in _MEASURES}
     shown = [metric for metric, frame in frames.items() if len(frame)]
     rows: list[tuple[str, ...]] = []
     for model, task in facts.cells:
@@ -152,7 +166,7 @@ def measures_table(facts: Facts) -> Table | None:
         note="Means over seeds and over the layers of the residual stream, embeddings left out; 0 is the same as the "
         "base. Standardised: every feature scaled to variance 1 first, so that no outlier dimension decides. Biased: "
         "from the CKA most papers print, which is too high with few examples. Procrustes: what is left after the best "
-        "rotation. Neighbours: share of nearest neighbours that changed.",
+        "rotation. Neighbours: share of nearest neighbours that changed." + left_out_note(facts),
     ) if rows and "drift" in shown else None  # fmt: skip
 
 
@@ -161,8 +175,8 @@ def elsewhere_table(facts: Facts) -> Table | None:
     probes = probe_tasks(facts)
     if not probes:
         return None
-    own = layer_rows(facts, "drift")
-    away = {probe: layer_rows(facts, "drift", split=f"probe:{probe}") for probe in probes}
+    own = averaged_rows(facts, "drift")
+    away = {probe: averaged_rows(facts, "drift", split=f"probe:{probe}") for probe in probes}
     rows = [
         (
             facts.place(model, task),

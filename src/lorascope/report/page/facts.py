@@ -32,7 +32,8 @@ CURVE_COLUMNS = ["run", "model", "task", "method", "seed", "update", "epoch", "n
 
 @dataclass(frozen=True)
 class Measured:
-    """One row of the measurements table that belongs to no single example. None: it is of no one site, layer or split."""
+    """One row of the measurements table that belongs to no single example. None: it is of no one site, layer, split or
+    pooling."""
 
     run: str
     model: str
@@ -42,6 +43,7 @@ class Measured:
     site: str | None
     layer: int | None
     value: float
+    pooling: str | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ def _measured(rows: pd.DataFrame) -> list[Measured]:
         [None if absent else value for value, absent in zip(rows[name], rows[name].isna(), strict=True)]
         for name in ("run", "model", "task", "method", "split", "site", "layer")
     ]
+    poolings = rows["pooling"] if "pooling" in rows else [None] * len(rows)  # tables of older versions have none
     return [
         Measured(
             str(run),
@@ -230,8 +233,11 @@ def _measured(rows: pd.DataFrame) -> list[Measured]:
             site,
             None if layer is None else int(float(layer)),
             value,
+            pooling if isinstance(pooling, str) else None,
         )
-        for run, model, task, method, split, site, layer, value in zip(*columns, rows["value"].tolist(), strict=True)
+        for run, model, task, method, split, site, layer, value, pooling in zip(
+            *columns, rows["value"].tolist(), poolings, strict=True
+        )
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lorascope.report.drift.answer import summary_of_drift
+from lorascope.report.drift.definition import elsewhere_sentence
 from lorascope.report.page import wording
 from lorascope.report.page.document import Card
 from lorascope.report.page.facts import Facts
@@ -73,6 +74,7 @@ def hypothesis_cards(facts: Facts) -> tuple[Card, ...]:
                     _unstable(result),
                     _answer(facts, result),
                     wording.sentence(_reason(result)),
+                    elsewhere_sentence(facts, result),
                     _p_value(result),
                     _without_collapsed(facts, result),
                 )

@@ -6,15 +6,15 @@ overall ratio and the thirds of the layers stand for themselves.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorascope.stats.analysis import DriftAnalysis, DriftProfile, DriftReduction, Interval
+from lorascope.stats.analysis import DriftAnalysis, DriftProfile, DriftReduction
 from lorascope.stats.correlation import drift_correlations
+from lorascope.stats.drift.robustness import ONE_SEED, OVER_BOTH, ratio_interval, robustness_rows
 from lorascope.stats.drift.runs import (
     DriftArm,
     DriftSample,
@@ -32,8 +32,6 @@ from lorascope.study.spec import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-OVER_BOTH = "t over seeds and examples"
-ONE_SEED = "bootstrap over examples, this seed only"
 THIRDS = ("early", "middle", "late")
 
 
@@ -67,7 +65,10 @@ def analyse_drift(
                 for found in _reductions(study, model.name, pair, arms=arms, seeding=seeding)
             ]
         ),
-        correlations=drift_correlations(study, table, primary=primary),
+        correlations=drift_correlations(
+            study, table, primary=primary, pooling={key[:2]: arm.pooling for key, arm in arms.items()}
+        ),
+        robustness=[row for model in study.models for row in robustness_rows(study, model.name, arms, seeding=seeding)],
     )
 
 
@@ -124,18 +125,21 @@ def _reductions(
 
 
 def _comparable_parts(method: DriftArm, reference: DriftArm) -> Iterator[tuple[_Part, DriftSample, DriftSample]]:
-    """The parts of each site that both arms measured in the same layers. Layer 0, the embedding, is no part of a mean."""
+    """The parts of each site that both arms measured in the same layers. Layer 0, the embedding, and layers that are
+    unhealthy in the base are no part of a mean; a third of the depth without a healthy layer has none."""
     for site in dict.fromkeys(site for site, _ in method.points):
         both = [layer for layer in method.layers(site) if layer in reference.layers(site)]
-        blocks = [layer for layer in method.layers(site) if layer > 0]
-        if blocks and blocks == [layer for layer in reference.layers(site) if layer > 0]:
+        blocks = [layer for layer in method.averaged(site) if layer in reference.averaged(site)]
+        if blocks and method.averaged(site) == reference.averaged(site):
             means = [arm.overall() if site == "residual" else arm.sample(site, blocks) for arm in (method, reference)]
             if means[0] is not None and means[1] is not None:
                 yield _Part(site, "overall"), means[0], means[1]
-            thirds = np.array_split(blocks, len(THIRDS)) if len(blocks) >= len(THIRDS) else []
+            depth = [layer for layer in method.layers(site) if layer > 0]
+            thirds = np.array_split(depth, len(THIRDS)) if len(depth) >= len(THIRDS) else []
             for name, third in zip(THIRDS, thirds, strict=False):
-                layers = [int(layer) for layer in third]
-                yield _Part(site, name), method.sample(site, layers), reference.sample(site, layers)
+                layers = [int(layer) for layer in third if int(layer) in blocks]
+                if layers:
+                    yield _Part(site, name), method.sample(site, layers), reference.sample(site, layers)
         for layer in both:
             yield _Part(site, "layer", layer), method.sample(site, [layer]), reference.sample(site, [layer])
 
@@ -158,13 +162,6 @@ def _reduction(
         num_seeds=seeds,
         reason=reason,
     )
-
-
-def ratio_interval(estimate: BootstrapEstimate) -> Interval:
-    """The 95% interval of a ratio from the estimate of its log."""
-    log = estimate.interval(0.95)
-    how = f"{OVER_BOTH if estimate.num_seeds > 1 else ONE_SEED}, log scale"
-    return Interval(math.exp(log.estimate), math.exp(log.low), math.exp(log.high), 0.95, how)
 
 
 def _correct_layers(reductions: Sequence[DriftReduction]) -> list[DriftReduction]:

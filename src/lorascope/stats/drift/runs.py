@@ -45,8 +45,9 @@ NO_SHARED_SEED = "the two arms share no seed"
 class DriftDraws:
     """Drift of one arm's runs under bootstrap resamples of the probe examples, the same for all arms of a (model, task).
 
-    draws: [draws, seeds, points], a point being a site and a layer. summary: [draws, seeds], the mean over layers 1..L
-    of the residual stream. num_examples: in the probe.
+    draws: [draws, seeds, points], a point being a site and a layer. summary: [draws, seeds], the mean over the layers 1..L
+    of the residual stream that are not `unhealthy`. num_examples: in the probe. pooling: by which the features were made
+    (None: as rows without one). others: the same by the study's other poolings.
     """
 
     seeds: tuple[str, ...]
@@ -55,6 +56,9 @@ class DriftDraws:
     draws: np.ndarray
     summary: np.ndarray
     num_examples: int
+    pooling: str | None = None
+    unhealthy: frozenset[tuple[str, int]] = frozenset()
+    others: tuple[DriftDraws, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.sites) == len(self.layers)
@@ -95,8 +99,9 @@ class DriftSample:
 
 @dataclass(frozen=True, eq=False)
 class DriftArm:
-    """The drift of one (model, task, method). points: (site, layer). values: [seeds, points]; draws: [draws, seeds,
-    points]. summary, summary_draws: the mean over layers 1..L of the residual stream, None where that was not measured."""
+    """The drift of one (model, task, method) by one pooling. points: (site, layer). values: [seeds, points]; draws: [draws,
+    seeds, points]. summary, summary_draws: the mean over the layers 1..L of the residual stream that are not `unhealthy`;
+    summary is None where there are none. others: the same by the study's other poolings."""
 
     method: str
     seeds: tuple[str, ...]
@@ -106,6 +111,21 @@ class DriftArm:
     summary: np.ndarray | None
     summary_draws: np.ndarray
     num_examples: int
+    pooling: str | None = None
+    unhealthy: frozenset[tuple[str, int]] = frozenset()
+    others: tuple[DriftArm, ...] = ()
+
+    def averaged(self, site: str) -> tuple[int, ...]:
+        """The layers of a site that averages are over: not the embedding, and none that is unhealthy in the base."""
+        return tuple(layer for layer in self.layers(site) if layer > 0 and (site, layer) not in self.unhealthy)
+
+    def over_every_layer(self) -> DriftArm:
+        """The same with no layer left out."""
+        blocks = [index for index, (site, layer) in enumerate(self.points) if site == "residual" and layer > 0]
+        summary, draws = (
+            (self.values[:, blocks].mean(1), self.draws[:, :, blocks].mean(2)) if blocks else (None, self.summary_draws)
+        )
+        return replace(self, unhealthy=frozenset(), summary=summary, summary_draws=draws)
 
     def at(self, seeds: Sequence[str]) -> DriftArm:
         """The same of chosen seeds."""
@@ -129,7 +149,7 @@ class DriftArm:
         return DriftSample(self.method, self.seeds, values, draws, self.num_examples)
 
     def overall(self) -> DriftSample | None:
-        """A run's drift in one number: the mean over layers 1..L of the residual stream."""
+        """A run's drift in one number: the mean over the healthy layers 1..L of the residual stream."""
         if self.summary is None:
             return None
         return DriftSample(self.method, self.seeds, self.summary, self.summary_draws, self.num_examples)
@@ -156,15 +176,16 @@ def read_drift_arms(study: Study, table: pd.DataFrame, draws: Mapping[Key, Drift
                     continue
                 if key not in draws:
                     raise _broken(key, "has drift but no draws of its examples, without which no interval can be given")
-                arm = _read_arm(key, groups[key], draws[key], order)
-                if arm.seeds:
-                    arms[key] = arm
+                found = [_read_arm(key, groups[key], drawn, order) for drawn in (draws[key], *draws[key].others)]
+                if found[0].seeds:
+                    arms[key] = replace(found[0], others=tuple(arm for arm in found[1:] if arm.seeds))
             _require_same_resamples({k: d for k, d in draws.items() if k[:2] == (model.name, task.name)})
     return arms
 
 
 def _read_arm(key: Key, rows: Any, draws: DriftDraws, order: Sequence[str]) -> DriftArm:
     points = tuple(zip(draws.sites, draws.layers, strict=True))
+    rows = rows[rows["pooling"].isna() if draws.pooling is None else rows["pooling"] == draws.pooling]
     layered, summed = rows[rows["layer"].notna()], rows[rows["layer"].isna() & (rows["site"] == "residual")]
     drifts = _by_name(key, layered, ("seed", "site", "layer"))
     means = _by_name(key, summed, ("seed",))
@@ -185,9 +206,11 @@ def _read_arm(key: Key, rows: Any, draws: DriftDraws, order: Sequence[str]) -> D
         points=points,
         values=values,
         draws=np.asarray(draws.draws, float)[:, chosen],
-        summary=_summaries(key, means, values, seeds, points),
+        summary=_summaries(key, means, values, seeds, [None if p in draws.unhealthy else p for p in points]),
         summary_draws=np.asarray(draws.summary, float)[:, chosen],
         num_examples=draws.num_examples,
+        pooling=draws.pooling,
+        unhealthy=draws.unhealthy,
     )
 
 
@@ -204,10 +227,16 @@ def _by_name(key: Key, rows: Any, names: Sequence[str]) -> dict[Any, float]:
 
 
 def _summaries(
-    key: Key, means: Mapping[str, float], values: np.ndarray, seeds: Sequence[str], points: Sequence[tuple[str, int]]
+    key: Key,
+    means: Mapping[str, float],
+    values: np.ndarray,
+    seeds: Sequence[str],
+    points: Sequence[tuple[str, int] | None],
 ) -> np.ndarray | None:
-    """[seeds], checked against the layers. None where the residual stream was not measured."""
-    blocks = [index for index, (site, layer) in enumerate(points) if site == "residual" and layer > 0]
+    """[seeds], checked against the layers. points: None for one that averages leave out. The result is None where the
+    residual stream was not measured or no layer of it counts."""
+    counted = [(index, point) for index, point in enumerate(points) if point is not None]
+    blocks = [index for index, (site, layer) in counted if site == "residual" and layer > 0]
     if not blocks:
         return None
     summary = np.array([means.get(seed, math.nan) for seed in seeds])

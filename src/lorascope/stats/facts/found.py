@@ -188,6 +188,21 @@ class NotMeasuredFacts(Fact):
 
 
 @dataclass(frozen=True)
+class DriftDefinition(Fact):
+    """What the drift in one number of a (model, task) is: by which pooling, and over how many layers of the residual stream.
+    poolings: all that were measured, that one first. left_out: pooling -> layers below `least_effective_rank` in the base,
+    which averages leave out (None: no layer's rank was looked at)."""
+
+    model: str
+    task: str
+    pooling: str
+    poolings: tuple[str, ...] = ()
+    num_layers: int = 0
+    left_out: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    least_effective_rank: float | None = None
+
+
+@dataclass(frozen=True)
 class TunedFacts(Fact):
     """What the runs of an arm were trained with, where a search or a file set some of it."""
 

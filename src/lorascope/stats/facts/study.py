@@ -16,6 +16,7 @@ from lorascope.stats.facts.fact import Fact
 from lorascope.stats.facts.found import (
     BaselineFacts,
     DataFacts,
+    DriftDefinition,
     FailureFacts,
     GapFacts,
     GateFacts,
@@ -44,7 +45,8 @@ class MeasureFacts(Fact):
 class StudyFacts(Fact):
     """facts.json. data: by task. primary: task -> its primary metric. missing_runs: planned and not evaluated. serving: None
     where nothing was served. measures: what further measures state, by their kind. seeding: files of before tasks had seeds of
-    their own do not name it."""
+    their own do not name it. drift: how it was defined, by (model, task); empty where it was not measured, and in facts from
+    before a study could name several poolings."""
 
     study: StudyDeclared
     data: Mapping[str, DataFacts] = field(default_factory=dict)
@@ -63,3 +65,4 @@ class StudyFacts(Fact):
     serving: ServingFacts | None = None
     measures: Mapping[str, MeasureFacts] = field(default_factory=dict)
     seeding: Seeding = "shared"
+    drift: tuple[DriftDefinition, ...] = ()

@@ -38,6 +38,7 @@ def served_rows(figures: pd.DataFrame, *, run: str) -> pd.DataFrame:
         "seed": _REPEAT + kept["repeat"].astype("string"),
         "split": None,
         "example_id": None,
+        "pooling": None,
         "site": [sites[load] for load in _tuples(kept[list(LOAD)])],
         "layer": None,
         "metric": kept["metric"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from drift_fixture import DriftShape, write_drift_analysis
 from report_fixture import Shape, write_analysis
 
 from lorascope.report.drift.answer import answer, summary_of_drift
+from lorascope.report.drift.definition import elsewhere_sentence, health_figure, health_table
 from lorascope.report.drift.limits import drift_limitations
+from lorascope.report.drift.rows import averaged_rows, run_drifts, unhealthy_layers
 from lorascope.report.drift.scale import floor_of, set_scale
 from lorascope.report.page import canvas, wording
 from lorascope.report.page.document import Bullets, Illustration, Section, Table
@@ -22,7 +25,7 @@ from lorascope.report.page.facts import Facts, read_facts
 from lorascope.report.page.latex import latex_table
 from lorascope.report.render import render_report
 from lorascope.report.study.sections import build_document
-from lorascope.stats.analysis import Analysis, DriftAnalysis, DriftReduction, Interval
+from lorascope.stats.analysis import Analysis, DriftAnalysis, DriftReduction, Interval, VerdictElsewhere
 from lorascope.stats.facts.declared import HypothesisDeclared
 
 SHAPES = {
@@ -420,3 +423,91 @@ def test_every_value_lies_on_the_axis(values, kind, scale):
 )
 def test_drift_is_written_with_two_digits(value, text):
     assert wording.drift(value) == text
+
+
+# ---------------------------------------------------------------------------------------------------------- definitions
+
+
+def test_a_report_on_results_of_an_older_version_names_its_definition(facts):
+    """They have no column for the pooling, and no facts about it."""
+    assert facts.stated.drift == () and {row.pooling for row in facts.measured("drift")} == {None}
+    sentences = next(block for block in section_of(facts).blocks if isinstance(block, Bullets)).items
+    assert "by the definition of older versions" in sentences[-1] and "over every layer" in sentences[-1]
+    assert not {"drift_robustness", "drift_health"} & {
+        block.name for block in section_of(facts).blocks if hasattr(block, "name")
+    }
+
+
+@pytest.fixture(scope="module")
+def defined(artifacts, tmp_path_factory) -> Facts:
+    """The plain study as measured by the decision token: MRPC's layer 2 is unhealthy, and there is a plain mean."""
+    directory = tmp_path_factory.mktemp("defined") / "analysis"
+    shutil.copytree(artifacts["plain"], directory)
+    rows = pd.read_parquet(directory / "measurements.parquet")
+    is_drift = rows["split"].notna() & rows["site"].isin(["residual", "attention", "mlp"])
+    rows["pooling"] = is_drift.map({True: "decision-token", False: None}).astype("string")
+    others = rows[is_drift & (rows["metric"] == "drift") & (rows["site"] == "residual") & (rows["split"] == "probe")]
+    others = others[~others["method"].str.startswith("reference:")].assign(value=0.9, pooling="mean")
+    base = [
+        {"run": "drift-x", "model": model, "task": task, "method": "reference:base", "seed": "*", "split": "probe",
+         "site": "residual", "layer": str(layer), "metric": "feature_effective_rank", "unit": "1", "pooling": pooling,
+         "value": 1.2 if (task, layer, pooling) == ("mrpc", 2, "decision-token") else 20.0 + layer}
+        for model, task in cells_of(directory) for layer in range(7) for pooling in ("decision-token", "mean")
+    ]  # fmt: skip
+    kinds = {name: "float64" if name == "value" else "string" for name in rows.columns}
+    pd.concat([rows, others, pd.DataFrame(base)], ignore_index=True).astype(kinds).to_parquet(
+        directory / "measurements.parquet", index=False
+    )
+    stated = json.loads((directory / "facts.json").read_text())
+    stated["drift"] = [
+        {"model": model, "task": task, "pooling": "decision-token", "poolings": ["decision-token", "mean"], "num_layers": 6,
+         "left_out": {"decision-token": [2] if task == "mrpc" else [], "mean": []}, "least_effective_rank": 3.0}
+        for model, task in cells_of(directory)
+    ]  # fmt: skip
+    (directory / "facts.json").write_text(json.dumps(stated))
+    return read_facts(directory)
+
+
+def cells_of(directory: Path) -> list[tuple[str, str]]:
+    return read_facts(directory).cells
+
+
+def test_figures_show_the_primary_pooling_and_leave_out_sick_layers(defined: Facts, facts: Facts) -> None:
+    assert {row.pooling for row in run_drifts(defined)} == {"decision-token"}
+    assert len(run_drifts(defined)) == len(run_drifts(facts))
+    model = defined.models[0]
+    own, before = (
+        {row.layer for row in averaged_rows(f, "drift") if (row.model, row.task) == (model, "mrpc")}
+        for f in (defined, facts)
+    )
+    assert before - own == {2}
+    assert unhealthy_layers(defined, model, "mrpc", site="residual") == [2]
+    sentences = next(block for block in section_of(defined).blocks if isinstance(block, Bullets)).items
+    assert "averaged over 5 of 6 layers (MRPC)" in sentences[-1]
+    health = next(block for block in section_of(defined).blocks if getattr(block, "name", "") == "drift_health")
+    assert any("Grey: layers with an effective rank below 3" in b.caption for b in section_of(defined).blocks
+               if isinstance(b, Illustration))  # fmt: skip
+    assert health is not None
+
+
+def test_health_figure_and_table_are_drawn(defined: Facts) -> None:
+    illustration, table = health_figure(defined), health_table(defined)
+    assert illustration is not None and table is not None
+    assert len(illustration.draw(7.0).axes) == len(defined.cells)
+    first = next(row for row in table.rows if row[:2] == ("MRPC", "decision token (primary)"))
+    assert first[2] == "2" and first[3].startswith("1.2 to")
+
+
+def test_a_card_says_where_another_definition_decides_otherwise(defined: Facts) -> None:
+    result = replace(
+        defined.analysis.hypotheses[0],
+        elsewhere=[
+            VerdictElsewhere("mean", True, "refuted", None, "refuted instead of supported"),
+            VerdictElsewhere("mean", False, "supported", None, ""),
+        ],
+    )
+    said = elsewhere_sentence(defined, result)
+    assert (
+        said == "**It depends on how drift is measured**: by the plain mean, every layer: refuted instead of supported."
+    )
+    assert elsewhere_sentence(defined, replace(result, elsewhere=result.elsewhere[1:])) == ""

@@ -637,3 +637,90 @@ def test_a_hypothesis_on_drift_that_is_measured_loads(tmp_path: Path):
 def test_drift_is_no_quality(tmp_path: Path):
     text = HYPOTHESIS.replace("{lower: lora, than: full, on: drift, by: 20%}", "{superior: lora, to: full, on: drift}")
     assert "hypotheses.H1b: `drift` is not a quality metric" in error_of(text, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- other definitions
+
+
+def make_robust(lora: float, full: float, *, elsewhere: float, unhealthy=()):
+    """Drift by the decision token, and by a plain mean by which lora drifts `elsewhere` times as much; layers that are
+    unhealthy by the mean."""
+    rows, draws = [], {}
+    for task in ("mrpc", "rte"):
+        for method, level in (("lora", lora), ("full", full)):
+            values, drawn = make_arm(level, index=len(draws))
+            factor = elsewhere if method == "lora" else 1.0
+            mine = pd.DataFrame(make_rows(task, method, SEEDS, values))
+            theirs = pd.DataFrame(make_rows(task, method, SEEDS, factor * values))
+            is_drift = (mine["metric"] == "drift") & (mine["split"] == "probe")
+            theirs = theirs[is_drift & (theirs["site"] == "residual")]
+            whole = theirs["layer"].isna()
+            counted = [i for i, p in enumerate(POINTS) if p[0] == "residual" and p[1] > 0 and p not in unhealthy]
+            theirs.loc[whole, "value"] = factor * values[:, counted].mean(1)
+            rows += [
+                mine.assign(pooling=is_drift.map({True: "decision-token", False: None})),
+                theirs.assign(pooling="mean"),
+            ]
+            residual = [i for i, (site, _) in enumerate(POINTS) if site == "residual"]
+            sites, layers = zip(*(POINTS[i] for i in residual), strict=True)
+            by_mean = DriftDraws(
+                SEEDS, sites, layers, factor * drawn[:, :, residual], factor * drawn[:, :, counted].mean(2), NUM_EXAMPLES,
+                pooling="mean", unhealthy=frozenset(unhealthy),
+            )  # fmt: skip
+            draws["m", task, method] = replace(make_draws(SEEDS, drawn), pooling="decision-token", others=(by_mean,))
+    return pd.concat(rows, ignore_index=True), draws
+
+
+def test_the_primary_pooling_alone_decides_and_is_reported():
+    found = analyse(make_robust(0.01, 0.1, elsewhere=50.0))
+    plain = analyse(make_drift(0.01, 0.1))
+    assert found.drift is not None and plain.drift is not None
+    assert found.drift.profiles == plain.drift.profiles and found.drift.reductions == plain.drift.reductions
+    assert found.drift.correlations == plain.drift.correlations
+    assert replace(found.hypotheses[0], elsewhere=[]) == plain.hypotheses[0]
+    assert plain.hypotheses[0].elsewhere == [] and plain.drift.robustness == []
+
+
+def test_a_verdict_that_another_pooling_turns_says_so():
+    (result,) = analyse(make_robust(0.01, 0.1, elsewhere=50.0)).hypotheses
+    (other,) = result.elsewhere
+    assert (result.verdict, other.pooling, other.verdict) == ("supported", "mean", "refuted")
+    assert other.differs.startswith("refuted instead of supported; the ratio lies on the other side of 1 on average")
+    (same,) = analyse(make_robust(0.01, 0.1, elsewhere=1.5)).hypotheses[0].elsewhere
+    assert (same.verdict, same.differs) == ("supported", "")
+
+
+def test_averages_leave_out_the_layers_that_are_unhealthy_by_their_pooling():
+    unhealthy = (("residual", 2), ("residual", 3))
+    made = make_robust(0.01, 0.1, elsewhere=1.0, unhealthy=unhealthy)
+    rows = {(r.task, r.method, r.pooling, r.every_layer): r for r in drift_of(made).robustness}
+    shape = np.linspace(0.5, 1.5, len(POINTS))
+    token, mean, every = (
+        rows["mrpc", "full", *which] for which in (("decision-token", False), ("mean", False), ("mean", True))
+    )
+    assert [(row.num_layers, row.num_all, row.is_primary) for row in (token, mean, every)] == [
+        (6, 6, True), (4, 6, False), (6, 6, False),
+    ]  # fmt: skip
+    assert mean.drift.estimate / every.drift.estimate == pytest.approx(shape[[1, 4, 5, 6]].mean() / shape[1:7].mean())
+    assert every.drift == token.drift and ("mrpc", "full", "decision-token", True) not in rows
+    assert rows["*", "lora", "mean", True].ratio.estimate == pytest.approx(0.1, rel=0.2)
+    assert [one.every_layer for one in analyse(made).hypotheses[0].elsewhere] == [False, True]
+
+
+def test_where_no_layer_is_healthy_there_is_no_average_but_a_reason():
+    unhealthy = frozenset(("residual", layer) for layer in range(1, 7))
+    table, draws = make_drift()
+    table = table[~((table["metric"] == "drift") & table["layer"].isna())]
+    draws = {k: replace(d, unhealthy=unhealthy, summary=np.full(d.summary.shape, np.nan)) for k, d in draws.items()}
+    found = analyse((table, draws))
+    (result,) = found.hypotheses
+    assert result.verdict == "inconclusive" and result.average is None
+    assert all("all 6 layers of the residual stream have an effective rank below 3" in p.reason for p in result.parts)
+    assert found.drift is not None
+    assert {r.part for r in found.drift.reductions if r.site == "residual"} == {"layer"}
+    assert {r.part for r in found.drift.reductions if r.site == "attention"} >= {"overall", "early"}
+
+
+def test_an_analysis_with_other_definitions_survives_json():
+    analysis = analyse(make_robust(0.01, 0.1, elsewhere=50.0, unhealthy=(("residual", 2),)))
+    assert Analysis.from_json(json.loads(json.dumps(analysis.to_json()))) == analysis
