@@ -15,7 +15,7 @@ from peers import Rows, _accuracy, _collator
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from workload import Setting, open_workload
 
-from lorascope.models.loading import head_modules
+from lorascope.models.heads import head_modules
 from lorascope.search.propose import _distributions
 from lorascope.study.search import SearchSpec
 from lorascope.training.hardware import synchronise

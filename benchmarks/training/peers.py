@@ -30,7 +30,7 @@ from workload import (
     random_tinyllama,
 )
 
-from lorascope.models.loading import head_modules
+from lorascope.models.heads import head_modules
 from lorascope.training.hardware import peak_memory_bytes, reset_peak_memory, synchronise
 from lorascope.training.result import linear_parameters
 

@@ -10,7 +10,8 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lorascope.models.loading import BaseModel, head_modules
+from lorascope.models.heads import head_modules
+from lorascope.models.loading import BaseModel
 
 LAYERS = 2
 _COMMON: dict[str, Any] = {

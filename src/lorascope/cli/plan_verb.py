@@ -119,6 +119,15 @@ def _print_steps(steps: list[PlannedStep]) -> None:
     print(f"\n{counted(len(steps), 'step')}, {sum(not p.is_cached for p in steps)} to compute")
 
 
+def _decided(found: StudyPlan) -> list[str]:
+    """How likely each claim is to be decided."""
+    from lorascope.plan import deciding
+
+    if found.deciding is None:
+        return []
+    return ["", *deciding.sentences(found.deciding), f"Basis: {deciding.BASIS}."]
+
+
 def _print_plan(found: StudyPlan) -> None:
     from lorascope.plan.power import BASIS
     from lorascope.report.plan import wording as plan_wording
@@ -142,6 +151,7 @@ def _print_plan(found: StudyPlan) -> None:
         "",
         *(plan_wording.power_sentence(task) for task in found.power),
         f"Basis: {BASIS}.",
+        *_decided(found),
     ]
     for sentence in sentences:
         if sentence is not None:
@@ -199,4 +209,5 @@ def plan_as_json(found: StudyPlan, chosen: list[str]) -> dict[str, Any]:
             {**dataclasses.asdict(task), "with_more_seeds": {str(n): d for n, d in task.with_more_seeds.items()}}
             for task in found.power
         ],
+        "deciding": None if found.deciding is None else dataclasses.asdict(found.deciding),
     }

@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from lorascope.drift.text import Objective, TextWindows
 from lorascope.errors import StudyError
-from lorascope.models.loading import reading_checkpoint
+from lorascope.models.reading import read_model, reading_checkpoint
 from lorascope.training.reading import autocast
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class LanguageHead:
         return functional_call(self.model, weights, kwargs={"inputs_embeds": hidden[None]}).logits[0]
 
 
-def load_language_head(directory: Path, *, device: str) -> LanguageHead:
+def load_language_head(directory: Path, *, device: str, allows_pickle: bool = False) -> LanguageHead:
     """The head of the base checkpoint in `directory` (`models.checkpoint.checkpoint_directory`), float32.
 
     An architecture that transformers knows a masked language model of is an encoder, one it knows only a causal model of
@@ -74,15 +74,15 @@ def load_language_head(directory: Path, *, device: str) -> LanguageHead:
     )
 
     with reading_checkpoint(directory):
-        config = transformers.AutoConfig.from_pretrained(directory)
+        config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False)
         is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
         if not is_encoder and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise _no_head(directory, f"{config.model_type} is not a language model")
-        auto = transformers.AutoModelForMaskedLM if is_encoder else transformers.AutoModelForCausalLM
-        loaded: Any = auto.from_pretrained(directory, dtype=torch.float32, output_loading_info=True)
-    model, info = loaded
+    auto = "AutoModelForMaskedLM" if is_encoder else "AutoModelForCausalLM"
+    loaded = read_model(auto, directory, allows_pickle=allows_pickle)
+    model: Any = loaded.model
     prefix = model.base_model_prefix
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith(f"{prefix}."))
+    missing = sorted(key for key in (*loaded.missing, *loaded.mismatched) if not key.startswith(f"{prefix}."))
     if missing:
         raise _no_head(directory, f"it lacks {missing[0]}")
     weight, embedding = (module.weight for module in (model.get_output_embeddings(), model.get_input_embeddings()))

@@ -48,7 +48,9 @@ from lorascope.engine.context import StepContext
 from lorascope.engine.events import Notice, StepProgress
 from lorascope.engine.warm import Kept
 from lorascope.errors import DataError, StudyError
-from lorascope.models.checkpoint import checkpoint_directory
+from lorascope.models.architectures import known_architecture
+from lorascope.models.checkpoint import allows_pickle, checkpoint_directory
+from lorascope.models.config_facts import most_tokens
 from lorascope.models.loading import BASE, BaseModel
 from lorascope.stats.drift.health import (
     BASE_REFERENCE,
@@ -250,10 +252,12 @@ def _text(context: StepContext, base: BaseModel) -> TextOfBase:
 
     def read() -> TextOfBase:
         directory = checkpoint_directory(params["model"], locations=locations, cache_dir=context.cache_dir)
-        head = load_language_head(directory, device=context.device)
+        head = load_language_head(directory, device=context.device, allows_pickle=allows_pickle(params["model"]))
         task = task_from_result(context.deps["data"].result)
         tokenizer, path = processor_for(context, task), Path(locations["text"])
-        length = min(WINDOW_TOKENS, getattr(base.model.config, "max_position_embeddings", WINDOW_TOKENS))
+        config = base.model.config
+        places = most_tokens(known_architecture(config.model_type), config.to_dict()) or WINDOW_TOKENS
+        length = min(WINDOW_TOKENS, getattr(config, "max_position_embeddings", WINDOW_TOKENS), places)
         if head.objective == "causal":
             windows = causal_windows(path, tokenizer, length=length)
         else:

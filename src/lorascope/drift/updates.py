@@ -21,7 +21,7 @@ from torch import Tensor
 from lorascope.errors import StudyError
 from lorascope.models.adapter_names import renamed_keys
 from lorascope.models.linear import is_transposed, linear_at, linear_weight
-from lorascope.models.loading import reading_checkpoint
+from lorascope.models.reading import reading_checkpoint
 from lorascope.models.sites import resolve_sites, roles_of
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ checkpoint's own head: the untrained base.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,27 @@ def measure_baselines(context: StepContext) -> dict[str, Any]:
 
 
 @torch.no_grad()
+def _backbone_output(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
+    """What the model's body returns. A body with a decoder is called by the model around it, which makes the decoder's
+    inputs."""
+    if not getattr(model.config, "is_encoder_decoder", False):
+        return model.base_model(**inputs)
+    found: list[Any] = []
+    hook = model.base_model.register_forward_hook(lambda module, args, output: found.append(output))
+    try:
+        model(**inputs)
+    finally:
+        hook.remove()
+    return found[0]
+
+
 def frozen_features(model: PreTrainedModel, columns: Examples, reading: Reading) -> np.ndarray:
     """The base's last hidden state, mean over real positions, and over the windows of an example: float32 [examples,
     hidden], in the columns' order."""
-    backbone: Any = model.base_model
     found = np.empty((len(columns), model.config.hidden_size), dtype=np.float32)
     for rows, batch in reading.batches(columns):
         with reading.autocast():
-            hidden = backbone(**reading.model_inputs(batch)).last_hidden_state.float()
+            hidden = _backbone_output(model, reading.model_inputs(batch)).last_hidden_state.float()
         mask = real_positions(batch, hidden).unsqueeze(-1).float()
         found[rows] = ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
     owners = example_numbers(columns.ids)

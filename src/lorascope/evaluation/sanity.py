@@ -18,7 +18,7 @@ from torch import nn
 
 from lorascope.data.columns import ColumnStore, example_numbers
 from lorascope.engine.context import StepContext
-from lorascope.engine.events import StepProgress
+from lorascope.engine.events import Notice, StepProgress
 from lorascope.errors import GateFailure
 from lorascope.methods.dropout import silence_dropout
 from lorascope.study.spec import Seeds, TrainSpec
@@ -104,6 +104,8 @@ def check_sanity(context: StepContext) -> dict[str, Any]:
     train = TrainSpec.model_validate(params["train"])
     try:
         base = base_for(context, task)
+        if base.origin is not None and base.origin.remark:
+            context.emit(Notice(step=context.step.id, level="info", text=base.origin.remark))
         bench = Bench(
             base=base,
             method=method_from_params(params["method"]),

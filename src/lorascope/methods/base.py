@@ -86,7 +86,7 @@ class Method(ABC):
         """Makes exactly the method's parameters trainable, in place. At initialisation the outputs equal the base's.
 
         generators: one CPU generator a run, for what is drawn at initialisation. The model's head is the first run's,
-        drawn already; those of further runs are drawn here before anything else (`models.loading.run_heads`), so each
+        drawn already; those of further runs are drawn here before anything else (`models.heads.run_heads`), so each
         run gets what it would get alone. specs: one a run (default: `spec` for all), alike in kind and sites. A method
         that does not stack gets one generator and no specs. Raises NotStackable.
         """

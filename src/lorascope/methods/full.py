@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorascope.methods.base import Method
 from lorascope.models.architectures import known_architecture
-from lorascope.models.loading import run_heads
+from lorascope.models.heads import run_heads
 
 if TYPE_CHECKING:
     import torch

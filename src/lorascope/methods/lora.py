@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, cast
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method, NotStackable
 from lorascope.models.adapter_names import readable_adapter
+from lorascope.models.heads import run_heads
 from lorascope.models.linear import is_transposed, linear_at, linear_shape
-from lorascope.models.loading import run_heads
 from lorascope.models.sites import resolve_sites
 
 if TYPE_CHECKING:

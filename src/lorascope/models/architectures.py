@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from lorascope.registry import ARCHITECTURES as PLUGGED
 from lorascope.registry import resolve
@@ -73,7 +74,7 @@ class Architecture:
     the whole example ([CLS], a class token). trains_alone: why runs cannot be trained together,
     if they cannot. hidden_scores: why attention's distributions cannot be read, if they cannot; capped_by: the setting that,
     where it is given, makes them unreadable. unused: parameters that no task of ours reads, within the model without its
-    head, if they are there.
+    head, if they are there. reads: the unit of the tasks it is for.
     """
 
     spellings: tuple[Spelling, ...]
@@ -83,6 +84,7 @@ class Architecture:
     hidden_scores: str | None = None
     capped_by: str | None = None
     unused: tuple[str, ...] = ()
+    reads: Literal["token", "image"] = "token"
     has_first_token: bool = True
 
     @property
@@ -334,8 +336,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "gemma3_text": Architecture((_GEMMA2,), is_causal=True, capped_by="attn_logit_softcapping"),
     "phi": Architecture((_PHI,), is_causal=True),
     "phi3": Architecture((_PHI3,), is_causal=True),
-    "vit": Architecture((_VIT, _OLDER_VIT), unused=_MASK_TOKEN),
-    "deit": Architecture((_VIT, _OLDER_VIT), unused=_MASK_TOKEN),
+    "vit": Architecture((_VIT, _OLDER_VIT), unused=_MASK_TOKEN, reads="image"),
+    "deit": Architecture((_VIT, _OLDER_VIT), unused=_MASK_TOKEN, reads="image"),
     "dinov2": Architecture(
         (
             _DINOV2,
@@ -344,14 +346,18 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             _with_mlp(_OLDER_DINOV2, _FUSED_GATED_ENDS),
         ),
         unused=_MASK_TOKEN,
+        reads="image",
     ),
 }
 
 
 FUNCTIONAL_DROPOUT: Mapping[str, tuple[str, ...]] = {
-    "opt": ("dropout",),
-    "bart": ("dropout", "activation_dropout"),
-    "t5": ("dropout_rate",),
+    **dict.fromkeys(("opt", "xlm", "flaubert"), ("dropout",)),
+    **dict.fromkeys(("bart", "mbart", "mvp", "plbart", "bigbird_pegasus"), ("dropout", "activation_dropout")),
+    **dict.fromkeys(("t5", "mt5", "umt5"), ("dropout_rate",)),
+    "biogpt": ("hidden_dropout_prob", "activation_dropout"),
+    "longformer": ("attention_probs_dropout_prob",),
+    "seed_oss": ("residual_dropout",),
 }
 """Settings of the config of some models that are probabilities of a dropout that is called as a function."""
 

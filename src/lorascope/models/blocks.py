@@ -11,6 +11,7 @@ layers (their dropout is off in evaluation), and the stream after an addition is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,22 @@ def find_blocks(model: nn.Module) -> Blocks:
         tuple(block.get_submodule(mlp) for block in blocks) if mlp else (),
         is_known=False,
     )
+
+
+def usual_parts(tensors: Sequence[str], depth: int) -> list[str]:
+    """Those of `FEATURE_SITES` that `find_blocks` would find in a model outside the table, by the names of its tensors."""
+    stacks: dict[str, dict[int, set[str]]] = {}
+    for name in tensors:
+        for match in re.finditer(r"\.(\d+)\.", name):
+            child = name[match.end() :].split(".")[0]
+            stacks.setdefault(name[: match.start()], {}).setdefault(int(match[1]), set()).add(child)
+    whole = [prefix for prefix, blocks in stacks.items() if set(blocks) == set(range(depth))]
+    outer = [prefix for prefix in whole if not any(prefix.startswith(f"{other}.") for other in whole)]
+    if len(outer) != 1:
+        return []
+    children = stacks[outer[0]][0]
+    named = {"attention": _ATTENTION_NAMES, "mlp": _MLP_NAMES}
+    return ["residual", *(site for site, names in named.items() if len(children.intersection(names)) == 1)]
 
 
 def attention_modules(blocks: Blocks) -> list[nn.Module]:

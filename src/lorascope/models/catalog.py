@@ -16,12 +16,11 @@ from typing import Any
 
 from lorascope.engine.store.durable import sha256_of
 from lorascope.errors import EnvironmentProblem, StudyError
+from lorascope.models.checkpoint_files import identifying_files, require_readable, weight_files
 from lorascope.registry import MODELS, nearest, resolve
 from lorascope.study.spec import HubSource, ModelSource, ModelSpec, PackageSource, PathSource
 
 MODEL_LOCATION = "model"
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
-_CHECKPOINT_FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "spiece.model")
 
 
 def source_of(spec: ModelSpec) -> ModelSource:
@@ -45,12 +44,14 @@ def describe_model(spec: ModelSpec) -> tuple[dict[str, Any], dict[str, str]]:
 
     Raises EnvironmentProblem if a package or a directory is missing; a hub model is looked for only when it is loaded.
     """
-    source = source_of(spec)
+    source, allowed = source_of(spec), {} if spec.pickle is None else {"pickle": spec.pickle}
     if isinstance(source, HubSource):
-        return {"hub": source.hub, "revision": source.revision}, {}
+        return {"hub": source.hub, "revision": source.revision, **allowed}, {}
     if isinstance(source, PackageSource):
-        return _describe_package(source)
-    return _describe_directory(source)
+        identity, locations = _describe_package(source)
+    else:
+        identity, locations = _describe_directory(source, allows_pickle=spec.pickle == "allow")
+    return {**identity, **allowed}, locations
 
 
 def find_model(identity: Mapping[str, Any], locations: Mapping[str, str]) -> dict[str, str]:
@@ -69,9 +70,9 @@ def find_model(identity: Mapping[str, Any], locations: Mapping[str, str]) -> dic
     else:
         if not known.exists():
             raise EnvironmentProblem(f"the model's files are gone from {known}", hint="restore them")
-        found, places = _describe_directory(PathSource(path=str(known)))
+        found, places = _describe_directory(PathSource(path=str(known)), allows_pickle="pickle" in identity)
         remedy = "restore the files that the run was trained on, or run the study again"
-    if found != identity:
+    if found != {name: value for name, value in identity.items() if name != "pickle"}:
         raise EnvironmentProblem(f"the model in {places[MODEL_LOCATION]} is not the one it was", hint=remedy)
     return places
 
@@ -122,19 +123,15 @@ def _describe_package(source: PackageSource) -> tuple[dict[str, Any], dict[str, 
     return identity, {MODEL_LOCATION: str(location)}
 
 
-def _describe_directory(source: PathSource) -> tuple[dict[str, Any], dict[str, str]]:
+def _describe_directory(source: PathSource, *, allows_pickle: bool) -> tuple[dict[str, Any], dict[str, str]]:
     directory = Path(source.path).expanduser()
     if not (directory / "config.json").is_file():
         raise EnvironmentProblem(
             f"{directory} is not a model checkpoint: it has no config.json",
             hint="give the directory that `save_pretrained` wrote (config.json, *.safetensors, tokenizer files)",
         )
-    patterns = (*_CHECKPOINT_FILES, *_WEIGHTS)
-    files = sorted({file for pattern in patterns for file in directory.glob(pattern)})
-    if not any(file.match(pattern) for file in files for pattern in _WEIGHTS):
-        raise EnvironmentProblem(
-            f"{directory} holds no weights", hint=f"expected one of {', '.join(_WEIGHTS)} beside config.json"
-        )
-    digests = {file.name: sha256_of(file) for file in files}
+    require_readable(directory)
+    weight_files(directory, allows_pickle=allows_pickle)
+    digests = {str(file.relative_to(directory).as_posix()): sha256_of(file) for file in identifying_files(directory)}
     digest = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
     return {"checkpoint_sha256": digest}, {MODEL_LOCATION: str(directory.resolve())}

@@ -15,26 +15,41 @@ from typing import Any
 
 from lorascope.errors import EnvironmentProblem
 from lorascope.models.catalog import MODEL_LOCATION
+from lorascope.models.checkpoint_files import require_readable
+from lorascope.models.reading import listed, reading_checkpoint
 
 
 def checkpoint_directory(model: Mapping[str, Any], *, locations: Mapping[str, str], cache_dir: Path) -> Path:
     """The directory with config.json, weights and tokenizer of `model` (identity literals of `describe_model`).
 
-    Raises EnvironmentProblem naming what to install or download if it cannot be had on this machine.
+    Raises EnvironmentProblem naming what to install or download if it cannot be had on this machine, and for a directory
+    that may not be read (`models.checkpoint_files.require_readable`).
     """
     if "hub" in model:
-        return _hub_snapshot(model["hub"], model["revision"])
+        directory = _hub_snapshot(model["hub"], model["revision"], allows_pickle=allows_pickle(model))
+        require_readable(directory)
+        return directory
     location = Path(locations[MODEL_LOCATION])
     if not location.exists():
         raise EnvironmentProblem(f"the model's files are gone from {location}", hint="restore them, or run again")
-    return _dequantised(location, model, cache_dir) if location.suffix == ".gguf" else location
+    if location.suffix == ".gguf":
+        return _dequantised(location, model, cache_dir)
+    if "package" not in model:  # what an installer put there may be links
+        require_readable(location)
+    return location
 
 
-def _hub_snapshot(repository: str, revision: str) -> Path:
+def allows_pickle(model: Mapping[str, Any]) -> bool:
+    """Whether a model's entry in the study allows weights that lie in a pickle."""
+    return model.get("pickle") == "allow"
+
+
+def _hub_snapshot(repository: str, revision: str, *, allows_pickle: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*.model", "*.txt"]
+    patterns += ["*.bin"] if allows_pickle else []
     command = f"hf download {repository} --revision {revision}"
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
@@ -66,7 +81,16 @@ def _dequantised(gguf: Path, model: Mapping[str, Any], cache_dir: Path) -> Path:
         raise EnvironmentProblem(f"reading {gguf.name} needs the package `gguf`", hint="pip install gguf") from None
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+    with reading_checkpoint(gguf):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype="float32", output_loading_info=True
+        )
+    quantised, info = loaded
+    if lacking := sorted(info["missing_keys"]):
+        raise EnvironmentProblem(
+            f"{gguf} lacks {len(lacking)} tensors of a {type(quantised).__name__}: {listed(lacking)}",
+            hint="this version of transformers may not know all names of the file: give the checkpoint as safetensors",
+        )
     config = AutoConfig.for_model(
         quantised.config.model_type,
         **{k: v for k, v in quantised.config.to_dict().items() if k not in ("quantization_config", "model_type")},

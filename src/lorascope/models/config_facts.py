@@ -3,10 +3,11 @@ layers a site means, how large they are, how long an example may be."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lorascope.models.architectures import ALL_LINEAR, MEANINGS, Architecture
+from lorascope.models.architectures import ALL_LINEAR, MEANINGS, Architecture, Keys
 
 
 def names_something(site: str, architecture: Architecture) -> bool:
@@ -63,11 +64,38 @@ def layer_size(architecture: Architecture, role: str, config: Mapping[str, Any])
     }[role]
 
 
-def most_tokens(architecture: Architecture, config: Mapping[str, Any]) -> int | None:
-    """How long an example may be, where the architecture has learned a place for each token; None for any length."""
-    keys = architecture.keys
+def most_tokens(architecture: Architecture | None, config: Mapping[str, Any]) -> int | None:
+    """How long an example may be, where the architecture has learned a place for each token; None for any length.
+
+    architecture: None for one outside the table, whose `max_position_embeddings` is taken for such places.
+    """
+    keys = Keys(positions="max_position_embeddings") if architecture is None else architecture.keys
     places = config.get(keys.positions) if keys.positions else None
-    if not isinstance(places, int):
+    if not isinstance(places, int) or places <= 0:
         return None
-    taken = (config.get("pad_token_id") or 0) + 1 if keys.reserved == "pad" else 0
+    is_like_roberta = architecture is None and any(name in str(config.get("model_type")) for name in _AFTER_PAD)
+    taken = (config.get("pad_token_id") or 0) + 1 if keys.reserved == "pad" or is_like_roberta else 0
     return places - taken
+
+
+_AFTER_PAD = ("roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xmod", "esm", "luke", "ibert")
+"""Parts of the names of model types that count places from the one after the pad token's id, as RoBERTa does."""
+
+
+def vocabulary_rows(config: Mapping[str, Any]) -> int | None:
+    """How many tokens the model has an embedding for; None where config.json does not say."""
+    rows = config.get("vocab_size")
+    return rows if isinstance(rows, int) and rows > 0 else None
+
+
+def depth_of(config: Mapping[str, Any]) -> int | None:
+    """How many blocks the model has; None where config.json does not say."""
+    found = next((config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config), None)
+    return found if isinstance(found, int) else None
+
+
+def present_blocks(architecture: Architecture, tensors: Iterable[str]) -> set[int]:
+    """The numbers of the blocks that have tensors among these names; none where the names are of another spelling."""
+    stacks = "|".join(re.escape(spelling.blocks) for spelling in architecture.spellings)
+    found = (re.search(rf"(?:^|\.)(?:{stacks})\.(\d+)\.", name) for name in tensors)
+    return {int(match[1]) for match in found if match}

@@ -17,24 +17,29 @@ _FILE = "config.json"
 def model_config(spec: ModelSpec) -> Mapping[str, Any] | None:
     """The settings of a model's architecture; None where they are not on this machine as config.json (a hub model that was
     never fetched, a package that is not installed, a GGUF file)."""
-    path = _config_file(spec)
-    if path is None or not path.is_file():
-        return None
+    directory = model_directory(spec)
+    return None if directory is None else read_config(directory)
+
+
+def read_config(directory: Path) -> Mapping[str, Any] | None:
+    """What a directory's config.json holds; None where it is absent or unreadable."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # whoever loads the model says what is wrong with it
+        found = json.loads((directory / _FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # whoever loads the model says what is wrong with it
         return None
     return found if isinstance(found, dict) else None
 
 
-def _config_file(spec: ModelSpec) -> Path | None:
+def model_directory(spec: ModelSpec) -> Path | None:
+    """Where a model's config.json would be; None for a hub model that was never fetched, and a package that is absent."""
     try:
         source = source_of(spec)
         if isinstance(source, HubSource):
-            return _cached(source)
+            found = _cached(source)
+            return None if found is None else found.parent
         if isinstance(source, PathSource):
-            return Path(source.path).expanduser() / _FILE
-        return Path(describe_model(spec)[1][MODEL_LOCATION]) / _FILE
+            return Path(source.path).expanduser()
+        return Path(describe_model(spec)[1][MODEL_LOCATION])
     except LorascopeError:
         return None
 

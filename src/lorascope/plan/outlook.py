@@ -15,6 +15,7 @@ from pathlib import Path
 from lorascope.engine.step import Step
 from lorascope.engine.store.directory import Store
 from lorascope.plan.allocation import Job, Schedule, allocate
+from lorascope.plan.deciding import Deciding, deciding
 from lorascope.plan.estimate import Estimate, estimate_step, worker_start_seconds
 from lorascope.plan.graph import Graph
 from lorascope.plan.guess import Guesses
@@ -89,7 +90,8 @@ class StudyPlan:
     counted (None: never measured). by_machines: number of machines -> makespan. measured_on: what the devices behind the
     estimates are called. free_bytes: where the store lies. undecided: runs that may train together or not, as a timing on
     this machine is still to tell, their memory being that of as many as were measured. in_turns_seconds: the makespan if the
-    workers that share a device took turns on it (None: they share none, or were timed with as many as will run)."""
+    workers that share a device took turns on it (None: they share none, or were timed with as many as will run). deciding:
+    how likely the claims are to be decided (None: not known before the data are prepared)."""
 
     graph: Graph
     steps: tuple[PlannedStep, ...]
@@ -102,6 +104,7 @@ class StudyPlan:
     free_bytes: int
     undecided: tuple[PlannedStep, ...] = ()
     in_turns_seconds: float | None = None
+    deciding: Deciding | None = None
 
     @property
     def to_run(self) -> list[PlannedStep]:
@@ -141,6 +144,7 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
     in_turns = None
     if _are_of_fewer(planned, machines.sharing):
         in_turns = allocate(jobs, workers=machines.workers // machines.sharing).makespan
+    power = tuple(detectable_differences(graph, history.results))
     return StudyPlan(
         graph=graph,
         steps=planned,
@@ -148,11 +152,12 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
         schedule=schedule,
         worker_start_seconds=worker_start_seconds(history),
         by_machines={n: allocate(jobs, workers=n * machines.workers_each).makespan for n in tried} if jobs else {},
-        power=tuple(detectable_differences(graph, history.results)),
+        power=power,
         measured_on=tuple(history.machines),
         free_bytes=shutil.disk_usage(_existing(store.root)).free,
         undecided=tuple(_undecided(planned, store, device=machines.device)),
         in_turns_seconds=in_turns,
+        deciding=deciding(graph.study, power),
     )
 
 

@@ -16,11 +16,13 @@ from lorascope.models.catalog import missing_package
 from lorascope.models.config_facts import last_names, layer_size, most_tokens, names_something, roles_meant
 from lorascope.models.configuration import model_config
 from lorascope.models.sites import unknown_site
+from lorascope.plan.checkpoints import check_checkpoint, check_config, lacks_weights
 from lorascope.study.loading.document import Mistake, dotted
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.per_task import own_settings, study_for
 from lorascope.study.ranges import Range
 from lorascope.study.spec import Study
+from lorascope.study.tasks import unit_of
 
 
 def check_models(study: Study) -> Iterator[Mistake]:
@@ -37,15 +39,19 @@ def check_models(study: Study) -> Iterator[Mistake]:
 def _of_models(study: Study) -> Iterator[Mistake]:
     for index, model in enumerate(study.models):
         config = model_config(model)
+        yield from check_config(model, config, index)
         if config is None:
             continue
         yield from _dropout(config, index)
+        yield from check_checkpoint(model, config, index, drift=study.measure.drift, reads_text=_reads_text(study))
         architecture = known_architecture(config.get("model_type"))
+        yield from _lengths(study, architecture, config, model=model.name)
+        yield from _whole_stack(study, config, model=model.name)
         if architecture is None:
             continue
+        yield from _inputs(study, architecture, model=model.name)
         for place, method in enumerate(study.methods):
             yield from _sites(study, method, architecture, config, place=place, model=model.name)
-        yield from _lengths(study, architecture, config, model=model.name)
         yield from _measures(study, architecture, config, model=model.name)
 
 
@@ -70,16 +76,24 @@ def not_checked(study: Study) -> list[str]:
                 f"not checked until the model is here: whether {model.name} has the study's sites, ranks and parts "
                 "(there is no config.json of it on this machine)"
             )
-        elif config is not None and known_architecture(config.get("model_type")) is None:
+        if config is not None and lacks_weights(model):
+            remarks.append(
+                f"not checked until the model is here: whether the files of {model.name} are whole and may be read"
+            )
+        if config is not None and known_architecture(config.get("model_type")) is None:
             remarks.append(
                 f"{model.name} is a {config.get('model_type')} model, whose layers lorascope knows by their names only: its "
-                "sites and parts are checked when it is loaded"
+                "sites, parts and head are checked when it is loaded"
             )
     return remarks
 
 
 def _dropout(config: Mapping[str, Any], index: int) -> Iterator[Mistake]:
     kind = str(config.get("model_type"))
+    for name, value in config.items():
+        if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value < 1:
+            text = f"models[{index}]: {name} in the model's config.json is {value}, and a probability of dropout is below 1"
+            yield Mistake(("models", index), text, "correct it: 0.0 turns dropout off")
     settings = [name for name in FUNCTIONAL_DROPOUT.get(kind, ()) if config.get(name, 0.1)]
     if settings:
         text, hint = functional_dropout(kind, settings)
@@ -125,9 +139,43 @@ def _largest_rank(study: Study, method: MethodBase) -> int | None:
     return getattr(method, "rank", None)
 
 
-def _lengths(study: Study, architecture: Architecture, config: Mapping[str, Any], *, model: str) -> Iterator[Mistake]:
+def _reads_text(study: Study) -> bool:
+    return any(unit_of(task) in ("token", None) for task in study.tasks)
+
+
+def _inputs(study: Study, architecture: Architecture, *, model: str) -> Iterator[Mistake]:
+    """Images for a model of texts, and the other way round."""
+    names = {"token": "texts", "image": "images"}
+    for place, task in enumerate(study.tasks):
+        unit = unit_of(task)
+        if unit in names and unit != architecture.reads:
+            text = (
+                f"tasks[{place}]: {task.name} is a task of {names[unit]}, and {model} reads {names[architecture.reads]}"
+            )
+            yield Mistake(("tasks", place), text, f"give this task a model of {names[unit]}, in a study of its own")
+
+
+def _whole_stack(study: Study, config: Mapping[str, Any], *, model: str) -> Iterator[Mistake]:
+    if study.measure.drift is not None and config.get("is_encoder_decoder"):
+        text = f"measure.drift: {model} has an encoder and a decoder, and drift follows one list of blocks"
+        yield Mistake(("measure", "drift"), text, "remove it, or take a model with one stack")
+
+
+def _lengths(
+    study: Study, architecture: Architecture | None, config: Mapping[str, Any], *, model: str
+) -> Iterator[Mistake]:
+    """Learned places for tokens against the longest example, and the longest request."""
     most = most_tokens(architecture, config)
-    if most is not None and study.train.max_length > most:
+    if most is None:
+        return
+    serving = study.measure.serving
+    if serving is not None and serving.prompt_tokens is not None:
+        longest = max(serving.prompt_tokens) + (serving.output_tokens if "generation" in serving.workloads else 0)
+        if longest > most:
+            text = f"measure.serving: a request of {longest} tokens is longer than {model} has places for ({most})"
+            hint = "lower `prompt_tokens`, or `output_tokens` where text is generated"
+            yield Mistake(("measure", "serving", "prompt_tokens"), text, hint)
+    if _reads_text(study) and study.train.max_length > most:
         text = f"train.max_length: {study.train.max_length} tokens are more than {model} has places for ({most})"
         yield Mistake(
             ("train", "max_length"), text, f"use at most {most}; longer examples are cut, and the share is reported"

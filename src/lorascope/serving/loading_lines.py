@@ -52,6 +52,8 @@ def _adapter_lines(run: TrainedRun, places: Places, workload: str) -> dict[str, 
         head = {name: value for name, value in run.task.head.config.items() if name in named}
         padding = {} if run.base.pad_token_id is None else {"pad_token_id": run.base.pad_token_id}
         options |= head | padding
+        if run.base.origin is not None and run.base.origin.replaced:  # the base comes with a head for another task
+            options["ignore_mismatched_sizes"] = True
     arguments = ", ".join([repr(base), *(f"{name}={value!r}" for name, value in options.items())])
     peft = (
         f"from peft import PeftModel\nfrom transformers import {auto}\n"

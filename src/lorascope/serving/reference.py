@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lorascope.errors import StudyError
-from lorascope.models.loading import reading_checkpoint
+from lorascope.models.reading import reading_checkpoint
 from lorascope.serving.export import cast
 from lorascope.serving.forms import Dtype
 from lorascope.study.measure import Workload

@@ -16,8 +16,9 @@ from lorascope.engine.store.artifact import Artifact
 from lorascope.engine.warm import Warm
 from lorascope.errors import StudyError
 from lorascope.methods.base import Method
-from lorascope.models.checkpoint import checkpoint_directory
-from lorascope.models.loading import BaseModel, load_base, reading_checkpoint
+from lorascope.models.checkpoint import allows_pickle, checkpoint_directory
+from lorascope.models.loading import BaseModel, load_base
+from lorascope.models.reading import read_model
 from lorascope.tasks.description import task_from_result
 from lorascope.tasks.task import Task
 from lorascope.training.preparation import method_from_params
@@ -92,17 +93,12 @@ class TrainedRun:
         head moves along. The two share their tensors with `classifier`. Raises StudyError for an encoder, and for a base
         without such a head.
         """
-        import torch
-        import transformers
         from peft import PeftModel
 
         self.require_decoder()
-        with reading_checkpoint(self.checkpoint):
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                self.checkpoint, dtype=torch.float32, output_loading_info=True
-            )
-        model, info = loaded
-        if lacking := sorted(set(info["missing_keys"])):
+        loaded = read_model("AutoModelForCausalLM", self.checkpoint, allows_pickle=allows_pickle(self.identity))
+        model: Any = loaded.model
+        if lacking := sorted({*loaded.missing, *loaded.mismatched}):
             raise StudyError(
                 f"the base checkpoint of {self.id} is not a complete language model (it lacks {lacking[0]})",
                 hint="serve the classification workload, or study a checkpoint that was saved with its head",

@@ -62,8 +62,10 @@ def judge(
     average: Evidence,
     over: Literal["every", "average"],
     alpha: float,
+    explain: bool = True,
 ) -> tuple[HypothesisResult, Sides]:
-    """The result before Holm over the study's hypotheses, and the p-values that Holm's correction takes."""
+    """The result before Holm over the study's hypotheses, and the p-values that Holm's correction takes. explain: say what
+    would decide an open claim, which takes longer than the verdict."""
     judged, mean = _judge_parts(test, parts, average, over=over, alpha=alpha)
     basis = judged if over == "every" else [mean]
     sides = _whole(judged, mean, over)
@@ -84,7 +86,7 @@ def judge(
         num_seeds=min((estimate.num_seeds for estimate in estimates), default=0),
         num_examples=sum(estimate.num_examples for estimate in estimates),
         reason=_reason(test, verdict, basis, mean),
-        would_decide=_would_decide(test, basis) if verdict == "inconclusive" else "decided",
+        would_decide=_would_decide(test, basis) if explain and verdict == "inconclusive" else "decided",
         is_ratio=test.is_ratio,
     )
     return result, sides

@@ -22,6 +22,8 @@ Fields = Mapping[str, str]
 _MODEL: Fields = {
     "name": "A registered name (`lorascope ls models`), or a name of your own together with `source`.",
     "source": "Where the checkpoint comes from; absent for a registered name.",
+    "pickle": "`allow` reads weights that lie in a pickle (`pytorch_model.bin`), of which nothing but tensors is loaded. "
+    "Default: they are refused, because unpickling can run any program.",
 }
 _HUB: Fields = {
     "hub": "Repository id on the Hugging Face hub, OWNER/NAME.",

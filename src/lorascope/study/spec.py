@@ -67,10 +67,12 @@ ModelSource = Annotated[
 
 
 class ModelSpec(Spec):
-    """A base model: a registered name alone, or a name of your own with a source."""
+    """A base model: a registered name alone, or a name of your own with a source. pickle: "allow" reads weights that lie in a
+    pickle (pytorch_model.bin), which are refused otherwise; nothing but tensors is read from them."""
 
     name: Name
     source: ModelSource | None = None
+    pickle: Literal["allow"] | None = None
 
     @model_validator(mode="before")
     @classmethod

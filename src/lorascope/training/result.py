@@ -63,6 +63,7 @@ def commit_result(
         "reference_precision": REFERENCE_PRECISION,
         "step": gang.describe_step(),
         **({"method": kept} if kept else {}),
+        **({"head": base.origin.to_json()} if base.origin is not None else {}),
         **measured,
         "gang_peak_memory_bytes": gang_peak,
         "total_seconds": time.perf_counter() - run.started,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import as_artifact, step_context, tiny_base, tiny_columns, tiny_examples, tiny_reading
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from lorascope.analysis.finished import Finished
 from lorascope.analysis.gates import arm_gates, check_same_examples
@@ -296,6 +296,18 @@ def test_features_of_an_example_are_the_mean_of_its_windows(bench: Any, tmp_path
     windows = with_two_rows_each(tmp_path / "windows", plain.columns)
     once, twice = (frozen_features(plain.base.model, c, plain.reading) for c in (plain.columns, windows))
     np.testing.assert_allclose(twice, once, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_a_body_with_a_decoder_has_features_too(kind: str, bench: Any) -> None:
+    plain = bench(FullFineTuning(FULL))
+    sizes: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "num_layers": 1, "pad_token_id": 0, "eos_token_id": 3}
+    t5 = {"d_kv": 4, "d_ff": 8, "num_heads": 2, "decoder_start_token_id": 0}
+    bart = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("attention_heads", "layers", "ffn_dim")}
+    config = AutoConfig.for_model(kind, **sizes, **(t5 if kind == "t5" else bart))
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    features = frozen_features(model, plain.columns, plain.reading)
+    assert features.shape == (len(plain.columns), 8) and features.std(axis=0).min() > 0
 
 
 def test_predictions_follow_the_order_of_the_columns(bench: Any) -> None:

@@ -14,7 +14,7 @@ from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.methods.lora import LoRA
 from lorascope.models.catalog import describe_model, source_of
 from lorascope.models.checkpoint import checkpoint_directory
-from lorascope.models.loading import head_modules
+from lorascope.models.heads import head_modules
 from lorascope.models.sites import resolve_sites
 from lorascope.models.tokenizer import load_tokenizer
 from lorascope.registry import MODELS
@@ -197,6 +197,29 @@ def test_tokenizer_without_pad_token_takes_one_that_is_no_text(tmp_path: Path) -
     directory = bare_tokenizer(tmp_path, unk_token="<unk>", eos_token="</s>")
     tokenizer = load_tokenizer({"checkpoint_sha256": ""}, locations={"model": str(directory)}, cache_dir=tmp_path)
     assert (tokenizer.pad_token, tokenizer.padding_side) == ("<unk>", "right")
+
+
+def test_token_ids_that_the_model_has_no_rows_for_are_refused(tmp_path: Path) -> None:
+    directory = bare_tokenizer(tmp_path, unk_token="<unk>", eos_token="</s>")
+    (directory / "config.json").write_text('{"model_type": "llama", "vocab_size": 2}')
+    with pytest.raises(StudyError, match=r"ids go up to 2 \(`</s>`\), and the model's vocabulary ends at 1") as caught:
+        load_tokenizer({"checkpoint_sha256": ""}, locations={"model": str(directory)}, cache_dir=tmp_path)
+    assert "resize_token_embeddings" in str(caught.value.hint)
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """transformers would make one that takes every word for unknown."""
+    shutil.copyfile(tiny_checkpoints["bert"] / "config.json", tmp_path / "config.json")
+    with pytest.raises(EnvironmentProblem, match="has no tokenizer"):
+        load_tokenizer({"checkpoint_sha256": ""}, locations={"model": str(tmp_path)}, cache_dir=tmp_path)
+
+
+def test_a_tokenizer_that_is_no_json_gives_one_sentence(tmp_path: Path) -> None:
+    directory = bare_tokenizer(tmp_path, unk_token="<unk>")
+    (directory / "tokenizer.json").write_text('{"model": 3}')
+    with pytest.raises(EnvironmentProblem, match="cannot be loaded") as caught:
+        load_tokenizer({"checkpoint_sha256": ""}, locations={"model": str(directory)}, cache_dir=tmp_path)
+    assert "\n" not in caught.value.message
 
 
 def test_tokenizer_without_any_special_token_is_refused(tmp_path: Path) -> None:

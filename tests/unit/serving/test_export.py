@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from lorascope.errors import EnvironmentProblem, StudyError
 from lorascope.serving.export import write_adapter, write_base, write_full, write_merged
+from lorascope.serving.loading_lines import Places, loading_lines
 from lorascope.serving.precision import MERGED, ROUNDED, merge_precision
 from lorascope.training.reading import Reading
 
@@ -278,3 +279,21 @@ def test_a_base_that_is_gone_is_said(checkpoints, tmp_path: Path) -> None:
     (train,), (data,) = committed.store.artifacts("train"), committed.store.artifacts("data")
     with pytest.raises(EnvironmentProblem, match="files are gone"):
         open_run(train, data, cache_dir=tmp_path / "cache")
+
+
+def test_the_printed_line_loads_an_adapter_over_a_head_of_other_classes(checkpoints, tmp_path: Path) -> None:
+    """transformers refuses the base's own head for three classes unless it is told to draw a new one."""
+    three = AutoModelForSequenceClassification.from_pretrained(checkpoints["bert"], num_labels=3)
+    base = tmp_path / "base"
+    three.save_pretrained(base)
+    AutoTokenizer.from_pretrained(checkpoints["bert"]).save_pretrained(base)
+    committed = commit_run(tmp_path, base, LORA)
+    out = write_adapter(committed.run, tmp_path / "adapter", workload="classification")
+    places = Places(str(out), str(base), "store")
+    lines = loading_lines(committed.run, places, form="adapter", workload="classification")["peft"]
+    assert "ignore_mismatched_sizes=True" in lines
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    np.testing.assert_allclose(
+        logits(committed, found["model"].eval()), logits(committed, committed.in_memory), atol=SAME
+    )

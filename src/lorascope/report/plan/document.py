@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorascope.metrics.quality import DEFAULT, QUALITY, common_direction
+from lorascope.plan import deciding
 from lorascope.plan.graph import resolved_training
 from lorascope.plan.outlook import StudyPlan, Sum
 from lorascope.plan.phases import GATES, PHASES, waits_for
@@ -74,6 +75,8 @@ def plan_markdown(plan: StudyPlan, *, command: str, version: str, figure: str | 
         figure_caption=gantt_caption(plan),
         power=[plan_wording.power_sentence(found) for found in plan.power],
         power_basis=BASIS,
+        deciding=[] if plan.deciding is None else deciding.sentences(plan.deciding),
+        deciding_basis=deciding.BASIS,
         num_runs=len(plan.graph.of_kind("train")),
         total=plan.total,
         checklist=_checklist(plan),

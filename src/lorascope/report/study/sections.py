@@ -177,7 +177,7 @@ def _data(facts: Facts) -> list[Block | None]:
 
 
 def _provenance(facts: Facts) -> list[Block | None]:
-    return [sources.settings_table(facts), sources.provenance_table(facts)]
+    return [sources.settings_table(facts), sources.heads_table(facts), sources.provenance_table(facts)]
 
 
 def _limitations(facts: Facts) -> list[Block | None]:

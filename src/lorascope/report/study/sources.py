@@ -170,6 +170,26 @@ def _as_trained(facts: Facts, method: MethodFacts) -> list[tuple[str, MethodFact
     return found or [("", method)]
 
 
+def heads_table(facts: Facts) -> Table | None:
+    """None where every head is new throughout, and the checkpoints had none."""
+    rows: dict[tuple[str, ...], None] = {}
+    for run in facts.runs:
+        if run.head is not None and (run.head.kept or run.head.replaced):
+            replaced = [f"{name} ({' x '.join(map(str, shape))})" for name, shape in run.head.replaced.items()]
+            parts = [wording.listing(names) or "none" for names in (run.head.drawn, run.head.kept, replaced)]
+            rows[run.model, wording.name(run.task), *parts] = None
+    if not rows:
+        return None
+    return Table(
+        name="heads",
+        title="Heads of the models",
+        columns=number_columns("model", "task", "drawn from the seed", "kept", "replaced", numeric_from=9),
+        rows=tuple(rows),
+        note="Kept: layers of the head that the checkpoint has in the right shape. Replaced: tensors that the checkpoint has "
+        "for other classes, with their shape there; they are drawn anew.",
+    )
+
+
 def _longest(facts: Facts) -> str:
     """ "384", or "384 (SST-2: 128)" where a task has a limit of its own."""
     own = {task.name: task.settings.get("max_length") for task in facts.study.tasks}

