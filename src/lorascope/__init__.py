@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         find_run,
         graph,
         load,
+        pack,
+        repair,
         results,
         run,
         status,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Outcome", "Reanalysed", "Results", "Workers", "__version__", "analyse", "calibrate", "export", "find_run", "graph",
-    "load", "results", "run", "status", "verify", "watch",
+    "load", "pack", "repair", "results", "run", "status", "verify", "watch",
 ]  # fmt: skip
 
 

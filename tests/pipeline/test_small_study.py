@@ -184,8 +184,8 @@ def test_drift_of_every_run_is_measured_and_shown(finished: Path) -> None:
     drift = found[(found["metric"] == "drift") & (found["split"] == "probe")]
     runs = drift[~drift["method"].str.startswith("reference:")]
     assert set(runs["site"]) == {"residual", "attention", "mlp"}
-    summaries = runs[runs["layer"].isna()].groupby(["method", "seed"])["value"].sum()
-    assert len(summaries) == 4
+    summaries = runs[runs["layer"].isna()].groupby(["pooling", "method", "seed"])["value"].sum()
+    assert len(summaries) == 3 * 4
     assert ((summaries > 0) & (summaries < 1.2)).all()
     embedding = runs[(runs["site"] == "residual") & (runs["layer"] == 0)].set_index("method")["value"]
     assert embedding["lora"].abs().max() < 1e-9, "LoRA does not touch the embedding"

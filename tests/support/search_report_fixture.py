@@ -30,7 +30,7 @@ def write_searched_analysis(directory: Path, shape: Shape | None = None, **searc
     shape = shape or Shape(tasks=("sst2", "mrpc", "rte"))
     write_analysis(directory, shape)
     facts = json.loads((directory / "facts.json").read_text())
-    spec = SearchSpec(**search)
+    spec = SearchSpec(**{"confirm": 0, **search})
     cells = [(m, t, k) for m in shape.models for t in shape.tasks for k in shape.methods]
     facts["search"] = [
         {

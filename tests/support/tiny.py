@@ -25,6 +25,7 @@ from lorascope.data.columns import ColumnStore
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import Step
 from lorascope.engine.store.artifact import Artifact
+from lorascope.engine.store.durable import seal_files
 from lorascope.engine.warm import Warm
 from lorascope.models.catalog import describe_model
 from lorascope.models.loading import BaseModel, load_base
@@ -140,6 +141,13 @@ def step_context(directory: Path, step: Step, deps: Mapping[str, Artifact], **ch
 
 def as_artifact(context: StepContext, result: Mapping[str, Any]) -> Artifact:
     """The artifact that the step's output would be committed as."""
-    record = {"id": context.step.id, "step": context.step.to_json(), "result": dict(result), "provenance": {}}
-    (context.out / "record.json").write_text(json.dumps(record))
-    return Artifact(context.out)
+    return committed(context.out, result, step=context.step.to_json())
+
+
+def committed(directory: Path, result: Mapping[str, Any], *, step: Mapping[str, Any] | None = None) -> Artifact:
+    """The files in `directory` as an artifact whose record holds their checksums; a record that is there is replaced."""
+    (directory / "record.json").unlink(missing_ok=True)
+    sizes, checksums = seal_files(directory)
+    record = {"id": directory.name, "step": dict(step or {}), "result": dict(result), "provenance": {}}
+    (directory / "record.json").write_text(json.dumps({**record, "files": sizes, "sha256": checksums}))
+    return Artifact(directory)

@@ -59,14 +59,15 @@ def processor_seconds(*code: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["validate", "studies/quickstart.yaml"]])
-def test_the_command_line_answers_as_fast_as_what_it_is_made_of_allows(arguments: list[str]) -> None:
-    """Two to three times what importing these libraries takes, however fast the machine is: 0.5 to 0.7 s."""
+@pytest.mark.parametrize(("arguments", "most"), [(["--help"], 4), (["validate", "studies/quickstart.yaml"], 6)])
+def test_the_command_line_answers_as_fast_as_what_it_is_made_of_allows(arguments: list[str], most: float) -> None:
+    """A few times what importing these libraries takes, however fast the machine is: 0.3 to 0.5 s. `validate` looks at the
+    data too."""
     made_of, ours = [], []
     for _ in range(3):
         made_of.append(processor_seconds("import pydantic, typer, rich.table, ruamel.yaml"))
         ours.append(processor_seconds("from lorascope.cli.app import main; main()", *arguments))
-    assert min(ours) < 4 * min(made_of)
+    assert min(ours) < most * min(made_of)
 
 
 def requirements() -> list[Requirement]:

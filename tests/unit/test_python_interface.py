@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from report_fixture import Shape, write_analysis
 from rich.console import Console
+from tiny import committed
 
 import lorascope
 from lorascope import api
 from lorascope.engine.events import StepStarted, StudyFinished, StudyStarted
 from lorascope.engine.failure import Failure
-from lorascope.engine.store.artifact import Artifact
 from lorascope.pipeline import Outcome, Results
 from lorascope.stats.interval import Interval
 from lorascope.study.spec import Study
@@ -28,7 +28,7 @@ EVIL = "<img src=x onerror=alert(1)>"
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return Results(Artifact(write_analysis(tmp_path_factory.mktemp("analysis"), Shape())))
+    return Results(committed(write_analysis(tmp_path_factory.mktemp("analysis"), Shape()), {}))
 
 
 def test_dir_lists_every_public_name_before_anything_is_loaded() -> None:

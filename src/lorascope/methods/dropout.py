@@ -257,6 +257,7 @@ def attention_forward(
     key: Float[Tensor, "examples kv_heads key width"],
     value: Float[Tensor, "examples kv_heads key width"],
     attention_mask: Tensor | None,
+    *,
     scaling: float | None = None,
     is_causal: bool | None = None,
     **kwargs: Any,

@@ -166,8 +166,10 @@ def test_a_failed_gate_stops_the_step_with_its_meaning(
     monkeypatch.setattr(sanity.ColumnStore, "open", lambda path: made.columns)
     monkeypatch.setattr(sanity, "task_from_result", lambda result: made.reading.task)
     params = {"method": {}, "train": made.train.model_dump(mode="json"), "learning_rate": 1e-3}
-    other = as_artifact(step_context(tmp_path, Step("data", 1, {}), {}), {})
-    (other.path / "train").mkdir()
+    prepared = step_context(tmp_path, Step("data", 1, {}), {})
+    (prepared.out / "train").mkdir()
+    (prepared.out / "train" / "rows").write_text("rows")
+    other = as_artifact(prepared, {})
     context = step_context(tmp_path, Step("sanity", 1, params), {"data": other, "tokens": other})
     with pytest.raises(GateFailure, match="gate `gradient census` failed") as caught:
         sanity.check_sanity(context)

@@ -212,7 +212,7 @@ def test_attention_equals_sdpa_when_nothing_is_dropped(
     dropout = layer(1e-9)  # drops nothing here, but takes the path in steps
     groups = heads[0] // heads[1]
     found, _ = attention_forward(
-        Attending(is_causal=is_causal, groups=groups, dropout=dropout), query, key, value, attention_mask, 0.1
+        Attending(is_causal=is_causal, groups=groups, dropout=dropout), query, key, value, attention_mask, dropout=0.1
     )
     expected, _ = sdpa_attention_forward(
         Attending(is_causal=is_causal, groups=groups), query, key, value, attention_mask
@@ -220,7 +220,7 @@ def test_attention_equals_sdpa_when_nothing_is_dropped(
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     dropout.eval()
     still, _ = attention_forward(
-        Attending(is_causal=is_causal, groups=groups, dropout=dropout), query, key, value, attention_mask, 0.1
+        Attending(is_causal=is_causal, groups=groups, dropout=dropout), query, key, value, attention_mask, dropout=0.1
     )
     assert torch.equal(still, expected)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import committed
 
 from lorascope.data.columns import ColumnStore
 from lorascope.engine.context import StepContext
@@ -138,8 +138,7 @@ def data_artifact(tmp_path: Path) -> Artifact:
         num_examples[split] = num_rows
     task = {"class": "sst2", "name": "sst2", "num_labels": 2, "label_names": ["n", "p"], "text_columns": ["a"]}
     result = {"task": {**task, "metrics": ["accuracy"]}, "num_examples": num_examples}
-    (directory / "record.json").write_text(json.dumps({"result": result}))
-    return Artifact(directory)
+    return committed(directory, result)
 
 
 def tokens(
@@ -201,6 +200,7 @@ def test_an_example_that_ends_in_the_padding_token_is_refused(
     rows = pd.read_parquet(path)
     rows.loc[3, "a"] = "a text about [PAD]"
     rows.to_parquet(path)
+    data_artifact = committed(data_artifact.path, data_artifact.result)
     with pytest.raises(DataError) as error:
         tokens(tmp_path, data_artifact, bare_tokenizer(), monkeypatch)
     assert str(error.value) == (

@@ -128,20 +128,24 @@ def _rank(facts: Facts, row: DriftRobustness) -> tuple[int, ...]:
 def health_table(facts: Facts) -> Table | None:
     """What the base's layers are like, by pooling: one row a (task, pooling), and the sinks of the task."""
     rows = [row for model, task in facts.cells for row in _health_rows(facts, model, task)]
+    by_class = any(row[6] != wording.ABSENT for row in rows)
+    if not by_class:
+        rows = [(*row[:6], *row[7:]) for row in rows]
     return Table(
         name="drift_health",
         title="Health of the base's layers",
         columns=(
             *number_columns("task", "drift by", numeric_from=2),
             Column("left out"),
-            *number_columns("effective rank", "top component", "its correlation with 1/length", "with label", numeric_from=0),
+            *number_columns("effective rank", "top component", "its correlation with 1/length", numeric_from=0),
+            *number_columns(*(["with label"] if by_class else []), numeric_from=0),
             *number_columns("sinks", "their norm", numeric_from=0),
         ),
         rows=tuple(rows),
         note="Outputs of the blocks, lowest to highest layer value; decided on the base alone, the same for all runs. "
         "Effective rank: participation ratio of the features' covariance. Top component: its share of the variance, and the "
-        "absolute correlation of its values with 1/length and with the class. Sinks: tokens whose norm exceeds ten times the "
-        "median of their sequence, as a share of all tokens, and their norm in medians.",
+        f"absolute correlation of its values with 1/length{' and with the class' if by_class else ''}. Sinks: positions of a "
+        "sequence whose norm exceeds ten times the median of their sequence, as a share of all, and their norm in medians.",
     ) if rows else None  # fmt: skip
 
 
