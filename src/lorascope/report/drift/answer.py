@@ -1,4 +1,4 @@
-"""What the study found of drift, in plain words made from its numbers: how much closer, above which floor, in which layers.
+"""What the study found of drift, in plain words made from its numbers: how much closer, how much seeds share, in which layers.
 
 The one idea: a sentence claims a direction only where the interval lies on one side of 1; otherwise it says that the
 question is open and shows the interval.
@@ -17,7 +17,7 @@ from lorascope.report.drift.rows import (
     reductions,
     run_drifts,
     run_rows,
-    seed_floor,
+    seed_v_seed,
 )
 from lorascope.report.page import wording
 from lorascope.report.page.facts import Facts
@@ -32,7 +32,7 @@ def answer(facts: Facts) -> tuple[str, ...]:
     pairs = _pairs(facts)
     whole = len(pairs) <= _PAIRS_AT_MOST
     found = [sentence for lead, tasks in pairs for sentence in _pair(facts, lead, tasks, by_depth=whole)]
-    return (*found, *_floor(facts), _caution(facts), *_forgotten(facts))
+    return (*found, *_in_common(facts), _caution(facts), *_forgotten(facts))
 
 
 def summary_of_drift(facts: Facts) -> tuple[str, ...]:
@@ -177,38 +177,29 @@ def above(row: DriftReduction, *, alpha: float) -> bool:
     return row.ratio is not None and row.ratio.estimate > 1 and row.p_holm is not None and row.p_holm < alpha
 
 
-def _floor(facts: Facts) -> Iterator[str]:
-    """Whether drift exceeds what two seeds of one arm are apart."""
+def _in_common(facts: Facts) -> Iterator[str]:
+    """How much of their movement the seeds of an arm share: two runs that move independently by d lie about 2d apart."""
     drifts = run_drifts(facts)
-    shares: list[float] = []
-    under: list[str] = []
+    shares: dict[str, float] = {}
     for model, task in facts.cells:
         for method in facts.methods:
             drift = arm_mean(drifts, model, task, method)
-            floor = seed_floor(facts, model=model, task=task, method=method)
-            if drift is None or floor is None or drift <= 0:
-                continue
-            shares.append(floor / drift)
-            if floor >= drift:
-                place = facts.place(model, task)
-                under.append(
-                    f"{wording.name(method)} on {place} (seed v seed {wording.drift(floor)}, drift {wording.drift(drift)})"
-                )
+            apart = seed_v_seed(facts, model=model, task=task, method=method)
+            if drift is not None and apart is not None and drift > 0:
+                shares[f"{wording.name(method)} on {facts.place(model, task)}"] = 1 - apart / (2 * drift)
     if not shares:
-        yield "No floor of seed v seed was measured, so it is not known whether the seeds of an arm moved alike."
-    elif under:
-        listed = wording.listing([*under[:_NAMED_AT_MOST], *_rest(len(under) - _NAMED_AT_MOST)])
-        yield (
-            f"The floor matters: in {len(under)} of {wording.plural(len(shares), 'arm')} two seeds differ from each other "
-            f"at least as much as they differ from the base: {listed}. There training moved the features as far, but not "
-            f"in the same direction."
+        yield "Seed v seed was not measured, so it is not known how much of their movement the seeds of an arm share."
+        return
+    spread = " to ".join(dict.fromkeys(wording.fraction(pick(shares.values()), 0) for pick in (min, max)))
+    alone = [place for place, share in shares.items() if share <= 0]
+    text = f"The seeds of an arm share {spread} of their movement (1 - seed v seed / twice the drift)"
+    if alone:
+        listed = wording.listing([*alone[:_NAMED_AT_MOST], *_rest(len(alone) - _NAMED_AT_MOST)])
+        text += (
+            f"; in {len(alone)} of {wording.plural(len(shares), 'arm')} they share none: {listed}. There each seed moved the "
+            "features in a direction of its own"
         )
-    else:
-        spread = " to ".join(dict.fromkeys(wording.fraction(pick(shares), 0) for pick in (min, max)))
-        yield (
-            "Drift exceeds the floor of seed v seed in every arm: the distance between two seeds of an arm is "
-            f"{spread} of their drift from the base."
-        )
+    yield f"{text}."
 
 
 def _rest(number: int) -> list[str]:

@@ -51,7 +51,7 @@ def _one_seed(facts: Facts) -> Iterator[str]:
     if {row.num_seeds for row in drift_of(facts).profiles} == {1}:
         yield (
             "Drift rests on one seed an arm: its intervals cover only the choice of probe examples, and without a second "
-            "seed there is no seed-v-seed floor to compare a drift with."
+            "seed it is not known how much of their movement seeds share."
         )
 
 

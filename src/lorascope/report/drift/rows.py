@@ -122,7 +122,7 @@ def reference_mean(facts: Facts, reference: str, *, model: str, task: str, metho
     return fmean(values) if values else None
 
 
-def seed_floor(facts: Facts, *, model: str, task: str, method: str) -> float | None:
+def seed_v_seed(facts: Facts, *, model: str, task: str, method: str) -> float | None:
     """How far two seeds of an arm are apart."""
     return reference_mean(facts, "seed-v-seed", model=model, task=task, method=method)
 

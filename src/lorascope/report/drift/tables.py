@@ -17,7 +17,7 @@ from lorascope.report.drift.rows import (
     reductions,
     reference_mean,
     run_rows,
-    seed_floor,
+    seed_v_seed,
     unhealthy_layers,
 )
 from lorascope.report.page import wording
@@ -150,7 +150,7 @@ def measures_table(facts: Facts) -> Table | None:
             if any(value is not None for value in values)
         ]
         for method in facts.methods:
-            value = seed_floor(facts, model=model, task=task, method=method)
+            value = seed_v_seed(facts, model=model, task=task, method=method)
             if value is not None:
                 name = f"reference: {wording.name(method)}, seed v seed"
                 rows.append((place, name, wording.drift(value), *others))

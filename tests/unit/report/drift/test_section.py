@@ -195,11 +195,20 @@ def test_third_of_the_layers_is_named_only_where_intervals_are_apart(facts):
     assert "cannot be told apart" not in " ".join(answer(late))
 
 
-def test_floor_of_seeds_is_held_against_the_drift(facts, artifacts):
-    assert "the distance between two seeds of an arm is 35% of their drift from the base" in " ".join(answer(facts))
+def test_seeds_that_share_no_movement_are_named(facts, monkeypatch):
+    monkeypatch.setattr("lorascope.report.drift.answer.seed_v_seed", lambda *args, **keys: 10.0)
+    said = " ".join(answer(facts))
+    assert (
+        "arms they share none: full fine-tuning on " in said and "each seed moved the features in a direction" in said
+    )
+
+
+def test_the_movement_that_seeds_share_is_said(facts, artifacts):
+    """Seed v seed is 35% of the drift, of 200% for seeds that move on their own."""
+    assert "The seeds of an arm share 82% of their movement" in " ".join(answer(facts))
     above = " ".join(answer(read_facts(artifacts["two_models"])))
-    assert "The floor matters: in 12 of 12 arms two seeds differ from each other at least as much" in above
-    assert "No floor of seed v seed was measured" in " ".join(answer(read_facts(artifacts["bare"])))
+    assert "The seeds of an arm share 45% of their movement" in above, "seed v seed is 110% of the drift"
+    assert "Seed v seed was not measured" in " ".join(answer(read_facts(artifacts["bare"])))
 
 
 def test_a_task_without_a_ratio_gives_its_reason_everywhere(artifacts):
