@@ -51,7 +51,7 @@ _ROWS = (
     _time("itl_ms_p99", "p99 time between tokens"),
     _rate("tokens_per_second", "tokens/s", "time per token"),
     _rate("requests_per_second", "requests/s", "time per request"),
-    _time("latency_ms_mean", "mean latency"),
+    _time("latency_ms_mean", "mean latency", "latency_mean"),
     _time("latency_ms", "latency of a single request"),
     ServingMetric("load_s", "load time", "s", direction="lower", low=0.0),
     _bytes("weights_bytes", "weights"),

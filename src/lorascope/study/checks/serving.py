@@ -11,6 +11,8 @@ from lorascope.study.measure import ServingSpec, arm_name
 from lorascope.study.methods.base import MethodBase
 from lorascope.study.spec import Study
 
+FEWEST_FOR_A_TAIL = 200
+"""Requests behind a 95th percentile of a load: ten lie beyond it."""
 _HERE = ("measure", "serving")
 
 
@@ -91,6 +93,23 @@ def _without_effect(spec: ServingSpec) -> Iterator[Mistake]:
         for key in ("choices", "switching"):
             if key in written and getattr(spec, key) not in (False, ()):
                 yield idle(key, "no arm has several adapters", "remove it, or add an arm such as 2")
+
+
+def check_tails(study: Study) -> Iterator[Mistake]:
+    """A 95th or 99th percentile of few requests is that of a handful of them. Asked before a study runs; results that there
+    are keep their percentiles, with their n."""
+    spec = study.measure.serving
+    for name, hypothesis in study.hypotheses.items():
+        if spec is None or not isinstance(hypothesis, Overhead) or spec.requests >= FEWEST_FOR_A_TAIL:
+            continue
+        if not hypothesis.on.endswith(("_p95", "_p99")):
+            continue
+        text = (
+            f"hypotheses.{name}: `{hypothesis.on}` needs at least {FEWEST_FOR_A_TAIL} requests a load; "
+            f"`measure.serving.requests` is {spec.requests}"
+        )
+        key = "on" if "on" in hypothesis.model_fields_set else "overhead"
+        yield Mistake(("hypotheses", name, key), text, "write `on: latency_mean`, or raise `requests`")
 
 
 def check_overhead(study: Study, name: str, hypothesis: Overhead) -> Iterator[Mistake]:

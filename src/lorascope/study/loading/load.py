@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lorascope.study.checks.serving import check_tails
 from lorascope.study.checks.study import check_files, check_names, check_study
 from lorascope.study.loading.document import KeyPath, Mistake, describe, dotted, read_document
 from lorascope.study.loading.explain import explain_errors
@@ -41,7 +42,7 @@ def load_study(
         raise document.error(mistakes) from None
     mistakes += [*_truths_as_numbers(document.data, study, ()), *check_study(study)]
     if files:
-        mistakes += check_files(study)
+        mistakes += [*check_files(study), *check_tails(study)]
     mistakes = mistakes or list(further(study))
     if mistakes:
         raise document.error(mistakes)
