@@ -47,6 +47,18 @@ def measured_rows(finished: Finished) -> Iterator[pd.DataFrame]:
             yield _summary(run, "test", task.scoring.metrics(predictions))
 
 
+def predictions(finished: Finished) -> pd.DataFrame:
+    """Every run's prediction of each test example, as its task writes it (for classes: label, prediction, a probability for
+    each class), with model, task, arm and seed. Empty where nothing was evaluated."""
+    names = {"model": "model", "task": "task", "method": "arm", "seed": "seed"}
+    parts = [
+        pd.read_parquet(artifact.file("predictions.parquet")).assign(**{to: label[of] for of, to in names.items()})
+        for label, artifact in finished.of("evaluate")
+    ]
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*names.values(), "example_id"])
+    return found.reindex(columns=[*names.values(), *(column for column in found if column not in names.values())])
+
+
 def _snapshot_rows(run: Mapping[str, Any], seen: pd.DataFrame, *, pooling: str | list[str]) -> pd.DataFrame:
     """Drift of the residual stream on the way, split `snapshot:UPDATE`. pooling: the study's; where it lists several, a name
     says by which of them it is ("POOLING/LAYER")."""

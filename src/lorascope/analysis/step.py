@@ -18,7 +18,7 @@ from lorascope.analysis.facts import study_facts
 from lorascope.analysis.finished import Finished, primary_metric
 from lorascope.analysis.gates import arm_gates, broken_arms, check_same_examples, step_gates
 from lorascope.analysis.naming import classes_of, name_classes
-from lorascope.analysis.rows import curves, function_rows, measured_rows
+from lorascope.analysis.rows import curves, function_rows, measured_rows, predictions
 from lorascope.analysis.stated import study_of
 from lorascope.engine.context import StepContext
 from lorascope.engine.step import JSON
@@ -38,6 +38,7 @@ def analyse(context: StepContext) -> JSON:
     rows = [*measured_rows(finished), *of_measures, *function_rows(finished, study)]
     measurements = pd.concat(rows, ignore_index=True)
     measurements.to_parquet(context.out / "measurements.parquet", index=False, compression="zstd")
+    predictions(finished).to_parquet(context.out / "predictions.parquet", index=False, compression="zstd")
     curves(finished).to_parquet(context.out / "curves.parquet", index=False, compression="zstd")
     primary = {task.name: primary_metric(finished, task.name) for task in study.tasks}
     gates = [*step_gates(finished), *arm_gates(finished, primary)]

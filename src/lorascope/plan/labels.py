@@ -9,7 +9,7 @@ from lorascope.measures.planned import RunLabel as RunLabel
 from lorascope.measures.planned import TrainedArms as TrainedArms
 
 VERSIONS: Mapping[str, int] = {
-    "data": 1, "tokens": 1, "baseline": 2, "sanity": 4, "train": 5, "evaluate": 1, "analysis": 10, "calibration": 2,
+    "data": 1, "tokens": 1, "baseline": 2, "sanity": 4, "train": 5, "evaluate": 1, "analysis": 11, "calibration": 2,
     "proposals": 1, "trial": 2, "search": 2,
 }  # fmt: skip
 """Of the kinds of steps; a measure (`measures.measure`) knows its own."""

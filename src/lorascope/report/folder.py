@@ -27,7 +27,7 @@ OWNER = ".study.json"
 STUDY, COMMAND, PREVIOUS, PAGE = "study.yaml", "command.txt", "previous", "report.html"
 REPORT = (
     PAGE, "ANALYSIS_REPORT.md", "figures", "tables", "analysis.json", "facts.json", "measurements.parquet",
-    "curves.parquet", "draws.npz", "serving.parquet", STUDY, COMMAND,
+    "curves.parquet", "predictions.parquet", "draws.npz", "serving.parquet", STUDY, COMMAND,
 )  # fmt: skip
 """What belongs to one report; logs, optima and trackers' files are the folder's."""
 

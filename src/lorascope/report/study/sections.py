@@ -11,7 +11,7 @@ from lorascope.report.page.document import Block, Bullets, Document, Illustratio
 from lorascope.report.page.facts import Facts
 from lorascope.report.search.section import search_blocks
 from lorascope.report.serving.section import serving_blocks
-from lorascope.report.study import cost, curves, forest, ledger, results, sources, tables
+from lorascope.report.study import cost, curves, examples, forest, ledger, results, sources, tables
 from lorascope.report.study.limitations import limitations
 from lorascope.report.study.summary import comparison_sentence, conclusion, hypothesis_cards, summary_sentences
 
@@ -25,6 +25,7 @@ def build_document(facts: Facts) -> Document:
         ("search", "Search", search_blocks),
         ("learning", "Learning curves", _learning),
         ("differences", "Differences", _differences),
+        ("examples", "Single examples", _examples),
         ("drift", "Drift from the base", drift_blocks),
         ("serving", "Serving", serving_blocks),
         *_further_measures(facts),
@@ -137,6 +138,11 @@ def _differences(facts: Facts) -> list[Block | None]:
         tables.anova_table(facts),
         tables.post_hoc_table(facts),
     ]
+
+
+def _examples(facts: Facts) -> list[Block | None]:
+    found = examples.predicted(facts)
+    return [examples.confusion_table(facts, found), examples.disagreements_table(facts, found)]
 
 
 def _sentences(facts: Facts) -> Bullets | None:
