@@ -184,6 +184,7 @@ class DriftReduction:
     task: "*" is the average over tasks. part: "overall" (the mean over layers), "early", "middle" or "late" (thirds of
     the layers), or "layer". p_value: of a ratio of 1, two-sided (None with one seed). p_holm: over the layers of one
     (model, task, site); None where there is no such family. ratio is None where `reason` says why there is no estimate.
+    hedges_g: of the seeds' log ratios, in units of their standard deviation; of one task, with several seeds.
     """
 
     model: str
@@ -198,6 +199,7 @@ class DriftReduction:
     p_holm: float | None
     num_seeds: int
     reason: str = ""
+    hedges_g: Interval | None = None
 
 
 @dataclass(frozen=True)

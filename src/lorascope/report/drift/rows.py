@@ -8,7 +8,7 @@ gives an empty list or None, and whoever asked leaves it out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 
 from lorascope.report.page.facts import Facts, Measured
 from lorascope.stats.analysis import DriftAnalysis, DriftCorrelation, DriftReduction
@@ -88,11 +88,22 @@ def probe_tasks(facts: Facts) -> list[str]:
 
 def arm_mean(rows: Sequence[Measured], model: str, task: str, method: str) -> float | None:
     """Mean over layers, then over runs; layer 0 (embeddings) is left out, as it is from a run's drift."""
+    runs = _run_means(rows, model, task, method)
+    return fmean(runs) if runs else None
+
+
+def arm_sd(rows: Sequence[Measured], model: str, task: str, method: str) -> float | None:
+    """Standard deviation over runs of their means over layers; None below two runs."""
+    runs = _run_means(rows, model, task, method)
+    return stdev(runs) if len(runs) > 1 else None
+
+
+def _run_means(rows: Sequence[Measured], model: str, task: str, method: str) -> list[float]:
     runs: dict[str, list[float]] = {}
     for row in rows:
         if (row.model, row.task, row.method) == (model, task, method) and row.layer != 0:
             runs.setdefault(row.run, []).append(row.value)
-    return fmean(fmean(values) for values in runs.values()) if runs else None
+    return [fmean(values) for values in runs.values()]
 
 
 def method_mean(rows: Sequence[Measured], method: str) -> float | None:

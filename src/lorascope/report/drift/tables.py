@@ -10,6 +10,7 @@ from lorascope.report.drift.rows import (
     REFERENCES,
     SITES,
     arm_mean,
+    arm_sd,
     averaged_rows,
     drift_of,
     layer_rows,
@@ -66,6 +67,7 @@ def reduction_table(facts: Facts) -> Table | None:
             wording.ABSENT if row.ratio is None else wording.ratio(row.ratio.estimate),
             wording.ratio_range(row.ratio),
             (row.reason or wording.ABSENT) if row.ratio is None else less(row.ratio.estimate),
+            wording.plain_range(row.hedges_g, signed=True),
             wording.p_value(row.p_value),
             wording.p_value(row.p_holm),
             wording.ABSENT if row.ratio is None else wording.count(row.num_seeds),
@@ -78,12 +80,13 @@ def reduction_table(facts: Facts) -> Table | None:
         title="Drift as a share of the reference's",
         columns=(
             *number_columns("task", "comparison", "site", "layers", numeric_from=4),
-            *number_columns("ratio", "95% interval", "less or more", "p", "p Holm", "seeds", numeric_from=0),
+            *number_columns("ratio", "95% interval", "less or more", "Hedges g (95%)", "p", "p Holm", "seeds", numeric_from=0),
         ),
         rows=tuple(rows),
         note=f"Ratio of drifts, geometric mean over seeds; below 1 the method stays closer to the base. Intervals cover "
         f"{_held(facts)} ({wording.count(drift_of(facts).num_draws)} bootstrap draws of the examples, the same for "
-        "every arm of a task). A dash under p Holm: the test belongs to no family." + left_out_note(facts),
+        "every arm of a task). Hedges g: the mean of the seeds' log ratios in units of their standard deviation, on these "
+        "examples. A dash under p Holm: the test belongs to no family." + left_out_note(facts),
     ) if rows else None  # fmt: skip
 
 
@@ -142,10 +145,15 @@ def measures_table(facts: Facts) -> Table | None:
     shown = [metric for metric, frame in frames.items() if len(frame)]
     rows: list[tuple[str, ...]] = []
     for model, task in facts.cells:
-        place, others = facts.place(model, task), (wording.ABSENT,) * (len(shown) - 1)
+        place, others = facts.place(model, task), (wording.ABSENT,) * len(shown)
         arms = [(m, [arm_mean(frames[metric], model, task, m) for metric in shown]) for m in facts.methods]
         rows += [
-            (place, wording.name(method), *map(wording.drift, values))
+            (
+                place,
+                wording.name(method),
+                *map(wording.drift, values),
+                wording.drift(arm_sd(frames["drift"], model, task, method)),
+            )
             for method, values in arms
             if any(value is not None for value in values)
         ]
@@ -161,12 +169,12 @@ def measures_table(facts: Facts) -> Table | None:
     return Table(
         name="drift_measures",
         title="Distance to the base by several measures",
-        columns=number_columns("task", "arm", *(_MEASURES[metric] for metric in shown), numeric_from=2),
+        columns=number_columns("task", "arm", *(_MEASURES[metric] for metric in shown), "SD of drift", numeric_from=2),
         rows=tuple(rows),
         note="Means over seeds and over the layers of the residual stream, embeddings left out; 0 is the same as the "
         "base. Standardised: every feature scaled to variance 1 first, so that no outlier dimension decides. Biased: "
         "from the CKA most papers print, which is too high with few examples. Procrustes: what is left after the best "
-        "rotation. Neighbours: share of nearest neighbours that changed." + left_out_note(facts),
+        "rotation. Neighbours: share of nearest neighbours that changed. SD: of drift, over seeds." + left_out_note(facts),
     ) if rows and "drift" in shown else None  # fmt: skip
 
 

@@ -22,9 +22,12 @@ from lorascope.stats.drift.runs import (
     average_log_ratios,
     estimate_log_ratio,
     estimate_mean,
+    log_ratios,
 )
 from lorascope.stats.facts.study import Seeding
+from lorascope.stats.interval import Interval
 from lorascope.stats.quality.multibootstrap import BootstrapEstimate
+from lorascope.stats.quality.paired import hedges_g
 from lorascope.stats.verdicts import adjust
 from lorascope.study.hypothesis import Lower
 from lorascope.study.spec import Study
@@ -114,7 +117,8 @@ def _reductions(
             found.setdefault(part, {})[task.name] = (first, second)
             if estimate is None:
                 without.setdefault(part, set()).add(task.name)
-            yield _reduction(model, task.name, pair, part, estimate, reason)
+            reduction = _reduction(model, task.name, pair, part, estimate, reason)
+            yield replace(reduction, hedges_g=_effect(first, second)) if part.part != "layer" else reduction
     for part, by_task in found.items() if len(study.tasks) > 1 else ():
         lacking = [t.name for t in study.tasks if t.name not in by_task or t.name in without.get(part, ())]
         if lacking:
@@ -162,6 +166,12 @@ def _reduction(
         num_seeds=seeds,
         reason=reason,
     )
+
+
+def _effect(method: DriftSample, reference: DriftSample) -> Interval | None:
+    """Hedges g of the seeds' log ratios; None where there are none, or fewer than two seeds."""
+    logs, _ = log_ratios(method, reference)
+    return None if logs is None else hedges_g(logs.values)
 
 
 def _correct_layers(reductions: Sequence[DriftReduction]) -> list[DriftReduction]:

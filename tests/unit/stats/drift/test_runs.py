@@ -21,6 +21,7 @@ from lorascope.stats.drift.runs import DriftDraws, DriftSample, average_over_mod
 from lorascope.stats.hypotheses import hypothesis_test
 from lorascope.stats.measurements import validate_measurements
 from lorascope.stats.quality.multibootstrap import BootstrapEstimate
+from lorascope.stats.quality.paired import hedges_g
 from lorascope.stats.verdicts import adjust
 from lorascope.study.hypothesis import Lower
 from lorascope.study.loading.load import load_study
@@ -253,6 +254,17 @@ def test_means_over_the_residual_stream_leave_the_embedding_out():
     drift = drift_of((table, draws), study=make_study(tasks=[{"name": "mrpc"}]))
     means = [r.ratio for r in drift.reductions if r.site == "residual" and r.part != "layer"]
     assert [ratio.estimate for ratio in means if ratio] == pytest.approx([0.5] * 4)
+
+
+def test_the_effect_size_of_drift_is_that_of_the_log_ratios():
+    table, draws = make_drift()
+    reductions = drift_of((table, draws)).reductions
+    found = next(r for r in reductions if (r.task, r.site, r.part) == ("rte", "residual", "overall"))
+    runs = table[(table["task"] == "rte") & (table["split"] == "probe") & table["layer"].isna()]
+    drifts = {m: runs[runs["method"] == m].sort_values("seed")["value"].to_numpy() for m in ("lora", "full")}
+    expected = hedges_g(np.log(drifts["lora"] / drifts["full"]))
+    assert found.hedges_g == expected and expected is not None and expected.estimate < 0
+    assert {r.hedges_g for r in reductions if r.part == "layer" or r.task == "*"} == {None}
 
 
 def test_single_layers_are_one_holm_family_for_each_task_and_site():
