@@ -22,10 +22,11 @@ INK, MUTED, GRID, PAGE = "#1b2026", "#667080", "#dfe3e8", "#ffffff"
 NEUTRALS = {"ink": INK, "muted": MUTED, "grid": GRID, "page": PAGE}
 FONT = 8.5
 
-# Okabe and Ito (2008), ordered for the most distant neighbours first, darkened where contrast on white is below 3:1.
-METHOD_COLOURS = ("#0072b2", "#d55e00", "#00875f", "#b5558f", "#8f6b00", "#2b8cbe", "#7a3e9d", "#5b6b2f")
-# The same hues for a dark page, same order.
-METHOD_COLOURS_DARK = ("#5ab4e8", "#ff9248", "#3fcf9f", "#e796c6", "#e6b93c", "#86c5ee", "#c79be6", "#b3c47a")
+# Blue and vermilion of Okabe and Ito (2008), then each colour as far as possible from those before it, for readers with any
+# kind of colour vision (a test simulates them: Machado et al. 2009), with a contrast of at least 3:1 on the page.
+METHOD_COLOURS = ("#0072b2", "#d55e00", "#552222", "#7700ff", "#bb8877", "#002299", "#442255", "#883311")
+# For a dark page; found in the same way.
+METHOD_COLOURS_DARK = ("#5ab4e8", "#ff9248", "#9944ff", "#bbffdd", "#558877", "#ffee00", "#ccee99", "#88eeff")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 
 
