@@ -15,6 +15,8 @@ _OBEYED = re.compile(
     "\u2028\u2029\ufff9-\ufffb\ud800-\udfff"  # separators of lines, annotations, halves of characters
     "\U000e0000-\U000e007f]"  # tags, which nothing shows
 )
+_UNSEEN = re.compile("[\u00ad\u180e\u200b\u2060-\u2064\ufeff]")
+"""Characters without a width. Joiners (U+200C, U+200D) are not among them: words and emoji are written with them."""
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _ENTITIES = {"\\": "&#92;", "<": "&lt;", "`": "&#96;"}
 
@@ -22,6 +24,12 @@ _ENTITIES = {"\\": "&#92;", "<": "&lt;", "`": "&#96;"}
 def printable(text: str) -> str:
     """The text with every character that would be obeyed replaced by U+FFFD. Lines and tabs stay."""
     return _OBEYED.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def unseen_character(text: str) -> str | None:
+    """The first character of the text that would be obeyed, or that nothing shows, other than a space."""
+    found = _OBEYED.search(text) or _UNSEEN.search(text)
+    return found[0] if found else None
 
 
 def markdown_line(text: str) -> str:

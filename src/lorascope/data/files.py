@@ -29,6 +29,10 @@ FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t;,"}
 CSV_REMEDY = "Quote every field that holds the separator, a quote or a line break; double the quotes inside it."
 
+_FREE_BYTES, _MOST_TIMES = 64 * 2**20, 100
+"""What a compressed file may unpack to: so many bytes, or so many times its own size. Texts shrink to a tenth; a file made to
+fill a memory shrinks a thousand times."""
+
 _NO_TEXT = {
     b"PK\x03\x04": ("a zip archive, or a sheet of Excel", "Unpack it, or save the sheet as csv (UTF-8)."),
     b"PAR1": ("a parquet file", "Call it .parquet."),
@@ -68,14 +72,23 @@ def _content(path: Path) -> bytes:
     content = path.read_bytes()
     if not content.startswith(b"\x1f\x8b"):
         return content
+    most = max(_FREE_BYTES, _MOST_TIMES * len(content))
     try:
-        return gzip.decompress(content)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+            unpacked = packed.read(most + 1)
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(
             f"{path.name} is not a complete gzip file: {error}",
             hint="It was probably cut short while it was copied or written; copy it again.",
             where=str(path),
         ) from None
+    if len(unpacked) > most:
+        raise DataError(
+            f"{path.name} unpacks to more than {most:,} bytes, from {len(content):,}: no table does",
+            hint="If its rows are meant to repeat so often, unpack it with `gunzip` and name the unpacked file.",
+            where=str(path),
+        )
+    return unpacked
 
 
 def _text(path: Path) -> str:
@@ -133,6 +146,7 @@ def _read_csv(text: str, path: Path, *, separators: str) -> pd.DataFrame:
         if header is None:
             raise DataError(f"{path.name} is empty", hint="It needs a header line and rows.", where=str(path))
         below, names = header
+        _refuse_excel_line(names, path)
         _refuse_twins(names, path)
         rows, index = [], []
         for number, record in records:
@@ -149,6 +163,16 @@ def _read_csv(text: str, path: Path, *, separators: str) -> pd.DataFrame:
     finally:
         csv.field_size_limit(limit)
     return pd.DataFrame(rows, index=pd.Index(index, dtype=int), columns=pd.Index(names, dtype=object), dtype=object)
+
+
+def _refuse_excel_line(names: Sequence[str], path: Path) -> None:
+    """`sep=;`, with which some spreadsheets begin a csv file, is no header."""
+    if names[0].lower().startswith("sep=") and not any(names[1:]):
+        raise DataError(
+            f"the first line of {path.name} is `{names[0]}`, a mark of spreadsheets, where the names of the columns belong",
+            hint="Remove that line: the separator is recognised without it.",
+            where=f"{path}:1",
+        )
 
 
 def _records(text: str, path: Path, *, separator: str) -> Iterator[tuple[int, list[str]]]:

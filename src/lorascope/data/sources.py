@@ -63,6 +63,10 @@ def file_format(path: Path) -> str:
 
 def file_checksum(path: Path) -> str:
     """sha256 of a file's bytes, hexadecimal. Raises DataError if it is absent or cannot be read."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(
+            f"{path} is a pipe or a device, not a file", hint="Write its rows to a file, and name that file."
+        )
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

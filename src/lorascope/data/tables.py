@@ -17,6 +17,7 @@ import pandas as pd
 
 from lorascope.data.files import read_table as read_table
 from lorascope.errors import DataError
+from lorascope.printable import unseen_character
 from lorascope.registry import nearest
 from lorascope.study.tasks.labels import class_name, label_order
 
@@ -115,6 +116,7 @@ def _class_names(values: list[Any], rows: Sequence[int], *, path: Path, column: 
             where=str(path),
         )
     _refuse_control_characters(values, rows, path=path, column=column)
+    _refuse_unseen_characters(values, rows, path=path, column=column)
     names = []
     for row, value in zip(rows, values, strict=True):
         try:
@@ -126,6 +128,21 @@ def _class_names(values: list[Any], rows: Sequence[int], *, path: Path, column: 
                 where=str(path),
             ) from None
     return names
+
+
+def _refuse_unseen_characters(values: Sequence[Any], rows: Sequence[int], *, path: Path, column: str) -> None:
+    """A class is known by its name: with a character that nothing shows, two classes would have one name for a reader."""
+    for row, value in zip(rows, values, strict=True):
+        if isinstance(value, str) and (found := unseen_character(value.strip())):
+            raise DataError(
+                f"column `{column}` holds a label in row {row + 1} with the character U+{ord(found):04X}, which nothing shows",
+                hint=f"Remove it everywhere in the column: in Python, label.replace('{_escaped(found)}', '').",
+                where=str(path),
+            )
+
+
+def _escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}" if ord(character) < 2**16 else f"\\U{ord(character):08x}"
 
 
 def _is_missing(value: Any) -> bool:

@@ -52,6 +52,12 @@ def require_readable(directory: Path) -> None:
             hint="give the base model, or merge the adapter into it: "
             "`PeftModel.from_pretrained(base, DIR).merge_and_unload().save_pretrained(NEW)`",
         )
+    for file in sorted(directory.iterdir()):
+        if file.exists() and not file.is_file() and not file.is_dir():  # reading it could wait for ever
+            raise EnvironmentProblem(
+                f"{file} is a pipe, a socket or a device, not a file",
+                hint="put the file itself in its place, or remove it",
+            )
     for name in _NAMES_CODE:
         if _json(directory / name).get("auto_map"):
             raise EnvironmentProblem(

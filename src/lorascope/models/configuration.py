@@ -23,6 +23,8 @@ def model_config(spec: ModelSpec) -> Mapping[str, Any] | None:
 
 def read_config(directory: Path) -> Mapping[str, Any] | None:
     """What a directory's config.json holds; None where it is absent or unreadable."""
+    if not (directory / _FILE).is_file():  # a pipe would be waited for
+        return None
     try:
         found = json.loads((directory / _FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # whoever loads the model says what is wrong with it

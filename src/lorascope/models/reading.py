@@ -69,6 +69,7 @@ def read_model(
     _require_all_layers(model, info["unexpected_keys"], directory)
     with reading_checkpoint(directory):
         _require_equal(loaded, files)
+    _require_words(model, directory)
     return loaded
 
 
@@ -201,6 +202,16 @@ def _require_equal(loaded: Loaded, files: Sequence[Path]) -> None:
         raise EnvironmentProblem(
             f"no tensor of the files could be compared with {listed(unseen)} of the loaded {type(model).__name__}",
             hint="save the checkpoint again with this version of transformers",
+        )
+
+
+def _require_words(model: PreTrainedModel, directory: Path) -> None:
+    """Raises EnvironmentProblem where every token has the same vector: the model could tell no two texts apart."""
+    rows = getattr(model.get_input_embeddings(), "weight", None)
+    if rows is not None and rows.dim() == 2 and len(rows) > 1 and bool((rows == rows[0]).all()):
+        raise EnvironmentProblem(
+            f"the checkpoint in {directory} gives all of its {len(rows)} tokens the same embedding",
+            hint="these weights are blank, not pretrained: save or download the checkpoint again",
         )
 
 

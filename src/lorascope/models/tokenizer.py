@@ -29,7 +29,8 @@ def load_tokenizer(model: Mapping[str, Any], *, locations: Mapping[str, str], ca
     except Exception as error:  # its readers raise what they like
         raise EnvironmentProblem(
             f"the tokenizer in {directory} cannot be loaded: {first_sentence(error)[:300] or type(error).__name__}",
-            hint="the checkpoint needs its tokenizer files (tokenizer.json, or vocab and merges) beside config.json",
+            hint="the checkpoint needs whole tokenizer files (tokenizer.json, or vocab and merges) and a config.json "
+            "of its own architecture: save or download it again",
         ) from None
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # transformers makes one out of nothing
         text, hint = no_vocabulary(directory)

@@ -6,6 +6,7 @@ Only names, sizes and headers are looked at; the values of weights are compared 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,9 @@ def check_checkpoint(
     names = tensor_names(files)
     if architecture is not None and depth is not None and names:
         present = present_blocks(architecture, names)
-        absent = [str(block) for block in range(depth) if block not in present]
-        beyond = [str(block) for block in sorted(present) if block >= depth]
+        # config.json may announce any number of layers: the first few that are absent say enough
+        absent = _few(str(block) for block in range(depth) if block not in present)
+        beyond = _few(str(block) for block in sorted(present) if block >= depth)
         if present and (absent or beyond):
             found = (
                 f"no weights of layer {', '.join(absent)}" if absent else f"weights of layer {', '.join(beyond)} too"
@@ -109,3 +111,8 @@ def _parts(model: ModelSpec, names: Sequence[str], drift: DriftSpec, depth: int)
         )
         hint = f"measure {', '.join(parts)} alone" if parts else "leave drift out for this model"
         yield Mistake(("measure", "drift", "sites"), text, hint)
+
+
+def _few(names: Iterator[str], *, limit: int = 6) -> list[str]:
+    found = list(islice(names, limit + 1))
+    return found if len(found) <= limit else [*found[:limit], "..."]

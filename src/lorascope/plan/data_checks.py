@@ -15,12 +15,14 @@ from typing import Any
 from lorascope.data.sources import SourceDescription, describe_source, task_key
 from lorascope.errors import DataError, EnvironmentProblem, StudyError
 from lorascope.plan.power import smallest_margin
+from lorascope.printable import printable
 from lorascope.registry import TASKS, resolve
 from lorascope.study.hypothesis import Equivalent, NonInferior
 from lorascope.study.loading.document import Mistake
 from lorascope.study.spec import Study, TaskSpec
 from lorascope.study.tasks.labels import f1_title
 
+_SHOWN = 60
 LARGEST_BYTES = 200_000_000
 """Files that are larger together are opened when the study runs: a check must answer at once."""
 
@@ -41,7 +43,7 @@ class TaskData:
         """ "sms: columns text, label; 2 classes: ham, spam; 270 train, 30 validation, 30 test examples; F1 (spam)"."""
         parts = [f"columns {', '.join(self.columns)}"]
         if self.classes:
-            shown = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else "")
+            shown = ", ".join(_shown(name) for name in self.classes[:8]) + (", ..." if len(self.classes) > 8 else "")
             parts.append(f"{len(self.classes)} classes: {shown}")
         parts.append(", ".join(f"{count:,} {split}" for split, count in self.num_examples.items()) + " examples")
         parts.append(f"protocol {self.protocol}")
@@ -93,6 +95,11 @@ def _of_task(study: Study, task: TaskSpec, *, data_dir: Path | None) -> TaskData
     if _size(source) > LARGEST_BYTES:
         return f"not checked: the examples of {task.name}: their files are larger than {LARGEST_BYTES / 1e6:.0f} MB together"
     return _read(study, task, source, protocol=protocol)
+
+
+def _shown(name: str) -> str:
+    """The name of a class, for a line of the console."""
+    return printable(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
 
 
 def _size(source: SourceDescription) -> int:

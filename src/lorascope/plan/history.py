@@ -132,7 +132,7 @@ class _Span:
         try:
             times = [datetime.datetime.fromisoformat(origin[key]).timestamp() for key in ("started", "finished")]
             return cls(record, *times, gang=origin["gang"], host=origin["host"], place=origin["device"])
-        except (KeyError, ValueError):  # of another lorascope, which did not record it
+        except (KeyError, TypeError, ValueError):  # of another lorascope, which did not record it
             return None
 
 

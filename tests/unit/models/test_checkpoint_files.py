@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from lorascope.errors import EnvironmentProblem
 from lorascope.models.catalog import describe_model, find_model
 from lorascope.models.checkpoint import checkpoint_directory
+from lorascope.models.configuration import read_config
 from lorascope.models.reading import read_model
 from lorascope.study.spec import ModelSpec
 
@@ -260,3 +261,12 @@ def test_a_checkpoint_whose_identity_was_whole_keeps_it(directory: Path) -> None
     digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     digest = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
     assert describe_model(model_at(directory))[0] == {"checkpoint_sha256": digest}
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_pipe_in_a_checkpoint_is_never_waited_for(name: str, directory: Path) -> None:
+    (directory / name).unlink()
+    os.mkfifo(directory / name)
+    said = refusal(directory)
+    assert "is a pipe" in said or "it has no config.json" in said
+    assert read_config(directory) is None or name != "config.json"

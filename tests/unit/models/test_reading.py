@@ -206,3 +206,9 @@ def test_a_plain_head_is_drawn_as_it_always_was(tiny_checkpoints: dict[str, Path
     base, generator = tiny_base(tiny_checkpoints["llama"]), torch.Generator().manual_seed(5)
     copy: Any = base.copy(torch.Generator().manual_seed(5), share_frozen=True)
     assert torch.equal(copy.score.weight, torch.empty(2, 32).normal_(0.0, 0.2, generator=generator))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_a_checkpoint_whose_tokens_are_all_alike_is_refused(value: float, directory: Path) -> None:
+    rewrite(directory, lambda tensors: tensors["embeddings.word_embeddings.weight"].fill_(value))
+    assert "tokens the same embedding" in refusal(directory)

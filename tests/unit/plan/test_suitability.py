@@ -280,3 +280,11 @@ def test_what_a_single_task_sets_is_compared_with_the_model_too(tmp_path: Path) 
     assert len(texts) == 2 and all(text.startswith("tasks[1] (rte): ") for text in texts)
     assert any("5000 tokens are more than tiny has places for" in text for text in texts)
     assert any("rank 4096 is larger than" in text for text in texts)
+
+
+def test_a_config_of_countless_layers_is_refused_in_a_line(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "bert")
+    config = tmp_path / "bert" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_hidden_layers": 10**12}))
+    (text,) = found(study)
+    assert text.endswith("; there are no weights of layer 2, 3, 4, 5, 6, 7, ...")

@@ -21,7 +21,7 @@ from lorascope.errors import EnvironmentProblem
 SEAL = "seal"
 LEFT_OUT = "left_out"
 REPAIR_HINT = "`lorascope run STUDY --repair` sets the damaged artifact aside and computes it again."
-_KEYS = frozenset({"id", "step", "result", "files", "sha256"})
+_KEYS = frozenset({"id", "step", "result", "provenance", "files", "sha256"})
 _checked: dict[tuple[str, str], tuple[int, int, int]] = {}
 """(file, checksum) -> size, time and inode of the file when it had that checksum, of this process."""
 
@@ -77,8 +77,10 @@ def is_record(found: Any) -> TypeGuard[dict[str, Any]]:
     """Whether this has the parts of a record, and names no file outside its artifact."""
     if not isinstance(found, dict) or not found.keys() >= _KEYS:
         return False
+    if not all(isinstance(found[part], dict) for part in ("step", "result", "provenance", "files", "sha256")):
+        return False
     names = found["files"]
-    return isinstance(names, dict) and not any(name.startswith("/") or ".." in name.split("/") for name in names)
+    return not any(name.startswith("/") or ".." in name.split("/") for name in names)
 
 
 def is_as_sealed(record: Mapping[str, Any]) -> bool:
@@ -131,8 +133,10 @@ def discrepancies(
     """How the files found differ from those a record names, one sentence each; what was left out may be missing. measure: a
     file's bytes and SHA-256.
 
-    Raises KeyError or TypeError for what is no record.
+    Raises KeyError, TypeError or ValueError for what is no record.
     """
+    if not is_record(record):
+        raise ValueError("it lacks a part, or has one of another kind")
     recorded_id, sizes, checksums = Step.from_json(record["step"]).id, record["files"], record["sha256"]
     problems = [] if recorded_id == step_id else [f"{step_id}: the record is that of {recorded_id}"]
     if not is_as_sealed(record):

@@ -182,3 +182,12 @@ def test_a_lock_that_cannot_be_read_never_loops(tmp_path):
     assert lock.holder() is not None, "only the timeout can call it free"
     now[0] = 1000.0
     assert lock.holder() is None
+
+
+@pytest.mark.parametrize("part", ["step", "result", "provenance", "files", "sha256"])
+def test_a_record_with_a_part_of_another_kind_is_damage(store, artifact, part):
+    change_record(artifact, seal=True, **{part: None})
+    with pytest.raises(CorruptArtifact, match="is not a record"):
+        _ = Artifact(artifact.path).record
+    assert "cannot be read" in store.verify(artifact.id)[0]
+    assert list(store.glances()) == []
