@@ -92,7 +92,7 @@ def check_config(model: ModelSpec, config: Mapping[str, Any] | None, index: int)
         return
     path = Path(model.source.path).expanduser() / "config.json"
     if config is None:
-        found = "is not a JSON object" if path.is_file() else "does not exist"
+        found = "is not a JSON object" if path.is_file() else "is not a file" if path.exists() else "does not exist"
     elif not isinstance(config.get("model_type"), str):
         found = "names no `model_type`"
     else:

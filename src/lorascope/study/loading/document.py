@@ -187,8 +187,9 @@ def _plain_mapping(node: Any, path: KeyPath, *, source: str, places: dict[KeyPat
     result = {}
     for key, value in node.items():
         inner = (*path, str(key))
-        if key in node.lc.data:  # keys merged from an anchor have no line of their own
-            places[inner] = f"{source}:{node.lc.key(key)[0] + 1}"
+        written = next((part for part in (node, *(getattr(node, "merge", None) or ())) if key in part.lc.data), None)
+        if written is not None:  # in the mapping itself, or in one that `<<` merges into it
+            places[inner] = f"{source}:{written.lc.key(key)[0] + 1}"
         if not isinstance(key, str):
             raise StudyError(
                 f"{dotted(path) or 'the study'}: the key {key!r} is not text",

@@ -9,7 +9,7 @@ import pytest
 from study_errors import GOOD, error_of
 
 from lorascope.errors import StudyError
-from lorascope.study.loading.document import parse_yaml
+from lorascope.study.loading.document import KeyPath, parse_yaml
 from lorascope.study.loading.load import load_study
 
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -107,3 +107,12 @@ def test_a_path_that_leads_nowhere_is_a_mistake_of_its_line(tmp_path: Path, line
 def test_a_byte_order_mark_is_not_part_of_the_study(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
     assert load_study(tmp_path / "study.yaml").name == "small"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("name: a\n<<: {b: 1,\n  odd: 2}\n", 3), ("x: &x\n  odd: 2\n<<: [{b: 1}, *x]\n", 2)]
+)
+def test_a_merged_key_is_placed_where_it_is_written(text: str, line: int) -> None:
+    places: dict[KeyPath, str] = {}
+    parse_yaml(text, source="study.yaml", places=places)
+    assert places["odd",] == f"study.yaml:{line}"
