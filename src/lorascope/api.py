@@ -125,16 +125,20 @@ def plan(
     machines: int = 1,
     workers_each: int | None = None,
     devices: Sequence[str] | None = None,
+    like: str | Path | None = None,
 ) -> StudyPlan:
     """What the study consists of, what of it is in the store, and what the rest will take, laid out on machines. Computes
     nothing.
 
     machines: alike; workers_each: GPUs, or workers, on each (None: as many as this one has). devices: as for `run`; their
-    kind says which records count (None: this machine's, or those that the store was made on).
+    kind says which records count (None: this machine's, or those that the store was made on). like: a results folder, whose
+    effects and variances say how likely each claim is to be decided (None: stated assumptions do).
     """
+    from lorascope.analysis.again import analyse_folder
     from lorascope.engine.workers.devices import find_devices
+    from lorascope.plan.data_checks import look_at_data
     from lorascope.plan.history import read_history
-    from lorascope.plan.outlook import Machines, plan_study
+    from lorascope.plan.outlook import Machines, plan_study, with_chances
 
     if machines < 1 or (workers_each is not None and workers_each < 1):
         raise StudyError(
@@ -147,7 +151,11 @@ def plan(
     history = read_history(opened, device=here[0].partition(":")[0], is_binding=bool(devices))
     sharing = 1 if workers_each else max(Counter(here).values())
     places = Machines(machines, workers_each or len(here), history.device, sharing)
-    return plan_study(planned, opened, history, machines=places)
+    finished = None if like is None else (str(like), analyse_folder(Path(like)).analysis)
+    found = plan_study(planned, opened, history, machines=places, like=finished)
+    return (
+        found if found.deciding else with_chances(found, look_at_data(study, data_dir=as_path(data_dir)), like=finished)
+    )
 
 
 def calibrate(

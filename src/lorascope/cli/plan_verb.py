@@ -33,6 +33,13 @@ from lorascope.tracking.console import output, rendering
 if TYPE_CHECKING:
     from lorascope.plan.outlook import PlannedStep, StudyPlan
 
+Like = Annotated[
+    Path | None,
+    typer.Option(
+        "--like", metavar="DIR", help="A results folder whose effects and variances the chances are taken from."
+    ),
+]
+
 
 def plan(
     study_file: StudyFile,
@@ -51,6 +58,7 @@ def plan(
             help="First run the study's data, tokens and gates, a few updates of every arm, and each measurement once.",
         ),
     ] = False,
+    like: Like = None,
     write: Annotated[
         Path | None,
         typer.Option("--write", metavar="FILE", help="Write the plan as a document (plan.md), with its schedule."),
@@ -71,7 +79,7 @@ def plan(
     if calibrate:
         with rendering(Console(stderr=True)) as emit:
             api.calibrate(study, emit=emit, **given)
-    found = api.plan(study, machines=machines, workers_each=gpus_per_machine, **given)
+    found = api.plan(study, machines=machines, workers_each=gpus_per_machine, like=like, **given)
     chosen = matching({p.step.id: (p.step, p.label) for p in found.steps}, only)
     written = _write(found, write) if write else []
     if as_json:
@@ -125,7 +133,7 @@ def _decided(found: StudyPlan) -> list[str]:
 
     if found.deciding is None:
         return []
-    return ["", *deciding.sentences(found.deciding), f"Basis: {deciding.BASIS}."]
+    return ["", *deciding.sentences(found.deciding), f"Basis: {found.deciding.basis}."]
 
 
 def _print_plan(found: StudyPlan) -> None:

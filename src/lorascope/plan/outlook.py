@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 from lorascope.engine.step import Step
 from lorascope.engine.store.directory import Store
 from lorascope.plan.allocation import Job, Schedule, allocate
+from lorascope.plan.data_checks import DataFindings
 from lorascope.plan.deciding import Deciding, deciding
 from lorascope.plan.estimate import Estimate, estimate_step, worker_start_seconds
 from lorascope.plan.graph import Graph
@@ -24,6 +25,7 @@ from lorascope.plan.labels import RunLabel
 from lorascope.plan.phases import PHASES
 from lorascope.plan.power import Detectable, detectable_differences
 from lorascope.plan.steps.results import analysis_step
+from lorascope.stats.analysis import Analysis
 from lorascope.training.gang_decision import GangDecision
 
 CACHED = Estimate(0.0, None, None, "finished", "in the store")
@@ -130,8 +132,12 @@ class StudyPlan:
         return [phase for phase in found if phase.total]
 
 
-def plan_study(graph: Graph, store: Store, history: History, *, machines: Machines) -> StudyPlan:
-    """The plan of what the store lacks."""
+def plan_study(
+    graph: Graph, store: Store, history: History, *, machines: Machines, like: tuple[str, Analysis] | None = None
+) -> StudyPlan:
+    """The plan of what the store lacks. like: finished runs and what they are called, whose effects and variances say how
+    likely claims are to be decided."""
+    name, analysis = like or ("", None)
     last = analysis_step(graph, finished=[step.id for step in graph.steps], failures={})
     steps = [*graph.steps, *([last] if last else [])]
     labels = {**graph.labels, **({last.id: RunLabel()} if last else {})}
@@ -157,8 +163,21 @@ def plan_study(graph: Graph, store: Store, history: History, *, machines: Machin
         free_bytes=shutil.disk_usage(_existing(store.root)).free,
         undecided=tuple(_undecided(planned, store, device=machines.device)),
         in_turns_seconds=in_turns,
-        deciding=deciding(graph.study, power),
+        deciding=deciding(graph.study, power, like=analysis, name=name),
     )
+
+
+def with_chances(plan: StudyPlan, data: DataFindings, *, like: tuple[str, Analysis] | None = None) -> StudyPlan:
+    """The plan with the chances of its claims, where only the files say how large the test sets will be."""
+    name, analysis = like or ("", None)
+    seen = {task.task: task for task in data.tasks if task.metrics}
+    power = [
+        replace(found, metric=seen[found.task].metrics[0], num_examples=seen[found.task].num_examples["test"])
+        if found.num_examples is None and found.task in seen
+        else found
+        for found in plan.power
+    ]
+    return replace(plan, deciding=deciding(plan.graph.study, power, like=analysis, name=name))
 
 
 def _are_of_fewer(planned: Sequence[PlannedStep], sharing: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from lorascope.plan.deciding import deciding, sentences
+from lorascope.plan.deciding import assumed_from, deciding, sentences
 from lorascope.plan.power import Detectable
 from lorascope.stats.simulate.deciding import Assumptions, Chance, chances
 from lorascope.study.spec import Study
@@ -92,3 +92,23 @@ def test_the_plan_says_what_raises_a_chance():
 def test_nothing_is_said_before_the_test_sets_are_known():
     unknown = Detectable("rte", None, 5, None, None, {}, {})
     assert deciding(study_of(H=NON_INFERIOR), [known("mrpc"), known("sst2"), unknown]) is None
+
+
+def test_finished_runs_give_their_variances_and_effects():
+    from made_up_study import make_measurements, make_study
+
+    from lorascope.stats.analyse import analyse_study
+
+    study = make_study(hypotheses={"H1": {**NON_INFERIOR, "margin": "5%"}}, conclusion=None)
+    table = make_measurements(lora=0.83, noise=1.0)
+    like = analyse_study(study, table, primary={"mrpc": "accuracy", "rte": "accuracy"})
+    assumed, effects = assumed_from(like)
+    shares = [(t.b + t.c) / row.num_examples for row in like.comparisons for t in row.mcnemar]
+    assert assumed.discordant == pytest.approx(sum(shares) / len(shares))
+    assert 0 <= assumed.seed_sd < 0.02 and assumed.drift_sd == Assumptions().drift_sd, "drift was not measured"
+    assert effects == {"H1": like.hypotheses[0].average.estimate} and effects["H1"] < -0.01
+    power = [Detectable(task, "accuracy", 5, 400, 0.02, {}, {}) for task in ("mrpc", "rte")]
+    decided = deciding(study, power, like=like, name="results/before")
+    assert decided is not None and "From results/before, as far as it was measured there" in decided.basis
+    (sentence,) = sentences(decided)
+    assert "If it is as found (−3.2 points)" in sentence and sentence.endswith("to be refuted.")

@@ -76,7 +76,7 @@ def plan_markdown(plan: StudyPlan, *, command: str, version: str, figure: str | 
         power=[plan_wording.power_sentence(found) for found in plan.power],
         power_basis=BASIS,
         deciding=[] if plan.deciding is None else deciding.sentences(plan.deciding),
-        deciding_basis=deciding.BASIS,
+        deciding_basis="" if plan.deciding is None else plan.deciding.basis,
         num_runs=len(plan.graph.of_kind("train")),
         total=plan.total,
         checklist=_checklist(plan),

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from lorascope.metrics.quality import QUALITY, common_direction
+from lorascope.metrics.quality import QUALITY
 from lorascope.stats.analysis import HypothesisResult
 from lorascope.stats.evidence import estimate_average
 from lorascope.stats.hypotheses import Evidence, Test, hypothesis_test
@@ -35,7 +35,7 @@ from lorascope.study.hypothesis import (
 from lorascope.study.spec import Study
 
 ALPHA, STUDIES, REFERENCE_SCORE = 0.05, 200, 0.85
-World = Literal["holds", "fails"]
+World = Literal["holds", "fails", "found"]
 WORLDS: tuple[World, ...] = ("holds", "fails")
 CONCLUSION = "conclusion"
 
@@ -75,21 +75,27 @@ def chances(
     examples: Mapping[str, int],
     assumed: Assumptions,
     *,
+    effects: Mapping[str, float] | None = None,
     studies: int = STUDIES,
 ) -> list[Chance]:
     """Two a hypothesis that can be simulated, and two of the conclusion where all of its hypotheses can.
 
-    metrics, examples: task -> its primary metric, and the number of its test examples. Not simulated are claims on metrics
-    without bounds, and on costs that every seed has alike.
+    metrics, examples: task -> its primary metric, and the number of its test examples. effects: hypothesis -> what finished
+    runs found (a difference, or a ratio), a third world for those that have one. Not simulated are claims on metrics
+    that are no share of a whole, and on costs that every seed has alike.
     """
     drawn = {name: claim for name, claim in study.hypotheses.items() if _can_be_drawn(study, claim, metrics)}
     found: list[Chance] = []
-    for world in WORLDS:
+    known = {name: effects[name] for name in drawn if effects and name in effects}
+    worlds: tuple[World, ...] = (*WORLDS, "found") if known else WORLDS
+    for world in worlds:
+        truths = {name: _effect(claim, world, known.get(name)) for name, claim in drawn.items()}
         generator = np.random.default_rng(2026)
-        rows = [_draw_study(study, drawn, metrics, examples, assumed, world, generator) for _ in range(studies)]
+        rows = [_draw_study(study, drawn, truths, metrics, examples, assumed, generator) for _ in range(studies)]
         for name, claim in drawn.items():
-            found.append(_chance(name, world, truth_of(claim, world), [row[name] for row in rows]))
-        if study.conclusion is not None and set(drawn) == set(study.hypotheses):
+            if world != "found" or name in known:
+                found.append(_chance(name, world, in_words(claim, truths[name]), [row[name] for row in rows]))
+        if study.conclusion is not None and set(drawn) == set(study.hypotheses) and world != "found":
             formula = parse_conclusion(study.conclusion, drawn)
             verdicts: list[Verdict] = [formula.evaluate(row) for row in rows]
             found.append(_chance(CONCLUSION, world, f"every claim {world}", verdicts))
@@ -107,15 +113,14 @@ def _can_be_drawn(study: Study, claim: Hypothesis, metrics: Mapping[str, str]) -
     if isinstance(claim, Lower):
         return claim.on not in ("trainable_parameters", "export_bytes")
     names = [metrics.get(task.name, "") if claim.on == "primary" else claim.on for task in study.tasks]
-    return all(name in QUALITY and QUALITY[name].width == 1.0 for name in names)
+    return all(name in QUALITY and QUALITY[name].width == 1.0 and QUALITY[name].higher_is_better for name in names)
 
 
 # ------------------------------------------------------------------------------------------------------------ worlds
 
 
-def truth_of(claim: Hypothesis, world: World) -> str:
-    """What is true of a claim in a world, in words."""
-    effect = _effect(claim, world)
+def in_words(claim: Hypothesis, effect: float) -> str:
+    """What is true of a claim."""
     if isinstance(claim, Lower | Overhead):
         what = "drift" if isinstance(claim, Lower) and claim.on == "drift" else "cost"
         return f"{100 * math.exp(effect):.0f}% of the reference's {what}"
@@ -124,9 +129,12 @@ def truth_of(claim: Hypothesis, world: World) -> str:
     return "no difference" if effect == 0 else f"{100 * effect:+.1f} points".replace("-", "−")
 
 
-def _effect(claim: Hypothesis, world: World) -> float:
-    """The true difference, ratio or log ratio of every part. A claim holds, or fails, by half of what it allows."""
-    holds = world == "holds"
+def _effect(claim: Hypothesis, world: World, found: float | None) -> float:
+    """The true difference, ratio or log ratio of every part. A claim holds, or fails, by half of what it allows; or it is as
+    finished runs found it, where they did."""
+    if world == "found" and found is not None:
+        return math.log(found) if isinstance(claim, Lower | Overhead) else found
+    holds = world != "fails"
     if isinstance(claim, Lower):
         return 2 * math.log1p(-claim.by) if holds else 0.0
     if isinstance(claim, Overhead):
@@ -142,16 +150,16 @@ def _effect(claim: Hypothesis, world: World) -> float:
 def _draw_study(
     study: Study,
     claims: Mapping[str, Hypothesis],
+    truths: Mapping[str, float],
     metrics: Mapping[str, str],
     examples: Mapping[str, int],
     assumed: Assumptions,
-    world: World,
     generator: np.random.Generator,
 ) -> dict[str, Verdict]:
     """The verdicts of one drawn study."""
     results, sides = [], []
     for name, claim in claims.items():
-        test, parts, average = _draw(study, claim, metrics, examples, assumed, world, generator)
+        test, parts, average = _draw(study, claim, truths[name], metrics, examples, assumed, generator)
         over = claim.at if isinstance(claim, Overhead) else claim.over
         result, own = judge(
             name, test, metric=claim.on, parts=parts, average=average, over=over, alpha=ALPHA, explain=False
@@ -168,13 +176,12 @@ def _verdicts(results: list[HypothesisResult], sides: list[Sides]) -> dict[str, 
 def _draw(
     study: Study,
     claim: Hypothesis,
+    effect: float,
     metrics: Mapping[str, str],
     examples: Mapping[str, int],
     assumed: Assumptions,
-    world: World,
     generator: np.random.Generator,
 ) -> tuple[Test, list[Evidence], Evidence]:
-    effect = _effect(claim, world)
     if isinstance(claim, Overhead):
         return _draw_served(study, claim, effect, assumed, generator)
     seeds = len(study.seeds)
@@ -190,10 +197,8 @@ def _draw(
         noise = assumed.discordant / count / 2
         seed_variance = assumed.seed_sd**2
         scale = 1 / REFERENCE_SCORE if _is_share(claim) else 1.0
-        sign = -1.0 if common_direction([_metric(claim, metrics, task.name)]) == "lower" else 1.0
-        centre = effect if _is_share(claim) else sign * effect
         by_task.append(
-            _differences(centre, seeds, count, scale**2 * seed_variance, scale**2 * noise, scale**2 * noise, generator)
+            _differences(effect, seeds, count, scale**2 * seed_variance, scale**2 * noise, scale**2 * noise, generator)
         )
     names = () if isinstance(claim, Lower) else tuple(_metric(claim, metrics, task.name) for task in study.tasks)
     test = hypothesis_test(claim, tuple(dict.fromkeys(names)))
