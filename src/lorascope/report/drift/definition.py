@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorascope.report.drift.answer import less
 from lorascope.report.drift.profiles import label_ends
@@ -195,6 +195,12 @@ def _layers(layers: Sequence[int]) -> str:
     return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}–{g[-1]}" for g in groups)
 
 
+_STYLES: tuple[tuple[str, Any], ...] = (
+    (canvas.INK, "-"), (canvas.MUTED, "-"), (canvas.INK, (0, (4, 2))), (canvas.MUTED, (0, (1, 1.2))),
+)  # fmt: skip
+"""Lines of poolings; colours are kept for methods."""
+
+
 def health_figure(facts: Facts) -> Illustration | None:
     """Effective rank of the base by layer, one line a pooling."""
     if not any(True for cell in facts.cells for _ in _health_rows(facts, *cell)):
@@ -202,7 +208,7 @@ def health_figure(facts: Facts) -> Illustration | None:
     return Illustration(
         name="drift_health",
         title="Effective rank of the base by layer",
-        caption="Participation ratio of the covariance of the residual stream's features; one line a pooling. Layers below the "
+        caption="Participation ratio of the covariance of the residual stream's features; one line a pooling (black: the primary one). Layers below the "
         f"dotted line ({LEAST_EFFECTIVE_RANK:g}) are left out of averages by that pooling.",
         draw=partial(draw_health, facts),
     )
@@ -221,10 +227,10 @@ def draw_health(facts: Facts, width: float) -> Figure:
         note = set_scale(panel, [*values, LEAST_EFFECTIVE_RANK], which="y", kind="log")
         panel.grid(True, axis="y", color=canvas.GRID, linewidth=0.7)
         panel.axhline(LEAST_EFFECTIVE_RANK, color=canvas.MUTED, linewidth=1.0, linestyle=(0, (1, 1.6)))
-        order, ends = list(POOLINGS), []
-        for pooling, line in lines.items():
-            tint = canvas.colour(order, pooling)
-            panel.plot(list(line), list(line.values()), color=tint, linewidth=1.6)
+        ends = []
+        for place, (pooling, line) in enumerate(lines.items()):
+            tint, style = _STYLES[place % len(_STYLES)]
+            panel.plot(list(line), list(line.values()), color=tint, linewidth=1.6, linestyle=style)
             ends.append((POOLINGS.get(pooling, pooling), tint, list(line.values())[-1]))
         label_ends(panel, ends, height=_HEIGHT)
         canvas.axis_label(panel, "layer")
