@@ -192,7 +192,7 @@ def _in_common(facts: Facts) -> Iterator[str]:
         return
     spread = " to ".join(dict.fromkeys(wording.fraction(pick(shares.values()), 0) for pick in (min, max)))
     alone = [place for place, share in shares.items() if share <= 0]
-    text = f"The seeds of an arm share {spread} of their movement (1 - seed v seed / twice the drift)"
+    text = f"The seeds of an arm share {spread} of their movement (1 − seed v seed / twice the drift)"
     if alone:
         listed = wording.listing([*alone[:_NAMED_AT_MOST], *_rest(len(alone) - _NAMED_AT_MOST)])
         text += (
