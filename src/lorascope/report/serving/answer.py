@@ -131,11 +131,11 @@ def _one_machine(facts: Facts, place: Place, where: str) -> Iterator[str]:
     most = rows[-1]
     gains = f"{_times(rows[0])}{f' to {_times(most)}' if most is not rows[0] else ''}"
     if found.tasks.value is None:
-        verdict = f"merging wins up to {wording.plural(found.most_tasks, 'task')}, the most measured"
+        verdict = f"merging wins up to {wording.plural(found.most_tasks, 'task')}, the most compared"
         sure = f" (so in {found.tasks.num_repeats - found.tasks.num_found} of {_repeats(found.tasks)})"
     elif found.tasks.value == rows[0].num_tasks:
-        verdict = "one engine with adapters serves more than merged models in turns, for every number of tasks measured"
-        sure = over_repeats(found.tasks, of="from how many tasks on", is_count=True)
+        verdict = "one engine with adapters serves more than merged models in turns, for every number of tasks compared"
+        sure = ""  # a break-even at the edge of what was compared is a bound, without an interval
     else:
         verdict = f"merging wins while there are fewer than {found.tasks.value:.0f} tasks"
         sure = over_repeats(found.tasks, is_count=True)

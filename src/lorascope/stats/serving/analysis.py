@@ -138,13 +138,22 @@ class OneMachine:
 @dataclass(frozen=True)
 class TasksBreakEven:
     """tasks: from how many on, of those compared on one machine at `batch`, one engine with adapters serves more than merged
-    ones in turns. most_tasks: the most compared."""
+    ones in turns. fewest_tasks, most_tasks: of those compared. A break-even at the fewest is "at most" so many, as fewer were
+    not looked at; one that is absent is "more than" the most."""
 
     model: str
     workload: str
     batch: float
     tasks: Figure
     most_tasks: int
+    fewest_tasks: int = 2
+
+    @property
+    def at_edge(self) -> str:
+        """ "at most" or "more than", where the break-even lies at the edge of what was compared; "" where it lies within."""
+        if self.tasks.value is None:
+            return "more than"
+        return "at most" if self.tasks.value <= self.fewest_tasks else ""
 
 
 @dataclass(frozen=True)

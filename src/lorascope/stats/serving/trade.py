@@ -162,7 +162,7 @@ def tasks_break_evens(cells: Sequence[ServingCell]) -> list[TasksBreakEven]:
             if compared:
                 figure = measured.figure(lambda repeat, batch=batch: repeat.tasks_from(batch))
                 tasks = _whole(figure, medians.tasks_from(batch))
-                found.append(TasksBreakEven(*place, batch, tasks, max(compared)))
+                found.append(TasksBreakEven(*place, batch, tasks, max(compared), min(compared)))
     return found
 
 

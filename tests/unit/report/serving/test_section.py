@@ -274,3 +274,14 @@ def test_limitations_follow_from_repeats_engine_and_device(facts, artifacts):
 def test_advice_names_what_it_rests_on(facts):
     bullets = [block for block in section_of(facts).blocks if isinstance(block, Bullets)]
     assert all("(Rests on: " in item for item in bullets[-1].items)
+
+
+def test_a_break_even_at_the_edge_is_a_bound_without_an_interval():
+    from lorascope.stats.interval import Interval
+    from lorascope.stats.serving.analysis import Figure, TasksBreakEven
+
+    interval = Interval(2.0, 1.6, 2.5, 0.95, "t")
+    edge = TasksBreakEven("m", "generation", 8.0, Figure(2.0, interval, 5, 5), 4, 2)
+    within = TasksBreakEven("m", "generation", 8.0, Figure(3.0, interval, 5, 5), 4, 2)
+    never = TasksBreakEven("m", "generation", 8.0, Figure(None, None, 0, 5), 4, 2)
+    assert [row.at_edge for row in (edge, within, never)] == ["at most", "", "more than"]
