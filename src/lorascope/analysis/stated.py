@@ -9,13 +9,13 @@ from lorascope.study.tasks import without_paths
 
 
 def stated_study(study: Study) -> JSON:
-    """The study as literals. Where files lie, how runs are trained together and who shows them is no part of it."""
+    """The study as literals, without the places of files, the sizes of gangs and the trackers."""
     unset = {"search"} if study.search is None else set()
     stated = study.model_dump(mode="json", exclude={"train": {"gang"}, "track": True, **dict.fromkeys(unset, True)})
     for method in stated["methods"]:
         given = method.pop("hyperparameters")
         if given is not None:
-            method["hyperparameters"] = "file"  # where it lies is no part of what is computed
+            method["hyperparameters"] = "file"  # the place of the file changes nothing that is computed
     stated["tasks"] = [without_paths(task) for task in stated["tasks"]]
     stated["models"] = [{"name": model["name"]} for model in stated["models"]]
     further = stated["measure"].pop("further")

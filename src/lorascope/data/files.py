@@ -49,7 +49,7 @@ _MARKS = {
 def read_table(path: Path) -> pd.DataFrame:
     """All rows of a file. The index is the row's number in the file, from 0.
 
-    Raises DataError for another extension, bytes that are no text, columns of one name, and a truncated or malformed file.
+    Raises DataError for another extension, bytes that are not text, columns of one name, and a truncated or malformed file.
     """
     kind = file_format(path).removesuffix(".gz")
     if kind not in FORMATS:
@@ -166,7 +166,7 @@ def _read_csv(text: str, path: Path, *, separators: str) -> pd.DataFrame:
 
 
 def _refuse_excel_line(names: Sequence[str], path: Path) -> None:
-    """`sep=;`, with which some spreadsheets begin a csv file, is no header."""
+    """Refuse the line `sep=;` that some spreadsheets write before the header of a csv file."""
     if names[0].lower().startswith("sep=") and not any(names[1:]):
         raise DataError(
             f"the first line of {path.name} is `{names[0]}`, a mark of spreadsheets, where the names of the columns belong",

@@ -32,7 +32,7 @@ def ordered_poolings(
     listed: Sequence[PoolingName], *, model: nn.Module, head: Head, directory: Path
 ) -> tuple[PoolingName, ...]:
     """The study's poolings, the one that hypotheses are about first: the decision token, or else the mean over tokens that
-    are no sinks; if the study does not list it, the first that it lists. directory: of the checkpoint.
+    are not sinks; if the study does not list it, the first that it lists. directory: of the checkpoint.
 
     The decision token is left out for a model that has none. Raises StudyError if nothing else was asked for.
     """

@@ -59,13 +59,13 @@ def require_readable(directory: Path) -> None:
                 hint="put the file itself in its place, or remove it",
             )
     for name in _NAMES_CODE:
-        if _json(directory / name).get("auto_map"):
+        if json_object(directory / name).get("auto_map"):
             raise EnvironmentProblem(
                 f"{directory} comes with code of its own ({name}: auto_map), which lorascope does not run",
                 hint="use a checkpoint of an architecture that transformers knows; where its own code reads this one as it "
                 f"should, remove `auto_map` from the {name} of a local copy and give `source: {{path: COPY}}`",
             )
-    if _json(directory / "config.json").get("quantization_config"):
+    if json_object(directory / "config.json").get("quantization_config"):
         raise EnvironmentProblem(
             f"the weights in {directory} are quantised (config.json: quantization_config), which lorascope does not train",
             hint="give the checkpoint in full precision that they were made from",
@@ -74,7 +74,7 @@ def require_readable(directory: Path) -> None:
     for file in sorted({*directory.iterdir(), *directory.glob("additional_chat_templates/*")}):
         if file.suffix in ends:
             _require_inside(directory, file.relative_to(directory), f"{file.name} leads out of it")
-    tokenizer = _json(directory / "tokenizer_config.json")
+    tokenizer = json_object(directory / "tokenizer_config.json")
     given = [value for key, value in tokenizer.items() if key.endswith("_file") and key not in _NEVER_READ]
     more = tokenizer.get("fast_tokenizer_files")
     for name in (*given, *(more if isinstance(more, list) else ())):
@@ -87,7 +87,7 @@ def weight_files(directory: Path, *, allows_pickle: bool) -> tuple[Path, ...]:
 
     Raises EnvironmentProblem for weights that are absent, pickled without leave, cut short, or outside the directory.
     """
-    named = _json(directory / "config.json").get("transformers_weights")
+    named = json_object(directory / "config.json").get("transformers_weights")
     choices = [(named, "")] if isinstance(named, str) else [_SAFE, _PICKLED]
     for whole, index in choices:
         found: list[Path] = []
@@ -115,7 +115,7 @@ def weight_files(directory: Path, *, allows_pickle: bool) -> tuple[Path, ...]:
 
 def shards(index: Path) -> list[Path]:
     """The files that an index names. Raises EnvironmentProblem for one that is absent, or outside the index's directory."""
-    named = _json(index).get("weight_map")
+    named = json_object(index).get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
         raise EnvironmentProblem(
             f"{index} names no shards (`weight_map` is missing or not a table of names)",
@@ -195,7 +195,7 @@ def _hub_blobs(root: Path) -> Iterator[Path]:
         yield root.parent.parent / "blobs"
 
 
-def _json(file: Path) -> Mapping[str, Any]:
+def json_object(file: Path) -> Mapping[str, Any]:
     """What a file holds; nothing where it is absent or unreadable, which whoever reads it for its own sake says."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

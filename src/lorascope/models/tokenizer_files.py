@@ -5,10 +5,11 @@ Importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from lorascope.models.checkpoint_files import json_object
 
 
 def largest_id(directory: Path) -> tuple[int, str] | None:
@@ -19,7 +20,7 @@ def largest_id(directory: Path) -> tuple[int, str] | None:
 
 def has_vocabulary(directory: Path) -> bool:
     """Whether there is a file that a tokenizer's words may lie in, or a tokenizer of characters or bytes."""
-    kind = str(_json(directory / "tokenizer_config.json").get("tokenizer_class"))
+    kind = str(json_object(directory / "tokenizer_config.json").get("tokenizer_class"))
     return kind.removesuffix("Fast") in _WITHOUT_FILES or any(
         True for pattern in _VOCABULARIES for _ in directory.glob(pattern)
     )
@@ -49,7 +50,7 @@ def too_many_ids(largest: int, token: str, rows: int) -> tuple[str, str]:
 
 
 def _ids(directory: Path) -> Iterator[tuple[int, str]]:
-    whole = _json(directory / "tokenizer.json")
+    whole = json_object(directory / "tokenizer.json")
     model = whole.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):  # of a unigram model: [token, score], by id
@@ -62,8 +63,8 @@ def _ids(directory: Path) -> Iterator[tuple[int, str]]:
         if isinstance(entry, dict) and isinstance(entry.get("id"), int):
             yield entry["id"], str(entry.get("content"))
     for name in ("vocab.json", "added_tokens.json"):
-        yield from _by_token(_json(directory / name))
-    decoder = _json(directory / "tokenizer_config.json").get("added_tokens_decoder")
+        yield from _by_token(json_object(directory / name))
+    decoder = json_object(directory / "tokenizer_config.json").get("added_tokens_decoder")
     for index, entry in decoder.items() if isinstance(decoder, dict) else ():
         if str(index).isdecimal() and isinstance(entry, dict):
             yield int(index), str(entry.get("content"))
@@ -72,11 +73,3 @@ def _ids(directory: Path) -> Iterator[tuple[int, str]]:
 def _by_token(vocabulary: Any) -> Iterator[tuple[int, str]]:
     if isinstance(vocabulary, dict):
         yield from ((index, str(token)) for token, index in vocabulary.items() if isinstance(index, int))
-
-
-def _json(file: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -20,10 +20,18 @@ else:  # what the tables of metrics hold
     ServedName = Literal[tuple(serving.CLAIMED)]
 
 
+def _parse_share(value: object) -> object:
+    """A fraction above 0 and below 1."""
+    number = parse_fraction(value)
+    if isinstance(number, int | float) and not 0 < number < 1:
+        raise ValueError(f"is a share above 0 and below 1, such as 0.03 or 3%; found {number:g}")
+    return number
+
+
 class RelativeMargin(Spec):
     """A share of what the other arm reaches: {relative: 3%} allows 97% of its score, by the ratio of means."""
 
-    relative: Annotated[float, Field(gt=0, lt=1), BeforeValidator(parse_fraction)]
+    relative: Annotated[float, BeforeValidator(_parse_share)]
 
 
 def _parse_margin(value: object, info: ValidationInfo) -> object:

@@ -49,7 +49,7 @@ def protocols_in_words(study: Study) -> str:
 
 
 def identity_of(task: TaskSpec) -> dict[str, Any]:
-    """The task's literals that its examples depend on: how it is trained is no part of them."""
+    """The task's literals that its examples depend on, without how it is trained."""
     return task.model_dump(mode="json", exclude=set(PER_TASK - {"name"}))
 
 

@@ -59,7 +59,7 @@ def first_seeds(count: int) -> list[int]:
     """The first `count` seeds of the printed list. Raises ValueError where it is shorter."""
     if not 1 <= count <= len(PRINTED):
         raise ValueError(
-            f"a number of seeds is 1 to {len(PRINTED)}; found {count}; list more seeds, such as [{count}, ...]"
+            f"a number of seeds is 1 to {len(PRINTED)}; found {count}; write more out as a list, such as [1, 2, 3]"
         )
     return list(PRINTED[:count])
 

@@ -30,7 +30,7 @@ def result_of(table, **claim):
 def test_a_relative_margin_is_read_with_its_percentage():
     claim = NonInferior.model_validate({"non_inferior": "lora", "to": "full", "margin": {"relative": "3%"}})
     assert claim.margin == RelativeMargin(relative=0.03)
-    with pytest.raises(ValueError, match="less than 1"):
+    with pytest.raises(ValueError, match=r"above 0 and below 1, such as 0\.03 or 3%; found 3"):
         NonInferior.model_validate({"non_inferior": "lora", "to": "full", "margin": {"relative": 3}})
 
 
