@@ -13,9 +13,10 @@ from statistics import fmean, variance
 from scipy import special
 
 from lorascope.plan.power import Detectable
-from lorascope.stats.analysis import Analysis
+from lorascope.stats.analysis import Analysis, HypothesisResult
+from lorascope.stats.hypotheses import hypothesis_test
 from lorascope.stats.simulate.deciding import STUDIES, Assumptions, Chance, chances
-from lorascope.study.hypothesis import Overhead
+from lorascope.study.hypothesis import Hypothesis, Overhead, compared
 from lorascope.study.seeds import PRINTED
 from lorascope.study.spec import Study
 
@@ -39,9 +40,9 @@ class Deciding:
     basis: str
 
 
-def assumed_from(analysis: Analysis) -> tuple[Assumptions, dict[str, float]]:
-    """What finished runs say of the variances, and of the effects by hypothesis. Where they say nothing, the usual
-    assumption stays: of costs and of serving, of drift that was not measured.
+def assumed_from(analysis: Analysis) -> Assumptions:
+    """What finished runs say of the variances. Where they say nothing, the usual assumption stays: of costs and of serving,
+    of drift that was not measured.
 
     Examples on which arms disagree are those of McNemar's tables. What they add to each seed is taken off the variance
     between seeds. The standard deviation of a log ratio of drifts comes from its interval over seeds.
@@ -67,14 +68,30 @@ def assumed_from(analysis: Analysis) -> tuple[Assumptions, dict[str, float]]:
         and row.task != "*"
         and row.num_seeds > 1
     ]
-    effects = {result.name: result.average.estimate for result in analysis.hypotheses if result.average is not None}
     assumed = replace(
         ASSUMED,
         seed_sd=math.sqrt(fmean(between)) if between else ASSUMED.seed_sd,
         discordant=fmean(discordant) if discordant else ASSUMED.discordant,
         drift_sd=fmean(ratios) if ratios else ASSUMED.drift_sd,
     )
-    return assumed, effects
+    return assumed
+
+
+def effects_from(analysis: Analysis, study: Study) -> dict[str, float]:
+    """What finished runs found of the study's own hypotheses. One that only has the name of another claim tells nothing."""
+    found = {result.name: result for result in analysis.hypotheses}
+    return {
+        name: result.average.estimate
+        for name, claim in study.hypotheses.items()
+        if (result := found.get(name)) is not None and result.average is not None and _asks_the_same(result, claim)
+    }
+
+
+def _asks_the_same(result: HypothesisResult, claim: Hypothesis) -> bool:
+    """Whether both compare the same arms on the same thing, in the same unit; the margin may be another."""
+    test = hypothesis_test(claim)
+    alike = (result.kind, result.metric, result.is_ratio) == (test.kind, claim.on, test.is_ratio)
+    return alike and all(arm in result.claim.split() for arm in compared(claim))
 
 
 def basis_of(assumed: Assumptions, *, like: str | None = None) -> str:
@@ -86,7 +103,7 @@ def basis_of(assumed: Assumptions, *, like: str | None = None) -> str:
         f"other each fails by half of it (or the arms are equal). {source}: standard deviations of {100 * assumed.seed_sd:.2g} "
         f"points between seeds, {assumed.drift_sd:.2g} of the log of a ratio of drifts, {assumed.cost_sd:g} of costs and "
         f"{assumed.repeat_sd:g} of serving between repeats; one example in {1 / assumed.discordant:.3g} on which the arms "
-        "disagree; no run collapses"
+        "disagree; one model; no run collapses"
     )
 
 
@@ -101,8 +118,7 @@ def deciding(
     examples = {task.task: task.num_examples for task in power if task.num_examples}
     if len(examples) < len(study.tasks):
         return None
-    assumed, effects = (ASSUMED, {}) if like is None else assumed_from(like)
-    effects = {key: effect for key, effect in effects.items() if key in study.hypotheses}
+    assumed, effects = (ASSUMED, {}) if like is None else (assumed_from(like), effects_from(like, study))
     declared = chances(study, metrics, examples, assumed, effects=effects)
     if not declared:
         return None

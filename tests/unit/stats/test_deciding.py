@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from lorascope.plan.deciding import assumed_from, deciding, sentences
+from lorascope.plan.deciding import assumed_from, deciding, effects_from, sentences
 from lorascope.plan.power import Detectable
 from lorascope.stats.simulate.deciding import Assumptions, Chance, chances
 from lorascope.study.spec import Study
@@ -102,11 +102,13 @@ def test_finished_runs_give_their_variances_and_effects():
     study = make_study(hypotheses={"H1": {**NON_INFERIOR, "margin": "5%"}}, conclusion=None)
     table = make_measurements(lora=0.83, noise=1.0)
     like = analyse_study(study, table, primary={"mrpc": "accuracy", "rte": "accuracy"})
-    assumed, effects = assumed_from(like)
+    assumed, effects = assumed_from(like), effects_from(like, study)
     shares = [(t.b + t.c) / row.num_examples for row in like.comparisons for t in row.mcnemar]
     assert assumed.discordant == pytest.approx(sum(shares) / len(shares))
     assert 0 <= assumed.seed_sd < 0.02 and assumed.drift_sd == Assumptions().drift_sd, "drift was not measured"
     assert effects == {"H1": like.hypotheses[0].average.estimate} and effects["H1"] < -0.01
+    other = make_study(hypotheses={"H1": {**NON_INFERIOR, "margin": {"relative": "5%"}}}, conclusion=None)
+    assert effects_from(like, other) == {}, "a difference is not a ratio, whatever its name"
     power = [Detectable(task, "accuracy", 5, 400, 0.02, {}, {}) for task in ("mrpc", "rte")]
     decided = deciding(study, power, like=like, name="results/before")
     assert decided is not None and "From results/before, as far as it was measured there" in decided.basis
