@@ -231,7 +231,10 @@ def draw_health(facts: Facts, width: float) -> Figure:
         for place, (pooling, line) in enumerate(lines.items()):
             tint, style = _STYLES[place % len(_STYLES)]
             panel.plot(list(line), list(line.values()), color=tint, linewidth=1.6, linestyle=style)
-            ends.append((POOLINGS.get(pooling, pooling), tint, list(line.values())[-1]))
+            name = POOLINGS.get(pooling, pooling) + (
+                "" if style == "-" else " (dashed)" if tint == canvas.INK else " (dotted)"
+            )
+            ends.append((name, tint, list(line.values())[-1]))
         label_ends(panel, ends, height=_HEIGHT)
         canvas.axis_label(panel, "layer")
         canvas.panel_title(panel, facts.place(model, task), offset_inches=0.14, left=_LEFT - 0.05)

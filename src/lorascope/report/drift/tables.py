@@ -54,7 +54,12 @@ def left_out_note(facts: Facts) -> str:
 def _held(facts: Facts) -> str:
     """What the intervals of drift are over."""
     several = any(row.num_seeds > 1 for row in drift_of(facts).profiles)
-    return "seeds and examples" if several else "examples alone, because there is one seed"
+    if not drift_of(facts).num_draws:
+        return "seeds alone, because no draws of the examples were kept"
+    draws = (
+        f"{wording.count(drift_of(facts).num_draws)} bootstrap draws of the examples, the same for every arm of a task"
+    )
+    return f"{'seeds and examples' if several else 'examples alone, because there is one seed'} ({draws})"
 
 
 def reduction_table(facts: Facts) -> Table | None:
@@ -84,8 +89,7 @@ def reduction_table(facts: Facts) -> Table | None:
         ),
         rows=tuple(rows),
         note=f"Ratio of drifts, geometric mean over seeds; below 1 the method stays closer to the base. Intervals cover "
-        f"{_held(facts)} ({wording.count(drift_of(facts).num_draws)} bootstrap draws of the examples, the same for "
-        "every arm of a task). Hedges g: the mean of the seeds' log ratios in units of their standard deviation, on these "
+        f"{_held(facts)}. Hedges g: the mean of the seeds' log ratios in units of their standard deviation, on these "
         "examples. A dash under p Holm: the test belongs to no family." + left_out_note(facts),
     ) if rows else None  # fmt: skip
 
