@@ -208,7 +208,7 @@ def health_figure(facts: Facts) -> Illustration | None:
     return Illustration(
         name="drift_health",
         title="Effective rank of the base by layer",
-        caption="Participation ratio of the covariance of the residual stream's features; one line a pooling (black: the "
+        caption="Participation ratio of the covariance of the residual stream's features; one line a pooling (solid black: the "
         f"primary one). Layers below the dotted line ({LEAST_EFFECTIVE_RANK:g}) are left out of averages by that pooling.",
         draw=partial(draw_health, facts),
     )
